@@ -1,0 +1,21 @@
+//! What a key is: its token, hash, flags, owner and status. Pure: nothing here awaits, logs, reads
+//! a clock or draws randomness; time and random bytes are arguments.
+#![deny(clippy::wildcard_enum_match_arm)]
+
+mod event;
+mod flag;
+mod hash;
+mod id;
+mod record;
+mod row;
+mod status;
+mod token;
+
+pub use event::{Actor, Event, EventKind, Subject};
+pub use flag::{FlagFault, FlagSet, Grant, RESERVED_SEGMENT, SEGMENTS_MAX, is_segment};
+pub use hash::TokenHash;
+pub use id::{EnvironmentId, IdFault, KeyId, LineageId, NameFault, ProjectId, UserId};
+pub use record::{Record, RecordFlags};
+pub use row::{FLAGS_PER_KEY_MAX, Format, Grants, Key, OperatorScope, Rotation, Stamp, User, check_key_name};
+pub use status::{Standing, States, Status, UserStanding};
+pub use token::{Form, PrefixFault, TOKEN_BYTES_MAX, Token, TokenPrefix};

@@ -1,0 +1,26 @@
+//! Keyward: a reverse proxy that lets only authorized API keys through.
+//!
+//! The house has floors, and a module imports lower floors only:
+//!
+//! ```text
+//! 7 cli
+//! 6 app                       build, bind, start, drain
+//! 5 config                    TOML -> checked settings
+//! 4 proxy                     the data plane
+//! 3 sync | listen | manage    change feed -> table | accept, TLS, drain | changes to keys
+//! 2 policy | store | table    decide | where keys live | where keys are looked up
+//! 1 key | wire | tls          what a key is | header hygiene, bodies | certificates
+//! 0 clock | secret | report | ready | telemetry
+//! ```
+
+pub mod clock;
+pub mod secret;
+
+pub mod key;
+pub mod tls;
+
+pub mod store;
+pub mod table;
+
+pub mod listen;
+pub mod sync;

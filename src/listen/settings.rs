@@ -1,0 +1,57 @@
+//! How patient and how large a listener is.
+
+use std::time::Duration;
+
+/// How long a connection may take for each step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Until the first byte of a fresh connection.
+    pub first_byte: Duration,
+    /// For the whole TLS handshake.
+    pub handshake: Duration,
+    /// For the whole head of a request, from its first byte on.
+    pub head: Duration,
+    /// Between two reads of a request's body.
+    pub body_idle: Duration,
+    /// Between two requests on one connection.
+    pub idle: Duration,
+    /// For a connection as a whole, after which it is closed once idle.
+    pub connection_age: Duration,
+    /// After a stop was asked for, until open requests are cut.
+    pub drain: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            first_byte: Duration::from_secs(10),
+            handshake: Duration::from_secs(10),
+            head: Duration::from_secs(15),
+            body_idle: Duration::from_secs(30),
+            idle: Duration::from_secs(75),
+            connection_age: Duration::from_secs(3600),
+            drain: Duration::from_secs(30),
+        }
+    }
+}
+
+/// How much a listener takes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections at a time, over all workers. 0: a quarter below the limit of open files.
+    pub connections: usize,
+    /// Streams of one HTTP/2 connection at a time.
+    pub http2_streams: u32,
+    /// Bytes of a request's head, target included.
+    pub head_bytes: usize,
+    /// Bytes of a request's target.
+    pub target_bytes: usize,
+    /// Fields of a request.
+    pub fields: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { connections: 0, http2_streams: 100, head_bytes: 32 * 1024, target_bytes: 8 * 1024, fields: 100 }
+    }
+}

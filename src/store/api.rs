@@ -1,0 +1,341 @@
+//! The store's contract.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use crate::clock::Timestamp;
+use crate::key::{
+    Actor, EnvironmentId, Event, EventKind, Key, KeyId, LineageId, ProjectId, Stamp, Status, Subject, TokenHash, User,
+    UserId,
+};
+
+/// A boxed future, so that the trait can be an object.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// 128 random bits that name a store for as long as it exists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct StoreId(pub u128);
+
+/// 128 random bits that name one commit: the same revision of another history has another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct CommitId(pub u128);
+
+/// What a store was asked, and could not answer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// The store cannot be reached now; the same call may succeed later.
+    #[error("the store {store} cannot be used now: {cause}")]
+    Unavailable {
+        /// Which store.
+        store: String,
+        /// What it said.
+        cause: String,
+    },
+    /// The store is not there.
+    #[error("no store at {store}: make it with `keyward init`")]
+    Missing {
+        /// Which store.
+        store: String,
+    },
+    /// The store was written by a newer program.
+    #[error("the store {store} has schema {found}, and this program knows up to {known}: run the newer keyward")]
+    TooNew {
+        /// Which store.
+        store: String,
+        /// Its schema number.
+        found: u32,
+        /// The newest known.
+        known: u32,
+    },
+    /// What is stored cannot be read.
+    #[error("the store {store} is damaged: {cause}; restore it from a backup")]
+    Damaged {
+        /// Which store.
+        store: String,
+        /// What is wrong.
+        cause: String,
+    },
+    /// The file at the store's path is another than the one that was opened: nothing was written.
+    #[error("the store file {store} was replaced while open; nothing was changed, try again")]
+    Replaced {
+        /// Which store.
+        store: String,
+    },
+    /// A secret's fingerprint is not the stored one.
+    #[error("the master secret is not the one that the store {store} was made with: use that secret's file")]
+    WrongSecret {
+        /// Which store.
+        store: String,
+    },
+    /// A row with this token hash exists already.
+    #[error("the token of row {row} is already stored as {existing}")]
+    DuplicateToken {
+        /// Which of the rows to write, from 0.
+        row: usize,
+        /// The key that has it.
+        existing: KeyId,
+    },
+}
+
+/// What a mutation wants to read inside its transaction, before it decides.
+#[derive(Debug, Clone, Default)]
+pub struct ReadRequest {
+    /// These keys; the user of each is read with it.
+    pub keys: Vec<KeyId>,
+    /// These users.
+    pub users: Vec<UserId>,
+    /// All keys of this user that are not revoked.
+    pub keys_of_user: Option<UserId>,
+    /// All keys of the lineage of this key.
+    pub lineage_of: Option<KeyId>,
+    /// All keys minted, directly or through others, by this key.
+    pub descendants_of: Option<KeyId>,
+    /// Keys that have one of these hashes.
+    pub hashes: Vec<TokenHash>,
+}
+
+/// What was read inside the transaction, all of one moment.
+#[derive(Debug, Clone, Default)]
+pub struct Reading {
+    /// The keys asked for, each once, in no order.
+    pub keys: Vec<Key>,
+    /// The users asked for and those of the keys.
+    pub users: Vec<User>,
+    /// The usage of the keys that [`ReadRequest::keys`] and `lineage_of` named.
+    pub usage: Vec<KeyUsage>,
+    /// The store's clock.
+    pub now: Timestamp,
+    /// Whether the store holds any key at all.
+    pub any_key: bool,
+}
+
+impl Reading {
+    /// The key of this id, if it was read.
+    #[must_use]
+    pub fn key(&self, id: KeyId) -> Option<&Key> {
+        self.keys.iter().find(|key| key.id == id)
+    }
+
+    /// The user of this id, if it was read.
+    #[must_use]
+    pub fn user(&self, id: &UserId) -> Option<&User> {
+        self.users.iter().find(|user| user.id == *id)
+    }
+
+    /// The user of `key`, if it has one and it was read.
+    #[must_use]
+    pub fn user_of(&self, key: &Key) -> Option<&User> {
+        key.user.as_ref().and_then(|id| self.user(id))
+    }
+}
+
+/// One row to write and the event that tells of it. Stamps in the rows are ignored: the store sets
+/// them, `created_at` of new rows aside, to the transaction's own.
+#[derive(Debug, Clone)]
+pub struct Change {
+    /// The row as it shall be.
+    pub row: Row,
+    /// What happened.
+    pub event: NewEvent,
+}
+
+/// A row that changes.
+#[derive(Debug, Clone)]
+pub enum Row {
+    /// A key, inserted where its id is new.
+    Key(Box<Key>),
+    /// A user, inserted where its id is new.
+    User(User),
+}
+
+/// The event of one changed row.
+#[derive(Debug, Clone)]
+pub struct NewEvent {
+    /// What happened.
+    pub kind: EventKind,
+    /// What changed, field by field. Never a token, hash or secret.
+    pub changes: std::collections::BTreeMap<String, String>,
+}
+
+/// All that one mutation writes: one revision, an ordinal for each change in this order.
+#[derive(Debug, Clone)]
+pub struct Changes {
+    /// Who does it.
+    pub actor: Actor,
+    /// The rows and their events. Empty: nothing is written and no revision is used.
+    pub changes: Vec<Change>,
+}
+
+/// What a plan made of what was read: changes, or a refusal that rolls everything back. `Err` holds
+/// whatever the caller boxed; the store only hands it back.
+pub type Planned = Result<Changes, Box<dyn std::any::Any + Send>>;
+
+/// A mutation that was committed, or found nothing to change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Committed {
+    /// The revision that holds the change; where nothing changed, the revision at that moment.
+    pub revision: u64,
+    /// The commit id of that revision.
+    pub commit: CommitId,
+    /// When, by the store's clock.
+    pub at: Timestamp,
+}
+
+/// Where a reader of the feed stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Cursor {
+    /// The last revision applied whole; 0 for none.
+    pub revision: u64,
+    /// The commit id at that revision, as the reader saw it.
+    pub commit: CommitId,
+}
+
+/// What one poll of the store says, read in one statement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Poll {
+    /// The store's id.
+    pub store: StoreId,
+    /// The newest revision and its commit id.
+    pub newest: Cursor,
+    /// The commit id at the reader's own revision; none where that revision is pruned or has never
+    /// been in this history. A reader at revision 0 gets the default id.
+    pub at_cursor: Option<CommitId>,
+    /// The store's clock.
+    pub now: Timestamp,
+}
+
+/// What a feed read hands over, one row at a time.
+#[derive(Debug, Clone)]
+pub enum Batch {
+    /// A row as it stands at the snapshot, with the event's stamp that made it due, in order.
+    Row(Stamp, Row),
+    /// Every row up to here was handed over: the reader stands at this cursor.
+    End(Poll),
+}
+
+/// Which keys to list. Newest first.
+#[derive(Debug, Clone, Default)]
+pub struct KeyQuery {
+    /// Of this project.
+    pub project: Option<ProjectId>,
+    /// Of this environment.
+    pub environment: Option<EnvironmentId>,
+    /// Of this user.
+    pub user: Option<UserId>,
+    /// Of this status, at the store's clock.
+    pub status: Option<Status>,
+    /// Whose name contains this text, or whose id or shown prefix begins with it.
+    pub text: Option<String>,
+    /// That expire within this many days.
+    pub expires_within_days: Option<u32>,
+    /// Not used for this many days, or never.
+    pub unused_for_days: Option<u32>,
+    /// Of this lineage.
+    pub lineage: Option<LineageId>,
+    /// Older than this key.
+    pub before: Option<KeyId>,
+    /// At most so many; 0 for all.
+    pub limit: usize,
+}
+
+/// Which events to list, oldest first.
+#[derive(Debug, Clone, Default)]
+pub struct EventQuery {
+    /// After this place.
+    pub after: Stamp,
+    /// Of this subject.
+    pub subject: Option<Subject>,
+    /// At most so many; 0 for all.
+    pub limit: usize,
+}
+
+/// How much a key was used, over all gateways.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyUsage {
+    /// The key.
+    pub key: KeyId,
+    /// When last.
+    pub last_used_at: Timestamp,
+    /// How often.
+    pub count: u64,
+}
+
+/// How much a key was used on one gateway since the last such update.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UsageUpdate {
+    /// The key.
+    pub key: KeyId,
+    /// When last.
+    pub last_used_at: Timestamp,
+    /// How often since the last update.
+    pub count: u64,
+}
+
+/// A store. Every call may block for as long as the store does; none holds a lock across calls.
+pub trait Store: Send + Sync + fmt::Debug {
+    /// What it is called in messages: the file's path or the server's address, never a password.
+    fn name(&self) -> &str;
+
+    /// The store's id.
+    fn id(&self) -> StoreId;
+
+    /// One mutation: counter row, read, plan, write, commit. `plan` runs inside the transaction and
+    /// may run again if the transaction is retried.
+    ///
+    /// # Errors
+    /// Of the outer result: the store failed, and nothing was committed. Of the inner: the plan's
+    /// own refusal, and nothing was changed.
+    fn mutate(
+        &self,
+        read: ReadRequest,
+        plan: Box<dyn FnMut(&Reading) -> Planned + Send>,
+    ) -> BoxFuture<'_, Result<Result<Committed, Box<dyn std::any::Any + Send>>, StoreError>>;
+
+    /// Reads of one moment, outside any mutation.
+    fn read(&self, read: ReadRequest) -> BoxFuture<'_, Result<Reading, StoreError>>;
+
+    /// The key that has this hash, its user, and the newest revision: of one moment.
+    fn find(&self, hash: TokenHash) -> BoxFuture<'_, Result<(Option<(Key, Option<User>)>, Cursor), StoreError>>;
+
+    /// Keys with their usage, newest first.
+    fn list_keys(
+        &self,
+        query: KeyQuery,
+    ) -> BoxFuture<'_, Result<Vec<(Key, Option<User>, Option<KeyUsage>)>, StoreError>>;
+
+    /// Users by id.
+    fn list_users(&self, project: Option<ProjectId>) -> BoxFuture<'_, Result<Vec<User>, StoreError>>;
+
+    /// Events, oldest first.
+    fn list_events(&self, query: EventQuery) -> BoxFuture<'_, Result<Vec<Event>, StoreError>>;
+
+    /// One poll for a reader that stands at `cursor`.
+    fn poll(&self, cursor: Cursor) -> BoxFuture<'_, Result<Poll, StoreError>>;
+
+    /// Waits until the store has reason to believe that there is news, or `at_most` has passed.
+    /// A hint: it may wake for nothing, and the poll is the truth.
+    fn wait_for_news(&self, at_most: std::time::Duration) -> BoxFuture<'_, ()>;
+
+    /// Hands over everything that changed after `revision`, users before the keys of one revision
+    /// that need them, then [`Batch::End`], all of one snapshot. `sink` runs on the store's thread.
+    /// After revision 0: the whole content, users first.
+    fn changes_after(
+        &self,
+        cursor: Cursor,
+        sink: Box<dyn FnMut(Batch) + Send>,
+    ) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Adds up usage: counts are added, instants only move forward and never past the store's clock.
+    fn record_usage(&self, gateway: String, updates: Vec<UsageUpdate>) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Holds a secret's fingerprint against the stored one, or stores it where there is none.
+    fn check_secret(&self, number: u32, fingerprint: [u8; 32]) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// The number and fingerprint of every secret the store knows.
+    fn secrets(&self) -> BoxFuture<'_, Result<Vec<(u32, [u8; 32])>, StoreError>>;
+}
+
+/// A store that many share.
+pub type SharedStore = Arc<dyn Store>;

@@ -1,0 +1,14 @@
+//! Where keys live. One trait, so that the embedded store and a shared one keep the same contract.
+//!
+//! A mutation is one transaction: the counter row first (its lock makes revisions commit-ordered),
+//! then the rows the change is decided on are read again, then a pure function says what changes,
+//! then rows, events and revision are written and committed together.
+
+mod api;
+mod settings;
+
+pub use api::{
+    Batch, BoxFuture, Change, Changes, CommitId, Committed, Cursor, EventQuery, KeyQuery, KeyUsage, NewEvent, Planned,
+    Poll, ReadRequest, Reading, Row, SharedStore, Store, StoreError, StoreId, UsageUpdate,
+};
+pub use settings::Settings;
