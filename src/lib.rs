@@ -23,4 +23,5 @@ pub mod store;
 pub mod table;
 
 pub mod listen;
+pub mod manage;
 pub mod sync;
