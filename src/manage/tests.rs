@@ -1,0 +1,1 @@
+//! Every rule of the manager, against a real store.
