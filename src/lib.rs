@@ -19,6 +19,7 @@ pub mod secret;
 pub mod key;
 pub mod tls;
 
+pub mod policy;
 pub mod store;
 pub mod table;
 
