@@ -14,7 +14,10 @@
 //! ```
 
 pub mod clock;
+pub mod ready;
+pub mod report;
 pub mod secret;
+pub mod telemetry;
 
 pub mod key;
 pub mod tls;
