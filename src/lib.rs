@@ -26,4 +26,5 @@ pub mod store;
 pub mod table;
 
 pub mod listen;
+pub mod manage;
 pub mod sync;
