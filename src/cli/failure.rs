@@ -5,6 +5,7 @@ use std::fmt::Display;
 use std::process::ExitCode;
 
 use crate::manage::ManageError;
+use crate::report::Chain;
 use crate::store::StoreError;
 
 /// Why a command did not succeed.
@@ -28,12 +29,12 @@ impl Failure {
 
     /// A failure described by `error` and all its causes.
     pub(super) fn because(error: &dyn Error) -> Self {
-        Self::failed(chain(error))
+        Self::failed(Chain(error))
     }
 
     /// `what` could not be done because of `error`.
     pub(super) fn of(what: impl Display, error: &dyn Error) -> Self {
-        Self::failed(format_args!("{what}: {}", chain(error)))
+        Self::failed(format_args!("{what}: {}", Chain(error)))
     }
 
     /// Wrong use that the argument parser alone could not see.
@@ -70,7 +71,7 @@ impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         match &error {
             // The configuration names a secret and a store that do not belong together.
-            StoreError::WrongSecret { .. } => Self::config([chain(&error)]),
+            StoreError::WrongSecret { .. } => Self::config([Chain(&error)]),
             _ => Self::because(&error),
         }
     }
@@ -78,24 +79,11 @@ impl From<StoreError> for Failure {
 
 impl From<ManageError> for Failure {
     fn from(error: ManageError) -> Self {
-        Self::because(&error)
-    }
-}
-
-/// `error` and what caused it, joined by `: `. A cause that its effect already spells out is not
-/// said twice.
-pub(super) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let said = error.to_string();
-        if !text.ends_with(&said) {
-            text.push_str(": ");
-            text.push_str(&said);
+        match error {
+            ManageError::Store(error) => error.into(),
+            error => Self::because(&error),
         }
-        cause = error.source();
     }
-    text
 }
 
 #[cfg(test)]

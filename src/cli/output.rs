@@ -7,9 +7,10 @@ use std::fmt::Display;
 use std::io::{self, BufWriter, IsTerminal, Write};
 
 use comfy_table::{ContentArrangement, Table, presets};
+use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use super::failure::{Failure, chain};
+use super::failure::Failure;
 
 /// Where a command's answer goes.
 pub(super) struct Output {
@@ -96,9 +97,35 @@ pub(super) fn note(line: &str) {
     let _closed = writeln!(io::stderr(), "keyward: {}", printable(line));
 }
 
-/// Whether somebody watches standard error, for a progress bar.
-pub(super) fn is_watched() -> bool {
-    io::stderr().is_terminal()
+/// How far a long command has come, on standard error where that is a terminal.
+pub(super) struct Progress(ProgressBar);
+
+impl Progress {
+    /// Starts counting rows.
+    pub(super) fn start() -> Self {
+        // Hidden by itself where standard error is no terminal.
+        let bar = ProgressBar::new_spinner().with_style(
+            ProgressStyle::with_template("{spinner} {human_pos} rows read, {elapsed} {msg}")
+                .unwrap_or_else(|_template| ProgressStyle::default_spinner()),
+        );
+        bar.enable_steady_tick(std::time::Duration::from_millis(100));
+        Self(bar)
+    }
+
+    /// One more row.
+    pub(super) fn step(&self) {
+        self.0.inc(1);
+    }
+
+    /// What happens now.
+    pub(super) fn say(&self, what: &'static str) {
+        self.0.set_message(what);
+    }
+
+    /// Clears it away.
+    pub(super) fn finish(&self) {
+        self.0.finish_and_clear();
+    }
 }
 
 /// `text` on one line, with control characters spelt out.
@@ -116,7 +143,7 @@ fn printable(text: &str) -> String {
 
 /// An I/O error of reading `what`, as a failure.
 pub(super) fn unreadable(what: impl Display, error: &io::Error) -> Failure {
-    Failure::failed(format_args!("cannot read {what}: {}", chain(error)))
+    Failure::of(format_args!("cannot read {what}"), error)
 }
 
 #[cfg(test)]

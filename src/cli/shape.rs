@@ -8,6 +8,7 @@ use crate::clock::Timestamp;
 use crate::key::{
     EnvironmentId, FlagSet, Format, Grants, Key, KeyId, LineageId, OperatorScope, ProjectId, Status, User, UserId,
 };
+use crate::manage::KeyView;
 
 /// A key as JSON. `scopes` are its flags; they are empty where it inherits its user's.
 #[derive(Debug, Serialize)]
@@ -52,8 +53,13 @@ struct OperatesOn<'a> {
 }
 
 impl<'a> KeyShape<'a> {
-    /// `key` as it stands at `now`, with its user as read with it.
-    pub(super) fn of(key: &'a Key, user: Option<&User>, last_used_at: Option<Timestamp>, now: Timestamp) -> Self {
+    /// A key that was read.
+    pub(super) fn of(view: &'a KeyView) -> Self {
+        Self { last_used_at: view.usage.map(|usage| usage.last_used_at), ..Self::unused(&view.key, view.status) }
+    }
+
+    /// A key that was just changed, and whose usage was not read.
+    pub(super) fn unused(key: &'a Key, status: Status) -> Self {
         Self {
             id: key.id,
             project_id: key.project.as_ref(),
@@ -61,7 +67,7 @@ impl<'a> KeyShape<'a> {
             key_prefix: key.shown_prefix.as_deref(),
             scopes: own_flags(key),
             expires_at: key.expires_at,
-            last_used_at,
+            last_used_at: None,
             created_at: key.created_at,
             revoked_at: key.revoked_at,
             replaced_by_key_id: key.replaced_by,
@@ -71,7 +77,7 @@ impl<'a> KeyShape<'a> {
             next_rotation_at: key.rotation.next_at,
             rotation_webhook_url: key.rotation.webhook_url.as_deref(),
             active: !key.states.disabled && !key.states.is_terminal(),
-            status: key.status(user, now),
+            status,
             inherit: key.grants == Grants::Inherit,
             user_id: key.user.as_ref(),
             props: &key.props,

@@ -5,7 +5,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
-use crate::key::{KeyId, NameFault, Status, UserId, check_key_name};
+use crate::key::{EnvironmentId, FlagSet, Grant, KeyId, NameFault, OperatorScope, ProjectId, Status, check_key_name};
+use crate::manage::Expiry;
 
 const SECONDS_PER_DAY: u64 = 86_400;
 
@@ -47,7 +48,7 @@ impl<T: FromStr> FromStr for Which<T> {
 /// When a key ends: after a while, or at an instant.
 #[derive(Debug, Clone, Copy, clap::Args)]
 #[group(multiple = false)]
-pub(super) struct Expiry {
+pub(super) struct EndOptions {
     /// Refuse the key after this long, such as 30d
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     expires_in: Option<Duration>,
@@ -56,10 +57,48 @@ pub(super) struct Expiry {
     expires_at: Option<Timestamp>,
 }
 
-impl Expiry {
-    /// The instant that was meant by what was typed at `now`.
-    pub(super) fn instant(self, now: Timestamp) -> Option<Timestamp> {
-        self.expires_at.or_else(|| self.expires_in.map(|span| now.plus(span)))
+impl EndOptions {
+    /// When the key shall end; none where nothing was said.
+    pub(super) fn meaning(self) -> Option<Expiry> {
+        let at = self.expires_at.map(Expiry::At);
+        at.or_else(|| self.expires_in.map(Expiry::In))
+    }
+}
+
+/// Whose keys an operator manages, as typed.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct OperatorOptions {
+    /// A flag, or pattern of flags, that the key may grant to others; makes it an operator's. Repeatable
+    #[arg(long = "may-grant", value_name = "FLAG")]
+    may_grant: Vec<Grant>,
+    /// The project whose keys an operator manages, or all
+    #[arg(long, value_name = "PROJECT", requires = "operate_environment")]
+    operate_project: Option<Which<ProjectId>>,
+    /// The environment whose keys an operator manages, or all
+    #[arg(long, value_name = "ENVIRONMENT", requires = "operate_project")]
+    operate_environment: Option<Which<EnvironmentId>>,
+}
+
+impl OperatorOptions {
+    /// Which flags may be granted, and to which keys.
+    pub(super) fn meaning(self) -> (FlagSet, Option<OperatorScope>) {
+        let scope = self.operate_project.zip(self.operate_environment);
+        let scope = scope.map(|(project, environment)| OperatorScope {
+            project: project.one(),
+            environment: environment.one(),
+        });
+        (self.may_grant.into(), scope)
+    }
+
+    /// Whether something was said that makes a key an operator's.
+    pub(super) const fn is_empty(&self) -> bool {
+        self.may_grant.is_empty() && self.operate_project.is_none()
+    }
+
+    /// Whether an operator is described whose keys to manage are not.
+    pub(super) fn lacks_scope(&self, flags: &[Grant]) -> bool {
+        let operator = !self.may_grant.is_empty() || flags.iter().any(Grant::is_reserved);
+        operator && self.operate_project.is_none()
     }
 }
 
@@ -101,15 +140,9 @@ pub(super) fn key_id(text: &str) -> Result<KeyId, String> {
     text.parse().map_err(|_fault| "expected a key's id: key_ and 32 hexadecimal digits".to_owned())
 }
 
-/// A user's id.
-pub(super) fn user_id(text: &str) -> Result<UserId, NameFault> {
-    text.parse()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::key::ProjectId;
 
     #[test]
     fn all_is_no_project_and_anything_else_is_one() {
@@ -142,11 +175,10 @@ mod tests {
     }
 
     #[test]
-    fn an_end_is_counted_from_now_or_given() {
-        let now = Timestamp::from_seconds(100);
-        let ends = |expires_in, expires_at| Expiry { expires_in, expires_at }.instant(now);
+    fn an_end_is_after_a_while_or_at_an_instant() {
+        let ends = |expires_in, expires_at| EndOptions { expires_in, expires_at }.meaning();
         assert_eq!(ends(None, None), None);
-        assert_eq!(ends(Some(Duration::from_secs(5)), None), Some(Timestamp::from_seconds(105)));
-        assert_eq!(ends(None, Some(Timestamp::from_seconds(7))), Some(Timestamp::from_seconds(7)));
+        assert_eq!(ends(Some(Duration::from_secs(5)), None), Some(Expiry::In(Duration::from_secs(5))));
+        assert_eq!(ends(None, Some(Timestamp::EPOCH)), Some(Expiry::At(Timestamp::EPOCH)));
     }
 }

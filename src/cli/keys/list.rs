@@ -67,24 +67,21 @@ impl Args {
 pub(super) fn run(args: Args, output: &mut Output) -> Result<(), Failure> {
     let place = Place::open(&args.config)?;
     let json = args.json;
-    let keys = place.keys(args.meaning())?;
-    let now = place.now();
+    let keys = place.wait(place.manager.keys(&place.caller, args.meaning()))?;
     if json {
-        let shapes = keys.iter().map(|(key, user, usage)| {
-            KeyShape::of(key, user.as_ref(), usage.map(|usage| usage.last_used_at), now)
-        });
-        return output.json(&shapes.collect::<Vec<_>>());
+        return output.json(&keys.iter().map(KeyShape::of).collect::<Vec<_>>());
     }
-    let rows = keys.iter().map(|(key, user, usage)| {
+    let rows = keys.iter().map(|view| {
+        let key = &view.key;
         vec![
             key.id.to_string(),
             key.name.clone(),
             project_text(key).to_owned(),
             key.environment.to_string(),
-            key.status(user.as_ref(), now).as_str().to_owned(),
+            view.status.as_str().to_owned(),
             key.shown_prefix.clone().unwrap_or_else(|| "-".to_owned()),
-            time_text(key.standing(user.as_ref()).ends_at()),
-            time_text(usage.map(|usage| usage.last_used_at)),
+            time_text(key.standing(view.user.as_ref()).ends_at()),
+            time_text(view.usage.map(|usage| usage.last_used_at)),
             flags_text(key),
         ]
     });

@@ -5,11 +5,12 @@ use serde::Serialize;
 use super::{flags_text, project_text, time_text};
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
-use crate::cli::place::{Listed, Place};
+use crate::cli::place::Place;
 use crate::cli::shape::KeyShape;
 use crate::cli::values::{ConfigFile, key_id};
 use crate::clock::Timestamp;
 use crate::key::{EnvironmentId, KeyId, ProjectId, Status};
+use crate::manage::KeyView;
 use crate::store::KeyQuery;
 
 /// Show everything about a key but its token, and what it replaced or was replaced by
@@ -49,10 +50,10 @@ struct Member {
 }
 
 impl Member {
-    fn of((key, user, usage): &Listed, now: Timestamp) -> Self {
+    fn of(KeyView { key, usage, status, .. }: &KeyView) -> Self {
         Self {
             id: key.id,
-            status: key.status(user.as_ref(), now),
+            status: *status,
             created_at: key.created_at,
             replaced_by_key_id: key.replaced_by,
             grace_expires_at: key.grace_expires_at,
@@ -64,26 +65,25 @@ impl Member {
 
 pub(super) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
     let place = Place::open(&args.config)?;
-    let now = place.now();
-    let listed = place.key(args.id)?;
-    let mut lineage = place.keys(KeyQuery { lineage: Some(listed.0.lineage), ..KeyQuery::default() })?;
-    lineage.sort_by_key(|(key, ..)| (key.created_at, key.id));
-    let members: Vec<_> = lineage.iter().map(|member| Member::of(member, now)).collect();
+    let view = place.wait(place.manager.key(&place.caller, args.id))?;
+    let query = KeyQuery { lineage: Some(view.key.lineage), ..KeyQuery::default() };
+    let mut lineage = place.wait(place.manager.keys(&place.caller, query))?;
+    lineage.sort_by_key(|member| (member.key.created_at, member.key.id));
+    let lineage: Vec<_> = lineage.iter().map(Member::of).collect();
     if args.json {
-        let (key, user, usage) = &listed;
-        let shape = KeyShape::of(key, user.as_ref(), usage.map(|usage| usage.last_used_at), now);
-        return output.json(&Whole { key: shape, uses: usage.map_or(0, |usage| usage.count), lineage: members });
+        let uses = view.usage.map_or(0, |usage| usage.count);
+        return output.json(&Whole { key: KeyShape::of(&view), uses, lineage });
     }
-    print_key(&listed, now, output)?;
-    print_lineage(args.id, &members, output)
+    print_key(&view, output)?;
+    print_lineage(args.id, &lineage, output)
 }
 
-fn print_key((key, user, usage): &Listed, now: Timestamp, output: &mut Output) -> Result<(), Failure> {
+fn print_key(KeyView { key, user, usage, status }: &KeyView, output: &mut Output) -> Result<(), Failure> {
     let mut say = |name: &str, value: &str| output.line(format_args!("{name:<14} {value}"));
     let yes = |truth: bool| if truth { "yes" } else { "no" };
     say("id", &key.id.to_string())?;
     say("name", &key.name)?;
-    say("status", key.status(user.as_ref(), now).as_str())?;
+    say("status", status.as_str())?;
     say("project", project_text(key))?;
     say("environment", key.environment.as_str())?;
     say("flags", &flags_text(key))?;
