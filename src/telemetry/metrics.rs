@@ -1,7 +1,5 @@
 //! The page of metrics, and the figures of the process as a whole.
 
-use std::time::Duration;
-
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{Encoder, Gauge, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
@@ -18,8 +16,6 @@ pub struct ProcessMetrics {
     reloads: IntCounterVec,
     /// When the configuration in force was loaded.
     loaded_at: Gauge,
-    /// When each certificate ends.
-    certificate_expiry: prometheus::GaugeVec,
     resident: IntGauge,
     open_files: IntGauge,
     dropped_lines: IntCounter,
@@ -45,13 +41,6 @@ impl ProcessMetrics {
             loaded_at: Gauge::new(
                 "keyward_config_loaded_timestamp_seconds",
                 "When the configuration in force was loaded, in seconds since the epoch.",
-            )?,
-            certificate_expiry: prometheus::GaugeVec::new(
-                Opts::new(
-                    "keyward_certificate_expiry_timestamp_seconds",
-                    "When the certificate in this chain file ends, in seconds since the epoch.",
-                ),
-                &["chain"],
             )?,
             resident: gauge(
                 "keyward_process_resident_memory_bytes",
@@ -83,15 +72,6 @@ impl ProcessMetrics {
         self.reloads.with_label_values(&["refused"]).inc();
     }
 
-    /// The certificates now shown: each chain file with its end.
-    pub fn certificates<'a>(&self, ends: impl Iterator<Item = (&'a str, Timestamp)>) {
-        self.certificate_expiry.reset();
-        for (chain, end) in ends {
-            let end = Duration::from_secs(u64::try_from(end.seconds()).unwrap_or(0)).as_secs_f64();
-            self.certificate_expiry.with_label_values(&[chain]).set(end);
-        }
-    }
-
     /// Registers every figure.
     ///
     /// # Errors
@@ -116,12 +96,11 @@ impl ProcessMetrics {
         }
     }
 
-    fn parts(&self) -> [&dyn Collector; 7] {
+    fn parts(&self) -> [&dyn Collector; 6] {
         [
             &self.build,
             &self.reloads,
             &self.loaded_at,
-            &self.certificate_expiry,
             &self.resident,
             &self.open_files,
             &self.dropped_lines,
@@ -159,10 +138,8 @@ mod tests {
         let registry = Registry::new();
         let process = ProcessMetrics::new(None)?;
         process.register(&registry)?;
-        process.certificates([("tls/api.pem", Timestamp::from_seconds(1_800_000_000))].into_iter());
         let text = String::from_utf8(page(&registry)?).expect("the page is text");
         assert!(text.contains(concat!("keyward_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1")), "{text}");
-        assert!(text.contains("keyward_certificate_expiry_timestamp_seconds{chain=\"tls/api.pem\"} 1800000000"));
         let resident = text.lines().find_map(|line| line.strip_prefix("keyward_process_resident_memory_bytes "));
         assert!(resident.is_some_and(|bytes| bytes.parse::<u64>().is_ok_and(|bytes| bytes > 0)), "{text}");
         Ok(())
