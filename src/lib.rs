@@ -22,6 +22,7 @@ pub mod telemetry;
 pub mod key;
 pub mod tls;
 
+pub mod policy;
 pub mod store;
 pub mod table;
 
