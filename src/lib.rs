@@ -14,7 +14,10 @@
 //! ```
 
 pub mod clock;
+pub mod ready;
+pub mod report;
 pub mod secret;
+pub mod telemetry;
 
 pub mod key;
 pub mod tls;
@@ -23,4 +26,5 @@ pub mod store;
 pub mod table;
 
 pub mod listen;
+pub mod manage;
 pub mod sync;
