@@ -18,6 +18,7 @@ pub mod secret;
 
 pub mod key;
 pub mod tls;
+pub mod wire;
 
 pub mod store;
 pub mod table;
