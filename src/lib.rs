@@ -20,6 +20,7 @@ pub mod key;
 pub mod tls;
 pub mod wire;
 
+pub mod policy;
 pub mod store;
 pub mod table;
 

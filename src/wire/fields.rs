@@ -15,11 +15,11 @@ pub struct ForbiddenNomination;
 
 /// What a request may carry on towards an upstream beyond the plain fields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Upstreamward {
+pub struct Upstreamward<'a> {
     /// The peer is trusted: its `Forwarded`, `X-Forwarded-*` and `X-Real-IP` stay.
     pub keep_forwarding: bool,
-    /// The route opted in to method and target overrides.
-    pub keep_overrides: bool,
+    /// The override fields that the route opted in to by name.
+    pub keep_overrides: &'a [HeaderName],
     /// The request is gRPC, whose `Trailer` field stays.
     pub keep_trailer: bool,
 }
@@ -124,7 +124,7 @@ fn is_canonical(name: &HeaderName) -> bool {
 ///
 /// # Errors
 /// When `Connection` names a field that is not the client's to remove.
-pub fn strip_request_fields(headers: &mut HeaderMap, keep: Upstreamward) -> Result<(), ForbiddenNomination> {
+pub fn strip_request_fields(headers: &mut HeaderMap, keep: Upstreamward<'_>) -> Result<(), ForbiddenNomination> {
     let nominated = nominated(headers)?;
     remove_where(headers, |name| match class(name.as_str().as_bytes()) {
         Class::Plain => false,
@@ -134,7 +134,7 @@ pub fn strip_request_fields(headers: &mut HeaderMap, keep: Upstreamward) -> Resu
         // Via, the request id and the trace are replaced by the caller, which reads the old ones
         // first; a misspelt copy has no use but to deceive.
         Class::Ours => !is_canonical(name),
-        Class::Override => !keep.keep_overrides,
+        Class::Override => !keep.keep_overrides.contains(name),
     });
     for name in nominated {
         headers.remove(name);
@@ -245,7 +245,7 @@ mod tests {
         for name in IDENTITY {
             for spelling in spellings(name) {
                 let mut headers = of(&[(&spelling, "root"), ("accept", "*/*")]);
-                let keep = Upstreamward { keep_forwarding: true, keep_overrides: true, keep_trailer: true };
+                let keep = Upstreamward { keep_forwarding: true, keep_overrides: &[], keep_trailer: true };
                 assert_eq!(strip_request_fields(&mut headers, keep), Ok(()));
                 assert_eq!(names(&headers), ["accept"], "{spelling}");
                 let mut headers = of(&[(&spelling, "root"), ("etag", "1")]);
@@ -319,7 +319,8 @@ mod tests {
                 assert!(headers.is_empty(), "{spelling}");
             }
             let mut headers = of(&[(name, "/admin")]);
-            let keep = Upstreamward { keep_overrides: true, ..Upstreamward::default() };
+            let named = [HeaderName::from_static(name)];
+            let keep = Upstreamward { keep_overrides: &named, ..Upstreamward::default() };
             strip_request_fields(&mut headers, keep).expect("no nomination");
             assert!(headers.contains_key(name));
         }

@@ -10,7 +10,7 @@ mod problem;
 mod request_id;
 mod trace;
 
-pub use body::{Inbound, InboundFault, Transfer};
+pub use body::{BrokenOff, Inbound, InboundFault, Transfer};
 pub use client::{Network, client_address};
 pub use fields::{ForbiddenNomination, Upstreamward, strip_request_fields, strip_response_fields};
 pub use problem::{CONTENT_TYPE as PROBLEM_JSON, Problem};
