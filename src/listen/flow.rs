@@ -115,8 +115,8 @@ impl Flow {
     /// The protocol is known: from here on its heads are awaited.
     pub(super) fn speak(&self, protocol: Protocol) {
         self.http2.store(protocol == Protocol::Http2, Ordering::Relaxed);
-        if self.phase() != Phase::Head {
-            self.enter(Phase::Head);
+        if self.phase() == Phase::Handshake {
+            self.enter(Phase::FirstByte);
         }
     }
 
@@ -162,8 +162,10 @@ impl Flow {
             return;
         }
         let http2 = self.http2.load(Ordering::Relaxed);
+        if self.phase() == Phase::FirstByte {
+            self.enter(Phase::Head);
+        }
         match self.phase() {
-            Phase::FirstByte => self.enter(Phase::Head),
             Phase::Idle if !http2 => self.enter(Phase::Head),
             Phase::Head if http2 => {
                 // Preface and first SETTINGS have come: what follows are requests, some day.
@@ -172,7 +174,8 @@ impl Flow {
                     self.enter(Phase::Idle);
                 }
             }
-            Phase::Handshake | Phase::Head | Phase::Idle | Phase::Busy | Phase::Closing | Phase::Upgraded => {}
+            Phase::FirstByte | Phase::Handshake | Phase::Head | Phase::Idle => {}
+            Phase::Busy | Phase::Closing | Phase::Upgraded => {}
         }
     }
 
