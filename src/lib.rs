@@ -25,3 +25,7 @@ pub mod table;
 
 pub mod listen;
 pub mod sync;
+
+pub mod proxy;
+
+pub mod config;
