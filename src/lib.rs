@@ -29,3 +29,11 @@ pub mod table;
 pub mod listen;
 pub mod manage;
 pub mod sync;
+
+pub mod proxy;
+
+pub mod config;
+
+pub mod app;
+
+pub mod cli;
