@@ -21,6 +21,7 @@ pub mod telemetry;
 
 pub mod key;
 pub mod tls;
+pub mod wire;
 
 pub mod policy;
 pub mod store;

@@ -344,11 +344,9 @@ mod planted {
 
     #[test]
     fn every_branch_of_a_nested_import_is_seen() {
-        let source = "use crate::{\n  clock::Clock,\n  key::{Key, flag::{self, FlagSet}},\n  config::{Config as C},\n};";
-        assert_eq!(
-            faults("policy", source),
-            ["planted.rs:4: policy (floor 2) imports config::Config from above (5)"]
-        );
+        let source =
+            "use crate::{\n  clock::Clock,\n  key::{Key, flag::{self, FlagSet}},\n  config::{Config as C},\n};";
+        assert_eq!(faults("policy", source), ["planted.rs:4: policy (floor 2) imports config::Config from above (5)"]);
         let module = vec!["policy".to_owned()];
         let paths: Vec<String> = found_in(source, &module).imports.iter().map(|it| it.path.join("::")).collect();
         assert_eq!(paths, ["clock::Clock", "key::Key", "key::flag", "key::flag::FlagSet", "config::Config"]);

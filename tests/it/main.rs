@@ -5,4 +5,15 @@
 //! for that word, and an integration test has it nowhere else.
 
 #[cfg(test)]
+mod harness;
+#[cfg(test)]
 mod layers;
+
+#[cfg(test)]
+mod key_life;
+#[cfg(test)]
+mod reload;
+#[cfg(test)]
+mod request;
+#[cfg(test)]
+mod sync;
