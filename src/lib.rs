@@ -31,11 +31,6 @@ pub mod listen;
 pub mod manage;
 pub mod sync;
 
-pub mod ops;
 pub mod proxy;
 
 pub mod config;
-
-pub mod app;
-
-pub mod cli;
