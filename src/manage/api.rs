@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::key::{
-    Actor, EnvironmentId, FlagSet, Format, Grants, Key, KeyId, OperatorScope, ProjectId, Status, Token, TokenHash, User,
-    UserId,
+    Actor, EnvironmentId, FlagSet, Format, Grants, Key, KeyId, OperatorScope, ProjectId, Status, Token, TokenHash,
+    User, UserId,
 };
 use crate::store::{Committed, KeyUsage};
 
