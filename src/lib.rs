@@ -21,7 +21,9 @@ pub mod telemetry;
 
 pub mod key;
 pub mod tls;
+pub mod wire;
 
+pub mod policy;
 pub mod store;
 pub mod table;
 

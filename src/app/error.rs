@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::config::Fault;
-use crate::listen::BindError;
+use crate::listen::BindFault;
 use crate::manage::ManageError;
 use crate::secret::NoRandomness;
 use crate::store::StoreError;
@@ -29,6 +29,12 @@ pub enum AppError {
         /// Why.
         cause: io::Error,
     },
+    /// A reload changes what only a restart can change.
+    #[error("a restart is needed to change {changed}; nothing was changed")]
+    RestartNeeded {
+        /// Which keys.
+        changed: String,
+    },
     /// The store cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -45,7 +51,7 @@ pub enum AppError {
     Sync(#[from] SyncError),
     /// A listener cannot be had.
     #[error(transparent)]
-    Listen(#[from] BindError),
+    Listen(#[from] BindFault),
     /// A key operation failed.
     #[error(transparent)]
     Manage(#[from] ManageError),
@@ -58,6 +64,14 @@ pub enum AppError {
         path: PathBuf,
         /// Why it failed.
         cause: io::Error,
+    },
+    /// A file is there that this would have to change.
+    #[error("{} is there already: {remedy}", .path.display())]
+    Occupied {
+        /// Its path.
+        path: PathBuf,
+        /// What to do.
+        remedy: &'static str,
     },
     /// The log cannot be started.
     #[error(transparent)]
@@ -86,7 +100,7 @@ impl AppError {
     #[must_use]
     pub fn is_configuration(&self) -> bool {
         match self {
-            Self::Config(_) | Self::Certificates(_) | Self::DenyFile { .. } | Self::SecretMissing { .. } | Self::Log(_) => true,
+            Self::Config(_) | Self::Certificates(_) | Self::DenyFile { .. } | Self::RestartNeeded { .. } | Self::Occupied { .. } | Self::SecretMissing { .. } | Self::Log(_) => true,
             Self::Store(error) => match error {
                 StoreError::Missing { .. } | StoreError::TooNew { .. } | StoreError::WrongSecret { .. } => true,
                 StoreError::Unavailable { .. }
