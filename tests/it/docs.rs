@@ -10,6 +10,8 @@ use keyward::config::{Config, Environment};
 use keyward::policy::{Code, Reason};
 use proc_macro2::{TokenStream, TokenTree};
 
+use crate::harness::{Config as HarnessConfig, Site, Upstream, get};
+
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
@@ -21,7 +23,7 @@ fn page(name: &str) -> String {
 /// The cells of every table row whose first cell is a name in backticks.
 fn rows(text: &str) -> Vec<Vec<String>> {
     let cells = |line: &str| -> Vec<String> {
-        line.trim_matches('|').split(" | ").map(|cell| cell.trim().trim_matches('`').to_owned()).collect()
+        line.trim_matches('|').split('|').map(|cell| cell.trim().trim_matches('`').to_owned()).collect()
     };
     text.lines().filter(|line| line.starts_with("| `")).map(cells).collect()
 }
@@ -111,6 +113,32 @@ fn every_metric_is_listed_and_no_other() {
     let listed: BTreeSet<String> =
         rows(&page("docs/METRICS.md")).into_iter().filter_map(|cells| cells.first().cloned()).collect();
     assert_eq!(listed, metric_names());
+}
+
+#[test]
+fn what_a_gateway_shows_is_described_as_it_describes_it() {
+    let upstream = Upstream::start();
+    let site = Site::new(&HarnessConfig::in_front_of(&upstream).tls());
+    let key = site.key(&[]);
+    let gateway = site.start();
+    assert_eq!(gateway.send(get("/any/x").bearer(&key.token)).status, 200);
+    let shown = gateway.metrics();
+    let listed: BTreeMap<String, Vec<String>> =
+        rows(&page("docs/METRICS.md")).into_iter().map(|cells| (cells[0].clone(), cells[1..].to_vec())).collect();
+    let mut seen = 0;
+    for line in shown.lines() {
+        let (is_help, rest) = match (line.strip_prefix("# HELP "), line.strip_prefix("# TYPE ")) {
+            (Some(rest), None) => (true, rest),
+            (None, Some(rest)) => (false, rest),
+            _ => continue,
+        };
+        let (name, said) = rest.split_once(' ').expect("a name and a text");
+        let row = listed.get(name).unwrap_or_else(|| panic!("docs/METRICS.md has no {name}"));
+        let listed = if is_help { row.last() } else { row.first() };
+        assert_eq!(listed.map(String::as_str), Some(said), "{name}");
+        seen += 1;
+    }
+    assert!(seen > 40, "{shown}");
 }
 
 #[test]
