@@ -30,3 +30,7 @@ pub mod table;
 pub mod listen;
 pub mod manage;
 pub mod sync;
+
+pub mod proxy;
+
+pub mod config;

@@ -172,7 +172,7 @@ fn read_tls(section: &Section<'_>, base: &Path) -> Option<tls::ServerSettings> {
         }
         return None;
     };
-    if pairs.is_empty() {
+    if section.list("certificates").is_some_and(|items| items.is_empty()) {
         section.fault_of("certificates", "is empty, expected at least one { chain = \"…\", key = \"…\" }");
     }
     let mut certificates = Vec::new();
@@ -313,7 +313,7 @@ pub(super) fn read_credential(section: &Section<'_>) -> Option<Vec<CredentialSou
             Err(what) => item.fault(what),
         }
     }
-    Some(sources)
+    (!sources.is_empty()).then_some(sources)
 }
 
 fn add_source(sources: &mut Vec<CredentialSource>, source: CredentialSource, item: &Item<'_>) {
@@ -327,10 +327,21 @@ fn add_source(sources: &mut Vec<CredentialSource>, source: CredentialSource, ite
 /// A field that can hold a credential: one that no part of HTTP uses for itself.
 fn credential_header(name: &str) -> Result<HeaderName, String> {
     const USED: [&str; 12] = [
-        "connection", "content-length", "content-type", "cookie", "expect", "host", "keep-alive", "te", "trailer",
-        "transfer-encoding", "upgrade", "via",
+        "connection",
+        "content-length",
+        "content-type",
+        "cookie",
+        "expect",
+        "host",
+        "keep-alive",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "via",
     ];
-    let parsed: HeaderName = name.parse().map_err(|_no_name| format!("found {}, expected a field name", shown(name)))?;
+    let parsed: HeaderName =
+        name.parse().map_err(|_no_name| format!("found {}, expected a field name", shown(name)))?;
     match parsed.as_str() {
         "authorization" => Err("found the field authorization: write \"bearer\"".to_owned()),
         used if USED.contains(&used) || used.starts_with("keyward-") || used.starts_with("x-keyward-") => {
@@ -347,10 +358,7 @@ pub(super) fn read_path_options(section: &Section<'_>, options: &mut PathOptions
     set(&mut options.path_parameters, section.choice("path_parameters", &CHOICES));
     set(&mut options.encoded_percent, section.choice("encoded_percent", &CHOICES));
     set(&mut options.non_ascii, section.choice("non_ascii", &CHOICES));
-    set(
-        &mut options.empty_segments,
-        section.choice("empty_segments", &[EmptySegments::Reject, EmptySegments::Merge]),
-    );
+    set(&mut options.empty_segments, section.choice("empty_segments", &[EmptySegments::Reject, EmptySegments::Merge]));
 }
 
 #[cfg(test)]

@@ -120,9 +120,9 @@ pub fn master_secret(config: &Config) -> Result<MasterSecret, Fault> {
 fn from_file(path: &Path) -> Result<MasterSecret, String> {
     let shown = path.display();
     let mut file = File::open(path).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => format!(
-            "no file {shown}: make it with `keyward init`, or put the secret into {MASTER_SECRET_VARIABLE}"
-        ),
+        std::io::ErrorKind::NotFound => {
+            format!("no file {shown}: make it with `keyward init`, or put the secret into {MASTER_SECRET_VARIABLE}")
+        }
         _ => format!("cannot open {shown}: {error}"),
     })?;
     let metadata = file.metadata().map_err(|error| format!("cannot read {shown}: {error}"))?;

@@ -12,6 +12,7 @@ mod master;
 mod reader;
 mod routes;
 pub mod schema;
+mod syntax;
 mod units;
 mod upstreams;
 
@@ -151,10 +152,7 @@ impl Config {
     pub fn parse(path: &Path, text: &str, environment: &Environment) -> Result<Self, Vec<Fault>> {
         let faults = Faults::new(path.display().to_string(), text);
         let (document, errors) = DeTable::parse_recoverable(text);
-        for error in errors {
-            let span = error.span().unwrap_or(text.len()..text.len());
-            faults.syntax(span.start, syntax_fault(error.message(), text.get(span).unwrap_or_default()));
-        }
+        syntax::report(&errors, document.get_ref(), text, &faults);
         let config = Self::read(path, &Section::root(document.get_ref(), &faults), environment, &faults);
         let mut found = faults.into_sorted();
         found.extend(environment.log.as_deref().and_then(|level| {
@@ -260,15 +258,6 @@ impl Config {
     fn line_of(&self, key: &str) -> Option<usize> {
         self.lines.get(key).copied()
     }
-}
-
-/// A parser's message as one of ours. `found` is the text it is about.
-fn syntax_fault(message: &str, found: &str) -> String {
-    if message == "duplicate key" {
-        let key = fault::shown(found);
-        return format!("{key} is there twice: keep one");
-    }
-    format!("no TOML: {message}")
 }
 
 fn read_store(store: &Section<'_>, base: &Path) -> store::Settings {
