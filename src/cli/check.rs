@@ -1,6 +1,6 @@
 //! `keyward check`: everything that would keep a configuration from being served, at once.
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::failure::Failure;
 use super::output::{self, Output};
@@ -34,6 +34,7 @@ struct Findings {
     faults: Vec<String>,
     warnings: Vec<String>,
     /// What there is, by its name, in order.
+    #[serde(serialize_with = "as_map")]
     summary: Vec<(&'static str, String)>,
 }
 
@@ -157,6 +158,10 @@ impl Findings {
         self.say("master secret", "32 bytes".to_owned());
         Ok(())
     }
+}
+
+fn as_map<S: Serializer>(pairs: &[(&'static str, String)], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(pairs.iter().map(|(name, what)| (name, what)))
 }
 
 fn routes_text(config: &Config) -> String {

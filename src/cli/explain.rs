@@ -1,6 +1,8 @@
 //! `keyward explain`: which route a request would take, what it asks, and whether a key would pass.
 //! Asks the same functions as the gateway, on the key as the store has it now.
 
+use std::collections::BTreeMap;
+
 use http::Method;
 use serde::Serialize;
 
@@ -83,7 +85,7 @@ struct ToldRoute {
     path: String,
     upstream: String,
     requires: String,
-    captures: Vec<(String, String)>,
+    captures: BTreeMap<String, String>,
     /// Each required flag and whether the key meets it; empty without a key.
     flags: Vec<ToldFlag>,
 }

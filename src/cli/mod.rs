@@ -50,7 +50,7 @@ fn execute(arguments: &[OsString]) -> Result<(), Failure> {
     match typed.command {
         Command::Quickstart(args) => quickstart::run(args, &mut output),
         Command::Init(args) => init::run(&args, &mut output),
-        Command::Serve(args) => serve::run(args),
+        Command::Serve(args) => serve::run(&args),
         Command::Check(args) => check::run(&args, &mut output),
         Command::Explain(args) => explain::run(args, &mut output),
         Command::Keys(args) => keys::run(args, &mut output),

@@ -10,7 +10,7 @@ use tokio::runtime::Runtime;
 
 use super::failure::Failure;
 use super::values::ConfigFile;
-use crate::app::{self, AppError};
+use crate::app::{self, AppError, Bound, Demo, Quickstart, ServeOptions};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, Environment};
 use crate::manage::{Caller, Manager};
@@ -65,6 +65,28 @@ pub(super) fn ops_address(path: &Path) -> Result<SocketAddr, Failure> {
 /// Makes what `config` names and is missing.
 pub(super) fn init(config: &Config) -> Result<app::Initialised, Failure> {
     Ok(runtime()?.block_on(app::init(config, &caller(), clock()))?)
+}
+
+/// Makes what is missing in the folder of a quickstart, and a demo key.
+pub(super) fn prepare_quickstart(
+    folder: &Path,
+    upstream: Option<&str>,
+    listen: Option<SocketAddr>,
+) -> Result<Demo, Failure> {
+    let asked = Quickstart { folder, upstream, listen };
+    Ok(runtime()?.block_on(app::prepare_quickstart(&asked, &Environment::of_process(), clock()))?)
+}
+
+/// Serves a quickstart; `ready` is told where, once it answers.
+pub(super) fn serve_quickstart(demo: Demo, ready: impl FnOnce(SocketAddr) + 'static) -> Result<(), Failure> {
+    let on_ready = |bound: &Bound| bound.gateway.first().copied().map_or((), ready);
+    let options = ServeOptions { echo: demo.echo, on_ready: Some(Box::new(on_ready)), ..ServeOptions::default() };
+    Ok(app::serve(demo.config, options)?)
+}
+
+/// Serves what the configuration in `path` says.
+pub(super) fn serve(path: &Path, accept_old_snapshot: bool) -> Result<(), Failure> {
+    Ok(app::serve(load(path)?, ServeOptions { accept_old_snapshot, ..ServeOptions::default() })?)
 }
 
 /// A runtime for one command.

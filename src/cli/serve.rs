@@ -1,8 +1,8 @@
 //! `keyward serve`: runs the gateway until it is told to stop.
 
 use super::failure::Failure;
+use super::place;
 use super::values::ConfigFile;
-use crate::app::{self, ServeOptions};
 
 /// Run the gateway until SIGTERM or SIGINT; SIGHUP reloads the configuration
 #[derive(Debug, clap::Args)]
@@ -21,7 +21,5 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
-    let options = ServeOptions { accept_old_snapshot: args.accept_old_snapshot, ..ServeOptions::default() };
-    app::serve(&args.config.path, options)?;
-    Ok(())
+    place::serve(&args.config.path, args.accept_old_snapshot)
 }

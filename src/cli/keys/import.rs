@@ -105,10 +105,12 @@ pub(super) fn run(args: Args, output: &mut Output) -> Result<(), Failure> {
     let progress = Progress::start();
     let rows = read_file(kind, &file, &defaults, &progress)?;
     progress.say("writing");
-    let imported = place.wait(place.manager.import_keys(&place.caller, rows, options));
+    let imported = place.wait(async {
+        let imported = place.manager.import_keys(&place.caller, rows, options).await;
+        imported.map_err(|error| refused(&file, error))
+    });
     progress.finish();
-
-    let imported = imported.map_err(|error| refused(&file, error))?;
+    let imported = imported?;
     let revision = imported.committed.map(|committed| committed.revision);
     let count = imported.keys.len();
     if args.json {

@@ -57,6 +57,10 @@ impl Gateway {
         Self { child, address, ops, log, stdout, certificate: site.certificate().cloned(), trusted_file }
     }
 
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// A connection to the gateway's listener.
     pub(crate) fn connect(&self, http: Http) -> Connection {
         Connection::open(self.address, self.certificate.as_ref(), http)
