@@ -885,26 +885,6 @@ fn fingerprint() -> [u8; 32] {
 }
 
 #[test]
-fn files_that_are_named_and_not_there_are_faults_of_check() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let text = base_with(2, "deny_file = \"deny.txt\"");
-    let file = folder.path().join("keyward.toml");
-    let faults = lines(&config_in(folder.path(), &text, Some(SECRET)).file_faults());
-    let deny = folder.path().join("deny.txt");
-    assert_eq!(
-        faults,
-        [format!(
-            "{}:3: gateway.deny_file: cannot open {}: No such file or directory (os error 2); an empty file will do",
-            file.display(),
-            deny.display()
-        )]
-    );
-    assert_eq!(config_in(folder.path(), &text, None).file_faults().len(), 2);
-    std::fs::write(&deny, "").expect("written");
-    assert_eq!(config_in(folder.path(), &text, Some(SECRET)).file_faults(), []);
-}
-
-#[test]
 fn a_secret_is_in_no_debug_text_and_in_no_fault() {
     let folder = tempfile::tempdir().expect("a folder");
     let config = config_in(folder.path(), BASE, Some(SECRET));
@@ -946,6 +926,70 @@ fn a_reload_names_what_only_a_restart_can_change() {
             "secrets.master_file",
             "store.sqlite.path",
             "sync.state_dir",
+        ]
+    );
+}
+
+#[test]
+fn what_a_reload_leaves_as_it_was_is_named() {
+    let old = parse_well(BASE);
+    assert_eq!(old.waits_for_restart(&parse_well(&base_with(2, "reveal_reason = true"))), [""; 0]);
+    let new = base_with(2, "timeouts = { head = \"1s\" }\nconnections_max = 9")
+        + "[sync]\npoll = \"2s\"\n[log]\nlevel = \"off\"\n";
+    assert_eq!(
+        old.waits_for_restart(&parse_well(&new)),
+        [
+            "[gateway.timeouts]",
+            "[gateway.limits] or gateway.connections_max",
+            "[sync] or [gateway.failure_limit]",
+            "[log]"
+        ]
+    );
+}
+
+fn route_of(config: &Config, method: http::Method, path: &str) -> String {
+    let path = crate::policy::canonicalize(path).expect("a canonical path");
+    match config.proxy.routes.find(None, &method, &path) {
+        crate::policy::Found::Route(found) => found.route.name().to_owned(),
+        other => format!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_quickstart_has_a_route_for_each_answer() {
+    let text = QUICKSTART_TEMPLATE.replace("{name}", "echo").replace("{upstream}", "http://127.0.0.1:9000");
+    let config = parse_well(&text);
+    assert!(config.gateway.tls.is_some() && config.ops.is_some());
+    assert_eq!(route_of(&config, http::Method::GET, "/demo/hello"), "demo-read");
+    assert_eq!(route_of(&config, http::Method::POST, "/demo/hello"), "demo-write");
+    assert_eq!(route_of(&config, http::Method::DELETE, "/echo/a/b"), "echo");
+    assert_eq!(route_of(&config, http::Method::GET, "/status"), "status");
+}
+
+#[test]
+fn the_key_ring_example_has_each_flag_on_its_own_route() {
+    let path = repository().join("config/keyring.toml");
+    let config = Config::load(&path, &Environment::default()).expect("no faults");
+    let mut flags = Vec::new();
+    for route in config.proxy.routes.routes() {
+        let crate::policy::Access::Flags { any, all } = &route.spec().access else { panic!("{}", route.name()) };
+        assert_eq!((any.len(), all.len()), (1, 0), "{}", route.name());
+        assert_eq!(route.spec().denied_status, crate::policy::DeniedStatus::Unauthorized401);
+        flags.push(any[0].to_string());
+    }
+    flags.sort();
+    assert_eq!(
+        flags,
+        [
+            "keyring.create",
+            "keyring.delete",
+            "keyring.read",
+            "keyring.{ring}.config.read",
+            "keyring.{ring}.config.write",
+            "keyring.{ring}.decrypt",
+            "keyring.{ring}.encrypt",
+            "keyring.{ring}.read",
+            "keyring.{ring}.rotate",
         ]
     );
 }
@@ -1107,7 +1151,10 @@ fn every_example_is_without_faults() {
     let mut count = 0;
     for entry in std::fs::read_dir(repository().join("config")).expect("the folder") {
         let path = entry.expect("an entry").path();
-        let text = std::fs::read_to_string(&path).expect("text").replace("{upstream}", "http://127.0.0.1:9000");
+        let text = std::fs::read_to_string(&path)
+            .expect("text")
+            .replace("{upstream}", "http://127.0.0.1:9000")
+            .replace("{name}", "demo");
         let faults = Config::parse(&path, &text, &Environment::default()).err().unwrap_or_default();
         assert_eq!(lines(&faults), [""; 0]);
         count += 1;
