@@ -32,7 +32,7 @@ use crate::listen::{
 pub(super) fn run<T>(test: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let local = LocalSet::new();
-    let limited = tokio::time::timeout(Duration::from_secs(20), test);
+    let limited = async { tokio::time::timeout(Duration::from_secs(20), test).await };
     runtime.block_on(local.run_until(limited)).expect("the test hangs")
 }
 
@@ -151,6 +151,11 @@ impl Script {
         match path.as_str() {
             "/panic" => panic!("as the path says"),
             "/broken" => Response::new(Either::Right(Endless::Panics)),
+            "/bare" => {
+                let mut answer = text("");
+                *answer.status_mut() = StatusCode::BAD_REQUEST;
+                answer
+            }
             "/wait" => {
                 self.release.notified().await;
                 text("waited")
