@@ -14,7 +14,10 @@
 //! ```
 
 pub mod clock;
+pub mod ready;
+pub mod report;
 pub mod secret;
+pub mod telemetry;
 
 pub mod key;
 pub mod tls;
@@ -25,4 +28,9 @@ pub mod store;
 pub mod table;
 
 pub mod listen;
+pub mod manage;
 pub mod sync;
+
+pub mod proxy;
+
+pub mod config;
