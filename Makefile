@@ -22,7 +22,7 @@ run:
 	cargo run --release --locked -- quickstart
 
 test: tools
-	if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --locked; else cargo test --locked; fi
+	@if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --locked; else cargo test --locked; fi
 
 lint:
 	cargo fmt --check
@@ -35,7 +35,7 @@ bench:
 # On the stable toolchain: RUSTC_BOOTSTRAP lets it instrument the code. No address sanitizer: this
 # code has no unsafe blocks, and without it the build and the runs are several times faster.
 fuzz: $(TOOLS)/bin/cargo-fuzz
-	export RUSTC_BOOTSTRAP=1; \
+	@export RUSTC_BOOTSTRAP=1; \
 	cargo fuzz build --sanitizer none; \
 	for target in $$(cargo fuzz list); do \
 		echo "fuzzing $$target for $(FUZZ_SECONDS) s"; \
@@ -43,7 +43,7 @@ fuzz: $(TOOLS)/bin/cargo-fuzz
 	done
 
 $(TOOLS)/bin/cargo-fuzz:
-	cargo install cargo-fuzz --version 0.13.1 --locked --root $(TOOLS)
+	cargo install cargo-fuzz --version 0.13.2 --locked --root $(TOOLS)
 
 # The order is by what fails soonest.
 ci: lint test
@@ -51,7 +51,7 @@ ci: lint test
 	$(MAKE) fuzz
 
 tools:
-	missing=(); \
+	@missing=(); \
 	for pair in $(NEEDED); do command -v "$${pair%%:*}" >/dev/null || missing+=("$${pair##*:}"); done; \
 	if [ "$${#missing[@]}" -eq 0 ]; then exit 0; fi; \
 	if [ "$$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then \

@@ -34,7 +34,3 @@ pub mod sync;
 pub mod proxy;
 
 pub mod config;
-
-pub mod app;
-
-pub mod cli;

@@ -27,6 +27,12 @@ impl Fault {
         Self { file: file.to_owned(), line, key: key.to_owned(), what: what.into() }
     }
 
+    /// The file at fault, as it was named; or the environment variable.
+    #[must_use]
+    pub fn file(&self) -> &str {
+        &self.file
+    }
+
     /// The line at fault, from 1, where there is one.
     #[must_use]
     pub const fn line(&self) -> Option<usize> {
@@ -83,14 +89,15 @@ impl Faults {
         self.starts.partition_point(|&start| start <= at).max(1)
     }
 
-    pub(super) fn file(&self) -> &str {
-        &self.file
-    }
-
     /// Text that is no TOML. Whatever else is said of that line is not believed.
     pub(super) fn syntax(&self, at: usize, what: String) {
         self.broken.borrow_mut().insert(self.line_of(at));
         self.push(at, "", what);
+    }
+
+    /// What follows `at` was read as part of something else: nothing said of it is believed.
+    pub(super) fn distrust_from(&self, at: usize) {
+        self.broken.borrow_mut().extend(self.line_of(at)..=self.starts.len());
     }
 
     pub(super) fn add(&self, at: usize, key: &str, what: impl Into<String>) {
@@ -115,10 +122,6 @@ impl Faults {
         }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.found.borrow().is_empty()
-    }
-
     /// Every fault, in file order.
     pub(super) fn into_sorted(self) -> Vec<Fault> {
         let mut found = self.found.into_inner();
@@ -137,13 +140,26 @@ pub(super) fn shown(text: &str) -> String {
     format!("{start:?}…")
 }
 
-/// `; did you mean "x"?` where a known name is near, and nothing where none is.
+/// The known name that `found` was meant to be, where one is near: a few letters away, or longer by
+/// whole words.
 pub(super) fn nearest<'k>(found: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
-    let found: String = found.chars().take(64).collect();
+    const FOUND_MAX: usize = 64;
+    if found.len() > FOUND_MAX {
+        return None;
+    }
+    let distance = |name: &str| {
+        let is_part = found.len() > 2
+            && (name.strip_prefix(found).is_some_and(|rest| rest.starts_with('_'))
+                || name.strip_suffix(found).is_some_and(|rest| rest.ends_with('_')));
+        match strsim::damerau_levenshtein(found, name) {
+            distance if distance <= (name.len() / 3).max(1) => Some(distance),
+            _ if is_part => Some(name.len()),
+            _ => None,
+        }
+    };
     known
         .into_iter()
-        .map(|name| (strsim::damerau_levenshtein(&found, name), name))
-        .filter(|(distance, name)| *distance <= (name.len() / 3).max(1))
+        .filter_map(|name| Some((distance(name)?, name)))
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, name)| name)
 }

@@ -13,7 +13,8 @@ use super::reader::{Item, Section, set};
 use super::{Admin, Gateway};
 use crate::key::TokenPrefix;
 use crate::policy::{CredentialSource, DeniedStatus, EmptySegments, Pass, PathOptions};
-use crate::proxy::{FailureLimit, Network};
+use crate::sync::FailureLimit;
+use crate::wire::Network;
 use crate::{listen, tls};
 
 /// What `[gateway]` says, sorted by who is told.
@@ -172,7 +173,7 @@ fn read_tls(section: &Section<'_>, base: &Path) -> Option<tls::ServerSettings> {
         }
         return None;
     };
-    if pairs.is_empty() {
+    if section.list("certificates").is_some_and(|items| items.is_empty()) {
         section.fault_of("certificates", "is empty, expected at least one { chain = \"…\", key = \"…\" }");
     }
     let mut certificates = Vec::new();
@@ -245,6 +246,11 @@ fn network(text: &str) -> Result<Network, String> {
     let fault = || format!("found {}, expected a network such as \"10.0.0.0/8\" or one address", shown(text));
     let (address, bits) = text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
     let address: IpAddr = address.parse().map_err(|_no_address| fault())?;
+    if let IpAddr::V6(mapped) = address
+        && let Some(mapped) = mapped.to_ipv4_mapped()
+    {
+        return Err(format!("{text} is an IPv4 address in disguise: write \"{mapped}\" with its own prefix"));
+    }
     let most: u8 = if address.is_ipv4() { 32 } else { 128 };
     let is_number = |bits: &str| bits.bytes().all(|byte| byte.is_ascii_digit());
     let bits = match bits {
@@ -313,7 +319,7 @@ pub(super) fn read_credential(section: &Section<'_>) -> Option<Vec<CredentialSou
             Err(what) => item.fault(what),
         }
     }
-    Some(sources)
+    (!sources.is_empty()).then_some(sources)
 }
 
 fn add_source(sources: &mut Vec<CredentialSource>, source: CredentialSource, item: &Item<'_>) {
@@ -327,10 +333,21 @@ fn add_source(sources: &mut Vec<CredentialSource>, source: CredentialSource, ite
 /// A field that can hold a credential: one that no part of HTTP uses for itself.
 fn credential_header(name: &str) -> Result<HeaderName, String> {
     const USED: [&str; 12] = [
-        "connection", "content-length", "content-type", "cookie", "expect", "host", "keep-alive", "te", "trailer",
-        "transfer-encoding", "upgrade", "via",
+        "connection",
+        "content-length",
+        "content-type",
+        "cookie",
+        "expect",
+        "host",
+        "keep-alive",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "via",
     ];
-    let parsed: HeaderName = name.parse().map_err(|_no_name| format!("found {}, expected a field name", shown(name)))?;
+    let parsed: HeaderName =
+        name.parse().map_err(|_no_name| format!("found {}, expected a field name", shown(name)))?;
     match parsed.as_str() {
         "authorization" => Err("found the field authorization: write \"bearer\"".to_owned()),
         used if USED.contains(&used) || used.starts_with("keyward-") || used.starts_with("x-keyward-") => {
@@ -347,10 +364,7 @@ pub(super) fn read_path_options(section: &Section<'_>, options: &mut PathOptions
     set(&mut options.path_parameters, section.choice("path_parameters", &CHOICES));
     set(&mut options.encoded_percent, section.choice("encoded_percent", &CHOICES));
     set(&mut options.non_ascii, section.choice("non_ascii", &CHOICES));
-    set(
-        &mut options.empty_segments,
-        section.choice("empty_segments", &[EmptySegments::Reject, EmptySegments::Merge]),
-    );
+    set(&mut options.empty_segments, section.choice("empty_segments", &[EmptySegments::Reject, EmptySegments::Merge]));
 }
 
 #[cfg(test)]
@@ -367,7 +381,9 @@ mod tests {
             network("10.1.2.3/8"),
             Err("10.1.2.3/8 names an address inside a network: write \"10.0.0.0/8\"".to_owned())
         );
-        for wrong in ["10.0.0.0/33", "10.0.0.0/", "10.0.0.0/+8", "ten", "", "::/129", "10.0.0.0/8/8"] {
+        for wrong in
+            ["::ffff:10.0.0.0/104", "10.0.0.0/33", "10.0.0.0/", "10.0.0.0/+8", "ten", "", "::/129", "10.0.0.0/8/8"]
+        {
             assert!(network(wrong).is_err(), "{wrong}");
         }
     }

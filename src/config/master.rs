@@ -112,7 +112,7 @@ pub fn master_secret(config: &Config) -> Result<MasterSecret, Fault> {
             .map_err(|fault| Fault::of_file(MASTER_SECRET_VARIABLE, "", fault.to_string()));
     }
     from_file(&config.master_file).map_err(|what| {
-        let line = config.line_of("secrets.master_file");
+        let line = config.master_file_line;
         Fault::of_line(&config.path.display().to_string(), line, "secrets.master_file", what)
     })
 }
@@ -120,9 +120,9 @@ pub fn master_secret(config: &Config) -> Result<MasterSecret, Fault> {
 fn from_file(path: &Path) -> Result<MasterSecret, String> {
     let shown = path.display();
     let mut file = File::open(path).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => format!(
-            "no file {shown}: make it with `keyward init`, or put the secret into {MASTER_SECRET_VARIABLE}"
-        ),
+        std::io::ErrorKind::NotFound => {
+            format!("no file {shown}: make it with `keyward init`, or put the secret into {MASTER_SECRET_VARIABLE}")
+        }
         _ => format!("cannot open {shown}: {error}"),
     })?;
     let metadata = file.metadata().map_err(|error| format!("cannot read {shown}: {error}"))?;

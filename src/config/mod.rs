@@ -12,15 +12,16 @@ mod master;
 mod reader;
 mod routes;
 pub mod schema;
+mod syntax;
 mod units;
 mod upstreams;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use toml::de::DeTable;
 
@@ -38,15 +39,19 @@ use reader::{Section, set};
 /// The environment variable that takes the place of `[log] level`.
 pub const LOG_VARIABLE: &str = "KEYWARD_LOG";
 
+/// The configuration that `keyward quickstart` writes, once `{name}` is an upstream's name and
+/// `{upstream}` its URL.
+pub const QUICKSTART_TEMPLATE: &str = include_str!("../../config/quickstart.toml");
+
 /// Everything that a configuration file says, checked.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Config {
     /// The file.
     pub path: PathBuf,
     /// The listener that callers reach.
     pub gateway: Gateway,
-    /// The data plane.
-    pub proxy: proxy::Settings,
+    /// The data plane: what one reload swaps at once.
+    pub proxy: Arc<proxy::Settings>,
     /// Where metrics and health are, if anywhere.
     pub ops: Option<SocketAddr>,
     /// The management listener, if any.
@@ -60,8 +65,8 @@ pub struct Config {
     /// What is logged.
     pub log: LogSettings,
     environment: Environment,
-    /// The lines of keys whose files are looked at later.
-    lines: BTreeMap<&'static str, usize>,
+    /// Where `secrets.master_file` stands, for the faults of that file.
+    master_file_line: Option<usize>,
 }
 
 /// The listener that callers reach.
@@ -108,7 +113,8 @@ pub enum LogFormat {
     Text,
 }
 
-/// What the environment says beside the file. Tests build one; a process reads its own.
+/// What the environment says beside the file; a variable that is empty says nothing. Tests build
+/// one; a process reads its own.
 #[derive(Debug, Clone, Default)]
 pub struct Environment {
     /// `KEYWARD_MASTER_SECRET`.
@@ -123,8 +129,9 @@ impl Environment {
     #[expect(clippy::disallowed_methods, reason = "the one place where the configuration reads the environment")]
     pub fn of_process() -> Self {
         use std::os::unix::ffi::OsStringExt;
-        let master_secret = std::env::var_os(MASTER_SECRET_VARIABLE).map(|text| Secret::new(text.into_vec()));
-        Self { master_secret, log: std::env::var(LOG_VARIABLE).ok().filter(|level| !level.is_empty()) }
+        let read = |name| std::env::var_os(name).map(OsStringExt::into_vec).filter(|text| !text.is_empty());
+        let log = read(LOG_VARIABLE).map(|level| String::from_utf8_lossy(&level).into_owned());
+        Self { master_secret: read(MASTER_SECRET_VARIABLE).map(Secret::new), log }
     }
 }
 
@@ -151,10 +158,7 @@ impl Config {
     pub fn parse(path: &Path, text: &str, environment: &Environment) -> Result<Self, Vec<Fault>> {
         let faults = Faults::new(path.display().to_string(), text);
         let (document, errors) = DeTable::parse_recoverable(text);
-        for error in errors {
-            let span = error.span().unwrap_or(text.len()..text.len());
-            faults.syntax(span.start, syntax_fault(error.message(), text.get(span).unwrap_or_default()));
-        }
+        syntax::report(&errors, document.get_ref(), text, &faults);
         let config = Self::read(path, &Section::root(document.get_ref(), &faults), environment, &faults);
         let mut found = faults.into_sorted();
         found.extend(environment.log.as_deref().and_then(|level| {
@@ -180,21 +184,15 @@ impl Config {
         gateway::refuse_shared_addresses(&listeners, faults);
         let store = read_store(&root.section("store"), base);
         let master_file = read_secrets(&root.section("secrets"), base, &store);
-        let sync = read_sync(&root.section("sync"), path, base);
+        let sync = read_sync(&root.section("sync"), path, base, read.failure_limit);
         let mut log = read_log(&root.section("log"));
         set(&mut log.level, environment.log.clone());
-        let lines = ["gateway.deny_file", "secrets.master_file"]
-            .into_iter()
-            .filter_map(|key| {
-                let (section, name) = key.split_once('.')?;
-                Some((key, faults.line_of(root.section(section).item(name)?.at())))
-            })
-            .collect();
+        let master_file_line = root.section("secrets").item("master_file").map(|item| faults.line_of(item.at()));
         let settings = read.proxy;
         Some(Self {
             path: path.to_owned(),
             gateway: read.gateway,
-            proxy: proxy::Settings {
+            proxy: Arc::new(proxy::Settings {
                 routes: routes?,
                 upstreams: upstreams.into_usable(),
                 token_prefix: settings.token_prefix,
@@ -202,10 +200,10 @@ impl Config {
                 reveal_reason: settings.reveal_reason,
                 expiry_notice: settings.expiry_notice,
                 trusted_proxies: settings.trusted_proxies,
-                failure_limit: read.failure_limit,
+                on_stale: sync.on_stale,
                 requests_max: settings.requests_max,
                 access_log: settings.access_log,
-            },
+            }),
             ops,
             admin,
             master_file,
@@ -213,7 +211,7 @@ impl Config {
             sync,
             log,
             environment: environment.clone(),
-            lines,
+            master_file_line,
         })
     }
 
@@ -236,39 +234,24 @@ impl Config {
         changes.into_iter().filter(|(_, is_changed)| *is_changed).map(|(name, _)| name).collect()
     }
 
-    /// What is wrong with the files that the configuration names and nobody has read yet: the
-    /// master secret and the deny file. Certificates are read by those who serve them.
+    /// What differs in `new` and is looked at only when a process starts, so that a reload leaves it
+    /// as it was.
     #[must_use]
-    pub fn file_faults(&self) -> Vec<Fault> {
-        let secret = master_secret(self).err();
-        let deny = self.gateway.deny_file.as_deref().and_then(|path| {
-            let what = match std::fs::File::open(path).and_then(|file| file.metadata()) {
-                Ok(metadata) if metadata.is_file() => return None,
-                Ok(_other) => format!("{} is no file", path.display()),
-                Err(error) => format!("cannot open {}: {error}; an empty file will do", path.display()),
-            };
-            let key = "gateway.deny_file";
-            Some(Fault::of_line(&self.path.display().to_string(), self.line_of(key), key, what))
-        });
-        let mut faults: Vec<Fault> = secret.into_iter().chain(deny).collect();
-        faults.sort_by_key(Fault::line);
-        faults
+    pub fn waits_for_restart(&self, new: &Self) -> Vec<&'static str> {
+        let changes = [
+            ("[gateway.timeouts]", self.gateway.timeouts != new.gateway.timeouts),
+            ("[gateway.limits] or gateway.connections_max", self.gateway.limits != new.gateway.limits),
+            ("[sync] or [gateway.failure_limit]", self.sync != new.sync),
+            ("[log]", self.log != new.log),
+        ];
+        changes.into_iter().filter(|(_, is_changed)| *is_changed).map(|(name, _)| name).collect()
     }
 
-    /// The line of a key whose file is looked at after the configuration was read; none where it
-    /// is left out.
-    fn line_of(&self, key: &str) -> Option<usize> {
-        self.lines.get(key).copied()
+    /// Whether the master secret comes from the environment, so that no file is needed.
+    #[must_use]
+    pub const fn has_master_secret_in_environment(&self) -> bool {
+        self.environment.master_secret.is_some()
     }
-}
-
-/// A parser's message as one of ours. `found` is the text it is about.
-fn syntax_fault(message: &str, found: &str) -> String {
-    if message == "duplicate key" {
-        let key = fault::shown(found);
-        return format!("{key} is there twice: keep one");
-    }
-    format!("no TOML: {message}")
 }
 
 fn read_store(store: &Section<'_>, base: &Path) -> store::Settings {
@@ -291,8 +274,9 @@ fn read_secrets(secrets: &Section<'_>, base: &Path, store: &store::Settings) -> 
     secrets.file("master_file", base).unwrap_or(default)
 }
 
-fn read_sync(section: &Section<'_>, file: &Path, base: &Path) -> sync::Settings {
+fn read_sync(section: &Section<'_>, file: &Path, base: &Path, failure_limit: sync::FailureLimit) -> sync::Settings {
     let mut settings = sync::Settings::new(file.with_extension("state"));
+    settings.failure_limit = failure_limit;
     set(&mut settings.state_dir, section.file("state_dir", base));
     set(&mut settings.poll, section.duration("poll"));
     set(&mut settings.max_staleness, section.duration("max_staleness"));

@@ -128,7 +128,7 @@ impl<'a> Section<'a> {
 
     /// The tables of the list under `key`, in file order.
     pub(super) fn sections(&self, key: &str) -> Option<Vec<Self>> {
-        let items = self.items(key, "a list of tables")?;
+        let items = self.items(key, &format!("a list of tables, [[{key}]] or [{{ … }}]"))?;
         let schema = format!("{}[]", join_schema(&self.schema, key));
         let sections = items.into_iter().filter_map(|item| {
             let DeValue::Table(table) = item.value else {
@@ -226,7 +226,9 @@ impl<'a> Section<'a> {
         let Kind::Size { min, max } = self.kind(key) else { return None };
         let bytes = match item.value {
             DeValue::String(text) => parse_size(text),
-            DeValue::Integer(number) => u64::from_str_radix(number.as_str(), number.radix()).map_err(|_| UnitFault::Size),
+            DeValue::Integer(number) => {
+                u64::from_str_radix(number.as_str(), number.radix()).map_err(|_| UnitFault::Size)
+            }
             _ => Err(UnitFault::Size),
         };
         let bytes = match bytes {
@@ -290,18 +292,20 @@ impl<'a> Section<'a> {
     }
 
     fn refuse_unknown_keys(&self) {
+        let known = schema::children(&self.schema);
         for (name, _) in self.table.into_iter().flatten() {
             let (name, at): (&str, usize) = (name.get_ref(), name.span().start);
-            let path = join(&self.path, name);
-            let known = schema::children(&self.schema);
             if known.contains(&name) {
                 continue;
             }
+            let path = join(&self.path, name);
             if let Some(remedy) = schema::not_yet(&join_schema(&self.schema, name)) {
                 self.faults.add(at, &path, format!("not available in this version: {remedy}"));
                 continue;
             }
+            let homes = schema::homes_of(name);
             let remedy = match nearest(name, known.iter().copied()) {
+                _ if (1..=3).contains(&homes.len()) => format!("it belongs in {}", homes.join(" or ")),
                 Some(near) => format!("did you mean {near}?"),
                 None => format!("known here: {}", known.join(", ")),
             };

@@ -4,8 +4,7 @@
 
 use std::time::Duration;
 
-const DURATIONS: [(&str, u64); 5] =
-    [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
+const DURATIONS: [(&str, u64); 5] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 const SIZES: [(&str, u64); 4] = [("", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
 
 /// Text that is no duration or no size.
@@ -69,18 +68,14 @@ mod tests {
 
     #[test]
     fn every_unit_is_read() {
-        for (text, millis) in [
-            ("250ms", 250),
-            ("30s", 30_000),
-            ("5m", 300_000),
-            ("2h", 7_200_000),
-            ("30d", 2_592_000_000),
-            ("0s", 0),
-        ] {
+        for (text, millis) in
+            [("250ms", 250), ("30s", 30_000), ("5m", 300_000), ("2h", 7_200_000), ("30d", 2_592_000_000), ("0s", 0)]
+        {
             assert_eq!(parse_duration(text), Ok(Duration::from_millis(millis)), "{text}");
             assert_eq!(format_duration(Duration::from_millis(millis)), text);
         }
-        for (text, bytes) in [("0", 0), ("512", 512), ("64KiB", 65_536), ("10MiB", 10_485_760), ("1GiB", 1_073_741_824)] {
+        for (text, bytes) in [("0", 0), ("512", 512), ("64KiB", 65_536), ("10MiB", 10_485_760), ("1GiB", 1_073_741_824)]
+        {
             assert_eq!(parse_size(text), Ok(bytes), "{text}");
             assert_eq!(format_size(bytes), text);
         }
@@ -88,7 +83,9 @@ mod tests {
 
     #[test]
     fn a_value_that_could_be_read_two_ways_is_refused() {
-        for text in ["", "30", "s", "1.5h", "1h30m", "-1s", "+1s", " 1s", "1 s", "1S", "1w", "18446744073709551615d", "٣s"] {
+        for text in
+            ["", "30", "s", "1.5h", "1h30m", "-1s", "+1s", " 1s", "1 s", "1S", "1w", "18446744073709551615d", "٣s"]
+        {
             assert_eq!(parse_duration(text), Err(UnitFault::Duration), "{text:?}");
         }
         for text in ["", "KiB", "64K", "64kb", "64 KiB", "1.5GiB", "-1", "1TiB", "18446744073709551615GiB"] {

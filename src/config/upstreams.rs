@@ -95,7 +95,8 @@ fn target(text: &str) -> Result<Target, String> {
         return Err(format!("holds a user or password, {EXPECTED}"));
     }
     let fault = || format!("found {}, {EXPECTED}", shown(text));
-    let Some((scheme, rest)) = text.split_once("://").or_else(|| text.split_once("unix:").map(|(_, path)| ("unix", path)))
+    let Some((scheme, rest)) =
+        text.split_once("://").or_else(|| text.split_once("unix:").map(|(_, path)| ("unix", path)))
     else {
         return Err(fault());
     };
@@ -108,10 +109,7 @@ fn target(text: &str) -> Result<Target, String> {
     }
     let authority = rest.strip_suffix('/').unwrap_or(rest);
     if authority.contains(['/', '?', '#']) {
-        return Err(format!(
-            "found {}, {EXPECTED} without a path: use rewrite_prefix on the route",
-            shown(text)
-        ));
+        return Err(format!("found {}, {EXPECTED} without a path: use rewrite_prefix on the route", shown(text)));
     }
     let (host, port) = split_port(authority).ok_or_else(fault)?;
     let (host, address) = if let Some(bracketed) = host.strip_prefix('[') {
@@ -161,7 +159,10 @@ mod tests {
     #[test]
     fn a_target_is_a_name_or_an_address_with_a_port() -> Result<(), String> {
         let named = target("http://Rings.internal:9000/")?;
-        assert_eq!((named.authority.as_str(), named.host.as_str(), named.port), ("rings.internal:9000", "rings.internal", 9000));
+        assert_eq!(
+            (named.authority.as_str(), named.host.as_str(), named.port),
+            ("rings.internal:9000", "rings.internal", 9000)
+        );
         assert_eq!(named.address, None);
         let v4 = target("http://127.0.0.1")?;
         assert_eq!((v4.authority.as_str(), v4.port), ("127.0.0.1:80", 80));
@@ -174,8 +175,22 @@ mod tests {
     #[test]
     fn anything_else_is_no_target() {
         for text in [
-            "", "127.0.0.1:80", "http://", "http://:80", "http://a:0", "http://a:65536", "http://a:+1", "http://a:",
-            "http://a b", "http://1.2.3", "http://[::1", "http://::1:80", "http://a..b", "ftp://a", "http://a?x", "http://a/x",
+            "",
+            "127.0.0.1:80",
+            "http://",
+            "http://:80",
+            "http://a:0",
+            "http://a:65536",
+            "http://a:+1",
+            "http://a:",
+            "http://a b",
+            "http://1.2.3",
+            "http://[::1",
+            "http://::1:80",
+            "http://a..b",
+            "ftp://a",
+            "http://a?x",
+            "http://a/x",
             "http://a:80:80",
         ] {
             assert!(target(text).is_err(), "{text:?}");

@@ -97,14 +97,7 @@ impl ProcessMetrics {
     }
 
     fn parts(&self) -> [&dyn Collector; 6] {
-        [
-            &self.build,
-            &self.reloads,
-            &self.loaded_at,
-            &self.resident,
-            &self.open_files,
-            &self.dropped_lines,
-        ]
+        [&self.build, &self.reloads, &self.loaded_at, &self.resident, &self.open_files, &self.dropped_lines]
     }
 }
 

@@ -66,8 +66,7 @@ const HOP_BY_HOP: [&str; 10] = [
 ];
 /// What no client may have removed by naming it in `Connection`, besides identity, forwarding and
 /// our own fields.
-const NEVER_NOMINATED: [&str; 6] =
-    ["authorization", "host", "content-length", "content-type", "cookie", "tracestate"];
+const NEVER_NOMINATED: [&str; 6] = ["authorization", "host", "content-length", "content-type", "cookie", "tracestate"];
 
 const fn fold(byte: u8) -> u8 {
     match byte {
@@ -238,7 +237,8 @@ mod tests {
         "keyward-anything-at-all",
         "x-keyward-user",
     ];
-    const FORWARDING: [&str; 5] = ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-real-ip", "forwarded"];
+    const FORWARDING: [&str; 5] =
+        ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-real-ip", "forwarded"];
 
     #[test]
     fn an_identity_field_is_dropped_in_every_spelling_and_direction() {
@@ -293,7 +293,8 @@ mod tests {
         let mut headers = of(&[("connection", "close, X-User"), ("x-user", "1"), ("accept", "*/*")]);
         strip_request_fields(&mut headers, Upstreamward::default()).expect("a client's own field");
         assert_eq!(names(&headers), ["accept"]);
-        let mut headers = of(&[("connection", "x-hop"), ("connection", "x-hip"), ("x-hop", "1"), ("x-hip", "1"), ("etag", "1")]);
+        let mut headers =
+            of(&[("connection", "x-hop"), ("connection", "x-hip"), ("x-hop", "1"), ("x-hip", "1"), ("etag", "1")]);
         strip_response_fields(&mut headers, false);
         assert_eq!(names(&headers), ["etag"]);
     }

@@ -5,6 +5,8 @@
 //! for that word, and an integration test has it nowhere else.
 
 #[cfg(test)]
+mod docs;
+#[cfg(test)]
 mod harness;
 #[cfg(test)]
 mod layers;

@@ -74,8 +74,8 @@ fn a_key_that_is_switched_off_works_again_when_it_is_switched_on() {
     let gateway = site.start();
     let status = || gateway.send(get("/any/x").bearer(&key.token)).status;
     assert_eq!(status(), 200);
-    site.keys(&["update", &key.id, "--active", "false"]);
+    site.keys(&["update", &key.id, "--disable"]);
     until("the key to be off", || status() == 401);
-    site.keys(&["update", &key.id, "--active", "true"]);
+    site.keys(&["update", &key.id, "--enable"]);
     until("the key to be on", || status() == 200);
 }

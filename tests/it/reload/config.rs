@@ -1,5 +1,6 @@
 //! A new configuration is taken whole or not at all.
 
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
@@ -14,7 +15,7 @@ const EXTRA: &str = "name = 'extra'\npath = '/extra'\npublic = true";
 #[test]
 fn a_new_route_is_served_after_a_hangup_signal() {
     let upstream = Upstream::start();
-    let config = Config::in_front_of(&upstream).gateway("reload_on_change = false");
+    let config = Config::in_front_of(&upstream);
     let site = Site::new(&config);
     let gateway = site.start();
     assert_eq!(status(&gateway, "/extra"), 404);
@@ -94,4 +95,36 @@ fn reloads_under_a_burst_of_requests_lose_none() {
         done.store(true, Ordering::SeqCst);
     });
     assert!(sent.into_inner() > 20);
+}
+
+#[test]
+fn reloads_under_load_by_wrk_fail_no_request() {
+    let upstream = Upstream::start();
+    let config = Config::in_front_of(&upstream);
+    let site = Site::new(&config);
+    let key = site.key(&["keyring.read"]);
+    let gateway = site.start();
+    let mut wrk = Command::new("wrk")
+        .args(["--threads", "1", "--connections", "16", "--duration", "4s", "--timeout", "5s"])
+        .args(["--header", &format!("Authorization: Bearer {}", key.token)])
+        .arg(format!("http://{}/keyrings/comms", gateway.address()))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("wrk is installed: `make tools`");
+    upstream.until_begun(16);
+    let mut reloads = 0;
+    while wrk.try_wait().expect("a child process").is_none() {
+        let extra = format!("name = 'extra'\npath = '/extra-{reloads}'\npublic = true");
+        site.write_config(&config.clone().route(&extra));
+        gateway.hang_up();
+        until("the new route", || status(&gateway, &format!("/extra-{reloads}")) == 200);
+        reloads += 1;
+    }
+    let output = wrk.wait_with_output().expect("a child process");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("requests in"), "{said}");
+    // wrk prints these lines only where there was such a thing.
+    assert!(!said.contains("Non-2xx") && !said.contains("Socket errors"), "after {reloads} reloads:\n{said}");
+    assert!(reloads > 3, "only {reloads} reloads");
 }
