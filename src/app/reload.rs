@@ -110,8 +110,7 @@ fn warn_of_certificates(certificates: &Certificates, now: Timestamp) {
 /// When the file cannot be read.
 pub(super) fn read_deny(path: Option<&Path>) -> Result<DenyList, AppError> {
     let Some(path) = path else { return Ok(DenyList::default()) };
-    let text = std::fs::read_to_string(path)
-        .map_err(|cause| AppError::DenyFile { path: path.to_owned(), cause })?;
+    let text = std::fs::read_to_string(path).map_err(|cause| AppError::DenyFile { path: path.to_owned(), cause })?;
     let (list, faults) = DenyList::parse(&text);
     for fault in faults {
         tracing::error!(file = %path.display(), "deny list: {fault}");

@@ -72,7 +72,7 @@ fn the_least_configuration_has_the_documented_defaults() {
     assert_eq!(config.store, store::Settings::Sqlite { path: "keyward.db".into() });
     assert_eq!(config.master_file, Path::new("master.secret"));
     assert_eq!(config.sync.state_dir, Path::new("keyward.state"));
-    assert_eq!(config.log, LogSettings { level: "info".to_owned(), format: LogFormat::Json });
+    assert_eq!(config.log, LogSettings::default());
     assert_eq!(config.proxy.expiry_notice, Duration::from_secs(14 * 86_400));
     assert_eq!(config.proxy.realm, "keyward");
     assert_eq!(config.proxy.upstreams.keys().collect::<Vec<_>>(), ["api"]);
@@ -828,7 +828,7 @@ fn a_file_that_cannot_be_read_is_one_fault() {
 fn the_environment_goes_before_the_file() {
     let parse = |level: &str| {
         let environment = Environment { log: Some(level.to_owned()), ..Environment::default() };
-        Config::parse(Path::new("keyward.toml"), BASE, &environment).map(|config| config.log.level)
+        Config::parse(Path::new("keyward.toml"), BASE, &environment).map(|config| config.log.filter)
     };
     assert_eq!(parse("warn,keyward::sync=debug").as_deref(), Ok("warn,keyward::sync=debug"));
     let faults = parse("loud").expect_err("no level");
