@@ -18,6 +18,7 @@ pub mod secret;
 
 pub mod key;
 pub mod tls;
+pub mod wire;
 
 pub mod policy;
 pub mod store;
@@ -25,3 +26,5 @@ pub mod table;
 
 pub mod listen;
 pub mod sync;
+
+pub mod proxy;

@@ -156,7 +156,11 @@ mod tests {
 
     type Frames = Vec<Result<Frame<Bytes>, std::io::Error>>;
 
-    fn inbound(frames: Frames, limit: u64, trailers: bool) -> (impl Body<Data = Bytes, Error = BrokenOff>, Rc<Transfer>) {
+    fn inbound(
+        frames: Frames,
+        limit: u64,
+        trailers: bool,
+    ) -> (impl Body<Data = Bytes, Error = BrokenOff>, Rc<Transfer>) {
         struct Ready(std::vec::IntoIter<Result<Frame<Bytes>, std::io::Error>>);
         impl Body for Ready {
             type Data = Bytes;

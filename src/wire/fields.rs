@@ -66,8 +66,7 @@ const HOP_BY_HOP: [&str; 10] = [
 ];
 /// What no client may have removed by naming it in `Connection`, besides identity, forwarding and
 /// our own fields.
-const NEVER_NOMINATED: [&str; 6] =
-    ["authorization", "host", "content-length", "content-type", "cookie", "tracestate"];
+const NEVER_NOMINATED: [&str; 6] = ["authorization", "host", "content-length", "content-type", "cookie", "tracestate"];
 
 const fn fold(byte: u8) -> u8 {
     match byte {
@@ -217,7 +216,11 @@ mod tests {
 
     /// A name in six spellings that some server behind us reads as the same field.
     fn spellings(name: &str) -> [String; 6] {
-        let title = name.split('-').map(|part| part[..1].to_uppercase() + &part[1..]).collect::<Vec<_>>();
+        let capital = |part: &str| {
+            let (first, rest) = part.split_at(1);
+            first.to_uppercase() + rest
+        };
+        let title = name.split('-').map(capital).collect::<Vec<_>>();
         [
             name.to_owned(),
             name.to_uppercase(),
@@ -238,7 +241,8 @@ mod tests {
         "keyward-anything-at-all",
         "x-keyward-user",
     ];
-    const FORWARDING: [&str; 5] = ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-real-ip", "forwarded"];
+    const FORWARDING: [&str; 5] =
+        ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-real-ip", "forwarded"];
 
     #[test]
     fn an_identity_field_is_dropped_in_every_spelling_and_direction() {
@@ -293,7 +297,8 @@ mod tests {
         let mut headers = of(&[("connection", "close, X-User"), ("x-user", "1"), ("accept", "*/*")]);
         strip_request_fields(&mut headers, Upstreamward::default()).expect("a client's own field");
         assert_eq!(names(&headers), ["accept"]);
-        let mut headers = of(&[("connection", "x-hop"), ("connection", "x-hip"), ("x-hop", "1"), ("x-hip", "1"), ("etag", "1")]);
+        let mut headers =
+            of(&[("connection", "x-hop"), ("connection", "x-hip"), ("x-hop", "1"), ("x-hip", "1"), ("etag", "1")]);
         strip_response_fields(&mut headers, false);
         assert_eq!(names(&headers), ["etag"]);
     }
