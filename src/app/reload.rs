@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use super::error::AppError;
 use crate::clock::{Clock, Timestamp};
 use crate::config::{Config, Environment};
+use crate::listen::{self, Connections};
 use crate::policy::DenyList;
 use crate::proxy;
 use crate::telemetry::ProcessMetrics;
@@ -23,6 +24,8 @@ pub(super) struct Reloader {
     pub(super) config: Config,
     pub(super) environment: Environment,
     pub(super) settings: Arc<ArcSwap<proxy::Settings>>,
+    pub(super) listen_settings: Arc<ArcSwap<listen::Settings>>,
+    pub(super) connections: Arc<Connections>,
     pub(super) certificates: Option<Arc<Certificates>>,
     pub(super) deny: Arc<ArcSwap<DenyList>>,
     pub(super) process_metrics: ProcessMetrics,
@@ -63,6 +66,8 @@ impl Reloader {
             certificates.commit(prepared);
         }
         self.settings.store(Arc::clone(&new.proxy));
+        self.listen_settings.store(Arc::new(new.gateway.listen_settings()));
+        self.connections.set_max(new.gateway.limits.connections);
         self.config = new;
         Ok(())
     }

@@ -101,10 +101,11 @@ impl<H: Handler> Accepted<H> {
     }
 
     async fn serve_tls(self, tcp: TcpStream, flow: Arc<Flow>, config: Arc<ServerConfig>) {
-        match in_time(&flow, &self.worker, tcp.readable()).await {
+        // Not `readable`: that may be ready with nothing to read.
+        match in_time(&flow, &self.worker, tcp.peek(&mut [0])).await {
             Err(TooSlow(phase)) => return self.count_timeout(phase),
-            Ok(Err(_broken)) => return,
-            Ok(Ok(())) => flow.enter(Phase::Handshake),
+            Ok(Ok(0) | Err(_)) => return,
+            Ok(Ok(_)) => flow.enter(Phase::Handshake),
         }
         let handshake = Box::pin(TlsAcceptor::from(config).accept(tcp));
         let stream = match in_time(&flow, &self.worker, handshake).await {

@@ -67,6 +67,7 @@ pub(super) struct Flow {
     http2: AtomicBool,
     leaving: AtomicBool,
     unread: AtomicBool,
+    unflushed: AtomicBool,
     eof: AtomicBool,
 }
 
@@ -83,6 +84,7 @@ impl Flow {
             http2: AtomicBool::new(false),
             leaving: AtomicBool::new(false),
             unread: AtomicBool::new(false),
+            unflushed: AtomicBool::new(false),
             eof: AtomicBool::new(false),
         };
         flow.enter(Phase::FirstByte);
@@ -140,6 +142,7 @@ impl Flow {
     pub(super) fn begin(&self, has_body: bool) {
         self.open.fetch_add(1, Ordering::Relaxed);
         self.unread.store(has_body, Ordering::Relaxed);
+        self.unflushed.store(true, Ordering::Relaxed);
         self.enter(Phase::Busy);
     }
 
@@ -206,10 +209,23 @@ impl Flow {
         self.alarm.is_late(slot, self.coarse.now())
     }
 
-    /// Whether an HTTP/1 head is awaited or arriving with no request open, so that what is written now is a
-    /// parser's own answer.
+    /// Everything that was written has left.
+    pub(super) fn on_flushed(&self) {
+        if self.open.load(Ordering::Relaxed) == 0 {
+            self.unflushed.store(false, Ordering::Relaxed);
+        }
+        if self.is_write_blocked() {
+            self.on_write();
+        }
+    }
+
+    /// Whether every HTTP/1 request was answered to the last byte, so that what is written now is a parser's
+    /// own answer.
     pub(super) fn is_between_requests(&self) -> bool {
-        self.open.load(Ordering::Relaxed) == 0 && !self.http2.load(Ordering::Relaxed) && self.phase() == Phase::Head
+        self.open.load(Ordering::Relaxed) == 0
+            && !self.http2.load(Ordering::Relaxed)
+            && !self.unflushed.load(Ordering::Relaxed)
+            && matches!(self.phase(), Phase::Head | Phase::Idle)
     }
 
     /// The answer does not wait for what the other side may still send.

@@ -19,6 +19,9 @@ mod stream;
 mod ticker;
 mod watched;
 
+#[cfg(test)]
+mod tests;
+
 pub use accept::{Listening, serve};
 pub use bind::{BindFault, bind};
 pub use cap::Connections;

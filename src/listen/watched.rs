@@ -169,9 +169,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         let result = Pin::new(&mut this.stream).poll_flush(cx);
         // TLS takes bytes at once and holds them back here when the socket does not.
         match &result {
-            Poll::Ready(Ok(())) if this.flow.is_write_blocked() => this.flow.on_write(),
+            Poll::Ready(Ok(())) => this.flow.on_flushed(),
             Poll::Pending => this.flow.on_write_blocked(),
-            Poll::Ready(_) => {}
+            Poll::Ready(Err(_)) => {}
         }
         result
     }

@@ -18,9 +18,9 @@ use crate::key::{
 };
 
 /// More keys than fit in memory.
-const KEYS_MAX: u64 = 1 << 30;
-const FLAG_SETS_MAX: u64 = 1 << 26;
-const PROJECTS_MAX: u64 = 1 << 26;
+const KEYS_MAX: u64 = 1 << 28;
+const FLAG_SETS_MAX: u64 = 1 << 24;
+const PROJECTS_MAX: u64 = 1 << 24;
 const ENVIRONMENTS_MAX: u64 = 1 << 20;
 /// Many small shards: a rehash, or a walk over one of them, stops few look-ups and not for long.
 const SHARDS: usize = 256;
@@ -131,6 +131,10 @@ impl Content {
 
     pub(super) fn keys(&self) -> usize {
         self.keys.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn knows(&self, head: &Head) -> bool {
+        self.map.contains_key(head)
     }
 
     pub(super) fn lookup(&self, head: &Head) -> Option<Record> {
