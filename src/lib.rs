@@ -14,14 +14,28 @@
 //! ```
 
 pub mod clock;
+pub mod ready;
+pub mod report;
 pub mod secret;
+pub mod telemetry;
 
 pub mod key;
 pub mod tls;
+pub mod wire;
 
+pub mod policy;
 pub mod store;
 pub mod table;
 
 pub mod listen;
 pub mod manage;
 pub mod sync;
+
+pub mod ops;
+pub mod proxy;
+
+pub mod config;
+
+pub mod app;
+
+pub mod cli;

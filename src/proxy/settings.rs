@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use crate::key::TokenPrefix;
 use crate::policy::RouteTable;
+use crate::table::OnStale;
+use crate::wire::Network;
 
 /// The data plane's configuration. A request sees one of these from its first byte to its last.
 #[derive(Debug)]
@@ -24,59 +26,12 @@ pub struct Settings {
     pub expiry_notice: Duration,
     /// Addresses whose forwarding fields are believed.
     pub trusted_proxies: Vec<Network>,
-    /// Failed look-ups per client prefix.
-    pub failure_limit: FailureLimit,
+    /// What routes that say nothing of their own do once the table is too old.
+    pub on_stale: OnStale,
     /// Requests in flight at a time, over all workers.
     pub requests_max: usize,
     /// Whether each request gets its line in the log.
     pub access_log: bool,
-}
-
-/// Addresses that share their first bits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Network {
-    /// The address.
-    pub address: std::net::IpAddr,
-    /// How many leading bits count.
-    pub bits: u8,
-}
-
-impl Network {
-    /// Whether `address` lies in the network. An IPv4 address mapped into IPv6 counts as IPv4.
-    #[must_use]
-    pub fn contains(&self, address: std::net::IpAddr) -> bool {
-        use std::net::IpAddr::{V4, V6};
-        match (self.address.to_canonical(), address.to_canonical()) {
-            (V4(net), V4(it)) => {
-                let mask = u32::MAX.checked_shl(32u32.saturating_sub(u32::from(self.bits))).unwrap_or(0);
-                net.to_bits() & mask == it.to_bits() & mask
-            }
-            (V6(net), V6(it)) => {
-                let mask = u128::MAX.checked_shl(128u32.saturating_sub(u32::from(self.bits))).unwrap_or(0);
-                net.to_bits() & mask == it.to_bits() & mask
-            }
-            (V4(_), V6(_)) | (V6(_), V4(_)) => false,
-        }
-    }
-}
-
-/// How many failed look-ups one client prefix may make.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FailureLimit {
-    /// Tokens a second, refilled.
-    pub per_second: u32,
-    /// Tokens at once.
-    pub burst: u32,
-    /// How many leading bits of an IPv4 address make a client.
-    pub prefix_v4: u8,
-    /// How many leading bits of an IPv6 address make a client.
-    pub prefix_v6: u8,
-}
-
-impl Default for FailureLimit {
-    fn default() -> Self {
-        Self { per_second: 50, burst: 500, prefix_v4: 32, prefix_v6: 56 }
-    }
 }
 
 /// One service behind the gateway.

@@ -5,6 +5,7 @@
 //! then rows, events and revision are written and committed together.
 
 mod api;
+mod awaited;
 #[cfg(test)]
 mod contract;
 mod settings;
@@ -15,5 +16,6 @@ pub use api::{
     NewEvent, NumberedSecret, Outcome, OwnedKey, Plan, Planned, Poll, ReadRequest, Reading, Refusal, Row, SharedStore,
     Store, StoreError, StoreId, UsageUpdate,
 };
+pub use awaited::{AwaitedStore, Opener};
 pub use settings::Settings;
 pub use sqlite::SqliteStore;

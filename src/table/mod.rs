@@ -1,6 +1,31 @@
 //! The key set in memory: what requests are looked up in.
+//!
+//! The whole set, by hash: a dashmap of the digest's first 32 bytes to a slot number, and the
+//! fields of a key in a slab of atomics, so that a million keys cost less than 200 bytes each. The
+//! fields of a slot are written only under the write guard of its map shard and read only under
+//! its read guard: a look-up sees a row whole or not at all. No guard outlives a call.
+//!
+//! Look-ups are pure: they take time as an argument, and never await, log or read a clock. What is
+//! true at every time (revoked, superseded, deleted) is never taken back by a later row.
 #![deny(clippy::wildcard_enum_match_arm)]
 
+mod content;
+mod head;
+mod intern;
+mod load;
+mod miss;
+mod row;
+mod shared;
+mod slab;
 mod staleness;
+#[cfg(test)]
+mod tests;
+mod usage;
 
+pub use head::Head;
+pub use load::{Load, LoadRefused, Merged};
+pub use miss::{BoxFuture, MissAnswer, MissResolver};
+pub use row::{KeyRef, KeyRow, Row, UserRow};
+pub use shared::{Applied, Conflict, Table};
 pub use staleness::{Freshness, OnStale};
+pub use usage::Used;

@@ -1,0 +1,24 @@
+//! What a listener hands its requests to.
+
+use std::error::Error;
+use std::future::Future;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+
+use super::peer::Peer;
+
+/// Answers requests. One per worker; its futures stay on that worker's thread.
+pub trait Handler: 'static {
+    /// The body of its answers. An error of it aborts the connection (HTTP/1) or resets the stream (HTTP/2).
+    type Body: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + 'static;
+
+    /// Answers one request.
+    ///
+    /// The future is dropped when the client goes away or its stream is reset, so what it holds open
+    /// upstream must end with it. A panic in it is answered with a 500 and ends the connection.
+    fn handle(&self, request: Request<Incoming>, peer: &Rc<Peer>) -> impl Future<Output = Response<Self::Body>>;
+}

@@ -1,0 +1,103 @@
+//! A request's body that must make progress.
+
+use std::error::Error;
+use std::fmt;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+
+use super::ticker::{Alarm, NEVER, Slot, Ticker};
+
+pin_project! {
+    /// A body that fails with [`BodyFault::TooSlow`] when its sender pauses for too long while somebody waits for it.
+    ///
+    /// Time counts only while a poll is pending: a slow reader is not the sender's fault.
+    #[derive(Debug)]
+    pub struct Paced<B> {
+        #[pin]
+        body: B,
+        idle: Duration,
+        alarm: Option<Arc<Alarm>>,
+        ticker: Rc<Ticker>,
+    }
+}
+
+impl<B> Paced<B> {
+    pub(super) const fn new(body: B, idle: Duration, ticker: Rc<Ticker>) -> Self {
+        Self { body, idle, alarm: None, ticker }
+    }
+}
+
+impl<B> Body for Paced<B>
+where
+    B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>>,
+{
+    type Data = Bytes;
+    type Error = BodyFault;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+        let this = self.project();
+        match this.body.poll_frame(cx) {
+            Poll::Ready(frame) => {
+                if let Some(alarm) = this.alarm {
+                    alarm.set(Slot::Phase, NEVER);
+                }
+                Poll::Ready(frame.map(|frame| frame.map_err(|error| BodyFault::Broken(error.into()))))
+            }
+            Poll::Pending => {
+                // Most bodies have arrived with their head and never need one.
+                let alarm = this.alarm.get_or_insert_with(|| this.ticker.watch());
+                let coarse = this.ticker.coarse();
+                if alarm.is_late(Slot::Phase, coarse.now()) {
+                    return Poll::Ready(Some(Err(BodyFault::TooSlow)));
+                }
+                alarm.register(cx.waker());
+                if !alarm.is_set(Slot::Phase) {
+                    alarm.set(Slot::Phase, coarse.after(*this.idle));
+                }
+                Poll::Pending
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Why a request's body did not arrive.
+#[derive(Debug)]
+pub enum BodyFault {
+    /// The sender paused for longer than `body_idle`: 408.
+    TooSlow,
+    /// The connection or its framing broke, or the client reset the stream.
+    Broken(Box<dyn Error + Send + Sync>),
+}
+
+impl fmt::Display for BodyFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooSlow => f.write_str("the request's body came too slowly"),
+            Self::Broken(_) => f.write_str("the request's body broke off"),
+        }
+    }
+}
+
+impl Error for BodyFault {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::TooSlow => None,
+            Self::Broken(error) => Some(&**error),
+        }
+    }
+}

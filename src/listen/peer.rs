@@ -1,0 +1,103 @@
+//! Who is at the other end of a connection, and what its requests may use of it.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use super::paced::Paced;
+use super::ticker::Ticker;
+use crate::clock::Clock;
+
+/// The other end of one connection. Shared by all its requests.
+#[derive(Debug)]
+pub struct Peer {
+    /// Where the connection comes from.
+    pub address: SocketAddr,
+    /// The address it was accepted on.
+    pub local: SocketAddr,
+    /// What the handshake agreed, or none on clear text.
+    pub tls: Option<TlsInfo>,
+    /// Counts connections of one worker, from 1.
+    pub connection: u64,
+    body_idle: Duration,
+    worker: Rc<Worker>,
+}
+
+/// What a TLS handshake agreed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsInfo {
+    /// `TLSv1.2` or `TLSv1.3`.
+    pub version: &'static str,
+    /// The server name that the client asked for, lower case.
+    pub server_name: Option<String>,
+    /// The subject of the client's verified certificate, as RFC 4514 prints it.
+    pub client_subject: Option<String>,
+}
+
+impl Peer {
+    pub(super) const fn new(
+        address: SocketAddr,
+        local: SocketAddr,
+        tls: Option<TlsInfo>,
+        connection: u64,
+        body_idle: Duration,
+        worker: Rc<Worker>,
+    ) -> Self {
+        Self { address, local, tls, connection, body_idle, worker }
+    }
+
+    /// A peer of no listener, for tests of handlers. Its bodies are never too slow and it never stops.
+    #[must_use]
+    pub fn detached(address: SocketAddr, tls: Option<TlsInfo>, clock: Arc<dyn Clock>) -> Rc<Self> {
+        let worker = Worker::new(Ticker::new(clock));
+        Rc::new(Self::new(address, address, tls, 1, Duration::from_secs(30), worker))
+    }
+
+    /// This request body, failing with [`BodyFault::TooSlow`](super::BodyFault::TooSlow) when the client pauses
+    /// for longer than the listener's `body_idle`.
+    #[must_use]
+    pub fn paced<B>(&self, body: B) -> Paced<B> {
+        Paced::new(body, self.body_idle, Rc::clone(&self.worker.ticker))
+    }
+
+    /// Runs `future` on this worker beside its requests, for instance the tunnel of an upgrade. A drain
+    /// waits for it until its deadline and then drops it.
+    ///
+    /// # Panics
+    /// Outside a `LocalSet`.
+    pub fn spawn(&self, future: impl Future<Output = ()> + 'static) {
+        let mut tasks = self.worker.tasks.borrow_mut();
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn_local(future);
+    }
+
+    /// Whether the listener drains: answers should not invite further requests.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.worker.stopping.get()
+    }
+}
+
+/// What all connections of one worker share.
+#[derive(Debug)]
+pub(super) struct Worker {
+    /// The worker's timers.
+    pub(super) ticker: Rc<Ticker>,
+    /// Tunnels and other work that outlives its request.
+    pub(super) tasks: RefCell<JoinSet<()>>,
+    /// How many streams of HTTP/2 are running.
+    pub(super) streams: Cell<usize>,
+    /// Whether it drains.
+    pub(super) stopping: Cell<bool>,
+}
+
+impl Worker {
+    pub(super) fn new(ticker: Rc<Ticker>) -> Rc<Self> {
+        Rc::new(Self { ticker, tasks: RefCell::default(), streams: Cell::new(0), stopping: Cell::new(false) })
+    }
+}

@@ -1,0 +1,432 @@
+//! Fields on their way through: what is taken off, and only then what is put on.
+//!
+//! The order is the point. First hop-by-hop fields and what `Connection` names, then the client's
+//! copies of identity and forwarding fields, and last our own: nothing a client sends can take away
+//! or stand in for what the gateway says of it.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{
+    AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue,
+    TE, UPGRADE, VARY, VIA,
+};
+use http::uri::Authority;
+use http::{Method, Version};
+
+use crate::clock::Timestamp;
+use crate::key::{FlagSet, KeyId, Record, RecordFlags, Status};
+use crate::policy::{Code, CredentialSource, Forward, HostForward, Permit, PermitKind, strip_credential};
+use crate::wire::{RequestId, TraceParent, Upstreamward, strip_request_fields, strip_response_fields};
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACE_STATE: HeaderName = HeaderName::from_static("tracestate");
+const KEY_ID: HeaderName = HeaderName::from_static("keyward-key-id");
+const PROJECT: HeaderName = HeaderName::from_static("keyward-project");
+const ENVIRONMENT: HeaderName = HeaderName::from_static("keyward-environment");
+const USER: HeaderName = HeaderName::from_static("keyward-user");
+const FLAGS: HeaderName = HeaderName::from_static("keyward-flags");
+const KEY_STATUS: HeaderName = HeaderName::from_static("keyward-key-status");
+const KEY_EXPIRES: HeaderName = HeaderName::from_static("keyward-key-expires");
+const SHADOW: HeaderName = HeaderName::from_static("keyward-shadow");
+/// The most bytes of `keyward-flags`: a key with more is told of in part, for a head that an
+/// upstream refuses helps nobody.
+const FLAGS_BYTES_MAX: usize = 8 * 1024;
+
+/// What of a request, its connection and its route decides how its fields are rewritten.
+#[derive(Debug)]
+pub(super) struct Passage<'a> {
+    /// The peer's address as a field's value.
+    pub(super) peer: HeaderValue,
+    /// Whether the peer's own forwarding fields are believed.
+    pub(super) trusted: bool,
+    /// Whether the connection is TLS.
+    pub(super) tls: bool,
+    /// The version of the request.
+    pub(super) version: Version,
+    /// Host and port as the client named them.
+    pub(super) authority: Option<&'a Authority>,
+    /// Host and port of the upstream.
+    pub(super) target: &'a str,
+    /// The id of the request.
+    pub(super) request_id: &'a RequestId,
+    /// The trace, in a span of ours.
+    pub(super) trace: &'a TraceParent,
+    /// Whether the trace began elsewhere.
+    pub(super) trace_continues: bool,
+    /// Where the route looks for a credential.
+    pub(super) credential: &'a [CredentialSource],
+    /// What the route says about forwarding.
+    pub(super) forward: &'a Forward,
+    /// Whether the request is gRPC.
+    pub(super) grpc: bool,
+    /// Whether the request opens a WebSocket that the route allows.
+    pub(super) websocket: bool,
+    /// The length of the body, where the client declared one.
+    pub(super) length: Option<u64>,
+    /// The fields that tell an upstream who the caller is.
+    pub(super) identity: Option<Rc<Identity>>,
+}
+
+/// Rewrites the fields of a request that `permit` lets through.
+///
+/// # Errors
+/// [`Code::BadRequest`] when `Connection` names what is not the client's to remove.
+pub(super) fn rewrite_request(headers: &mut HeaderMap, permit: &Permit, passage: &Passage<'_>) -> Result<(), Code> {
+    let keep = Upstreamward {
+        keep_forwarding: passage.trusted,
+        keep_overrides: &passage.forward.keep_override_fields,
+        keep_trailer: passage.grpc,
+    };
+    strip_request_fields(headers, keep).map_err(|_forbidden| Code::BadRequest)?;
+    headers.remove(EXPECT);
+    match permit.kind() {
+        PermitKind::Shadow(_) => {}
+        PermitKind::Public | PermitKind::Key { .. } => {
+            if !passage.forward.forward_credential {
+                strip_credential(headers, passage.credential);
+            }
+        }
+    }
+    if passage.version == Version::HTTP_2 {
+        join_cookies(headers);
+    }
+    set_framing(headers, passage);
+    set_way(headers, passage);
+    match permit.kind() {
+        PermitKind::Public => {}
+        PermitKind::Shadow(_) => {
+            headers.insert(SHADOW, HeaderValue::from_static("denied"));
+        }
+        PermitKind::Key { status, .. } => {
+            if let Some(identity) = &passage.identity {
+                identity.write(headers);
+            }
+            headers.insert(KEY_STATUS, HeaderValue::from_static(status.as_str()));
+        }
+    }
+    Ok(())
+}
+
+/// Host, length, and what is said to the next hop alone.
+fn set_framing(headers: &mut HeaderMap, passage: &Passage<'_>) {
+    match (&passage.forward.host, passage.authority) {
+        (HostForward::Client, Some(authority)) => set(headers, HOST, authority.as_str()),
+        (HostForward::Client, None) | (HostForward::Target, _) => set(headers, HOST, passage.target),
+        (HostForward::Fixed(host), _) => set(headers, HOST, host),
+    }
+    // Spelt anew: `010` and `10, 10` are read in more than one way.
+    match passage.length {
+        Some(length) => {
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        }
+        None => {
+            headers.remove(CONTENT_LENGTH);
+        }
+    }
+    if passage.grpc {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    if passage.websocket {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    }
+}
+
+/// The way the request came, its id and its trace.
+fn set_way(headers: &mut HeaderMap, passage: &Passage<'_>) {
+    let before = headers.get_all(FORWARDED_FOR).iter().fold(BytesMut::new(), |mut joined, value| {
+        if !joined.is_empty() {
+            joined.extend_from_slice(b", ");
+        }
+        joined.extend_from_slice(value.as_bytes());
+        joined
+    });
+    if before.is_empty() {
+        headers.insert(FORWARDED_FOR, passage.peer.clone());
+    } else {
+        let mut joined = before;
+        joined.extend_from_slice(b", ");
+        joined.extend_from_slice(passage.peer.as_bytes());
+        if let Ok(value) = HeaderValue::from_maybe_shared(joined.freeze()) {
+            headers.insert(FORWARDED_FOR, value);
+        }
+    }
+    if !is_one(headers, &FORWARDED_PROTO, |value| value == b"http" || value == b"https") {
+        let scheme = if passage.tls { "https" } else { "http" };
+        headers.insert(FORWARDED_PROTO, HeaderValue::from_static(scheme));
+    }
+    if !is_one(headers, &FORWARDED_HOST, |value| !value.is_empty()) {
+        match passage.authority {
+            Some(authority) => set(headers, FORWARDED_HOST, authority.as_str()),
+            None => {
+                headers.remove(FORWARDED_HOST);
+            }
+        }
+    }
+    headers.append(VIA, HeaderValue::from_static("1.1 keyward"));
+    headers.insert(REQUEST_ID, passage.request_id.value().clone());
+    headers.insert(TRACE_PARENT, passage.trace.value());
+    if !passage.trace_continues {
+        headers.remove(TRACE_STATE);
+    }
+}
+
+fn is_one(headers: &HeaderMap, name: &HeaderName, good: impl Fn(&[u8]) -> bool) -> bool {
+    let mut values = headers.get_all(name).iter();
+    values.next().is_some_and(|value| good(value.as_bytes())) && values.next().is_none()
+}
+
+fn set(headers: &mut HeaderMap, name: HeaderName, text: &str) {
+    match HeaderValue::from_maybe_shared(Bytes::copy_from_slice(text.as_bytes())) {
+        Ok(value) => {
+            headers.insert(name, value);
+        }
+        // Not printable: better no field than half of one.
+        Err(_unprintable) => {
+            headers.remove(name);
+        }
+    }
+}
+
+/// HTTP/2 may send a cookie a field (RFC 9113, 8.2.3); HTTP/1 has one field for all.
+fn join_cookies(headers: &mut HeaderMap) {
+    if headers.get_all(COOKIE).iter().nth(1).is_none() {
+        return;
+    }
+    let joined = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect::<Vec<_>>().join(&b"; "[..]);
+    if let Ok(mut value) = HeaderValue::from_maybe_shared(Bytes::from(joined)) {
+        value.set_sensitive(true);
+        headers.insert(COOKIE, value);
+    }
+}
+
+/// Whether a request asks for a WebSocket and nothing else (RFC 6455, 4.1).
+pub(super) fn wants_websocket(method: &Method, version: Version, headers: &HeaderMap) -> bool {
+    let asks = headers
+        .get_all(CONNECTION)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .any(|option| option.trim_ascii().eq_ignore_ascii_case(b"upgrade"));
+    method == Method::GET
+        && version == Version::HTTP_11
+        && asks
+        && is_one(headers, &UPGRADE, |value| value.eq_ignore_ascii_case(b"websocket"))
+}
+
+/// What a response is told beyond what the upstream said.
+#[derive(Debug)]
+pub(super) struct Notice {
+    /// The key's status and end, where the holder should know.
+    pub(super) expiry: Option<(Status, Timestamp)>,
+    /// The fields that the answer depends on; none on public routes.
+    pub(super) vary: Vec<HeaderName>,
+    /// Whether shared caches are kept from storing the answer.
+    pub(super) private: bool,
+}
+
+impl Notice {
+    /// What is to be told of an answer to what `permit` let through, over a route with these
+    /// credentials.
+    pub(super) fn of(
+        permit: &Permit,
+        keyed: &[CredentialSource],
+        forward: &Forward,
+        expiry_notice: std::time::Duration,
+        now: Timestamp,
+    ) -> Self {
+        let expiry = permit
+            .status()
+            .zip(permit.ends_at())
+            .filter(|(status, end)| *status == Status::Grace || end.since(now) <= expiry_notice);
+        let vary = keyed.iter().map(|source| source.field().clone()).collect::<Vec<_>>();
+        let private = !keyed.is_empty() && !forward.shared_cache;
+        Self { expiry, vary, private }
+    }
+}
+
+/// Rewrites the fields of an upstream's response.
+pub(super) fn rewrite_response(headers: &mut HeaderMap, notice: &Notice, request_id: &RequestId, grpc: bool) {
+    strip_response_fields(headers, grpc);
+    headers.insert(REQUEST_ID, request_id.value().clone());
+    if let Some((status, end)) = notice.expiry {
+        if status == Status::Grace {
+            headers.insert(KEY_STATUS, HeaderValue::from_static(status.as_str()));
+        }
+        if let Ok(value) = HeaderValue::try_from(format!("@{}", end.seconds())) {
+            headers.insert(KEY_EXPIRES, value);
+        }
+    }
+    for name in &notice.vary {
+        if !varies_on(headers, name) {
+            let value =
+                if *name == AUTHORIZATION { HeaderValue::from_static("authorization") } else { name.clone().into() };
+            headers.append(VARY, value);
+        }
+    }
+    if notice.private && !headers.contains_key(CACHE_CONTROL) {
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("private"));
+    }
+}
+
+fn varies_on(headers: &HeaderMap, name: &HeaderName) -> bool {
+    headers.get_all(VARY).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b',')).any(|entry| {
+        let entry = entry.trim_ascii();
+        entry == b"*" || entry.eq_ignore_ascii_case(name.as_str().as_bytes())
+    })
+}
+
+/// The fields that tell an upstream who the caller is, ready to be set.
+#[derive(Debug)]
+pub(super) struct Identity {
+    key_id: HeaderValue,
+    project: Option<HeaderValue>,
+    environment: Option<HeaderValue>,
+    user: Option<HeaderValue>,
+    flags: Option<HeaderValue>,
+}
+
+impl Identity {
+    fn of(record: &Record) -> Self {
+        // Ids hold printable ASCII only; what does not is left out rather than forged.
+        let text = |text: &str| HeaderValue::from_maybe_shared(Bytes::copy_from_slice(text.as_bytes())).ok();
+        Self {
+            key_id: text(&record.id.to_string()).unwrap_or_else(|| HeaderValue::from_static("")),
+            project: record.project.as_ref().and_then(|id| text(id.as_str())),
+            environment: text(record.environment.as_str()),
+            user: record.user.as_ref().and_then(|id| text(id.as_str())),
+            flags: text(&flags_text(&record.flags)),
+        }
+    }
+
+    fn write(&self, headers: &mut HeaderMap) {
+        headers.insert(KEY_ID, self.key_id.clone());
+        let fields =
+            [(PROJECT, &self.project), (ENVIRONMENT, &self.environment), (USER, &self.user), (FLAGS, &self.flags)];
+        for (name, value) in fields {
+            if let Some(value) = value {
+                headers.insert(name, value.clone());
+            }
+        }
+    }
+}
+
+/// What a key may do, space-separated. Of a key with a user: what either grants and the other covers,
+/// so that never more is said than holds.
+fn flags_text(flags: &RecordFlags) -> String {
+    let mut text = String::new();
+    let mut add = |flag: &str| {
+        if text.len() + flag.len() < FLAGS_BYTES_MAX {
+            if !text.is_empty() {
+                text.push(' ');
+            }
+            text.push_str(flag);
+        }
+    };
+    match flags {
+        RecordFlags::Own(flags) | RecordFlags::Inherited(flags) => flags.iter().for_each(|flag| add(flag.as_str())),
+        RecordFlags::Both { key, user } => {
+            key.iter().filter(|flag| user.covers(flag)).for_each(|flag| add(flag.as_str()));
+            let only_users = |flag: &&crate::key::Grant| key.covers(flag) && !key.iter().any(|own| own == *flag);
+            user.iter().filter(only_users).for_each(|flag| add(flag.as_str()));
+        }
+    }
+    text
+}
+
+/// The identity fields of the keys that one worker saw last, so that a known key costs no text.
+#[derive(Debug, Default)]
+pub(super) struct Identities {
+    known: RefCell<HashMap<u32, Known>>,
+}
+
+#[derive(Debug)]
+struct Known {
+    id: KeyId,
+    flags: RecordFlags,
+    project: Option<crate::key::ProjectId>,
+    environment: crate::key::EnvironmentId,
+    user: Option<crate::key::UserId>,
+    identity: Rc<Identity>,
+}
+
+impl Identities {
+    /// Enough for the keys that are busy at a time; past it all is forgotten, which costs little.
+    const KNOWN_MAX: usize = 4096;
+
+    /// The fields of `record`.
+    pub(super) fn of(&self, record: &Record) -> Rc<Identity> {
+        let mut known = self.known.borrow_mut();
+        if let Some(entry) = known.get(&record.slot)
+            && entry.is_of(record)
+        {
+            return Rc::clone(&entry.identity);
+        }
+        if known.len() >= Self::KNOWN_MAX {
+            known.clear();
+        }
+        let identity = Rc::new(Identity::of(record));
+        let entry = Known {
+            id: record.id,
+            flags: record.flags.clone(),
+            project: record.project.clone(),
+            environment: record.environment.clone(),
+            user: record.user.clone(),
+            identity: Rc::clone(&identity),
+        };
+        known.insert(record.slot, entry);
+        identity
+    }
+}
+
+impl Known {
+    fn is_of(&self, record: &Record) -> bool {
+        self.id == record.id
+            && same_flags(&self.flags, &record.flags)
+            && self.project == record.project
+            && self.environment == record.environment
+            && self.user == record.user
+    }
+}
+
+/// Whether two records hold the very same sets. Sets are shared and never change in place.
+fn same_flags(one: &RecordFlags, other: &RecordFlags) -> bool {
+    let same = |one: &Arc<FlagSet>, other: &Arc<FlagSet>| Arc::ptr_eq(one, other);
+    match (one, other) {
+        (RecordFlags::Own(one), RecordFlags::Own(other))
+        | (RecordFlags::Inherited(one), RecordFlags::Inherited(other)) => same(one, other),
+        (RecordFlags::Both { key: a, user: b }, RecordFlags::Both { key: c, user: d }) => same(a, c) && same(b, d),
+        (RecordFlags::Own(_) | RecordFlags::Inherited(_) | RecordFlags::Both { .. }, _) => false,
+    }
+}
+
+/// A peer's address as a field's value, kept for the next request from the same one.
+#[derive(Debug, Default)]
+pub(super) struct PeerText {
+    last: RefCell<Option<(IpAddr, HeaderValue)>>,
+}
+
+impl PeerText {
+    /// The text of `address`.
+    pub(super) fn of(&self, address: IpAddr) -> HeaderValue {
+        let mut last = self.last.borrow_mut();
+        if let Some((known, value)) = &*last
+            && *known == address
+        {
+            return value.clone();
+        }
+        let text = Bytes::from(address.to_canonical().to_string());
+        let value =
+            HeaderValue::from_maybe_shared(text).unwrap_or_else(|_impossible| HeaderValue::from_static("unknown"));
+        *last = Some((address, value.clone()));
+        value
+    }
+}

@@ -1,0 +1,541 @@
+//! What the data plane counts: in cells that only one worker writes, summed when somebody scrapes.
+//!
+//! Labels come from closed sets: routes and upstreams of the configuration, codes, reasons, kinds.
+//! Never a key, a path or an address of a client.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
+
+use crate::policy::{Code, Denial, Reason};
+
+macro_rules! families {
+    ($($(#[doc = $help:literal])+ $family:ident = $name:literal [$($label:literal),*];)+) => {
+        $(
+            $(#[doc = $help])+
+            const $family: Family =
+                Family { name: $name, help: concat!($($help),+), labels: &[$($label),*] };
+        )+
+        const FAMILIES: &[Family] = &[$($family),+];
+    };
+}
+
+families! {
+    /// Requests answered, by route, outcome and status class.
+    REQUESTS = "keyward_requests_total" ["route", "outcome", "status_class"];
+    /// Time from a request's head to the end of its answer, in seconds, by route.
+    DURATION = "keyward_request_duration_seconds" ["route"];
+    /// Requests that are being answered.
+    IN_FLIGHT = "keyward_requests_in_flight" [];
+    /// Requests refused, or let through only because the route watches, by code and true reason.
+    DENIALS = "keyward_denials_total" ["code", "reason"];
+    /// Time from sending a request to the head of its response, in seconds, by upstream.
+    UPSTREAM_DURATION = "keyward_upstream_duration_seconds" ["upstream"];
+    /// Requests that an upstream did not answer, or not to the end, by upstream and kind.
+    UPSTREAM_ERRORS = "keyward_upstream_errors_total" ["upstream", "kind"];
+    /// Requests sent again after a pooled connection had died, by upstream.
+    UPSTREAM_RETRIES = "keyward_upstream_retries_total" ["upstream"];
+    /// Connections that lie idle in the pools, by target.
+    UPSTREAM_IDLE = "keyward_upstream_idle_connections" ["target"];
+    /// Tunnels and other streams cut because what let them through no longer does.
+    STREAMS_CUT = "keyward_streams_cut_total" [];
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Family {
+    name: &'static str,
+    help: &'static str,
+    labels: &'static [&'static str],
+}
+
+/// How a request ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// A key let it through.
+    Allowed,
+    /// A public route let it through.
+    Public,
+    /// It would have been refused, on a route that only watches.
+    Shadow,
+    /// The gateway answered for itself, without a refusal.
+    Answered,
+    /// It was refused.
+    Denied,
+    /// The upstream did not answer.
+    Failed,
+    /// The client went away first.
+    Abandoned,
+}
+
+impl Outcome {
+    const ALL: [Self; 7] =
+        [Self::Allowed, Self::Public, Self::Shadow, Self::Answered, Self::Denied, Self::Failed, Self::Abandoned];
+
+    /// The name in log and metric.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Allowed => "allowed",
+            Self::Public => "public",
+            Self::Shadow => "shadow",
+            Self::Answered => "answered",
+            Self::Denied => "denied",
+            Self::Failed => "failed",
+            Self::Abandoned => "abandoned",
+        }
+    }
+}
+
+/// How an upstream failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum UpstreamError {
+    /// No connection.
+    Unreachable,
+    /// No connection in time.
+    ConnectTimeout,
+    /// No head of a response in time.
+    HeadTimeout,
+    /// The connection ended before the head of a response.
+    Broken,
+    /// The body of a response broke off.
+    BodyBroken,
+    /// The body of a response paused for too long.
+    BodyTimeout,
+}
+
+impl UpstreamError {
+    const ALL: [Self; 6] =
+        [Self::Unreachable, Self::ConnectTimeout, Self::HeadTimeout, Self::Broken, Self::BodyBroken, Self::BodyTimeout];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unreachable => "unreachable",
+            Self::ConnectTimeout => "connect_timeout",
+            Self::HeadTimeout => "head_timeout",
+            Self::Broken => "broken",
+            Self::BodyBroken => "body_broken",
+            Self::BodyTimeout => "body_timeout",
+        }
+    }
+}
+
+const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+/// Upper bounds of the histograms, in microseconds.
+const BOUNDS: [u64; 16] = [
+    500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000,
+    10_000_000, 30_000_000, 60_000_000,
+];
+
+/// A number that one worker alone writes: a plain load and store, no locked instruction.
+#[derive(Debug, Default)]
+pub(super) struct Cell(AtomicU64);
+
+impl Cell {
+    pub(super) fn add(&self, more: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(more), Ordering::Relaxed);
+    }
+
+    pub(super) fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    pub(super) fn subtract(&self, less: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_sub(less), Ordering::Relaxed);
+    }
+
+    fn read(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+#[derive(Debug, Default)]
+struct Durations {
+    buckets: [Cell; BOUNDS.len()],
+    count: Cell,
+    sum_micros: Cell,
+}
+
+impl Durations {
+    fn observe(&self, span: Duration) {
+        let micros = u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
+        if let Some(bucket) = BOUNDS.iter().position(|bound| micros <= *bound).and_then(|at| self.buckets.get(at)) {
+            bucket.add(1);
+        }
+        self.count.add(1);
+        self.sum_micros.add(micros);
+    }
+}
+
+/// What one worker counts of one route.
+#[derive(Debug, Default)]
+pub(super) struct RouteCells {
+    requests: [[Cell; CLASSES.len()]; Outcome::ALL.len()],
+    duration: Durations,
+}
+
+impl RouteCells {
+    pub(super) fn answered(&self, outcome: Outcome, status: u16, took: Duration) {
+        let class = usize::from((status / 100).clamp(1, 5)).saturating_sub(1);
+        let row = Outcome::ALL.iter().position(|other| *other == outcome).and_then(|at| self.requests.get(at));
+        if let Some(cell) = row.and_then(|row| row.get(class)) {
+            cell.add(1);
+        }
+        self.duration.observe(took);
+    }
+}
+
+/// What one worker counts of one upstream.
+#[derive(Debug, Default)]
+pub(super) struct UpstreamCells {
+    duration: Durations,
+    errors: [Cell; UpstreamError::ALL.len()],
+    retries: Cell,
+}
+
+impl UpstreamCells {
+    pub(super) fn answered(&self, took: Duration, retries: u32) {
+        self.duration.observe(took);
+        if retries > 0 {
+            self.retries.add(u64::from(retries));
+        }
+    }
+
+    pub(super) fn failed(&self, error: UpstreamError) {
+        let at = UpstreamError::ALL.iter().position(|other| *other == error);
+        if let Some(cell) = at.and_then(|at| self.errors.get(at)) {
+            cell.add(1);
+        }
+    }
+}
+
+type ByName<T> = Mutex<BTreeMap<Arc<str>, Arc<T>>>;
+
+/// What one worker counts.
+#[derive(Debug)]
+pub(super) struct WorkerCells {
+    routes: ByName<RouteCells>,
+    upstreams: ByName<UpstreamCells>,
+    pools: ByName<Cell>,
+    denials: Vec<Cell>,
+    /// Requests in flight.
+    pub(super) in_flight: Cell,
+    /// Streams cut.
+    pub(super) streams_cut: Cell,
+}
+
+impl WorkerCells {
+    fn new() -> Self {
+        Self {
+            routes: Mutex::default(),
+            upstreams: Mutex::default(),
+            pools: Mutex::default(),
+            denials: reasons().map(|_| Cell::default()).collect(),
+            in_flight: Cell::default(),
+            streams_cut: Cell::default(),
+        }
+    }
+
+    /// The cells of the route of this name. Locks: for when the configuration changes.
+    pub(super) fn route(&self, name: &str) -> Arc<RouteCells> {
+        named(&self.routes, name)
+    }
+
+    /// The cells of the upstream of this name. Locks: for when the configuration changes.
+    pub(super) fn upstream(&self, name: &str) -> Arc<UpstreamCells> {
+        named(&self.upstreams, name)
+    }
+
+    /// How many connections to this target lie idle. Locks: for when the configuration changes.
+    pub(super) fn pool(&self, target: &str) -> Arc<Cell> {
+        named(&self.pools, target)
+    }
+
+    /// Counts a refusal.
+    pub(super) fn denied(&self, denial: &Denial) {
+        let at = reasons().position(|(code, reason)| code == denial.code && reason == denial.reason);
+        if let Some(cell) = at.and_then(|at| self.denials.get(at)) {
+            cell.add(1);
+        }
+    }
+}
+
+fn named<T: Default>(cells: &ByName<T>, name: &str) -> Arc<T> {
+    let mut cells = cells.lock();
+    if let Some(known) = cells.get(name) {
+        return Arc::clone(known);
+    }
+    let fresh = Arc::new(T::default());
+    cells.insert(name.into(), Arc::clone(&fresh));
+    fresh
+}
+
+/// Every code with every reason it may have.
+fn reasons() -> impl Iterator<Item = (Code, Reason)> {
+    let plain = Code::ALL.iter().map(|code| (*code, Reason::AsCoded(*code)));
+    plain.chain(Reason::ALL.iter().map(|reason| (reason.code(), *reason)))
+}
+
+/// What the data plane counts, over all workers.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    workers: Arc<Mutex<Vec<Arc<WorkerCells>>>>,
+    descriptions: Arc<Vec<Desc>>,
+}
+
+impl Metrics {
+    /// Nothing counted yet.
+    ///
+    /// # Errors
+    /// When a name or label breaks the rules of the exposition format, which a test rules out.
+    pub fn new() -> prometheus::Result<Self> {
+        let describe = |family: &Family| {
+            let labels = family.labels.iter().map(|label| (*label).to_owned()).collect();
+            Desc::new(family.name.to_owned(), family.help.trim().to_owned(), labels, Default::default())
+        };
+        let descriptions = FAMILIES.iter().map(describe).collect::<prometheus::Result<Vec<_>>>()?;
+        Ok(Self { workers: Arc::default(), descriptions: Arc::new(descriptions) })
+    }
+
+    /// Adds these to what is scraped.
+    ///
+    /// # Errors
+    /// When something of the same name is registered already.
+    pub fn register(&self, registry: &prometheus::Registry) -> prometheus::Result<()> {
+        registry.register(Box::new(self.clone()))
+    }
+
+    /// The names and help texts of all that is counted here.
+    pub fn catalogue() -> impl Iterator<Item = (&'static str, &'static str)> {
+        FAMILIES.iter().map(|family| (family.name, family.help.trim()))
+    }
+
+    /// Cells for one more worker.
+    pub(super) fn worker(&self) -> Arc<WorkerCells> {
+        let cells = Arc::new(WorkerCells::new());
+        self.workers.lock().push(Arc::clone(&cells));
+        cells
+    }
+}
+
+impl Collector for Metrics {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descriptions.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let workers = self.workers.lock().clone();
+        let mut sums = Sums::default();
+        for worker in &workers {
+            sums.add(worker);
+        }
+        sums.families()
+    }
+}
+
+#[derive(Debug, Default, Clone)]
+struct DurationSum {
+    buckets: [u64; BOUNDS.len()],
+    count: u64,
+    sum_micros: u64,
+}
+
+impl DurationSum {
+    fn add(&mut self, cells: &Durations) {
+        for (sum, cell) in self.buckets.iter_mut().zip(&cells.buckets) {
+            *sum += cell.read();
+        }
+        self.count += cells.count.read();
+        self.sum_micros += cells.sum_micros.read();
+    }
+}
+
+/// The cells of all workers, summed by label values.
+#[derive(Debug, Default)]
+struct Sums {
+    requests: BTreeMap<(Arc<str>, &'static str, &'static str), u64>,
+    durations: BTreeMap<Arc<str>, DurationSum>,
+    in_flight: u64,
+    denials: BTreeMap<(&'static str, &'static str), u64>,
+    upstream_durations: BTreeMap<Arc<str>, DurationSum>,
+    upstream_errors: BTreeMap<(Arc<str>, &'static str), u64>,
+    upstream_retries: BTreeMap<Arc<str>, u64>,
+    idle: BTreeMap<Arc<str>, u64>,
+    streams_cut: u64,
+}
+
+impl Sums {
+    fn add(&mut self, worker: &WorkerCells) {
+        for (route, cells) in worker.routes.lock().iter() {
+            for (outcome, row) in Outcome::ALL.iter().zip(&cells.requests) {
+                for (class, cell) in CLASSES.iter().zip(row) {
+                    let value = cell.read();
+                    if value > 0 {
+                        *self.requests.entry((Arc::clone(route), outcome.as_str(), class)).or_default() += value;
+                    }
+                }
+            }
+            self.durations.entry(Arc::clone(route)).or_default().add(&cells.duration);
+        }
+        for (upstream, cells) in worker.upstreams.lock().iter() {
+            self.upstream_durations.entry(Arc::clone(upstream)).or_default().add(&cells.duration);
+            *self.upstream_retries.entry(Arc::clone(upstream)).or_default() += cells.retries.read();
+            for (kind, cell) in UpstreamError::ALL.iter().zip(&cells.errors) {
+                *self.upstream_errors.entry((Arc::clone(upstream), kind.as_str())).or_default() += cell.read();
+            }
+        }
+        for (target, cell) in worker.pools.lock().iter() {
+            *self.idle.entry(Arc::clone(target)).or_default() += cell.read();
+        }
+        for ((code, reason), cell) in reasons().zip(&worker.denials) {
+            *self.denials.entry((code.as_str(), reason.as_str())).or_default() += cell.read();
+        }
+        self.in_flight += worker.in_flight.read();
+        self.streams_cut += worker.streams_cut.read();
+    }
+
+    fn families(&self) -> Vec<MetricFamily> {
+        let mut families = vec![
+            family(
+                REQUESTS,
+                MetricType::COUNTER,
+                self.requests
+                    .iter()
+                    .map(|((route, outcome, class), value)| counter(REQUESTS, &[route, outcome, class], *value)),
+            ),
+            family(DURATION, MetricType::HISTOGRAM, histograms(DURATION, &self.durations)),
+            family(IN_FLIGHT, MetricType::GAUGE, [gauge(IN_FLIGHT, &[], self.in_flight)]),
+            family(
+                DENIALS,
+                MetricType::COUNTER,
+                self.denials.iter().map(|((code, reason), value)| counter(DENIALS, &[code, reason], *value)),
+            ),
+            family(UPSTREAM_DURATION, MetricType::HISTOGRAM, histograms(UPSTREAM_DURATION, &self.upstream_durations)),
+            family(
+                UPSTREAM_ERRORS,
+                MetricType::COUNTER,
+                self.upstream_errors
+                    .iter()
+                    .map(|((upstream, kind), value)| counter(UPSTREAM_ERRORS, &[upstream, kind], *value)),
+            ),
+            family(
+                UPSTREAM_RETRIES,
+                MetricType::COUNTER,
+                self.upstream_retries.iter().map(|(upstream, value)| counter(UPSTREAM_RETRIES, &[upstream], *value)),
+            ),
+            family(
+                UPSTREAM_IDLE,
+                MetricType::GAUGE,
+                self.idle.iter().map(|(target, value)| gauge(UPSTREAM_IDLE, &[target], *value)),
+            ),
+            family(STREAMS_CUT, MetricType::COUNTER, [counter(STREAMS_CUT, &[], self.streams_cut)]),
+        ];
+        families.retain(|family| !family.get_metric().is_empty());
+        families
+    }
+}
+
+fn family(family: Family, kind: MetricType, metrics: impl IntoIterator<Item = Metric>) -> MetricFamily {
+    let mut built = MetricFamily::default();
+    built.set_name(family.name.to_owned());
+    built.set_help(family.help.trim().to_owned());
+    built.set_field_type(kind);
+    built.set_metric(metrics.into_iter().collect());
+    built
+}
+
+fn labels(family: Family, values: &[&str]) -> Vec<LabelPair> {
+    let pair = |(name, value): (&&str, &&str)| {
+        let mut pair = LabelPair::default();
+        pair.set_name((*name).to_owned());
+        pair.set_value((*value).to_owned());
+        pair
+    };
+    family.labels.iter().zip(values).map(pair).collect()
+}
+
+/// Exact up to 2^53, which no counter here reaches.
+#[expect(clippy::cast_precision_loss, reason = "the exposition format counts in floating point")]
+const fn float(value: u64) -> f64 {
+    value as f64
+}
+
+fn counter(family: Family, values: &[&str], value: u64) -> Metric {
+    let mut counter = Counter::default();
+    counter.set_value(float(value));
+    let mut metric = Metric::from_label(labels(family, values));
+    metric.set_counter(counter);
+    metric
+}
+
+fn gauge(family: Family, values: &[&str], value: u64) -> Metric {
+    let mut gauge = Gauge::default();
+    gauge.set_value(float(value));
+    let mut metric = Metric::from_label(labels(family, values));
+    metric.set_gauge(gauge);
+    metric
+}
+
+fn histograms(family: Family, sums: &BTreeMap<Arc<str>, DurationSum>) -> Vec<Metric> {
+    let one = |(name, sum): (&Arc<str>, &DurationSum)| {
+        let mut cumulative = 0;
+        let bucket = |(bound, count): (&u64, &u64)| {
+            cumulative += count;
+            let mut bucket = Bucket::default();
+            bucket.set_upper_bound(float(*bound) / 1e6);
+            bucket.set_cumulative_count(cumulative);
+            bucket
+        };
+        let buckets = BOUNDS.iter().zip(&sum.buckets).map(bucket).collect();
+        let mut histogram = Histogram::default();
+        histogram.set_bucket(buckets);
+        histogram.set_sample_count(sum.count);
+        histogram.set_sample_sum(float(sum.sum_micros) / 1e6);
+        let mut metric = Metric::from_label(labels(family, &[name]));
+        metric.set_histogram(histogram);
+        metric
+    };
+    sums.iter().map(one).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cells_of_all_workers_are_summed_on_a_scrape() -> Result<(), Box<dyn std::error::Error>> {
+        let metrics = Metrics::new()?;
+        let registry = prometheus::Registry::new();
+        metrics.register(&registry)?;
+        for _ in 0..2 {
+            let worker = metrics.worker();
+            worker.route("ring-read").answered(Outcome::Allowed, 204, Duration::from_millis(3));
+            worker.denied(&Denial::from(Reason::Revoked));
+            worker.upstream("rings").answered(Duration::from_millis(700), 1);
+            worker.upstream("rings").failed(UpstreamError::Broken);
+            worker.pool("127.0.0.1:9000").set(4);
+            worker.in_flight.add(3);
+            worker.in_flight.subtract(1);
+        }
+        let text = prometheus::TextEncoder::new().encode_to_string(&registry.gather())?;
+        for line in [
+            r#"keyward_requests_total{route="ring-read",outcome="allowed",status_class="2xx"} 2"#,
+            r#"keyward_request_duration_seconds_bucket{route="ring-read",le="0.0025"} 0"#,
+            r#"keyward_request_duration_seconds_bucket{route="ring-read",le="0.005"} 2"#,
+            r#"keyward_request_duration_seconds_bucket{route="ring-read",le="+Inf"} 2"#,
+            r#"keyward_denials_total{code="invalid_key",reason="revoked"} 2"#,
+            r#"keyward_denials_total{code="missing_key",reason="missing_key"} 0"#,
+            r#"keyward_upstream_errors_total{upstream="rings",kind="broken"} 2"#,
+            r#"keyward_upstream_retries_total{upstream="rings"} 2"#,
+            r#"keyward_upstream_idle_connections{target="127.0.0.1:9000"} 8"#,
+            "keyward_requests_in_flight 4",
+            "# HELP keyward_requests_total Requests answered, by route, outcome and status class.",
+        ] {
+            assert!(text.lines().any(|other| other == line), "{line} is missing of\n{text}");
+        }
+        Ok(())
+    }
+}

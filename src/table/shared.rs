@@ -1,0 +1,317 @@
+//! The table that everyone shares.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::content::{Content, Fate, Numbers};
+use super::head::Head;
+use super::load::{Load, LoadRefused, Merged};
+use super::row::{KeyRef, KeyRow, Row, UserRow};
+use super::staleness::{Contact, Freshness};
+use super::usage::Used;
+use crate::clock::Timestamp;
+use crate::key::{Grants, KeyId, Record, RecordFlags, Standing, TokenHash, UserId, UserStanding};
+
+/// The key set in memory. Shared by `Arc`; every method takes `&self` and none awaits.
+#[derive(Debug)]
+pub struct Table {
+    content: ArcSwap<Content>,
+    numbers: Arc<Numbers>,
+    /// Whoever changes the content takes turns here; look-ups never do.
+    writing: Mutex<()>,
+    applied: watch::Sender<u64>,
+    changes: watch::Sender<u64>,
+    readied: watch::Sender<bool>,
+    generation: AtomicU64,
+    contact: Contact,
+}
+
+/// What applying rows did.
+#[derive(Debug, Clone, Default)]
+pub struct Applied {
+    /// Rows that changed what was known, and all users: what must survive a restart.
+    pub changed: Vec<Row>,
+    /// Rows that tried to take back a terminal state. Each is an alarm.
+    pub conflicts: Vec<Conflict>,
+    /// Rows for which there was no room. Each is an alarm, and its key is refused.
+    pub full: usize,
+}
+
+/// A row that tried to take back what is true for good.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Conflict {
+    /// A key that is revoked or superseded here.
+    Key(KeyId),
+    /// A user that is deleted here.
+    User(UserId),
+}
+
+/// The handle of a record that has no place in the table.
+const NO_SLOT: u32 = u32::MAX;
+
+impl Default for Table {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Table {
+    /// A table that knows nothing, and is not ready to be asked.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            content: ArcSwap::from_pointee(Content::new()),
+            numbers: Arc::new(Numbers::new()),
+            writing: Mutex::new(()),
+            applied: watch::Sender::new(0),
+            changes: watch::Sender::new(0),
+            readied: watch::Sender::new(false),
+            generation: AtomicU64::new(0),
+            contact: Contact::none(),
+        }
+    }
+
+    /// The key whose token has this hash, revoked ones included; none if no such key is known.
+    #[must_use]
+    pub fn lookup(&self, hash: &TokenHash) -> Option<Record> {
+        self.content.load().lookup(&Head::from(hash))
+    }
+
+    /// How the table stands towards the store.
+    #[must_use]
+    pub fn freshness(&self, now: Timestamp) -> Freshness {
+        self.contact.freshness(now)
+    }
+
+    /// Counts one use of the key in `slot`, a handle from [`Record::slot`].
+    pub fn used(&self, slot: u32, now: Timestamp) {
+        self.numbers.usage.add(slot, now, 1);
+    }
+
+    /// Moves on every change of what is known: whoever holds a stream open then decides again.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// How often what is known has changed.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        *self.changes.borrow()
+    }
+
+    /// The newest revision applied whole, and remembered across a restart.
+    #[must_use]
+    pub fn applied(&self) -> u64 {
+        *self.applied.borrow()
+    }
+
+    /// Waits until `revision` is applied. Cancel-safe.
+    pub async fn wait_applied(&self, revision: u64) {
+        let mut applied = self.applied.subscribe();
+        // The sender lives as long as `self`, so this ends only by the revision's arrival.
+        let _closed = applied.wait_for(|&applied| applied >= revision).await;
+    }
+
+    /// How many keys are known, revoked ones included.
+    #[must_use]
+    pub fn keys(&self) -> usize {
+        self.content.load().keys()
+    }
+
+    /// Applies whole revisions, in the order given: what a row says holds at once, unless newer is
+    /// known. [`Table::report`] then moves [`Table::applied`].
+    pub fn apply(&self, rows: Vec<Row>) -> Applied {
+        let _turn = self.writing.lock();
+        let content = self.content.load();
+        let mut applied = Applied::default();
+        let mut moved = false;
+        for row in rows {
+            let fate = match &row {
+                Row::Key(key) => content.apply_key(&key.view(), &self.numbers, None),
+                Row::User(user) => content.apply_user(user),
+            };
+            moved |= fate != Fate::Unchanged;
+            match (fate, &row) {
+                (Fate::Unchanged, _) | (Fate::New, Row::Key(_)) => continue,
+                (Fate::New | Fate::Changed, _) => {}
+                (Fate::Full, _) => applied.full += 1,
+                (Fate::Conflict, Row::Key(key)) => applied.conflicts.push(Conflict::Key(key.id)),
+                (Fate::Conflict, Row::User(user)) => applied.conflicts.push(Conflict::User(user.id.clone())),
+            }
+            applied.changed.push(row);
+        }
+        if moved {
+            self.changes.send_modify(|version| *version += 1);
+        }
+        applied
+    }
+
+    /// From here on every revision up to this one counts as applied.
+    pub fn report(&self, revision: u64) {
+        self.applied.send_if_modified(|applied| {
+            let moves = *applied != revision;
+            *applied = revision;
+            moves
+        });
+    }
+
+    /// Begins a key set beside this one.
+    #[must_use]
+    pub fn load(&self) -> Load {
+        Load::beside(self.content.load_full(), Arc::clone(&self.numbers))
+    }
+
+    /// Puts a key set that was built beside into place, with all that is known here as revoked,
+    /// superseded or deleted carried over. Usage counters stay.
+    ///
+    /// # Errors
+    /// When more than `drop_max_percent` of the live keys would be lost: the table is as it was.
+    pub fn swap(&self, load: Load, drop_max_percent: u8) -> Result<Merged, LoadRefused> {
+        let _turn = self.writing.lock();
+        let merged = load.merge(drop_max_percent)?;
+        self.content.store(Arc::new(load.content));
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        self.changes.send_modify(|version| *version += 1);
+        Ok(merged)
+    }
+
+    /// Which key set is in use: moves on every swap.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Takes over what a miss found in the store at `revision`, unless the table has moved past it
+    /// or was swapped since `generation` was read, or somebody else is changing it now. The key as
+    /// it is then to be decided on.
+    #[must_use]
+    pub fn insert_found(&self, generation: u64, revision: u64, key: &KeyRow, user: Option<&UserRow>) -> Record {
+        if let Some(_turn) = self.writing.try_lock() {
+            let content = self.content.load();
+            // A newer row of a known user must come by the feed, where it is journalled.
+            let user_known =
+                user.is_none_or(|user| content.user_stamp(&user.id).is_none_or(|known| known >= user.stamp));
+            if self.generation() == generation && self.applied() <= revision && user_known {
+                if let Some(user) = user {
+                    content.apply_user(user);
+                }
+                content.apply_key(&key.view(), &self.numbers, None);
+            }
+        }
+        self.content.load().lookup(&key.head).unwrap_or_else(|| record_of(key, user))
+    }
+
+    /// Takes all usage since the last drain, in the order of key ids, no instant later than `now`.
+    #[must_use]
+    pub fn drain_usage(&self, now: Timestamp) -> Vec<Used> {
+        let content = self.content.load();
+        self.numbers.usage.drain(now, |slot| content.id_of(slot))
+    }
+
+    /// Gives back what could not be written.
+    pub fn give_back_usage(&self, used: &[Used]) {
+        for used in used {
+            let count = u32::try_from(used.count).unwrap_or(u32::MAX);
+            self.numbers.usage.add(used.slot, used.last_used_at, count);
+        }
+    }
+
+    /// Walks over all keys; see [`Table::for_each_user`].
+    pub fn for_each_key(&self, each: impl FnMut(&KeyRef<'_>)) {
+        self.content.load().for_each_key(each);
+    }
+
+    /// Walks over all users. Each row is read whole, but not all of them at one moment.
+    pub fn for_each_user(&self, each: impl FnMut(UserRow)) {
+        self.content.load().for_each_user(each);
+    }
+
+    /// How long the table may be out of contact before it is stale.
+    pub fn set_max_staleness(&self, span: Duration) {
+        self.contact.set_max_staleness(span);
+    }
+
+    /// What is known was loaded and may be decided on.
+    pub fn set_ready(&self) {
+        self.contact.set_ready();
+        self.readied.send_replace(true);
+    }
+
+    /// Waits until the table may be asked. Cancel-safe.
+    pub async fn wait_ready(&self) {
+        let mut readied = self.readied.subscribe();
+        // The sender lives as long as `self`, so this ends only by the table's getting ready.
+        let _closed = readied.wait_for(|ready| *ready).await;
+    }
+
+    /// Whether the table may be asked.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.contact.is_ready()
+    }
+
+    /// The store was heard of at `now`, and nothing that it holds is missing here for long.
+    pub fn contact_made(&self, now: Timestamp) {
+        self.contact.made(now);
+    }
+
+    /// The store cannot be asked. Whether it could before.
+    pub fn contact_lost(&self, now: Timestamp) -> bool {
+        self.contact.lost(now)
+    }
+
+    /// Since when the store cannot be asked; none if it can.
+    #[must_use]
+    pub fn contact_lost_at(&self) -> Option<Timestamp> {
+        self.contact.lost_at()
+    }
+
+    /// When the store was last heard of.
+    #[must_use]
+    pub fn last_contact(&self) -> Option<Timestamp> {
+        self.contact.last()
+    }
+
+    /// The monotonic clock says that contact was lost too long ago, whatever the wall clock says.
+    pub fn set_overdue(&self, overdue: bool) {
+        self.contact.set_overdue(overdue);
+    }
+}
+
+/// A record of rows that the table did not take.
+fn record_of(key: &KeyRow, user: Option<&UserRow>) -> Record {
+    let standing = match (&key.user, user) {
+        (None, _) => UserStanding::None,
+        (Some(_), Some(user)) if user.active && !user.deleted => UserStanding::Active,
+        (Some(_), Some(_) | None) => UserStanding::Disabled,
+    };
+    let user_flags = || Arc::new(user.map(|user| user.flags.clone()).unwrap_or_default());
+    let flags = match (&key.grants, &key.user) {
+        (Grants::Only(flags), None) => RecordFlags::Own(Arc::new(flags.clone())),
+        (Grants::Only(flags), Some(_)) => RecordFlags::Both { key: Arc::new(flags.clone()), user: user_flags() },
+        (Grants::Inherit, None) => RecordFlags::Own(Arc::default()),
+        (Grants::Inherit, Some(_)) => RecordFlags::Inherited(user_flags()),
+    };
+    Record {
+        id: key.id,
+        lineage: key.lineage,
+        hash_head: *key.head.as_bytes(),
+        standing: Standing {
+            states: key.states,
+            user: standing,
+            expires_at: key.expires_at,
+            grace_expires_at: key.grace_expires_at,
+        },
+        project: key.project.clone(),
+        environment: key.environment.clone(),
+        user: key.user.clone(),
+        flags,
+        slot: NO_SLOT,
+    }
+}

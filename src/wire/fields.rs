@@ -1,0 +1,343 @@
+//! Which fields of a message may pass.
+//!
+//! The order matters and is kept here: first hop-by-hop fields and whatever `Connection` names, then
+//! the other side's copies of fields that carry identity or the way a request came. Only after both
+//! may a caller set its own. Names are compared *folded*: a server that turns fields into
+//! environment variables cannot tell `keyward-user` from `Keyward_User` or `keyward.user`, so
+//! neither do we.
+
+use http::header::{self, HeaderMap, HeaderName};
+
+/// A client named a field in `Connection` that it must not be able to remove.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("Connection names a field that is not the client's to remove")]
+pub struct ForbiddenNomination;
+
+/// What a request may carry on towards an upstream beyond the plain fields.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Upstreamward<'a> {
+    /// The peer is trusted: its `Forwarded`, `X-Forwarded-*` and `X-Real-IP` stay.
+    pub keep_forwarding: bool,
+    /// The override fields that the route opted in to by name.
+    pub keep_overrides: &'a [HeaderName],
+    /// The request is gRPC, whose `Trailer` field stays.
+    pub keep_trailer: bool,
+}
+
+/// What a field is, by its folded name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Class {
+    /// Not ours to judge.
+    Plain,
+    /// Meant for this hop alone.
+    HopByHop,
+    /// Announces trailers.
+    Trailer,
+    /// Says who the caller is: set by us or by nobody.
+    Identity,
+    /// Says by which way the request came.
+    Forwarding,
+    /// Set by us on every request.
+    Ours,
+    /// Changes the method or target behind the gateway's back.
+    Override,
+}
+
+const OVERRIDES: [&str; 6] = [
+    "x-original-url",
+    "x-rewrite-url",
+    "x-http-method-override",
+    "x-http-method",
+    "x-method-override",
+    "x-original-method",
+];
+const OURS: [&str; 3] = ["via", "x-request-id", "traceparent"];
+const HOP_BY_HOP: [&str; 10] = [
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-authentication-info",
+    "te",
+    "transfer-encoding",
+    "upgrade",
+    "http2-settings",
+];
+/// What no client may have removed by naming it in `Connection`, besides identity, forwarding and
+/// our own fields.
+const NEVER_NOMINATED: [&str; 6] = ["authorization", "host", "content-length", "content-type", "cookie", "tracestate"];
+
+const fn fold(byte: u8) -> u8 {
+    match byte {
+        b'_' | b'.' => b'-',
+        other => other.to_ascii_lowercase(),
+    }
+}
+
+/// Whether `name` equals the folded `wanted`.
+fn folds_to(name: &[u8], wanted: &str) -> bool {
+    name.len() == wanted.len() && name.iter().zip(wanted.as_bytes()).all(|(have, want)| fold(*have) == *want)
+}
+
+/// Whether `name` begins with the folded `wanted` and goes on after it.
+fn folds_to_prefix(name: &[u8], wanted: &str) -> bool {
+    name.len() > wanted.len() && name.iter().zip(wanted.as_bytes()).all(|(have, want)| fold(*have) == *want)
+}
+
+fn class(name: &[u8]) -> Class {
+    let any = |names: &[&str]| names.iter().any(|wanted| folds_to(name, wanted));
+    // Most fields are told apart by their first letter alone.
+    match name.first().copied().map(fold) {
+        Some(b'x') => {
+            if folds_to_prefix(name, "x-keyward-") {
+                Class::Identity
+            } else if folds_to_prefix(name, "x-forwarded-") || any(&["x-real-ip", "x-forwarded"]) {
+                Class::Forwarding
+            } else if any(&OURS) {
+                Class::Ours
+            } else if any(&OVERRIDES) {
+                Class::Override
+            } else {
+                Class::Plain
+            }
+        }
+        Some(b'k') if folds_to_prefix(name, "keyward-") => Class::Identity,
+        Some(b'f') if folds_to(name, "forwarded") => Class::Forwarding,
+        Some(b'v') if any(&OURS) => Class::Ours,
+        Some(b't') if folds_to(name, "trailer") => Class::Trailer,
+        Some(b't') if any(&OURS) => Class::Ours,
+        Some(b'c' | b'h' | b'k' | b'p' | b't' | b'u') if any(&HOP_BY_HOP) => Class::HopByHop,
+        _ => Class::Plain,
+    }
+}
+
+/// Whether a field is spelt as its standard spells it, and not only by folding.
+fn is_canonical(name: &HeaderName) -> bool {
+    !name.as_str().bytes().any(|byte| byte == b'_' || byte == b'.')
+}
+
+/// Removes from a request all that must not reach an upstream: hop-by-hop fields, the fields that
+/// `Connection` names, copies of identity fields in any spelling, and (unless said otherwise)
+/// forwarding and override fields.
+///
+/// # Errors
+/// When `Connection` names a field that is not the client's to remove.
+pub fn strip_request_fields(headers: &mut HeaderMap, keep: Upstreamward<'_>) -> Result<(), ForbiddenNomination> {
+    let nominated = nominated(headers)?;
+    remove_where(headers, |name| match class(name.as_str().as_bytes()) {
+        Class::Plain => false,
+        Class::HopByHop | Class::Identity => true,
+        Class::Trailer => !(keep.keep_trailer && is_canonical(name)),
+        Class::Forwarding => !(keep.keep_forwarding && is_canonical(name)),
+        // Via, the request id and the trace are replaced by the caller, which reads the old ones
+        // first; a misspelt copy has no use but to deceive.
+        Class::Ours => !is_canonical(name),
+        Class::Override => !keep.keep_overrides.contains(name),
+    });
+    for name in nominated {
+        headers.remove(name);
+    }
+    Ok(())
+}
+
+/// Removes from an upstream's response all that must not reach a client: hop-by-hop fields, the
+/// fields that `Connection` names, and identity fields in any spelling.
+pub fn strip_response_fields(headers: &mut HeaderMap, keep_trailer: bool) {
+    let nominated: Vec<HeaderName> = options(headers)
+        .filter(|option| !["content-length", "content-type", "set-cookie"].iter().any(|name| folds_to(option, name)))
+        .filter_map(|option| HeaderName::from_bytes(option).ok())
+        .collect();
+    remove_where(headers, |name| match class(name.as_str().as_bytes()) {
+        Class::Plain | Class::Forwarding | Class::Ours | Class::Override => false,
+        Class::HopByHop | Class::Identity => true,
+        Class::Trailer => !keep_trailer,
+    });
+    for name in nominated {
+        headers.remove(name);
+    }
+}
+
+/// The options of all `Connection` fields, trimmed.
+fn options(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .map(<[u8]>::trim_ascii)
+        .filter(|option| !option.is_empty())
+}
+
+fn nominated(headers: &HeaderMap) -> Result<Vec<HeaderName>, ForbiddenNomination> {
+    let mut names = Vec::new();
+    for option in options(headers) {
+        match class(option) {
+            Class::Identity | Class::Forwarding | Class::Ours => return Err(ForbiddenNomination),
+            Class::Plain if NEVER_NOMINATED.iter().any(|name| folds_to(option, name)) => {
+                return Err(ForbiddenNomination);
+            }
+            // `close` and `keep-alive` are options rather than fields; removing fields of that name
+            // harms nobody.
+            Class::Plain | Class::Override | Class::HopByHop | Class::Trailer => {
+                // A name that is no field name cannot name a field.
+                names.extend(HeaderName::from_bytes(option));
+            }
+        }
+    }
+    Ok(names)
+}
+
+fn remove_where(headers: &mut HeaderMap, unwanted: impl Fn(&HeaderName) -> bool) {
+    let names: Vec<HeaderName> = headers.keys().filter(|name| unwanted(name)).cloned().collect();
+    for name in names {
+        headers.remove(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    fn of(fields: &[(&str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            let name = HeaderName::from_bytes(name.as_bytes()).expect("a name in a test");
+            headers.append(name, HeaderValue::from_str(value).expect("a value in a test"));
+        }
+        headers
+    }
+
+    fn names(headers: &HeaderMap) -> Vec<&str> {
+        let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// A name in six spellings that some server behind us reads as the same field.
+    fn spellings(name: &str) -> [String; 6] {
+        let capital = |part: &str| {
+            let (first, rest) = part.split_at(1);
+            first.to_uppercase() + rest
+        };
+        let title = name.split('-').map(capital).collect::<Vec<_>>();
+        [
+            name.to_owned(),
+            name.to_uppercase(),
+            title.join("-"),
+            name.replace('-', "_"),
+            name.replace('-', "."),
+            title.join("_").to_uppercase(),
+        ]
+    }
+
+    const IDENTITY: [&str; 8] = [
+        "keyward-key-id",
+        "keyward-project",
+        "keyward-environment",
+        "keyward-user",
+        "keyward-flags",
+        "keyward-key-status",
+        "keyward-anything-at-all",
+        "x-keyward-user",
+    ];
+    const FORWARDING: [&str; 5] =
+        ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-real-ip", "forwarded"];
+
+    #[test]
+    fn an_identity_field_is_dropped_in_every_spelling_and_direction() {
+        for name in IDENTITY {
+            for spelling in spellings(name) {
+                let mut headers = of(&[(&spelling, "root"), ("accept", "*/*")]);
+                let keep = Upstreamward { keep_forwarding: true, keep_overrides: &[], keep_trailer: true };
+                assert_eq!(strip_request_fields(&mut headers, keep), Ok(()));
+                assert_eq!(names(&headers), ["accept"], "{spelling}");
+                let mut headers = of(&[(&spelling, "root"), ("etag", "1")]);
+                strip_response_fields(&mut headers, true);
+                assert_eq!(names(&headers), ["etag"], "{spelling}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_forwarding_field_passes_only_from_a_trusted_peer_and_only_well_spelt() {
+        for name in FORWARDING {
+            for spelling in spellings(name) {
+                let mut headers = of(&[(&spelling, "1.2.3.4")]);
+                strip_request_fields(&mut headers, Upstreamward::default()).expect("no nomination");
+                assert!(headers.is_empty(), "{spelling}");
+                let mut headers = of(&[(&spelling, "1.2.3.4")]);
+                let keep = Upstreamward { keep_forwarding: true, ..Upstreamward::default() };
+                strip_request_fields(&mut headers, keep).expect("no nomination");
+                assert_eq!(headers.contains_key(name), spelling.eq_ignore_ascii_case(name), "{spelling}");
+                assert_eq!(headers.len(), usize::from(spelling.eq_ignore_ascii_case(name)), "{spelling}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_client_cannot_have_our_fields_removed_by_naming_them() {
+        let ours = ["authorization", "host", "content-length", "via", "x-request-id", "traceparent"];
+        for name in IDENTITY.iter().chain(&FORWARDING).chain(&ours) {
+            for spelling in spellings(name) {
+                for list in [spelling.clone(), format!("close, {spelling}"), format!("{spelling} ,x-a")] {
+                    let mut headers = of(&[("connection", &list), ("accept", "*/*")]);
+                    assert_eq!(
+                        strip_request_fields(&mut headers, Upstreamward::default()),
+                        Err(ForbiddenNomination),
+                        "{list}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_field_that_connection_names_goes_no_further() {
+        let mut headers = of(&[("connection", "close, X-User"), ("x-user", "1"), ("accept", "*/*")]);
+        strip_request_fields(&mut headers, Upstreamward::default()).expect("a client's own field");
+        assert_eq!(names(&headers), ["accept"]);
+        let mut headers =
+            of(&[("connection", "x-hop"), ("connection", "x-hip"), ("x-hop", "1"), ("x-hip", "1"), ("etag", "1")]);
+        strip_response_fields(&mut headers, false);
+        assert_eq!(names(&headers), ["etag"]);
+    }
+
+    #[test]
+    fn hop_by_hop_fields_pass_in_neither_direction() {
+        for name in HOP_BY_HOP.iter().chain(&["trailer"]) {
+            let mut headers = of(&[(name, "x-y"), ("accept", "*/*")]);
+            strip_request_fields(&mut headers, Upstreamward::default()).expect("no forbidden nomination");
+            assert_eq!(names(&headers), ["accept"], "{name}");
+            let mut headers = of(&[(name, "x-y"), ("etag", "1")]);
+            strip_response_fields(&mut headers, false);
+            assert_eq!(names(&headers), ["etag"], "{name}");
+        }
+    }
+
+    #[test]
+    fn overrides_are_dropped_in_every_spelling_unless_the_route_opted_in() {
+        for name in OVERRIDES {
+            for spelling in spellings(name) {
+                let mut headers = of(&[(&spelling, "/admin")]);
+                strip_request_fields(&mut headers, Upstreamward::default()).expect("no nomination");
+                assert!(headers.is_empty(), "{spelling}");
+            }
+            let mut headers = of(&[(name, "/admin")]);
+            let named = [HeaderName::from_static(name)];
+            let keep = Upstreamward { keep_overrides: &named, ..Upstreamward::default() };
+            strip_request_fields(&mut headers, keep).expect("no nomination");
+            assert!(headers.contains_key(name));
+        }
+    }
+
+    #[test]
+    fn plain_fields_pass() {
+        let plain = ["accept", "x-api-key", "x-forward", "keywords", "x-key", "te2", "content-type", "cookie", "range"];
+        for name in plain {
+            let mut headers = of(&[(name, "1")]);
+            strip_request_fields(&mut headers, Upstreamward::default()).expect("no nomination");
+            assert!(headers.contains_key(name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! What holds for HTTP messages whoever handles them: which fields may pass, who the client is,
+//! bodies with limits, ids of requests and traces, and the shape of an error.
+//!
+//! Knows nothing of keys or routes. Called by the data plane, the listeners and the management API.
+
+mod body;
+mod client;
+mod fields;
+mod problem;
+mod request_id;
+mod trace;
+
+pub use body::{BrokenOff, Inbound, InboundFault, Transfer};
+pub use client::{Network, client_address};
+pub use fields::{ForbiddenNomination, Upstreamward, strip_request_fields, strip_response_fields};
+pub use problem::{CONTENT_TYPE as PROBLEM_JSON, Problem};
+pub use request_id::{IdSource, RequestId};
+pub use trace::TraceParent;
