@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -391,6 +392,32 @@ async fn a_second_process_on_the_state_folder_is_told_so() {
     let gateway = run.sync.handle.gateway().to_owned();
     drop(run);
     assert_eq!(house.run().sync.handle.gateway(), gateway);
+}
+
+#[tokio::test]
+async fn what_is_remembered_is_for_its_owner_alone_and_holds_two_snapshots() {
+    let house = House::new();
+    std::fs::create_dir(house.state()).expect("a folder that others may read");
+    std::fs::write(house.state().join("snapshot.1.new"), b"half").expect("what a killed process left");
+    for number in 0..4 {
+        let mut run = house.run();
+        house.store.commit(keys([key(number)]));
+        run.turn().await;
+        house.store.commit(keys([revoked(number)]));
+        run.turn().await;
+        run.drain().await;
+    }
+    let mode = |path: &Path| std::fs::metadata(path).expect("it is there").permissions().mode() & 0o777;
+    assert_eq!(mode(&house.state()), 0o700);
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(house.state()).expect("the state folder") {
+        let path = entry.expect("an entry").path();
+        assert_eq!(mode(&path), 0o600, "{}", path.display());
+        names.push(path.file_name().and_then(|name| name.to_str()).expect("a name").to_owned());
+    }
+    let of = |prefix: &str| names.iter().filter(|name| name.starts_with(prefix)).count();
+    assert_eq!(of("snapshot."), 2, "{names:?}");
+    assert!(of("journal.") <= 2, "{names:?}");
 }
 
 #[tokio::test]
