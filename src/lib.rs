@@ -14,7 +14,10 @@
 //! ```
 
 pub mod clock;
+pub mod ready;
+pub mod report;
 pub mod secret;
+pub mod telemetry;
 
 pub mod key;
 pub mod tls;
@@ -25,6 +28,14 @@ pub mod store;
 pub mod table;
 
 pub mod listen;
+pub mod manage;
 pub mod sync;
 
+pub mod ops;
 pub mod proxy;
+
+pub mod config;
+
+pub mod app;
+
+pub mod cli;

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::{EnvironmentId, FlagSet, KeyId, LineageId, ProjectId, Standing, UserId};
+use super::{EnvironmentId, FlagSet, Grants, Key, KeyId, LineageId, ProjectId, Standing, User, UserId};
 
 /// A key as the table hands it out: cheap to clone, consistent in itself.
 #[derive(Debug, Clone)]
@@ -27,6 +27,31 @@ pub struct Record {
     pub flags: RecordFlags,
     /// The table's own handle, for usage counters.
     pub slot: u32,
+}
+
+impl Record {
+    /// The record of `key`, given its user as read with it: for a decision outside the table.
+    #[must_use]
+    pub fn of(key: &Key, user: Option<&User>) -> Self {
+        let user_flags = || Arc::new(user.map(|user| user.flags.clone()).unwrap_or_default());
+        let flags = match (&key.grants, &key.user) {
+            (Grants::Only(flags), None) => RecordFlags::Own(Arc::new(flags.clone())),
+            (Grants::Only(flags), Some(_)) => RecordFlags::Both { key: Arc::new(flags.clone()), user: user_flags() },
+            (Grants::Inherit, None) => RecordFlags::Own(Arc::default()),
+            (Grants::Inherit, Some(_)) => RecordFlags::Inherited(user_flags()),
+        };
+        Self {
+            id: key.id,
+            lineage: key.lineage,
+            hash_head: key.hash.head(),
+            standing: key.standing(user),
+            project: key.project.clone(),
+            environment: key.environment.clone(),
+            user: key.user.clone(),
+            flags,
+            slot: u32::MAX,
+        }
+    }
 }
 
 /// What a key may do, with its user's flags beside it.

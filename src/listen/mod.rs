@@ -1,14 +1,32 @@
 //! Accepting connections: sockets, the accept loop, TLS, HTTP/1 and HTTP/2 framing, timers, drain.
 //!
-//! Knows nothing of keys: what a request means is the [`Handler`]'s business.
+//! Knows nothing of keys: what a request means is the [`Handler`]'s business. A worker is one thread: it
+//! [`bind`]s a socket of its own and runs [`serve`] inside a `LocalSet`.
 
+mod accept;
+mod answer;
+mod bind;
+mod cap;
+mod connection;
+mod drain;
+mod flow;
 mod handler;
+mod metrics;
 mod paced;
 mod peer;
 mod settings;
+mod stream;
 mod ticker;
+mod watched;
 
+#[cfg(test)]
+mod tests;
+
+pub use accept::{Listening, serve};
+pub use bind::{BindFault, bind};
+pub use cap::Connections;
 pub use handler::Handler;
+pub use metrics::ListenMetrics;
 pub use paced::{BodyFault, Paced};
 pub use peer::{Peer, TlsInfo};
-pub use settings::{Limits, Timeouts};
+pub use settings::{Limits, Settings, Timeouts};

@@ -1,13 +1,12 @@
 //! Who is at the other end of a connection, and what its requests may use of it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::paced::Paced;
@@ -55,8 +54,7 @@ impl Peer {
     /// A peer of no listener, for tests of handlers. Its bodies are never too slow and it never stops.
     #[must_use]
     pub fn detached(address: SocketAddr, tls: Option<TlsInfo>, clock: Arc<dyn Clock>) -> Rc<Self> {
-        let (_never, stop) = watch::channel(false);
-        let worker = Worker::new(Ticker::new(clock), stop);
+        let worker = Worker::new(Ticker::new(clock));
         Rc::new(Self::new(address, address, tls, 1, Duration::from_secs(30), worker))
     }
 
@@ -81,7 +79,7 @@ impl Peer {
     /// Whether the listener drains: answers should not invite further requests.
     #[must_use]
     pub fn is_stopping(&self) -> bool {
-        *self.worker.stop.borrow()
+        self.worker.stopping.get()
     }
 }
 
@@ -92,12 +90,14 @@ pub(super) struct Worker {
     pub(super) ticker: Rc<Ticker>,
     /// Tunnels and other work that outlives its request.
     pub(super) tasks: RefCell<JoinSet<()>>,
-    /// Whether to drain.
-    pub(super) stop: watch::Receiver<bool>,
+    /// How many streams of HTTP/2 are running.
+    pub(super) streams: Cell<usize>,
+    /// Whether it drains.
+    pub(super) stopping: Cell<bool>,
 }
 
 impl Worker {
-    pub(super) fn new(ticker: Rc<Ticker>, stop: watch::Receiver<bool>) -> Rc<Self> {
-        Rc::new(Self { ticker, tasks: RefCell::default(), stop })
+    pub(super) fn new(ticker: Rc<Ticker>) -> Rc<Self> {
+        Rc::new(Self { ticker, tasks: RefCell::default(), streams: Cell::new(0), stopping: Cell::new(false) })
     }
 }

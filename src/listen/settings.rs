@@ -55,3 +55,12 @@ impl Default for Limits {
         Self { connections: 0, http2_streams: 100, head_bytes: 32 * 1024, target_bytes: 8 * 1024, fields: 100 }
     }
 }
+
+/// What one listener is told. A connection keeps what was in force when it was accepted.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Settings {
+    /// How patient it is.
+    pub timeouts: Timeouts,
+    /// How much it takes on.
+    pub limits: Limits,
+}

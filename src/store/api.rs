@@ -63,6 +63,12 @@ pub enum StoreError {
         /// Which store.
         store: String,
     },
+    /// The file at the store's path belongs to another store than the one that was opened.
+    #[error("the store file {store} now holds another store; put the right file back, or restart to use this one")]
+    OtherStore {
+        /// Which store.
+        store: String,
+    },
     /// A secret's fingerprint is not the stored one.
     #[error("the master secret is not the one that the store {store} was made with: use that secret's file")]
     WrongSecret {
@@ -132,7 +138,8 @@ impl Reading {
 }
 
 /// One row to write and the event that tells of it. Stamps in the rows are ignored: the store sets
-/// them, `created_at` of new rows aside, to the transaction's own.
+/// them, `created_at` of new rows aside, to the transaction's own. A key's hash, lineage, format,
+/// user, minter and birth never change once it is stored.
 #[derive(Debug, Clone)]
 pub struct Change {
     /// The row as it shall be.
@@ -159,7 +166,8 @@ pub struct NewEvent {
     pub changes: std::collections::BTreeMap<String, String>,
 }
 
-/// All that one mutation writes: one revision, an ordinal for each change in this order.
+/// All that one mutation writes: one revision, and an ordinal for each change. Users come before
+/// keys, which may need them; else the order is this one.
 #[derive(Debug, Clone)]
 pub struct Changes {
     /// Who does it.
@@ -226,11 +234,12 @@ pub struct KeyQuery {
     pub user: Option<UserId>,
     /// Of this status, at the store's clock.
     pub status: Option<Status>,
-    /// Whose name contains this text, or whose id or shown prefix begins with it.
+    /// Whose name contains this text (ASCII letters in either case), or whose id or shown prefix
+    /// begins with it.
     pub text: Option<String>,
-    /// That expire within this many days.
+    /// That expire within this many days, and have not yet.
     pub expires_within_days: Option<u32>,
-    /// Not used for this many days, or never.
+    /// Not used for this many days; a key that was never used counts from its creation.
     pub unused_for_days: Option<u32>,
     /// Of this lineage.
     pub lineage: Option<LineageId>,
@@ -278,11 +287,11 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// What it is called in messages: the file's path or the server's address, never a password.
     fn name(&self) -> &str;
 
-    /// The store's id.
+    /// The store's id, as it was opened.
     fn id(&self) -> StoreId;
 
     /// One mutation: counter row, read, plan, write, commit. `plan` runs inside the transaction and
-    /// may run again if the transaction is retried.
+    /// may run again if the transaction is retried. A plan that panics changes nothing.
     ///
     /// # Errors
     /// Of the outer result: the store failed, and nothing was committed. Of the inner: the plan's
@@ -305,7 +314,7 @@ pub trait Store: Send + Sync + fmt::Debug {
         query: KeyQuery,
     ) -> BoxFuture<'_, Result<Vec<(Key, Option<User>, Option<KeyUsage>)>, StoreError>>;
 
-    /// Users by id.
+    /// Users by id, the deleted too.
     fn list_users(&self, project: Option<ProjectId>) -> BoxFuture<'_, Result<Vec<User>, StoreError>>;
 
     /// Events, oldest first.
@@ -315,22 +324,29 @@ pub trait Store: Send + Sync + fmt::Debug {
     fn poll(&self, cursor: Cursor) -> BoxFuture<'_, Result<Poll, StoreError>>;
 
     /// Waits until the store has reason to believe that there is news, or `at_most` has passed.
-    /// A hint: it may wake for nothing, and the poll is the truth.
+    /// A hint: it may wake for nothing, and the poll is the truth. News that came while nobody
+    /// waited wakes the next who does.
     fn wait_for_news(&self, at_most: std::time::Duration) -> BoxFuture<'_, ()>;
 
-    /// Hands over everything that changed after `revision`, users before the keys of one revision
-    /// that need them, then [`Batch::End`], all of one snapshot. `sink` runs on the store's thread.
-    /// After revision 0: the whole content, users first.
+    /// Hands over everything that changed after `cursor`, in the order of the events, the users of
+    /// a revision before its keys, then [`Batch::End`], all of one snapshot. A row that changed
+    /// more than once comes as often, each time as it stands at the snapshot. `sink` runs on the
+    /// store's thread. After revision 0: the whole content, users first, each row once.
+    ///
+    /// # Errors
+    /// The store failed: what was handed over is no complete revision and must be dropped.
     fn changes_after(
         &self,
         cursor: Cursor,
         sink: Box<dyn FnMut(Batch) + Send>,
     ) -> BoxFuture<'_, Result<(), StoreError>>;
 
-    /// Adds up usage: counts are added, instants only move forward and never past the store's clock.
+    /// Adds up usage: counts are added, instants only move forward and never past the store's
+    /// clock. Keys that are not stored are left out. Uses no revision.
     fn record_usage(&self, gateway: String, updates: Vec<UsageUpdate>) -> BoxFuture<'_, Result<(), StoreError>>;
 
-    /// Holds a secret's fingerprint against the stored one, or stores it where there is none.
+    /// Holds a secret's fingerprint against the stored one of that number. A store that knows no
+    /// secret at all takes this one as its own; one that knows others only is not matched.
     fn check_secret(&self, number: u32, fingerprint: [u8; 32]) -> BoxFuture<'_, Result<(), StoreError>>;
 
     /// The number and fingerprint of every secret the store knows.

@@ -5,10 +5,16 @@
 //! then rows, events and revision are written and committed together.
 
 mod api;
+mod awaited;
+#[cfg(test)]
+mod contract;
 mod settings;
+mod sqlite;
 
 pub use api::{
     Batch, BoxFuture, Change, Changes, CommitId, Committed, Cursor, EventQuery, KeyQuery, KeyUsage, NewEvent, Planned,
     Poll, ReadRequest, Reading, Row, SharedStore, Store, StoreError, StoreId, UsageUpdate,
 };
+pub use awaited::{AwaitedStore, Opener};
 pub use settings::Settings;
+pub use sqlite::SqliteStore;

@@ -1,0 +1,32 @@
+# The gateway in a small image: built from source, run as nobody in particular, checked by itself.
+#
+#   docker build -t keyward .
+#   docker run -p 8443:8443 -v ./keyward.toml:/etc/keyward/keyward.toml:ro -v keyward:/var/lib/keyward keyward
+#
+# The configuration's paths belong below /var/lib/keyward: store, master secret and state_dir.
+# docs/OPERATIONS.md has one that fits.
+
+FROM rust:1.95-bookworm AS build
+WORKDIR /src
+COPY Cargo.toml Cargo.lock ./
+COPY src ./src
+COPY benches ./benches
+COPY config ./config
+RUN cargo build --release --locked --bin keyward
+
+FROM debian:bookworm-slim
+RUN groupadd --system --gid 10001 keyward \
+    && useradd --system --uid 10001 --gid keyward --home-dir /var/lib/keyward --shell /usr/sbin/nologin keyward \
+    && install -d -o keyward -g keyward -m 0700 /var/lib/keyward \
+    && install -d -m 0755 /etc/keyward
+COPY --from=build /src/target/release/keyward /usr/bin/keyward
+USER keyward
+WORKDIR /var/lib/keyward
+VOLUME /var/lib/keyward
+EXPOSE 8443
+# Answers where [ops] listens, whatever that is in the configuration.
+HEALTHCHECK --interval=10s --timeout=3s --start-period=10s --retries=3 \
+    CMD ["keyward", "health", "-c", "/etc/keyward/keyward.toml"]
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["keyward"]
+CMD ["serve", "-c", "/etc/keyward/keyward.toml"]

@@ -1,0 +1,143 @@
+//! Why the program could not start, and whether its operator or its surroundings are to be asked.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::config::Fault;
+use crate::listen::BindFault;
+use crate::manage::ManageError;
+use crate::secret::NoRandomness;
+use crate::store::StoreError;
+use crate::sync::StateError;
+use crate::telemetry::LogFault;
+use crate::tls::{CannotGenerate, CertificateFault};
+
+/// Why the program could not start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// The configuration has faults.
+    #[error("{}", lines(.0))]
+    Config(Vec<Fault>),
+    /// Certificates have faults.
+    #[error("{}", lines(.0))]
+    Certificates(Vec<CertificateFault>),
+    /// The deny list cannot be read.
+    #[error("the deny list {} cannot be read: {cause}", .path.display())]
+    DenyFile {
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        cause: io::Error,
+    },
+    /// A reload changes what only a restart can change.
+    #[error("a restart is needed to change {changed}; nothing was changed")]
+    RestartNeeded {
+        /// Which keys.
+        changed: String,
+    },
+    /// The store cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The store was made with a master secret that is not there.
+    #[error("the store {store} was made with a master secret, and there is none at {}: put that file back", .path.display())]
+    SecretMissing {
+        /// Which store.
+        store: String,
+        /// Where the secret was looked for.
+        path: PathBuf,
+    },
+    /// Snapshot and journal cannot be used.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// A listener cannot be had.
+    #[error(transparent)]
+    Listen(#[from] BindFault),
+    /// A key operation failed.
+    #[error(transparent)]
+    Manage(#[from] ManageError),
+    /// A file or folder cannot be made or read.
+    #[error("cannot {doing} {}: {cause}", .path.display())]
+    File {
+        /// What was tried.
+        doing: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        cause: io::Error,
+    },
+    /// A file is there that this would have to change.
+    #[error("{} is there already: {remedy}", .path.display())]
+    Occupied {
+        /// Its path.
+        path: PathBuf,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// The log cannot be started.
+    #[error(transparent)]
+    Log(#[from] LogFault),
+    /// A certificate cannot be made.
+    #[error(transparent)]
+    Generate(#[from] CannotGenerate),
+    /// The operating system has no randomness.
+    #[error(transparent)]
+    Randomness(#[from] NoRandomness),
+    /// Two metrics have one name.
+    #[error("a metric cannot be registered: {0}")]
+    Metrics(#[from] prometheus::Error),
+    /// A thread or runtime cannot be had, or ended before it should.
+    #[error("{what}: {cause}")]
+    Runtime {
+        /// Which one.
+        what: &'static str,
+        /// Why.
+        cause: io::Error,
+    },
+}
+
+impl AppError {
+    /// Whether what the operator configured is at fault, rather than its surroundings.
+    #[must_use]
+    pub fn is_configuration(&self) -> bool {
+        match self {
+            Self::Config(_)
+            | Self::Certificates(_)
+            | Self::DenyFile { .. }
+            | Self::RestartNeeded { .. }
+            | Self::Occupied { .. }
+            | Self::SecretMissing { .. }
+            | Self::Log(_) => true,
+            Self::Store(error) => match error {
+                StoreError::Missing { .. }
+                | StoreError::TooNew { .. }
+                | StoreError::WrongSecret { .. }
+                | StoreError::OtherStore { .. } => true,
+                StoreError::Unavailable { .. }
+                | StoreError::Damaged { .. }
+                | StoreError::Replaced { .. }
+                | StoreError::DuplicateToken { .. } => false,
+            },
+            Self::State(error) => matches!(error, StateError::InUse(_)),
+            Self::Listen(_)
+            | Self::Manage(_)
+            | Self::File { .. }
+            | Self::Generate(_)
+            | Self::Randomness(_)
+            | Self::Metrics(_)
+            | Self::Runtime { .. } => false,
+        }
+    }
+
+    pub(super) fn file(doing: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |cause| Self::File { doing, path, cause }
+    }
+
+    pub(super) fn runtime(what: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |cause| Self::Runtime { what, cause }
+    }
+}
+
+fn lines<T: std::fmt::Display>(faults: &[T]) -> String {
+    faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}

@@ -1,0 +1,19 @@
+//! The composition root: builds every part from a checked configuration, binds, starts, reloads and
+//! drains. It holds no rule of its own; it hands the parts to each other.
+
+mod echo;
+mod error;
+mod init;
+mod opening;
+mod process;
+mod quickstart;
+mod reload;
+mod serve;
+mod watch;
+mod workers;
+
+pub use error::AppError;
+pub use init::{Initialised, init};
+pub use opening::open_store;
+pub use quickstart::{Demo, Quickstart, prepare as prepare_quickstart};
+pub use serve::{Bound, ServeOptions, metric_names, serve};

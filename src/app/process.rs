@@ -1,0 +1,24 @@
+//! What the process asks of the operating system before it serves.
+
+use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
+
+/// Lets the process open as many files as it may, and keeps its memory out of core dumps and away
+/// from other processes of the same user: tokens pass through it.
+///
+/// A system that refuses any of this is told of in the log, and the gateway runs all the same.
+pub(super) fn prepare() {
+    let files = getrlimit(Resource::Nofile);
+    if files.current != files.maximum {
+        let wanted = Rlimit { current: files.maximum, maximum: files.maximum };
+        if let Err(error) = setrlimit(Resource::Nofile, wanted) {
+            tracing::warn!(%error, "the limit of open files stays where it was");
+        }
+    }
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    if let Err(error) = setrlimit(Resource::Core, none) {
+        tracing::warn!(%error, "core dumps could not be turned off");
+    }
+    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        tracing::warn!(%error, "the process's memory could not be closed to others");
+    }
+}

@@ -1,0 +1,151 @@
+//! `quickstart`: a folder in which a whole gateway lies ready, made on the first run and reused after.
+//!
+//! A token is never written to disk, so a later run cannot show the demo key's token again: it
+//! replaces the key, with an hour of grace for the old one.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::error::AppError;
+use super::init::{Initialised, init, make_folder, write_secret};
+use crate::clock::Clock;
+use crate::config::{Config, Environment, QUICKSTART_TEMPLATE};
+use crate::key::{FlagSet, Grants, Key, KeyId, ProjectId, Status, Token};
+use crate::manage::{Caller, Manager, NewKey};
+use crate::store::{self, KeyQuery, SharedStore, SqliteStore};
+use crate::tls;
+
+/// How long the demo key of an earlier run goes on working.
+const GRACE: Duration = Duration::from_secs(3600);
+const DEMO: &str = "demo";
+
+/// What was asked for.
+#[derive(Debug)]
+pub struct Quickstart<'q> {
+    /// The folder.
+    pub folder: &'q Path,
+    /// The service to stand in front of; none to start one that echoes.
+    pub upstream: Option<&'q str>,
+    /// Where to listen; none for what the folder's configuration says.
+    pub listen: Option<SocketAddr>,
+}
+
+/// A folder that is ready to be served from.
+#[derive(Debug)]
+pub struct Demo {
+    /// Its configuration.
+    pub config: Config,
+    /// What was made by this run.
+    pub made: Initialised,
+    /// The demo key.
+    pub key: KeyId,
+    /// Its token.
+    pub token: Token,
+    /// The certificate that clients must trust.
+    pub certificate: PathBuf,
+    /// Where an echoing upstream shall listen, unless a service was named.
+    pub echo: Option<SocketAddr>,
+}
+
+/// Makes what is missing in the folder, and a demo key.
+///
+/// # Errors
+/// When something can be neither made nor used.
+pub async fn prepare(
+    asked: &Quickstart<'_>,
+    environment: &Environment,
+    clock: Arc<dyn Clock>,
+) -> Result<Demo, AppError> {
+    make_folder(asked.folder)?;
+    let mut new_files = Vec::new();
+    let certificate = asked.folder.join("tls/server.pem");
+    new_files.extend(make_certificate(&certificate, &asked.folder.join("tls/server.key"), clock.as_ref())?);
+    new_files.extend(make_config(asked)?);
+    let mut config = Config::load(&asked.folder.join("keyward.toml"), environment).map_err(AppError::Config)?;
+    if let Some(listen) = asked.listen {
+        config.gateway.listen = vec![listen];
+        if listen.port() == 0 {
+            config.ops = config.ops.map(|ops| SocketAddr::new(ops.ip(), 0));
+        }
+    }
+    let caller = Caller::Local { login: "quickstart".to_owned() };
+    let mut made = init(&config, &caller, Arc::clone(&clock)).await?;
+    new_files.append(&mut made.made);
+    made.made = new_files;
+    let store::Settings::Sqlite { path } = &config.store;
+    let store: SharedStore = Arc::new(SqliteStore::open(path, Arc::clone(&clock))?);
+    let manager = Manager::new(store, config.proxy.token_prefix.clone());
+    let (key, token) = demo_key(&manager, &caller, clock.as_ref()).await?;
+    let echo = config.proxy.upstreams.get("echo").and_then(|echo| echo.targets.first()?.address);
+    Ok(Demo { config, made, key, token, certificate, echo })
+}
+
+/// The certificate and its key, where there are none.
+fn make_certificate(chain: &Path, key: &Path, clock: &dyn Clock) -> Result<Vec<PathBuf>, AppError> {
+    if chain.exists() && key.exists() {
+        return Ok(Vec::new());
+    }
+    super::init::make_folder_of(chain)?;
+    let generated = tls::generate(clock.now())?;
+    if key.exists() {
+        std::fs::remove_file(key).map_err(AppError::file("replace", key))?;
+    }
+    write_secret(key, &generated.key)?;
+    std::fs::write(chain, &generated.chain).map_err(AppError::file("write", chain))?;
+    Ok(vec![chain.to_owned(), key.to_owned()])
+}
+
+/// The configuration, where there is none.
+fn make_config(asked: &Quickstart<'_>) -> Result<Option<PathBuf>, AppError> {
+    let path = asked.folder.join("keyward.toml");
+    if path.exists() {
+        if asked.upstream.is_some() {
+            return Err(AppError::Occupied {
+                path,
+                remedy: "it names an upstream already: change `targets` there, or give another --dir",
+            });
+        }
+        return Ok(None);
+    }
+    let (name, target) = match asked.upstream {
+        Some(url) => ("service", url.to_owned()),
+        None => {
+            ("echo", format!("http://{}", free_address().map_err(AppError::runtime("no port for the echo upstream"))?))
+        }
+    };
+    let text = QUICKSTART_TEMPLATE.replace("{name}", name).replace("{upstream}", &target);
+    std::fs::write(&path, text).map_err(AppError::file("write", &path))?;
+    if let Err(faults) = Config::load(&path, &Environment::default()) {
+        std::fs::remove_file(&path).map_err(AppError::file("remove", &path))?;
+        return Err(AppError::Config(faults));
+    }
+    Ok(Some(path))
+}
+
+fn free_address() -> std::io::Result<SocketAddr> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
+}
+
+/// A demo key: a new one, or what replaces the last run's.
+async fn demo_key(manager: &Manager, caller: &Caller, clock: &dyn Clock) -> Result<(KeyId, Token), AppError> {
+    let project: ProjectId = DEMO.parse().expect("a project id");
+    let query = KeyQuery {
+        project: Some(project.clone()),
+        status: Some(Status::Active),
+        text: Some(DEMO.to_owned()),
+        ..KeyQuery::default()
+    };
+    let keys = manager.keys(caller, query).await?;
+    let usable =
+        |key: &Key| key.name == DEMO && key.status(None, clock.now()) == Status::Active && key.replaced_by.is_none();
+    if let Some(old) = keys.iter().find(|view| usable(&view.key)) {
+        let rotated = manager.rotate_key(caller, old.key.id, GRACE).await?;
+        return Ok((rotated.new.id, rotated.token));
+    }
+    let flags = FlagSet::parse(["demo.read"]).expect("a flag");
+    let new = NewKey { grants: Grants::Only(flags), ..NewKey::named(DEMO, Some(project)) };
+    let created = manager.create_key(caller, new).await?;
+    Ok((created.key.id, created.token))
+}

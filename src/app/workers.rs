@@ -1,0 +1,109 @@
+//! The threads that serve: one runtime each, with listeners and upstream connections of its own, so
+//! that no request ever crosses from one thread to another.
+
+use std::io;
+use std::net::TcpListener;
+use std::rc::Rc;
+use std::thread::{self, JoinHandle};
+
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinSet, LocalSet};
+
+use super::error::AppError;
+use crate::listen::{self, Handler, Listening};
+use crate::secret::NoRandomness;
+
+/// The threads that were started, and word of their end.
+#[derive(Debug)]
+pub(super) struct Workers {
+    threads: Vec<JoinHandle<()>>,
+    ended: mpsc::UnboundedReceiver<String>,
+    ending: mpsc::UnboundedSender<String>,
+}
+
+impl Workers {
+    pub(super) fn new() -> Self {
+        let (ending, ended) = mpsc::unbounded_channel();
+        Self { threads: Vec::new(), ended, ending }
+    }
+
+    /// Starts a thread that serves these listeners with the handler that `make` makes on it.
+    ///
+    /// # Errors
+    /// When the operating system has no thread or runtime to give.
+    pub(super) fn start<H: Handler>(
+        &mut self,
+        name: String,
+        listeners: Vec<(TcpListener, Listening)>,
+        stop: &watch::Receiver<bool>,
+        make: impl FnOnce() -> Result<H, NoRandomness> + Send + 'static,
+    ) -> Result<(), AppError> {
+        let runtime = runtime()?;
+        let stop = stop.clone();
+        let word = Word { name: name.clone(), ending: self.ending.clone() };
+        let work = move || {
+            let _word = word;
+            let served = LocalSet::new().block_on(&runtime, async {
+                let handler = Rc::new(make().map_err(io::Error::other)?);
+                serve(handler, listeners, stop).await
+            });
+            if let Err(error) = served {
+                tracing::error!(%error, "a listener could not be served");
+            }
+        };
+        let thread =
+            thread::Builder::new().name(name).spawn(work).map_err(AppError::runtime("cannot start a thread"))?;
+        self.threads.push(thread);
+        Ok(())
+    }
+
+    /// The name of a thread that ended. Cancel-safe.
+    pub(super) async fn one_ended(&mut self) -> String {
+        // This holds a sender itself, so the channel stays open.
+        self.ended.recv().await.unwrap_or_default()
+    }
+
+    /// Waits for every thread.
+    pub(super) fn join(self) {
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("a thread ended by a panic");
+            }
+        }
+    }
+}
+
+/// Says which thread ended, however it did.
+struct Word {
+    name: String,
+    ending: mpsc::UnboundedSender<String>,
+}
+
+impl Drop for Word {
+    fn drop(&mut self) {
+        // Nobody listens once the process is on its way out.
+        self.ending.send(std::mem::take(&mut self.name)).ok();
+    }
+}
+
+/// A runtime for one thread.
+pub(super) fn runtime() -> Result<Runtime, AppError> {
+    Builder::new_current_thread().enable_all().build().map_err(AppError::runtime("cannot start a runtime"))
+}
+
+async fn serve<H: Handler>(
+    handler: Rc<H>,
+    listeners: Vec<(TcpListener, Listening)>,
+    stop: watch::Receiver<bool>,
+) -> io::Result<()> {
+    let mut served = JoinSet::new();
+    for (listener, listening) in listeners {
+        served.spawn_local(listen::serve(listener, Rc::clone(&handler), listening, stop.clone()));
+    }
+    let mut outcome = Ok(());
+    while let Some(ended) = served.join_next().await {
+        outcome = outcome.and(ended.map_err(io::Error::other).and_then(|served| served));
+    }
+    outcome
+}

@@ -1,0 +1,179 @@
+//! `keyward keys create`: mints a key and prints its token, once.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::{flags_text, project_text, time_text, told_once};
+use crate::cli::failure::Failure;
+use crate::cli::output::Output;
+use crate::cli::place::Place;
+use crate::cli::shape::KeyShape;
+use crate::cli::values::{ConfigFile, EndOptions, OperatorOptions, Which, key_name, pair};
+use crate::key::{EnvironmentId, Grant, Grants, ProjectId, UserId};
+use crate::manage::{Created, NewKey};
+
+/// Make a key and print its token, once
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  keyward keys create -c keyward.toml --project acme --name build --flag jobs:read --flag jobs:write
+  keyward keys create -c keyward.toml --project acme --name ann --user ann --inherit --expires-in 30d
+  keyward keys create -c keyward.toml --project all --name ops --flag 'keyward.**' --may-grant '**' \\
+      --operate-project all --operate-environment all
+
+The token is the last line printed, or `key` in the JSON. It is stored nowhere.")]
+pub(in crate::cli) struct Args {
+    #[command(flatten)]
+    config: ConfigFile,
+    /// The project it belongs to; all is for operators
+    #[arg(long, value_name = "PROJECT")]
+    project: Which<ProjectId>,
+    /// What people call it
+    #[arg(long, value_name = "NAME", value_parser = key_name)]
+    name: String,
+    /// A flag that it holds; repeatable. Without any it opens only routes for any key
+    #[arg(long = "flag", value_name = "FLAG", conflicts_with = "inherit")]
+    flags: Vec<Grant>,
+    /// Hold whatever flags its user holds, now and later
+    #[arg(long, requires = "user")]
+    inherit: bool,
+    /// The user who owns it
+    #[arg(long, value_name = "USER")]
+    user: Option<UserId>,
+    /// The environment it belongs to
+    #[arg(long, value_name = "ENVIRONMENT", default_value = "live")]
+    environment: EnvironmentId,
+    #[command(flatten)]
+    end: EndOptions,
+    #[command(flatten)]
+    operator: OperatorOptions,
+    /// Free text to keep with it; repeatable
+    #[arg(long = "prop", value_name = "NAME=VALUE", value_parser = pair)]
+    props: Vec<(String, String)>,
+    /// Let it rotate itself
+    #[arg(long)]
+    self_rotate: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// A minted key as JSON.
+#[derive(Serialize)]
+struct Minted<'a> {
+    #[serde(flatten)]
+    record: KeyShape<'a>,
+    /// The token.
+    key: &'a str,
+}
+
+impl Args {
+    fn meaning(self) -> Result<NewKey, Failure> {
+        if self.operator.lacks_scope(&self.flags) {
+            return Err(Failure::usage(
+                "an operator's key needs --operate-project and --operate-environment: a name each, or all",
+            ));
+        }
+        let (may_grant, operates_on) = self.operator.meaning();
+        Ok(NewKey {
+            project: self.project.one(),
+            environment: self.environment,
+            user: self.user,
+            grants: if self.inherit { Grants::Inherit } else { Grants::Only(self.flags.into()) },
+            props: self.props.into_iter().collect::<BTreeMap<_, _>>(),
+            may_grant,
+            operates_on,
+            self_rotate: self.self_rotate,
+            expires: self.end.meaning().unwrap_or_default(),
+            ..NewKey::named(&self.name, None)
+        })
+    }
+}
+
+pub(super) fn run(args: Args, output: &mut Output) -> Result<(), Failure> {
+    let place = Place::open(&args.config)?;
+    let json = args.json;
+    let created = place.wait(place.manager.create_key(&place.caller, args.meaning()?))?;
+    told_once(created.key.id, print(&created, json, output))
+}
+
+fn print(created: &Created, json: bool, output: &mut Output) -> Result<(), Failure> {
+    let Created { key, user, token, committed } = created;
+    if json {
+        let status = key.status(user.as_ref(), committed.at);
+        output.json(&Minted { record: KeyShape::unused(key, status), key: token.expose() })?;
+        return output.flush();
+    }
+    output.line(format_args!("made key {} ({}), revision {}", key.id, key.name, committed.revision))?;
+    output.line(format_args!("  project      {}", project_text(key)))?;
+    output.line(format_args!("  environment  {}", key.environment))?;
+    if let Some(user) = &key.user {
+        output.line(format_args!("  user         {user}"))?;
+    }
+    output.line(format_args!("  flags        {}", flags_text(key)))?;
+    output.line(format_args!("  expires      {}", time_text(key.expires_at)))?;
+    output.line("Its token, shown this once and stored nowhere:")?;
+    output.line(token.expose())?;
+    output.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::manage::Expiry;
+
+    #[derive(Parser)]
+    struct Typed {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn meaning(typed: &str) -> Result<NewKey, String> {
+        let words = "create -c x --name n".split(' ').chain(typed.split(' '));
+        let typed = Typed::try_parse_from(words).map_err(|error| error.to_string())?;
+        typed.args.meaning().map_err(|failure| failure.lines().concat())
+    }
+
+    #[test]
+    fn what_is_typed_becomes_a_key_to_mint() {
+        let new =
+            meaning("--project acme --flag a.b --flag c:d --user ann --prop team=x --expires-in 30d").expect("a key");
+        assert_eq!(new.project.as_ref().map(ProjectId::as_str), Some("acme"));
+        assert_eq!(new.environment, EnvironmentId::live());
+        assert!(matches!(&new.grants, Grants::Only(flags) if flags.to_string() == "a.b c:d"));
+        assert_eq!(new.expires, Expiry::In(std::time::Duration::from_secs(30 * 86_400)));
+        assert_eq!(new.props.get("team").map(String::as_str), Some("x"));
+        assert!(new.operates_on.is_none());
+    }
+
+    #[test]
+    fn nothing_said_grants_nothing() {
+        let new = meaning("--project acme").expect("a key");
+        assert!(matches!(&new.grants, Grants::Only(flags) if flags.is_empty()));
+        assert_eq!(new.expires, Expiry::Never);
+    }
+
+    #[test]
+    fn an_operator_says_what_it_operates_on() {
+        assert!(
+            meaning("--project all --flag keyward.keys.read").is_err_and(|line| line.contains("--operate-project"))
+        );
+        assert!(meaning("--project all --may-grant **").is_err());
+        let all =
+            meaning("--project all --flag keyward.** --may-grant ** --operate-project all --operate-environment live");
+        let scope = all.expect("an operator").operates_on.expect("its scope");
+        assert_eq!((scope.project, scope.environment), (None, Some(EnvironmentId::live())));
+    }
+
+    #[test]
+    fn what_contradicts_itself_is_refused() {
+        assert!(meaning("--project acme --inherit").is_err());
+        assert!(meaning("--project acme --inherit --user ann --flag a").is_err());
+        assert!(meaning("--project acme --expires-in 1d --expires-at 2027-01-31T00:00:00Z").is_err());
+        assert!(meaning("--project acme --flag a..b").is_err());
+        assert!(meaning("--project a/b").is_err());
+    }
+}

@@ -1,0 +1,89 @@
+//! `keyward keys list`: which keys there are, newest first.
+
+use super::{flags_text, project_text, time_text};
+use crate::cli::failure::Failure;
+use crate::cli::output::Output;
+use crate::cli::place::Place;
+use crate::cli::shape::KeyShape;
+use crate::cli::values::{ConfigFile, Which, days, status};
+use crate::key::{EnvironmentId, ProjectId, Status, UserId};
+use crate::store::KeyQuery;
+
+/// List keys, newest first
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  keyward keys list -c keyward.toml --project acme --status active
+  keyward keys list -c keyward.toml --expires-within 14d --json
+  keyward keys list -c keyward.toml --unused-for 90d")]
+pub(in crate::cli) struct Args {
+    #[command(flatten)]
+    config: ConfigFile,
+    /// Of this project, or of all
+    #[arg(long, value_name = "PROJECT", default_value = "all")]
+    project: Which<ProjectId>,
+    /// Of this environment
+    #[arg(long, value_name = "ENVIRONMENT")]
+    environment: Option<EnvironmentId>,
+    /// Of this user
+    #[arg(long, value_name = "USER")]
+    user: Option<UserId>,
+    /// Of this status
+    #[arg(long, value_name = "STATUS", value_parser = status())]
+    status: Option<Status>,
+    /// That expire within this time, such as 30d, counted in whole days
+    #[arg(long, value_name = "DURATION", value_parser = days)]
+    expires_within: Option<u32>,
+    /// Not used for this long or never, such as 90d, counted in whole days
+    #[arg(long, value_name = "DURATION", value_parser = days)]
+    unused_for: Option<u32>,
+    /// Whose name holds this text, or whose id or prefix begins with it
+    #[arg(long, value_name = "TEXT")]
+    query: Option<String>,
+    /// At most so many; 0 for all
+    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    limit: usize,
+    /// Print a JSON array
+    #[arg(long)]
+    json: bool,
+}
+
+impl Args {
+    fn meaning(self) -> KeyQuery {
+        KeyQuery {
+            project: self.project.one(),
+            environment: self.environment,
+            user: self.user,
+            status: self.status,
+            text: self.query,
+            expires_within_days: self.expires_within,
+            unused_for_days: self.unused_for,
+            limit: self.limit,
+            ..KeyQuery::default()
+        }
+    }
+}
+
+pub(super) fn run(args: Args, output: &mut Output) -> Result<(), Failure> {
+    let place = Place::open(&args.config)?;
+    let json = args.json;
+    let keys = place.wait(place.manager.keys(&place.caller, args.meaning()))?;
+    if json {
+        return output.json(&keys.iter().map(KeyShape::of).collect::<Vec<_>>());
+    }
+    let rows = keys.iter().map(|view| {
+        let key = &view.key;
+        vec![
+            key.id.to_string(),
+            key.name.clone(),
+            project_text(key).to_owned(),
+            key.environment.to_string(),
+            view.status.as_str().to_owned(),
+            key.shown_prefix.clone().unwrap_or_else(|| "-".to_owned()),
+            time_text(key.standing(view.user.as_ref()).ends_at()),
+            time_text(view.usage.map(|usage| usage.last_used_at)),
+            flags_text(key),
+        ]
+    });
+    output.table(&["ID", "NAME", "PROJECT", "ENV", "STATUS", "PREFIX", "ENDS", "LAST USED", "FLAGS"], rows.collect())
+}

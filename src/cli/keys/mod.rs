@@ -1,0 +1,80 @@
+//! `keyward keys`: make, find, change, replace and end keys. Works on the store that the
+//! configuration names; whoever can open it with the master secret is trusted.
+
+mod create;
+mod export;
+mod import;
+mod inspect;
+mod list;
+mod revoke;
+mod rotate;
+mod rows;
+mod show;
+mod update;
+
+use clap::Subcommand;
+
+use super::failure::Failure;
+use super::output::Output;
+use crate::clock::Timestamp;
+use crate::key::{Grants, Key, KeyId};
+
+/// Make, find, change, replace and end keys
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Create(create::Args),
+    List(list::Args),
+    Show(show::Args),
+    Update(update::Args),
+    Rotate(rotate::Args),
+    Revoke(revoke::Args),
+    Import(import::Args),
+    Export(export::Args),
+    Inspect(inspect::Args),
+}
+
+pub(super) fn run(args: Args, output: &mut Output) -> Result<(), Failure> {
+    match args.command {
+        Command::Create(args) => create::run(args, output),
+        Command::List(args) => list::run(args, output),
+        Command::Show(args) => show::run(&args, output),
+        Command::Update(args) => update::run(args, output),
+        Command::Rotate(args) => rotate::run(&args, output),
+        Command::Revoke(args) => revoke::run(&args, output),
+        Command::Import(args) => import::run(args, output),
+        Command::Export(args) => export::run(args, output),
+        Command::Inspect(args) => inspect::run(args, output),
+    }
+}
+
+/// A key's flags, for people.
+fn flags_text(key: &Key) -> String {
+    match &key.grants {
+        Grants::Inherit => "(its user's)".to_owned(),
+        Grants::Only(flags) if flags.is_empty() => "(none)".to_owned(),
+        Grants::Only(flags) => flags.to_string(),
+    }
+}
+
+/// A key's project, for people.
+fn project_text(key: &Key) -> &str {
+    key.project.as_ref().map_or("all", |project| project.as_str())
+}
+
+/// An instant that may not be, for people.
+fn time_text(time: Option<Timestamp>) -> String {
+    time.map_or_else(|| "-".to_owned(), Timestamp::to_rfc3339)
+}
+
+/// `printed`, or, where it did not get through, what became of the token that nobody has seen.
+fn told_once(id: KeyId, printed: Result<(), Failure>) -> Result<(), Failure> {
+    printed.map_err(|_unprinted| {
+        Failure::failed(format_args!("{id} was made, but its token could not be printed: revoke it and make another"))
+    })
+}

@@ -1,0 +1,147 @@
+//! `keyward keys show`: everything about one key but its token, and what became of its lineage.
+
+use serde::Serialize;
+
+use super::{flags_text, project_text, time_text};
+use crate::cli::failure::Failure;
+use crate::cli::output::Output;
+use crate::cli::place::Place;
+use crate::cli::shape::KeyShape;
+use crate::cli::values::{ConfigFile, key_id};
+use crate::clock::Timestamp;
+use crate::key::{EnvironmentId, KeyId, ProjectId, Status};
+use crate::manage::KeyView;
+use crate::store::KeyQuery;
+
+/// Show everything about a key but its token, and what it replaced or was replaced by
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Args {
+    #[command(flatten)]
+    config: ConfigFile,
+    /// The key
+    #[arg(value_name = "ID", value_parser = key_id)]
+    id: KeyId,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// A key with its place in its lineage.
+#[derive(Debug, Serialize)]
+struct Whole<'a> {
+    #[serde(flatten)]
+    key: KeyShape<'a>,
+    /// How often it was used.
+    uses: u64,
+    /// It and all that it replaced or was replaced by, oldest first.
+    lineage: Vec<Member>,
+}
+
+/// One key of a lineage.
+#[derive(Debug, Serialize)]
+struct Member {
+    id: KeyId,
+    status: Status,
+    created_at: Timestamp,
+    replaced_by_key_id: Option<KeyId>,
+    grace_expires_at: Option<Timestamp>,
+    last_used_at: Option<Timestamp>,
+    uses: u64,
+}
+
+impl Member {
+    fn of(KeyView { key, usage, status, .. }: &KeyView) -> Self {
+        Self {
+            id: key.id,
+            status: *status,
+            created_at: key.created_at,
+            replaced_by_key_id: key.replaced_by,
+            grace_expires_at: key.grace_expires_at,
+            last_used_at: usage.map(|usage| usage.last_used_at),
+            uses: usage.map_or(0, |usage| usage.count),
+        }
+    }
+}
+
+pub(super) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
+    let place = Place::open(&args.config)?;
+    let view = place.wait(place.manager.key(&place.caller, args.id))?;
+    let query = KeyQuery { lineage: Some(view.key.lineage), ..KeyQuery::default() };
+    let mut lineage = place.wait(place.manager.keys(&place.caller, query))?;
+    lineage.sort_by_key(|member| (member.key.created_at, member.key.id));
+    let lineage: Vec<_> = lineage.iter().map(Member::of).collect();
+    if args.json {
+        let uses = view.usage.map_or(0, |usage| usage.count);
+        return output.json(&Whole { key: KeyShape::of(&view), uses, lineage });
+    }
+    print_key(&view, output)?;
+    print_lineage(args.id, &lineage, output)
+}
+
+fn print_key(KeyView { key, user, usage, status }: &KeyView, output: &mut Output) -> Result<(), Failure> {
+    let mut say = |name: &str, value: &str| output.line(format_args!("{name:<14} {value}"));
+    let yes = |truth: bool| if truth { "yes" } else { "no" };
+    say("id", &key.id.to_string())?;
+    say("name", &key.name)?;
+    say("status", status.as_str())?;
+    say("project", project_text(key))?;
+    say("environment", key.environment.as_str())?;
+    say("flags", &flags_text(key))?;
+    if let Some(id) = &key.user {
+        say("user", id.as_str())?;
+        let theirs = user.as_ref().map_or_else(|| "(no such user)".to_owned(), |user| user.flags.to_string());
+        say("user's flags", &theirs)?;
+    }
+    if !key.may_grant.is_empty() {
+        say("may grant", &key.may_grant.to_string())?;
+    }
+    if let Some(scope) = &key.operates_on {
+        let project = scope.project.as_ref().map_or("all", ProjectId::as_str);
+        let environment = scope.environment.as_ref().map_or("all", EnvironmentId::as_str);
+        say("operates on", &format!("project {project}, environment {environment}"))?;
+    }
+    for (name, value) in &key.props {
+        say("prop", &format!("{name}={value}"))?;
+    }
+    say("format", key.format.as_str())?;
+    say("prefix", key.shown_prefix.as_deref().unwrap_or("-"))?;
+    say("last four", key.last_four.as_deref().unwrap_or("-"))?;
+    say("rotates itself", yes(key.self_rotate))?;
+    if let Some(days) = key.rotation.interval_days {
+        say("rotate every", &format!("{days}d, next at {}", time_text(key.rotation.next_at)))?;
+    }
+    say("created", &key.created_at.to_rfc3339())?;
+    say("minted by", &key.minted_by.map_or_else(|| "-".to_owned(), |id| id.to_string()))?;
+    say("updated", &format!("{} in revision {}", key.updated_at, key.stamp.revision))?;
+    say("expires", &time_text(key.expires_at))?;
+    if key.grace_expires_at.is_some() {
+        say("grace until", &time_text(key.grace_expires_at))?;
+    }
+    if key.revoked_at.is_some() {
+        say("revoked", &time_text(key.revoked_at))?;
+    }
+    let uses = usage.map_or(0, |usage| usage.count);
+    say("last used", &format!("{}, {uses} times in all", time_text(usage.map(|usage| usage.last_used_at))))?;
+    say("lineage", &key.lineage.to_string())
+}
+
+/// Which key replaced which, and whether an old one is still used.
+fn print_lineage(id: KeyId, members: &[Member], output: &mut Output) -> Result<(), Failure> {
+    if members.len() < 2 {
+        return Ok(());
+    }
+    output.line("")?;
+    let rows = members.iter().map(|member| {
+        vec![
+            format!("{}{}", member.id, if member.id == id { " (this)" } else { "" }),
+            member.status.as_str().to_owned(),
+            member.created_at.to_rfc3339(),
+            time_text(member.grace_expires_at),
+            time_text(member.last_used_at),
+            member.uses.to_string(),
+            member.replaced_by_key_id.map_or_else(|| "-".to_owned(), |id| id.to_string()),
+        ]
+    });
+    let header = ["LINEAGE", "STATUS", "CREATED", "GRACE UNTIL", "LAST USED", "USES", "REPLACED BY"];
+    output.table(&header, rows.collect())
+}

@@ -1,0 +1,123 @@
+//! Where a command works: the configuration, the store that it names, and who asks. The only file of
+//! the command line that opens any of them.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio::runtime::Runtime;
+
+use super::failure::Failure;
+use super::values::ConfigFile;
+use crate::app::{self, AppError, Bound, Demo, Quickstart, ServeOptions};
+use crate::clock::{Clock, SystemClock};
+use crate::config::{Config, Environment};
+use crate::manage::{Caller, Manager};
+use crate::store::SharedStore;
+
+/// An opened store, and who asks.
+pub(super) struct Place {
+    pub(super) config: Config,
+    pub(super) store: SharedStore,
+    pub(super) manager: Manager,
+    pub(super) caller: Caller,
+    runtime: Runtime,
+}
+
+impl Place {
+    /// Opens the store that the configuration names, with its master secret.
+    pub(super) fn open(file: &ConfigFile) -> Result<Self, Failure> {
+        Self::of(load(&file.path)?)
+    }
+
+    /// Opens the store that `config` names, with its master secret.
+    pub(super) fn of(config: Config) -> Result<Self, Failure> {
+        let runtime = runtime()?;
+        let store = runtime.block_on(app::open_store(&config, clock()))?;
+        let manager = Manager::new(Arc::clone(&store), config.proxy.token_prefix.clone());
+        Ok(Self { config, store, manager, caller: caller(), runtime })
+    }
+
+    /// What `future` comes to.
+    pub(super) fn wait<T, E: Into<Failure>>(&self, future: impl Future<Output = Result<T, E>>) -> Result<T, Failure> {
+        self.runtime.block_on(future).map_err(Into::into)
+    }
+
+    /// Waits for `future`, which cannot fail.
+    pub(super) fn wait_for(&self, future: impl Future<Output = ()>) {
+        self.runtime.block_on(future);
+    }
+}
+
+/// The configuration in `path`.
+pub(super) fn load(path: &Path) -> Result<Config, Failure> {
+    Config::load(path, &Environment::of_process()).map_err(Failure::config)
+}
+
+/// Where the gateway of the configuration in `path` answers questions about itself.
+pub(super) fn ops_address(path: &Path) -> Result<SocketAddr, Failure> {
+    load(path)?.ops.ok_or_else(|| {
+        Failure::config([format!("{}: ops.listen is missing: without it nobody can be asked", path.display())])
+    })
+}
+
+/// Makes what `config` names and is missing.
+pub(super) fn init(config: &Config) -> Result<app::Initialised, Failure> {
+    Ok(runtime()?.block_on(app::init(config, &caller(), clock()))?)
+}
+
+/// Makes what is missing in the folder of a quickstart, and a demo key.
+pub(super) fn prepare_quickstart(
+    folder: &Path,
+    upstream: Option<&str>,
+    listen: Option<SocketAddr>,
+) -> Result<Demo, Failure> {
+    let asked = Quickstart { folder, upstream, listen };
+    Ok(runtime()?.block_on(app::prepare_quickstart(&asked, &Environment::of_process(), clock()))?)
+}
+
+/// Serves a quickstart; `ready` is told where, once it answers.
+pub(super) fn serve_quickstart(demo: Demo, ready: impl FnOnce(SocketAddr) + 'static) -> Result<(), Failure> {
+    let on_ready = |bound: &Bound| bound.gateway.first().copied().map_or((), ready);
+    let options = ServeOptions { echo: demo.echo, on_ready: Some(Box::new(on_ready)), ..ServeOptions::default() };
+    Ok(app::serve(demo.config, options)?)
+}
+
+/// Serves what the configuration in `path` says.
+pub(super) fn serve(path: &Path, accept_old_snapshot: bool) -> Result<(), Failure> {
+    Ok(app::serve(load(path)?, ServeOptions { accept_old_snapshot, ..ServeOptions::default() })?)
+}
+
+/// A runtime for one command.
+pub(super) fn runtime() -> Result<Runtime, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| Failure::of("cannot start", &error))
+}
+
+/// The machine's clock.
+pub(super) fn clock() -> Arc<dyn Clock> {
+    Arc::new(SystemClock::default())
+}
+
+/// Whoever runs this: trusted, for they hold the master secret; named, for the audit log.
+pub(super) fn caller() -> Caller {
+    #[expect(clippy::disallowed_methods, reason = "the one place where the command line reads the environment")]
+    let name = std::env::var("USER").ok();
+    let plain =
+        |name: &String| !name.is_empty() && name.len() <= 64 && name.bytes().all(|byte| byte.is_ascii_graphic());
+    let login = name.filter(plain).unwrap_or_else(|| format!("uid-{}", rustix::process::getuid().as_raw()));
+    Caller::Local { login }
+}
+
+impl From<AppError> for Failure {
+    fn from(error: AppError) -> Self {
+        let told = crate::report::Chain(&error);
+        match &error {
+            AppError::Config(faults) => Self::config(faults),
+            AppError::Certificates(faults) => Self::config(faults),
+            _ if error.is_configuration() => Self::config([told]),
+            _ => Self::failed(told),
+        }
+    }
+}

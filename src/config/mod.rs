@@ -1,0 +1,313 @@
+//! The configuration: strict TOML in, checked settings out, and every fault at once.
+//!
+//! A file is parsed, walked with the schema in hand, and turned into the plain settings that each
+//! module owns. Nothing is guessed: an unknown key, a value out of range or a reference to nothing
+//! is a fault with its line, and a file with one fault gives no settings. Certificates and the deny
+//! file are read by those who use them; the master secret by [`master_secret`]. This module opens no
+//! socket and no store.
+
+mod fault;
+mod gateway;
+mod master;
+mod reader;
+mod routes;
+pub mod schema;
+mod syntax;
+mod units;
+mod upstreams;
+
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use toml::de::DeTable;
+
+use crate::secret::Secret;
+use crate::table::OnStale;
+use crate::telemetry::{Format as LogFormat, LogSettings};
+use crate::{listen, proxy, store, sync, tls};
+
+pub use fault::Fault;
+pub use master::{MASTER_SECRET_VARIABLE, MasterSecret, NoMasterSecret, master_secret};
+pub use units::{UnitFault, format_duration, format_size, parse_duration, parse_size};
+
+use fault::Faults;
+use reader::{Section, set};
+
+/// The environment variable that takes the place of `[log] level`.
+pub const LOG_VARIABLE: &str = "KEYWARD_LOG";
+
+/// The configuration that `keyward quickstart` writes, once `{name}` is an upstream's name and
+/// `{upstream}` its URL.
+pub const QUICKSTART_TEMPLATE: &str = include_str!("../../config/quickstart.toml");
+
+/// Everything that a configuration file says, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The file.
+    pub path: PathBuf,
+    /// The listener that callers reach.
+    pub gateway: Gateway,
+    /// The data plane: what one reload swaps at once.
+    pub proxy: Arc<proxy::Settings>,
+    /// Where metrics and health are, if anywhere.
+    pub ops: Option<SocketAddr>,
+    /// The management listener, if any.
+    pub admin: Option<Admin>,
+    /// The file of the master secret. Read by [`master_secret`].
+    pub master_file: PathBuf,
+    /// Where keys are kept.
+    pub store: store::Settings,
+    /// How the table follows the store.
+    pub sync: sync::Settings,
+    /// What is logged.
+    pub log: LogSettings,
+    environment: Environment,
+    /// Where `secrets.master_file` stands, for the faults of that file.
+    master_file_line: Option<usize>,
+}
+
+/// The listener that callers reach.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gateway {
+    /// Its addresses. At least one.
+    pub listen: Vec<SocketAddr>,
+    /// Worker threads. 0: one per core.
+    pub workers: usize,
+    /// TLS, or clear text.
+    pub tls: Option<tls::ServerSettings>,
+    /// How large a listener may get.
+    pub limits: listen::Limits,
+    /// How patient it is.
+    pub timeouts: listen::Timeouts,
+    /// The file of refused keys.
+    pub deny_file: Option<PathBuf>,
+}
+
+impl Gateway {
+    /// What its listeners are told, and told again by a reload.
+    #[must_use]
+    pub fn listen_settings(&self) -> listen::Settings {
+        listen::Settings { timeouts: self.timeouts.clone(), limits: self.limits.clone() }
+    }
+}
+
+/// The management listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admin {
+    /// Its address.
+    pub listen: SocketAddr,
+    /// TLS, or clear text on loopback.
+    pub tls: Option<tls::ServerSettings>,
+}
+
+/// What the environment says beside the file; a variable that is empty says nothing. Tests build
+/// one; a process reads its own.
+#[derive(Debug, Clone, Default)]
+pub struct Environment {
+    /// `KEYWARD_MASTER_SECRET`.
+    pub master_secret: Option<Secret>,
+    /// `KEYWARD_LOG`.
+    pub log: Option<String>,
+}
+
+impl Environment {
+    /// The environment of this process.
+    #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "the one place where the configuration reads the environment")]
+    pub fn of_process() -> Self {
+        use std::os::unix::ffi::OsStringExt;
+        let read = |name| std::env::var_os(name).map(OsStringExt::into_vec).filter(|text| !text.is_empty());
+        let log = read(LOG_VARIABLE).map(|level| String::from_utf8_lossy(&level).into_owned());
+        Self { master_secret: read(MASTER_SECRET_VARIABLE).map(Secret::new), log }
+    }
+}
+
+impl Config {
+    /// Reads and checks the file at `path`.
+    ///
+    /// # Errors
+    /// Every fault of the file, in file order; or the one that it cannot be read.
+    pub fn load(path: &Path, environment: &Environment) -> Result<Self, Vec<Fault>> {
+        let file = path.display().to_string();
+        match std::fs::read_to_string(path) {
+            Ok(text) => Self::parse(path, &text, environment),
+            Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+                Err(vec![Fault::of_file(&file, "", "is not UTF-8 text, expected TOML")])
+            }
+            Err(error) => Err(vec![Fault::of_file(&file, "", format!("cannot be read: {error}"))]),
+        }
+    }
+
+    /// Checks `text` as if it were the file at `path`.
+    ///
+    /// # Errors
+    /// Every fault, in file order.
+    pub fn parse(path: &Path, text: &str, environment: &Environment) -> Result<Self, Vec<Fault>> {
+        let faults = Faults::new(path.display().to_string(), text);
+        let (document, errors) = DeTable::parse_recoverable(text);
+        syntax::report(&errors, document.get_ref(), text, &faults);
+        let config = Self::read(path, &Section::root(document.get_ref(), &faults), environment, &faults);
+        let mut found = faults.into_sorted();
+        found.extend(environment.log.as_deref().and_then(|level| {
+            let what = log_level_fault(level)?;
+            Some(Fault::of_file(LOG_VARIABLE, "", what))
+        }));
+        match config {
+            Some(config) if found.is_empty() => Ok(config),
+            _ => Err(found),
+        }
+    }
+
+    /// Reads every part, whatever is wrong with the others. What a faulty part leaves behind is of
+    /// no use, and the caller drops it.
+    fn read(path: &Path, root: &Section<'_>, environment: &Environment, faults: &Faults) -> Option<Self> {
+        let base = path.parent().unwrap_or(Path::new(""));
+        let read = gateway::read(&root.section("gateway"), base);
+        let upstreams = upstreams::read(root);
+        let routes = routes::read(root, &read.routes, &upstreams);
+        let mut listeners = read.listeners;
+        let admin = gateway::read_admin(&root.section("admin"), base, &mut listeners);
+        let ops = gateway::read_ops(&root.section("ops"), &mut listeners);
+        gateway::refuse_shared_addresses(&listeners, faults);
+        let store = read_store(&root.section("store"), base);
+        let master_file = read_secrets(&root.section("secrets"), base, &store);
+        let sync = read_sync(&root.section("sync"), path, base, read.failure_limit);
+        let mut log = read_log(&root.section("log"));
+        set(&mut log.filter, environment.log.clone());
+        let master_file_line = root.section("secrets").item("master_file").map(|item| faults.line_of(item.at()));
+        let settings = read.proxy;
+        Some(Self {
+            path: path.to_owned(),
+            gateway: read.gateway,
+            proxy: Arc::new(proxy::Settings {
+                routes: routes?,
+                upstreams: upstreams.into_usable(),
+                token_prefix: settings.token_prefix,
+                realm: settings.realm,
+                reveal_reason: settings.reveal_reason,
+                expiry_notice: settings.expiry_notice,
+                trusted_proxies: settings.trusted_proxies,
+                on_stale: sync.on_stale,
+                requests_max: settings.requests_max,
+                access_log: settings.access_log,
+            }),
+            ops,
+            admin,
+            master_file,
+            store,
+            sync,
+            log,
+            environment: environment.clone(),
+            master_file_line,
+        })
+    }
+
+    /// What a reload from these settings to `new` would change that only a restart can.
+    #[must_use]
+    pub fn restart_needed(&self, new: &Self) -> Vec<&'static str> {
+        let listen = |admin: &Option<Admin>| admin.as_ref().map(|admin| admin.listen);
+        let admin_speaks_tls = |config: &Self| config.admin.as_ref().is_some_and(|admin| admin.tls.is_some());
+        let changes = [
+            ("gateway.listen", self.gateway.listen != new.gateway.listen),
+            ("gateway.workers", self.gateway.workers != new.gateway.workers),
+            ("gateway.tls (turned on or off)", self.gateway.tls.is_some() != new.gateway.tls.is_some()),
+            ("admin.listen", listen(&self.admin) != listen(&new.admin)),
+            ("admin.tls (turned on or off)", admin_speaks_tls(self) != admin_speaks_tls(new)),
+            ("ops.listen", self.ops != new.ops),
+            ("secrets.master_file", self.master_file != new.master_file),
+            ("store.sqlite.path", self.store != new.store),
+            ("sync.state_dir", self.sync.state_dir != new.sync.state_dir),
+        ];
+        changes.into_iter().filter(|(_, is_changed)| *is_changed).map(|(name, _)| name).collect()
+    }
+
+    /// What differs in `new` and is looked at only when a process starts, so that a reload leaves it
+    /// as it was.
+    #[must_use]
+    pub fn waits_for_restart(&self, new: &Self) -> Vec<&'static str> {
+        let changes = [("[sync] or [gateway.failure_limit]", self.sync != new.sync), ("[log]", self.log != new.log)];
+        changes.into_iter().filter(|(_, is_changed)| *is_changed).map(|(name, _)| name).collect()
+    }
+
+    /// Whether the master secret comes from the environment, so that no file is needed.
+    #[must_use]
+    pub const fn has_master_secret_in_environment(&self) -> bool {
+        self.environment.master_secret.is_some()
+    }
+}
+
+fn read_store(store: &Section<'_>, base: &Path) -> store::Settings {
+    let path = store.section("sqlite").file("path", base);
+    store::Settings::Sqlite { path: path.unwrap_or_else(|| base.join("keyward.db")) }
+}
+
+fn read_secrets(secrets: &Section<'_>, base: &Path, store: &store::Settings) -> PathBuf {
+    let store::Settings::Sqlite { path: beside } = store;
+    let default = beside.with_file_name("master.secret");
+    // Somebody who wrote the secret where its file's name belongs must not read it in a fault.
+    let text = secrets.item("master_file").and_then(|item| match item.value() {
+        toml::de::DeValue::String(text) => Some(text),
+        _ => None,
+    });
+    if text.is_some_and(|text| MasterSecret::parse(text.as_bytes()).is_ok()) {
+        secrets.fault_of("master_file", "looks like the secret itself, expected the path of a file that holds it");
+        return default;
+    }
+    secrets.file("master_file", base).unwrap_or(default)
+}
+
+fn read_sync(section: &Section<'_>, file: &Path, base: &Path, failure_limit: sync::FailureLimit) -> sync::Settings {
+    let mut settings = sync::Settings::new(file.with_extension("state"));
+    settings.failure_limit = failure_limit;
+    set(&mut settings.state_dir, section.file("state_dir", base));
+    set(&mut settings.poll, section.duration("poll"));
+    set(&mut settings.max_staleness, section.duration("max_staleness"));
+    set(&mut settings.on_stale, section.choice("on_stale", &[OnStale::Serve, OnStale::Deny]));
+    set(&mut settings.unknown_grace, section.duration("unknown_grace"));
+    set(&mut settings.misses_per_second, section.count("misses_per_second"));
+    set(&mut settings.snapshot_max_age, section.duration("snapshot_max_age"));
+    set(&mut settings.reload_drop_max_percent, section.count("reload_drop_max"));
+    set(&mut settings.usage_flush, section.duration("usage_flush"));
+    if settings.poll >= settings.max_staleness {
+        section.fault_of(
+            "max_staleness",
+            format!(
+                "is {}, expected more than poll, which is {}",
+                format_duration(settings.max_staleness),
+                format_duration(settings.poll)
+            ),
+        );
+    }
+    settings
+}
+
+fn read_log(section: &Section<'_>) -> LogSettings {
+    let mut settings = LogSettings::default();
+    set(&mut settings.format, section.choice("format", &[LogFormat::Json, LogFormat::Text]));
+    if let Some(level) = section.text("level") {
+        match log_level_fault(level) {
+            Some(what) => section.fault_of("level", what),
+            None => level.clone_into(&mut settings.filter),
+        }
+    }
+    settings
+}
+
+/// What is wrong with the text of a log level, if anything.
+fn log_level_fault(text: &str) -> Option<String> {
+    const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
+    let is_target = |target: &str| {
+        !target.is_empty() && target.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b':'))
+    };
+    let is_level = |part: &str| match part.split_once('=') {
+        Some((target, level)) => is_target(target) && LEVELS.contains(&level),
+        None => LEVELS.contains(&part),
+    };
+    let wrong = text.split(',').map(str::trim).find(|part| !is_level(part))?;
+    let levels = LEVELS.join(", ");
+    Some(format!("found {}, expected one of {levels}; or target=level, joined by commas", fault::shown(wrong)))
+}

@@ -1,0 +1,200 @@
+//! Answers: the handler's, and the few that a listener gives by itself.
+
+use std::error::Error;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use http::{Response, StatusCode};
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+
+use super::metrics::ListenMetrics;
+use super::stream::OpenRequest;
+use crate::secret;
+use crate::wire::{IdSource, PROBLEM_JSON, Problem, RequestId};
+
+pin_project! {
+    /// The body of an answer; the request is open until it is dropped.
+    pub(super) struct Answer<B> {
+        #[pin]
+        kind: Kind<B>,
+        open: OpenRequest,
+        metrics: Rc<ListenMetrics>,
+    }
+}
+
+pin_project! {
+    #[project = KindProjection]
+    enum Kind<B> {
+        Handler { #[pin] body: B },
+        Own { text: Option<Bytes> },
+    }
+}
+
+impl<B> Answer<B> {
+    pub(super) fn of_handler(answer: Response<B>, open: OpenRequest, metrics: Rc<ListenMetrics>) -> Response<Self> {
+        answer.map(|body| Self { kind: Kind::Handler { body }, open, metrics })
+    }
+
+    pub(super) fn own(answer: Response<Bytes>, open: OpenRequest, metrics: Rc<ListenMetrics>) -> Response<Self> {
+        answer.map(|text| Self { kind: Kind::Own { text: Some(text) }, open, metrics })
+    }
+}
+
+impl<B> Body for Answer<B>
+where
+    B: Body<Data = Bytes, Error: Into<BoxError>>,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self.project();
+        this.open.on_wanted();
+        let polled = match this.kind.project() {
+            KindProjection::Own { text } => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
+            KindProjection::Handler { body } => {
+                let Ok(polled) = catch_unwind(AssertUnwindSafe(|| body.poll_frame(cx))) else {
+                    this.metrics.panics.inc();
+                    return Poll::Ready(Some(Err("the answer's body broke off".into())));
+                };
+                polled.map(|frame| frame.map(|frame| frame.map_err(Into::into)))
+            }
+        };
+        if matches!(polled, Poll::Ready(Some(Ok(_)))) {
+            this.open.on_given();
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            Kind::Own { text } => text.is_none(),
+            Kind::Handler { body } => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Own { text } => SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64)),
+            Kind::Handler { body } => body.size_hint(),
+        }
+    }
+}
+
+pub(super) type BoxError = Box<dyn Error + Send + Sync>;
+
+/// What a listener refuses by itself, before or in place of the handler.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refusal {
+    BadRequest,
+    HeadTooLarge,
+    TargetTooLong,
+    HeadTooSlow,
+    Overloaded,
+    Internal,
+}
+
+impl Refusal {
+    const fn status(self) -> StatusCode {
+        match self {
+            Self::BadRequest => StatusCode::BAD_REQUEST,
+            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::TargetTooLong => StatusCode::URI_TOO_LONG,
+            Self::HeadTooSlow => StatusCode::REQUEST_TIMEOUT,
+            Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    const fn code_and_detail(self) -> (&'static str, &'static str) {
+        match self {
+            Self::BadRequest => ("bad_request", "the request is not valid HTTP"),
+            Self::HeadTooLarge => ("head_too_large", "the request's head is larger, or has more fields, than allowed"),
+            Self::TargetTooLong => ("target_too_long", "the request's target is longer than allowed"),
+            Self::HeadTooSlow => ("request_timeout", "the request's head did not arrive in time"),
+            Self::Overloaded => ("overloaded", "too many connections are open"),
+            Self::Internal => ("internal", "the gateway failed to answer this request"),
+        }
+    }
+
+    fn body(self) -> (Bytes, RequestId) {
+        // These are rare: a source of its own for each costs less than keeping one.
+        let id = RequestId::fresh(&IdSource::new(secret::random().unwrap_or_default()));
+        let (code, detail) = self.code_and_detail();
+        let status = self.status();
+        let title = status.canonical_reason().unwrap_or_default();
+        let problem = Problem { status: status.as_u16(), code, title, detail, request_id: id.as_str() };
+        (problem.to_json(), id)
+    }
+
+    /// As an answer to a request; on HTTP/1 it ends the connection.
+    pub(super) fn answer(self, http1: bool) -> Response<Bytes> {
+        let (body, id) = self.body();
+        let mut answer = Response::new(body);
+        *answer.status_mut() = self.status();
+        let fields = answer.headers_mut();
+        fields.insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+        fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        fields.insert("x-request-id", id.value().clone());
+        if self == Self::Overloaded {
+            fields.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        if http1 {
+            fields.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        answer
+    }
+
+    /// As the bytes of an HTTP/1 answer, for where there is no request to answer.
+    pub(super) fn raw(self) -> Bytes {
+        let (body, id) = self.body();
+        let status = self.status();
+        let reason = status.canonical_reason().unwrap_or_default();
+        let retry = if self == Self::Overloaded { "retry-after: 1\r\n" } else { "" };
+        let head = format!(
+            "HTTP/1.1 {} {reason}\r\ncontent-type: {PROBLEM_JSON}\r\ncache-control: no-store\r\nx-request-id: {}\r\n\
+             {retry}connection: close\r\ncontent-length: {}\r\n\r\n",
+            status.as_u16(),
+            id.as_str(),
+            body.len()
+        );
+        [head.as_bytes(), &body].concat().into()
+    }
+}
+
+/// What goes out in place of an answer that hyper's parser wrote by itself: a status, and nothing else.
+pub(super) fn for_bare_status(written: &[u8]) -> Option<Bytes> {
+    let is_bare = written.len() <= BARE_BYTES_MAX
+        && written.windows(19).any(|window| window.eq_ignore_ascii_case(b"content-length: 0\r\n"))
+        && written.ends_with(b"\r\n\r\n");
+    let refusal = match written.get(..12) {
+        Some(b"HTTP/1.1 400" | b"HTTP/1.0 400") if is_bare => Refusal::BadRequest,
+        Some(b"HTTP/1.1 431" | b"HTTP/1.0 431") if is_bare => Refusal::HeadTooLarge,
+        Some(b"HTTP/1.1 414" | b"HTTP/1.0 414") if is_bare => Refusal::TargetTooLong,
+        Some(_) | None => return None,
+    };
+    Some(refusal.raw())
+}
+
+/// A status line, `connection`, `content-length` and `date`.
+const BARE_BYTES_MAX: usize = 160;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_bare_status_of_the_parser_is_replaced() {
+        let bare = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+        let text = for_bare_status(bare).expect("replaced");
+        assert!(text.starts_with(b"HTTP/1.1 431 "));
+        assert!(text.windows(14).any(|window| window == b"head_too_large"));
+        assert_eq!(for_bare_status(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n"), None);
+        assert_eq!(for_bare_status(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 2\r\n\r\nno"), None);
+    }
+}

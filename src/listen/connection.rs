@@ -1,0 +1,466 @@
+//! One connection, from its first byte to its last.
+//!
+//! HTTP/2 or HTTP/1 is chosen by ALPN, and on clear text by the first bytes. There is no moment without a
+//! deadline: first byte, handshake, head, idle, a write that is not taken, age, close. Requests have the
+//! handler's own.
+
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::rt::{Sleep, Timer};
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::{HandshakeKind, ProtocolVersion, ServerConfig};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::answer::{Answer, Refusal};
+use super::cap::Place;
+use super::flow::{Flow, Phase, Protocol};
+use super::handler::Handler;
+use super::metrics::ListenMetrics;
+use super::peer::{Peer, TlsInfo, Worker};
+use super::settings::{Limits, Settings};
+use super::stream::{Caught, OpenRequest, Panicked, Streams};
+use super::ticker::{CoarseClock, Slot};
+use super::watched::{Prefix, Watched};
+use crate::tls;
+
+/// A connection that was just accepted, and what it is served with.
+pub(super) struct Accepted<H> {
+    pub(super) handler: Rc<H>,
+    pub(super) worker: Rc<Worker>,
+    pub(super) metrics: Rc<ListenMetrics>,
+    pub(super) settings: Arc<Settings>,
+    pub(super) tls: Option<Arc<ServerConfig>>,
+    pub(super) place: Place,
+    pub(super) address: SocketAddr,
+    pub(super) local: SocketAddr,
+    pub(super) number: u64,
+}
+
+impl<H: Handler> Accepted<H> {
+    /// Serves the connection until it is closed or in the hands of an upgrade.
+    pub(super) async fn serve(self, tcp: TcpStream) {
+        let ticker = &self.worker.ticker;
+        let flow = Flow::new(ticker.watch(), ticker.coarse().clone(), self.settings.timeouts.clone());
+        if self.worker.stopping.get() {
+            flow.hurry();
+        }
+        match self.tls.clone() {
+            Some(config) => self.serve_tls(tcp, flow, config).await,
+            None => self.serve_clear(tcp, flow).await,
+        }
+    }
+
+    async fn serve_clear(self, mut tcp: TcpStream, flow: Arc<Flow>) {
+        let mut prefix = Prefix::default();
+        let http2 = loop {
+            if let Some(http2) = prefix.is_http2() {
+                break http2;
+            }
+            match in_time(&flow, &self.worker, tcp.read(prefix.space())).await {
+                Err(TooSlow(phase)) => {
+                    self.count_timeout(phase);
+                    if phase == Phase::Head {
+                        let tcp = Watched::new(tcp, Prefix::default(), Arc::clone(&flow), self.place);
+                        Box::pin(answer_and_linger(&flow, &self.worker, tcp, Refusal::HeadTooSlow)).await;
+                    }
+                    return;
+                }
+                Ok(Ok(0) | Err(_)) => return,
+                Ok(Ok(count)) => {
+                    prefix.advance(count);
+                    if flow.phase() == Phase::FirstByte {
+                        flow.enter(Phase::Head);
+                    }
+                }
+            }
+        };
+        let (connection, place) = self.into_http(None);
+        let io = Watched::new(tcp, prefix, Arc::clone(&flow), place);
+        // On the heap, so that a connection that has sent nothing yet stays small.
+        if http2 {
+            Box::pin(connection.serve_http2(io, flow)).await;
+        } else {
+            Box::pin(connection.serve_http1(io, flow)).await;
+        }
+    }
+
+    async fn serve_tls(self, tcp: TcpStream, flow: Arc<Flow>, config: Arc<ServerConfig>) {
+        // Not `readable`: that may be ready with nothing to read.
+        match in_time(&flow, &self.worker, tcp.peek(&mut [0])).await {
+            Err(TooSlow(phase)) => return self.count_timeout(phase),
+            Ok(Ok(0) | Err(_)) => return,
+            Ok(Ok(_)) => flow.enter(Phase::Handshake),
+        }
+        let handshake = Box::pin(TlsAcceptor::from(config).accept(tcp));
+        let stream = match in_time(&flow, &self.worker, handshake).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => {
+                let reason = handshake_failure(&error);
+                return self.metrics.handshake_failures.with_label_values(&[reason]).inc();
+            }
+            Err(TooSlow(phase)) => {
+                self.metrics.handshake_failures.with_label_values(&["timeout"]).inc();
+                return self.count_timeout(phase);
+            }
+        };
+        let (info, http2) = self.agreed(&stream);
+        let (connection, place) = self.into_http(Some(info));
+        let io = Watched::new(stream, Prefix::default(), Arc::clone(&flow), place);
+        if http2 {
+            Box::pin(connection.serve_http2(io, flow)).await;
+        } else {
+            Box::pin(connection.serve_http1(io, flow)).await;
+        }
+    }
+
+    /// What the handshake agreed, and whether that is HTTP/2.
+    fn agreed(&self, stream: &TlsStream<TcpStream>) -> (TlsInfo, bool) {
+        let (_tcp, session) = stream.get_ref();
+        let version = match session.protocol_version() {
+            Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
+            _ => "TLSv1.3",
+        };
+        let resumed = if session.handshake_kind() == Some(HandshakeKind::Resumed) { "true" } else { "false" };
+        self.metrics.handshakes.with_label_values(&[version, resumed]).inc();
+        let info = TlsInfo {
+            version,
+            server_name: session.server_name().map(str::to_ascii_lowercase),
+            client_subject: session.peer_certificates().and_then(<[_]>::first).and_then(tls::subject),
+        };
+        (info, session.alpn_protocol() == Some(b"h2"))
+    }
+
+    fn count_timeout(&self, phase: Phase) {
+        self.metrics.timeouts.with_label_values(&[phase.name()]).inc();
+    }
+
+    fn into_http(self, tls: Option<TlsInfo>) -> (HttpConnection<H>, Place) {
+        let body_idle = self.settings.timeouts.body_idle;
+        let worker = Rc::clone(&self.worker);
+        let peer = Peer::new(self.address, self.local, tls, self.number, body_idle, Rc::clone(&worker));
+        let (handler, settings, metrics) = (self.handler, self.settings, self.metrics);
+        (HttpConnection { handler, peer: Rc::new(peer), worker, settings, metrics }, self.place)
+    }
+}
+
+/// A connection whose protocol is known.
+struct HttpConnection<H> {
+    handler: Rc<H>,
+    peer: Rc<Peer>,
+    worker: Rc<Worker>,
+    settings: Arc<Settings>,
+    metrics: Rc<ListenMetrics>,
+}
+
+impl<H: Handler> HttpConnection<H> {
+    async fn serve_http1<S>(self, io: Watched<S>, flow: Arc<Flow>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        flow.speak(Protocol::Http1);
+        let this = Rc::new(self);
+        let builder = this.http1_builder();
+        let service = {
+            let (this, flow) = (Rc::clone(&this), Arc::clone(&flow));
+            service_fn(move |request: Request<Incoming>| {
+                let open = OpenRequest::on_connection(&flow, !request.body().is_end_stream());
+                Rc::clone(&this).answer(request, open, Protocol::Http1)
+            })
+        };
+        let mut connection = builder.serve_connection(TokioIo::new(io), service).with_upgrades();
+        let end = this.drive(&flow, &mut connection, http1::UpgradeableConnection::graceful_shutdown).await;
+        if matches!(end, End::Panicked) {
+            return;
+        }
+        let Some(parts) = connection.into_parts() else {
+            flow.enter(Phase::Upgraded);
+            return;
+        };
+        let io = parts.io.into_inner();
+        match end {
+            End::TooSlow(Phase::Head) if !flow.is_write_blocked() => {
+                answer_and_linger(&flow, &this.worker, io, Refusal::HeadTooSlow).await;
+            }
+            End::Closed if flow.must_linger() => linger(&flow, &this.worker, io).await,
+            End::Closed | End::TooSlow(_) | End::Stalled | End::Panicked => {}
+        }
+    }
+
+    async fn serve_http2<S>(self, io: Watched<S>, flow: Arc<Flow>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + 'static,
+    {
+        flow.speak(Protocol::Http2);
+        let this = Rc::new(self);
+        let body_idle = this.settings.timeouts.body_idle;
+        let streams = Streams::new(Rc::clone(&this.worker), body_idle, Rc::clone(&this.metrics));
+        let builder = this.http2_builder(streams.clone());
+        let service = {
+            let (this, flow) = (Rc::clone(&this), Arc::clone(&flow));
+            service_fn(move |request: Request<Incoming>| {
+                let open = OpenRequest::on_stream(&flow, &streams);
+                Rc::clone(&this).answer(request, open, Protocol::Http2)
+            })
+        };
+        let mut connection = builder.serve_connection(TokioIo::new(io), service);
+        this.drive(&flow, &mut connection, http2::Connection::graceful_shutdown).await;
+    }
+
+    fn http1_builder(&self) -> http1::Builder {
+        let Limits { head_bytes, fields, .. } = self.settings.limits;
+        let mut builder = http1::Builder::new();
+        builder
+            // The flow's deadlines cover the head without a timer per request.
+            .header_read_timeout(None)
+            .max_header_size(head_bytes)
+            .max_buf_size(BUFFER_BYTES.max(head_bytes))
+            .half_close(false)
+            .keep_alive(true)
+            .pipeline_flush(false);
+        if fields != HYPER_FIELDS {
+            // hyper keeps its own number on the stack and any other on the heap.
+            builder.max_headers(fields);
+        }
+        builder
+    }
+
+    fn http2_builder(&self, streams: Streams) -> http2::Builder<Streams> {
+        let limits = &self.settings.limits;
+        let mut builder = http2::Builder::new(streams);
+        builder
+            .timer(CoarseTimer(self.worker.ticker.coarse().clone()))
+            .max_concurrent_streams(limits.http2_streams)
+            .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
+            .adaptive_window(false)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_frame_size(16 * 1024)
+            .max_send_buf_size(BUFFER_BYTES)
+            .max_pending_accept_reset_streams(RESETS_PENDING)
+            .max_local_error_reset_streams(RESETS_BY_ERROR)
+            .keep_alive_interval(PING_EVERY)
+            .keep_alive_timeout(PING_TIMEOUT);
+        builder
+    }
+
+    /// Hands one request to the handler. A panic of it is a 500.
+    async fn answer(
+        self: Rc<Self>,
+        request: Request<Incoming>,
+        open: OpenRequest,
+        protocol: Protocol,
+    ) -> Result<Response<Answer<H::Body>>, Infallible> {
+        let metrics = Rc::clone(&self.metrics);
+        let http1 = protocol == Protocol::Http1;
+        if let Some(refusal) = refusal(&request, &self.settings.limits) {
+            return Ok(Answer::own(refusal.answer(http1), open, metrics));
+        }
+        let handled = Caught::new(async { self.handler.handle(request, &self.peer).await }).await;
+        Ok(match handled {
+            Ok(answer) => Answer::of_handler(answer, open, metrics),
+            Err(Panicked) => {
+                metrics.panics.inc();
+                Answer::own(Refusal::Internal.answer(http1), open, metrics)
+            }
+        })
+    }
+
+    /// Polls the connection until it ends or is late, and asks it to end when idle, old or told to stop.
+    async fn drive<C>(&self, flow: &Flow, connection: &mut C, shut_down: impl Fn(Pin<&mut C>)) -> End
+    where
+        C: Future<Output = hyper::Result<()>> + Unpin,
+    {
+        let mut leave = self.worker.stopping.get();
+        let mut left = false;
+        let mut connection = Caught::new(connection);
+        let end = poll_fn(|cx| {
+            flow.alarm.register(cx.waker());
+            if flow.alarm.take_fired() {
+                if flow.is_late(Slot::Write) {
+                    return Poll::Ready(End::Stalled);
+                }
+                if flow.is_late(Slot::Phase) {
+                    match flow.phase() {
+                        Phase::Idle if !left => {
+                            self.metrics.timeouts.with_label_values(&[Phase::Idle.name()]).inc();
+                            leave = true;
+                        }
+                        phase => return Poll::Ready(End::TooSlow(phase)),
+                    }
+                }
+                leave |= flow.is_late(Slot::Age);
+                if self.worker.stopping.get() {
+                    leave = true;
+                    flow.hurry();
+                }
+            }
+            loop {
+                match Pin::new(&mut connection).poll(cx) {
+                    Poll::Ready(Ok(_)) => return Poll::Ready(End::Closed),
+                    Poll::Ready(Err(Panicked)) => return Poll::Ready(End::Panicked),
+                    Poll::Pending => {}
+                }
+                // A head that is on its way is still answered: its sender could not know.
+                if left || !leave || matches!(flow.phase(), Phase::FirstByte | Phase::Head) {
+                    return Poll::Pending;
+                }
+                left = true;
+                flow.leave();
+                shut_down(Pin::new(&mut **connection.future_mut()));
+            }
+        })
+        .await;
+        match end {
+            End::Stalled => self.metrics.timeouts.with_label_values(&["write"]).inc(),
+            End::TooSlow(phase) => self.metrics.timeouts.with_label_values(&[phase.name()]).inc(),
+            End::Panicked => self.metrics.panics.inc(),
+            End::Closed => {}
+        }
+        end
+    }
+}
+
+/// How a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// By HTTP's own rules.
+    Closed,
+    /// The other side took too long in this phase.
+    TooSlow(Phase),
+    /// The other side took none of what was written.
+    Stalled,
+    /// A fault of this program.
+    Panicked,
+}
+
+/// What is refused before the handler sees it.
+fn refusal(request: &Request<Incoming>, limits: &Limits) -> Option<Refusal> {
+    let uri = request.uri();
+    let target = uri.path_and_query().map_or(0, |target| target.as_str().len());
+    if target > limits.target_bytes {
+        return Some(Refusal::TargetTooLong);
+    }
+    (request.headers().len() > limits.fields).then_some(Refusal::HeadTooLarge)
+}
+
+/// The other side took too long in this phase.
+struct TooSlow(Phase);
+
+/// Awaits `future` within the flow's present phase.
+async fn in_time<T>(flow: &Flow, worker: &Worker, future: impl Future<Output = T>) -> Result<T, TooSlow> {
+    let mut future = pin!(future);
+    poll_fn(|cx| {
+        flow.alarm.register(cx.waker());
+        if flow.alarm.take_fired() {
+            if flow.is_late(Slot::Phase) {
+                return Poll::Ready(Err(TooSlow(flow.phase())));
+            }
+            if worker.stopping.get() {
+                flow.hurry();
+            }
+        }
+        future.as_mut().poll(cx).map(Ok)
+    })
+    .await
+}
+
+/// Answers where there is no request to answer, and closes.
+async fn answer_and_linger<S>(flow: &Flow, worker: &Worker, mut io: Watched<S>, refusal: Refusal)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    flow.enter(Phase::Closing);
+    let text = refusal.raw();
+    let written = in_time(flow, worker, async {
+        io.write_all(&text).await?;
+        io.shutdown().await
+    });
+    if let Ok(Ok(())) = written.await {
+        linger(flow, worker, io).await;
+    }
+}
+
+/// Reads on for a moment. To close a socket with unread bytes resets it, and destroys the answer on its way.
+async fn linger<S: AsyncRead + Unpin>(flow: &Flow, worker: &Worker, mut io: Watched<S>) {
+    flow.enter(Phase::Closing);
+    let mut left = LINGER_BYTES_MAX;
+    let mut waste = [0; 1024];
+    while let Ok(Ok(count)) = in_time(flow, worker, io.read(&mut waste)).await {
+        left = left.saturating_sub(count);
+        if count == 0 || left == 0 {
+            return;
+        }
+    }
+}
+
+/// Why a handshake failed, as one of a few words.
+fn handshake_failure(error: &io::Error) -> &'static str {
+    let Some(error) = error.get_ref().and_then(|source| source.downcast_ref::<rustls::Error>()) else {
+        return match error.kind() {
+            io::ErrorKind::UnexpectedEof => "closed",
+            _ => "connection",
+        };
+    };
+    match error {
+        rustls::Error::NoCertificatesPresented => "no_client_certificate",
+        rustls::Error::InvalidCertificate(_) => "bad_client_certificate",
+        rustls::Error::PeerIncompatible(_) => "incompatible",
+        rustls::Error::NoApplicationProtocol => "no_protocol",
+        rustls::Error::AlertReceived(_) => "client_alert",
+        rustls::Error::InvalidMessage(_)
+        | rustls::Error::InappropriateMessage { .. }
+        | rustls::Error::InappropriateHandshakeMessage { .. } => "not_tls",
+        _ => "other",
+    }
+}
+
+/// Timers for hyper, on the worker's coarse clock: reading it costs no system call.
+struct CoarseTimer(CoarseClock);
+
+impl Timer for CoarseTimer {
+    fn sleep(&self, duration: Duration) -> Pin<Box<dyn Sleep>> {
+        TokioTimer::new().sleep(duration)
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn Sleep>> {
+        TokioTimer::new().sleep_until(deadline)
+    }
+
+    fn now(&self) -> Instant {
+        self.0.instant()
+    }
+
+    fn reset(&self, sleep: &mut Pin<Box<dyn Sleep>>, deadline: Instant) {
+        TokioTimer::new().reset(sleep, deadline);
+    }
+}
+
+/// What is read or written ahead of the other side, a connection.
+const BUFFER_BYTES: usize = 64 * 1024;
+/// hyper's own limit of fields.
+const HYPER_FIELDS: usize = 100;
+const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+/// Rapid reset (CVE-2023-44487): how many streams may be reset before they were accepted.
+const RESETS_PENDING: usize = 20;
+/// The same by provoked errors (CVE-2025-8671): how many streams we may be made to reset.
+const RESETS_BY_ERROR: usize = 256;
+const PING_EVERY: Duration = Duration::from_secs(30);
+const PING_TIMEOUT: Duration = Duration::from_secs(15);
+const LINGER_BYTES_MAX: usize = 256 * 1024;

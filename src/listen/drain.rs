@@ -1,0 +1,45 @@
+//! The end of a worker: open requests are finished, then cut at a deadline.
+
+use std::future::poll_fn;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use super::metrics::ListenMetrics;
+use super::peer::Worker;
+
+/// Tells every connection to end and waits until all have, and until `limit` has passed; then cuts the rest.
+///
+/// HTTP/1 answers what it is answering with `Connection: close`; HTTP/2 sends GOAWAY and finishes its streams.
+pub(super) async fn drain(worker: &Worker, open: &mut JoinSet<()>, limit: Duration, metrics: &ListenMetrics) {
+    worker.ticker.ring_all();
+    let finished = async {
+        while let Some(ended) = open.join_next().await {
+            if ended.is_err_and(|error| error.is_panic()) {
+                metrics.panics.inc();
+            }
+        }
+        poll_fn(|cx| {
+            let mut tasks = worker.tasks.borrow_mut();
+            while let Poll::Ready(Some(_)) = tasks.poll_join_next(cx) {}
+            if tasks.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    };
+    if tokio::time::timeout(limit, finished).await.is_err() {
+        open.shutdown().await;
+        let mut tasks = worker.tasks.take();
+        tasks.shutdown().await;
+    }
+    // Streams end by themselves once their connection has: let them run.
+    for _turn in 0..TURNS {
+        if worker.streams.get() == 0 {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+/// How often what was cut gets to run before it is left behind.
+const TURNS: u32 = 1_000;

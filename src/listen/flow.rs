@@ -1,0 +1,246 @@
+//! What a connection is doing, and until when it may take.
+//!
+//! Shared by the connection, its requests and its I/O. Every step moves one deadline of the connection's alarm.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::settings::Timeouts;
+use super::ticker::{Alarm, CoarseClock, NEVER, Slot};
+
+/// What a connection is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Phase {
+    /// Waiting for the first byte of all.
+    FirstByte,
+    /// Shaking hands.
+    Handshake,
+    /// Waiting for the rest of a head, or of an HTTP/2 preface.
+    Head,
+    /// Waiting for the next request.
+    Idle,
+    /// Answering: the handler and its bodies have timers of their own.
+    Busy,
+    /// Closing, and waiting for the other side to agree.
+    Closing,
+    /// In the hands of an upgrade.
+    Upgraded,
+}
+
+impl Phase {
+    const ALL: [Self; 7] =
+        [Self::FirstByte, Self::Handshake, Self::Head, Self::Idle, Self::Busy, Self::Closing, Self::Upgraded];
+
+    /// As metrics name what took too long.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::FirstByte => "first_byte",
+            Self::Handshake => "handshake",
+            Self::Head => "head",
+            Self::Idle => "idle",
+            Self::Busy => "request",
+            Self::Closing => "close",
+            Self::Upgraded => "upgrade",
+        }
+    }
+}
+
+/// HTTP/1 or HTTP/2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Protocol {
+    Http1,
+    Http2,
+}
+
+/// The state of one connection.
+#[derive(Debug)]
+pub(super) struct Flow {
+    /// Rings when the connection takes too long, or the listener stops.
+    pub(super) alarm: Arc<Alarm>,
+    coarse: CoarseClock,
+    timeouts: Timeouts,
+    phase: AtomicU8,
+    open: AtomicU32,
+    read_bytes: AtomicU64,
+    http2: AtomicBool,
+    leaving: AtomicBool,
+    unread: AtomicBool,
+    unflushed: AtomicBool,
+    eof: AtomicBool,
+}
+
+impl Flow {
+    pub(super) fn new(alarm: Arc<Alarm>, coarse: CoarseClock, timeouts: Timeouts) -> Arc<Self> {
+        alarm.set(Slot::Age, coarse.after(timeouts.connection_age));
+        let flow = Self {
+            alarm,
+            coarse,
+            timeouts,
+            phase: AtomicU8::new(0),
+            open: AtomicU32::new(0),
+            read_bytes: AtomicU64::new(0),
+            http2: AtomicBool::new(false),
+            leaving: AtomicBool::new(false),
+            unread: AtomicBool::new(false),
+            unflushed: AtomicBool::new(false),
+            eof: AtomicBool::new(false),
+        };
+        flow.enter(Phase::FirstByte);
+        Arc::new(flow)
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        let phase = usize::from(self.phase.load(Ordering::Relaxed));
+        Phase::ALL.get(phase).copied().unwrap_or(Phase::Closing)
+    }
+
+    /// Begins `phase` and its time.
+    pub(super) fn enter(&self, phase: Phase) {
+        let limit = match phase {
+            Phase::FirstByte => self.timeouts.first_byte,
+            Phase::Handshake => self.timeouts.handshake,
+            Phase::Head => self.timeouts.head,
+            Phase::Idle => self.timeouts.idle,
+            Phase::Closing => LINGER,
+            Phase::Busy | Phase::Upgraded => Duration::MAX,
+        };
+        self.phase.store(phase as u8, Ordering::Relaxed);
+        self.alarm.set(Slot::Phase, if limit == Duration::MAX { NEVER } else { self.coarse.after(limit) });
+        if phase == Phase::Upgraded {
+            self.alarm.set(Slot::Write, NEVER);
+            self.alarm.set(Slot::Age, NEVER);
+        }
+    }
+
+    /// The protocol is known: from here on its heads are awaited.
+    pub(super) fn speak(&self, protocol: Protocol) {
+        self.http2.store(protocol == Protocol::Http2, Ordering::Relaxed);
+        if self.phase() == Phase::Handshake {
+            self.enter(Phase::FirstByte);
+        }
+    }
+
+    /// A silent connection need not be waited for any longer than this.
+    pub(super) fn hurry(&self) {
+        if self.phase() == Phase::FirstByte {
+            self.alarm.set(Slot::Phase, self.coarse.after(LINGER.min(self.timeouts.first_byte)));
+        }
+    }
+
+    /// The connection takes no further requests.
+    pub(super) fn leave(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
+        self.alarm.set(Slot::Age, NEVER);
+        if self.open.load(Ordering::Relaxed) == 0 {
+            self.enter(Phase::Closing);
+        }
+    }
+
+    /// A request begins.
+    pub(super) fn begin(&self, has_body: bool) {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        self.unread.store(has_body, Ordering::Relaxed);
+        self.unflushed.store(true, Ordering::Relaxed);
+        self.enter(Phase::Busy);
+    }
+
+    /// A request was answered to the last byte, or given up.
+    pub(super) fn end(&self) {
+        if self.open.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.enter(Phase::Idle);
+            if self.leaving.load(Ordering::Relaxed) {
+                // What is still buffered for a slow reader gets the time of a body, and more while it moves.
+                self.phase.store(Phase::Closing as u8, Ordering::Relaxed);
+                self.alarm.set(Slot::Phase, self.coarse.after(self.timeouts.body_idle));
+            }
+        }
+    }
+
+    /// `bytes` arrived; none is the end.
+    pub(super) fn on_read(&self, bytes: usize) {
+        if bytes == 0 {
+            self.eof.store(true, Ordering::Relaxed);
+            return;
+        }
+        let http2 = self.http2.load(Ordering::Relaxed);
+        if self.phase() == Phase::FirstByte {
+            self.enter(Phase::Head);
+        }
+        match self.phase() {
+            Phase::Idle if !http2 => self.enter(Phase::Head),
+            Phase::Head if http2 => {
+                // Preface and first SETTINGS have come: what follows are requests, some day.
+                let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+                if self.read_bytes.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) >= HTTP2_GREETING_BYTES {
+                    self.enter(Phase::Idle);
+                }
+            }
+            Phase::FirstByte | Phase::Handshake | Phase::Head | Phase::Idle => {}
+            Phase::Busy | Phase::Closing | Phase::Upgraded => {}
+        }
+    }
+
+    /// The other side took some bytes.
+    pub(super) fn on_write(&self) {
+        if self.alarm.is_set(Slot::Write) {
+            self.alarm.set(Slot::Write, NEVER);
+        }
+        if self.phase() == Phase::Idle && !self.http2.load(Ordering::Relaxed) {
+            self.enter(Phase::Idle);
+        }
+    }
+
+    /// The other side takes no bytes at present.
+    pub(super) fn on_write_blocked(&self) {
+        if !self.alarm.is_set(Slot::Write) && self.phase() != Phase::Upgraded {
+            self.alarm.set(Slot::Write, self.coarse.after(self.timeouts.body_idle));
+        }
+    }
+
+    /// Whether bytes of ours wait for the other side to take them.
+    pub(super) fn is_write_blocked(&self) -> bool {
+        self.alarm.is_set(Slot::Write)
+    }
+
+    /// Whether this deadline has passed.
+    pub(super) fn is_late(&self, slot: Slot) -> bool {
+        self.alarm.is_late(slot, self.coarse.now())
+    }
+
+    /// Everything that was written has left.
+    pub(super) fn on_flushed(&self) {
+        if self.open.load(Ordering::Relaxed) == 0 {
+            self.unflushed.store(false, Ordering::Relaxed);
+        }
+        if self.is_write_blocked() {
+            self.on_write();
+        }
+    }
+
+    /// Whether every HTTP/1 request was answered to the last byte, so that what is written now is a parser's
+    /// own answer.
+    pub(super) fn is_between_requests(&self) -> bool {
+        self.open.load(Ordering::Relaxed) == 0
+            && !self.http2.load(Ordering::Relaxed)
+            && !self.unflushed.load(Ordering::Relaxed)
+            && matches!(self.phase(), Phase::Head | Phase::Idle)
+    }
+
+    /// The answer does not wait for what the other side may still send.
+    pub(super) fn leave_unread(&self) {
+        self.unread.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the other side may still be sending, so that closing at once would destroy our last answer.
+    pub(super) fn must_linger(&self) -> bool {
+        self.unread.load(Ordering::Relaxed) && !self.eof.load(Ordering::Relaxed)
+    }
+}
+
+/// How long the other side may take to agree to a close.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// The preface and the header of the SETTINGS frame after it.
+const HTTP2_GREETING_BYTES: u64 = 24 + 9;

@@ -1,0 +1,85 @@
+//! What a listener counts.
+
+use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+
+/// Counters of one listener, shared by its workers. Nothing here moves per request.
+#[derive(Debug, Clone)]
+pub struct ListenMetrics {
+    /// Connections that were accepted.
+    pub accepted: IntCounter,
+    /// Connections that are open.
+    pub open: IntGauge,
+    /// Connections that were closed at once because the cap was reached.
+    pub refused: IntCounter,
+    /// Failures to accept a connection, for instance for lack of file descriptors.
+    pub accept_errors: IntCounter,
+    /// TLS handshakes that succeeded, by protocol version and whether a session was resumed.
+    pub handshakes: IntCounterVec,
+    /// TLS handshakes that failed, by reason.
+    pub handshake_failures: IntCounterVec,
+    /// Connections that were closed because the other side took too long, by what it was to do.
+    pub timeouts: IntCounterVec,
+    /// Requests and connections that a fault of this program ended.
+    pub panics: IntCounter,
+}
+
+impl ListenMetrics {
+    /// Counters with the label `listener = "…"`, not registered anywhere yet.
+    ///
+    /// # Errors
+    /// Never with these names.
+    pub fn new(listener: &str) -> Result<Self, prometheus::Error> {
+        let opts = |name: &str, help: &str| Opts::new(name, help).const_label("listener", listener);
+        Ok(Self {
+            accepted: IntCounter::with_opts(opts(
+                "keyward_connections_accepted_total",
+                "Connections that were accepted.",
+            ))?,
+            open: IntGauge::with_opts(opts("keyward_connections_open", "Connections that are open."))?,
+            refused: IntCounter::with_opts(opts(
+                "keyward_connections_refused_total",
+                "Connections that were closed at once because the cap was reached.",
+            ))?,
+            accept_errors: IntCounter::with_opts(opts(
+                "keyward_accept_errors_total",
+                "Failures to accept a connection, for instance for lack of file descriptors.",
+            ))?,
+            handshakes: IntCounterVec::new(
+                opts(
+                    "keyward_tls_handshakes_total",
+                    "TLS handshakes that succeeded, by protocol version and whether a session was resumed.",
+                ),
+                &["version", "resumed"],
+            )?,
+            handshake_failures: IntCounterVec::new(
+                opts("keyward_tls_handshake_failures_total", "TLS handshakes that failed, by reason."),
+                &["reason"],
+            )?,
+            timeouts: IntCounterVec::new(
+                opts(
+                    "keyward_connection_timeouts_total",
+                    "Connections that were closed because the other side took too long, by what it was to do.",
+                ),
+                &["which"],
+            )?,
+            panics: IntCounter::with_opts(opts(
+                "keyward_panics_total",
+                "Requests and connections that a fault of this program ended.",
+            ))?,
+        })
+    }
+
+    /// Makes them known to `registry`. Several listeners may share one.
+    ///
+    /// # Errors
+    /// When this listener's are registered already.
+    pub fn register(&self, registry: &Registry) -> Result<(), prometheus::Error> {
+        for counter in [&self.accepted, &self.refused, &self.accept_errors, &self.panics] {
+            registry.register(Box::new(counter.clone()))?;
+        }
+        for family in [&self.handshakes, &self.handshake_failures, &self.timeouts] {
+            registry.register(Box::new(family.clone()))?;
+        }
+        registry.register(Box::new(self.open.clone()))
+    }
+}

@@ -1,0 +1,111 @@
+//! Stopping.
+
+use std::time::Duration;
+
+use http_body_util::BodyExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::harness::{House, Plan, SHORT, exchange, get, http1, http2, run, text};
+use crate::listen::Timeouts;
+
+fn drains_in(drain: Duration) -> Plan {
+    Plan { timeouts: Timeouts { drain, ..Timeouts::default() }, ..Plan::default() }
+}
+
+#[test]
+fn open_requests_are_finished_and_idle_connections_closed() {
+    run(async {
+        let house = House::open(drains_in(Duration::from_secs(15)));
+        let waiting =
+            tokio::task::spawn_local(exchange(house.connect().await, "GET /wait HTTP/1.1\r\nhost: a\r\n\r\n"));
+        house.script.has_begun(1).await;
+        let (mut idle, idle_connection) = http1(house.connect().await).await;
+        assert_eq!(text(idle.send_request(get("/")).await.expect("answered")).await, "hello");
+        house.stop();
+        let _closed = idle_connection.await;
+        assert!(TcpStream::connect(house.address).await.is_err(), "the listener is closed");
+        house.script.release.notify_one();
+        let answer = waiting.await.expect("no panic");
+        assert!(answer.contains("connection: close") && answer.ends_with("waited"), "{answer}");
+        house.closed().await;
+    });
+}
+
+#[test]
+fn http2_gets_goaway_and_finishes_its_streams() {
+    run(async {
+        let house = House::open(drains_in(Duration::from_secs(15)));
+        let (mut sender, connection) = http2(house.connect().await).await;
+        let mut again = sender.clone();
+        let waiting = tokio::task::spawn_local(async move { sender.send_request(get("/wait")).await });
+        house.script.has_begun(1).await;
+        house.stop();
+        house.script.release.notify_one();
+        let answer = waiting.await.expect("no panic").expect("answered");
+        assert_eq!(text(answer).await, "waited");
+        let _closed = connection.await;
+        assert!(again.send_request(get("/")).await.is_err());
+        house.closed().await;
+    });
+}
+
+#[test]
+fn what_is_open_at_the_deadline_is_cut() {
+    run(async {
+        let house = House::open(drains_in(SHORT));
+        let waiting =
+            tokio::task::spawn_local(exchange(house.connect().await, "GET /wait HTTP/1.1\r\nhost: a\r\n\r\n"));
+        let (mut sender, _connection) = http2(house.connect().await).await;
+        let endless = tokio::task::spawn_local(async move { sender.send_request(get("/wait")).await });
+        house.script.has_begun(2).await;
+        house.stop();
+        let (metrics, dropped) = (house.metrics.clone(), house.script.dropped.clone());
+        house.closed().await;
+        assert_eq!(waiting.await.expect("no panic"), "");
+        assert!(endless.await.expect("no panic").is_err());
+        assert_eq!(metrics.open.get(), 0);
+        assert_eq!(dropped.get(), 2, "both requests were dropped");
+    });
+}
+
+#[test]
+fn an_endless_stream_is_cut_at_the_deadline() {
+    run(async {
+        let house = House::open(drains_in(SHORT));
+        let (mut sender, _connection) = http2(house.connect().await).await;
+        let body = sender.send_request(get("/endless")).await.expect("a head").into_body();
+        house.stop();
+        house.closed().await;
+        assert!(body.collect().await.is_err());
+    });
+}
+
+#[test]
+fn a_tunnel_is_cut_at_the_deadline() {
+    run(async {
+        let house = House::open(drains_in(SHORT));
+        let mut stream = house.connect().await;
+        let head = b"GET /tunnel HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n";
+        stream.write_all(head).await.expect("taken");
+        let mut start = [0; 12];
+        stream.read_exact(&mut start).await.expect("answered");
+        assert_eq!(&start, b"HTTP/1.1 101");
+        house.stop();
+        let dropped = house.script.dropped.clone();
+        house.closed().await;
+        assert_eq!(dropped.get(), 1);
+    });
+}
+
+#[test]
+fn a_silent_connection_does_not_hold_up_a_drain() {
+    run(async {
+        let house = House::open(drains_in(Duration::from_secs(15)));
+        let _silent = house.connect().await;
+        let (mut idle, _connection) = http1(house.connect().await).await;
+        assert_eq!(text(idle.send_request(get("/")).await.expect("answered")).await, "hello");
+        house.stop();
+        tokio::time::timeout(Duration::from_secs(10), house.closed()).await.expect("well before the deadline");
+    });
+}

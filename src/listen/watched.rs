@@ -1,0 +1,204 @@
+//! The I/O of a connection, watched: every read and write moves the connection's deadlines, and the bare
+//! answers that hyper's HTTP/1 parser gives by itself go out in this program's shape.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::answer::for_bare_status;
+use super::cap::Place;
+use super::flow::Flow;
+
+/// A stream, and before it what was already read from it.
+#[derive(Debug)]
+pub(super) struct Watched<S> {
+    stream: S,
+    prefix: Prefix,
+    flow: Arc<Flow>,
+    /// What goes out in place of what hyper wrote, and how long that was.
+    instead: Option<Instead>,
+    /// Kept until the stream closes, also by an upgrade.
+    _place: Place,
+}
+
+#[derive(Debug)]
+struct Instead {
+    text: Bytes,
+    stands_for: usize,
+}
+
+impl<S> Watched<S> {
+    pub(super) const fn new(stream: S, prefix: Prefix, flow: Arc<Flow>, place: Place) -> Self {
+        Self { stream, prefix, flow, instead: None, _place: place }
+    }
+}
+
+/// The first bytes of a connection in clear text, read to tell HTTP/2 from HTTP/1.
+#[derive(Debug, Default)]
+pub(super) struct Prefix {
+    bytes: [u8; PREFACE.len()],
+    filled: usize,
+    taken: usize,
+}
+
+impl Prefix {
+    fn read(&self) -> &[u8] {
+        self.bytes.get(..self.filled).unwrap_or_default()
+    }
+
+    /// Where the next bytes go.
+    pub(super) fn space(&mut self) -> &mut [u8] {
+        self.bytes.get_mut(self.filled..).unwrap_or_default()
+    }
+
+    /// `count` bytes were put there.
+    pub(super) fn advance(&mut self, count: usize) {
+        self.filled = (self.filled + count).min(self.bytes.len());
+    }
+
+    /// Whether this is the preface of HTTP/2, or none where it may still become one.
+    pub(super) fn is_http2(&self) -> Option<bool> {
+        let read = self.read();
+        if !PREFACE.starts_with(read) {
+            return Some(false);
+        }
+        (read.len() == PREFACE.len()).then_some(true)
+    }
+}
+
+/// RFC 9113, section 3.4.
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let prefix = this.prefix.read().get(this.prefix.taken..).unwrap_or_default();
+        if !prefix.is_empty() {
+            let count = prefix.len().min(buf.remaining());
+            buf.put_slice(prefix.get(..count).unwrap_or_default());
+            this.prefix.taken += count;
+            this.flow.on_read(count);
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+        this.flow.on_read(buf.filled().len() - before);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> Watched<S> {
+    fn note(&self, result: &Poll<io::Result<usize>>) {
+        match result {
+            Poll::Ready(Ok(_)) => self.flow.on_write(),
+            Poll::Pending => self.flow.on_write_blocked(),
+            Poll::Ready(Err(_)) => {}
+        }
+    }
+
+    /// Writes `instead` to its end, then reports what it stood for as written.
+    fn poll_instead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        while let Some(instead) = &mut self.instead {
+            if instead.text.is_empty() {
+                let stood_for = instead.stands_for;
+                self.instead = None;
+                return Poll::Ready(Ok(stood_for));
+            }
+            let result = Pin::new(&mut self.stream).poll_write(cx, &instead.text);
+            self.note(&result);
+            let count = ready!(result)?;
+            if let Some(instead) = &mut self.instead {
+                drop(instead.text.split_to(count.min(instead.text.len())));
+            }
+        }
+        Poll::Ready(Ok(0))
+    }
+
+    fn begin_instead(&mut self, first: &[u8], length: usize) {
+        if self.instead.is_none()
+            && self.flow.is_between_requests()
+            && first.len() == length
+            && let Some(text) = for_bare_status(first)
+        {
+            // Whatever comes after what could not be parsed is not read any more.
+            self.flow.leave_unread();
+            self.instead = Some(Instead { text, stands_for: length });
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        this.begin_instead(buf, buf.len());
+        if this.instead.is_some() {
+            return this.poll_instead(cx);
+        }
+        let result = Pin::new(&mut this.stream).poll_write(cx, buf);
+        this.note(&result);
+        result
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if let Some(first) = bufs.first() {
+            this.begin_instead(first, bufs.iter().map(|buf| buf.len()).sum());
+        }
+        if this.instead.is_some() {
+            return this.poll_instead(cx);
+        }
+        let result = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
+        this.note(&result);
+        result
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let result = Pin::new(&mut this.stream).poll_flush(cx);
+        // TLS takes bytes at once and holds them back here when the socket does not.
+        match &result {
+            Poll::Ready(Ok(())) => this.flow.on_flushed(),
+            Poll::Pending => this.flow.on_write_blocked(),
+            Poll::Ready(Err(_)) => {}
+        }
+        result
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_preface_is_told_from_http1_at_the_first_byte_that_differs() {
+        let mut prefix = Prefix::default();
+        let mut give = |text: &[u8]| {
+            prefix.space()[..text.len()].copy_from_slice(text);
+            prefix.advance(text.len());
+            prefix.is_http2()
+        };
+        assert_eq!(give(b"P"), None);
+        assert_eq!(give(b"RI * HTTP/2.0\r\n\r\nSM\r\n\r"), None);
+        assert_eq!(give(b"\n"), Some(true));
+        let mut prefix = Prefix::default();
+        prefix.space()[..2].copy_from_slice(b"PO");
+        prefix.advance(2);
+        assert_eq!(prefix.is_http2(), Some(false));
+    }
+}

@@ -1,0 +1,187 @@
+//! Why the manager refuses: one line each with what, what was found and the remedy, and a code
+//! that never changes.
+
+use std::fmt;
+
+use crate::key::{KeyId, Status, UserId};
+use crate::secret::NoRandomness;
+use crate::store::StoreError;
+
+/// Why a change or a read was refused. Nothing was changed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ManageError {
+    /// A value breaks a rule.
+    #[error("{field}: {cause}")]
+    Invalid {
+        /// Which field.
+        field: &'static str,
+        /// What is wrong with it, and what is expected.
+        cause: String,
+    },
+    /// Tokens of this format are not minted by this program.
+    #[error("format: {format:?} is not available; use \"opaque\"")]
+    FormatNotAvailable {
+        /// Which format.
+        format: &'static str,
+    },
+    /// There is no such key, or none that this caller may know of.
+    #[error("no key {id}; `keyward keys list` shows those that exist")]
+    KeyNotFound {
+        /// Which key.
+        id: KeyId,
+    },
+    /// There is no such user, or none that this caller may know of.
+    #[error("no user {id:?}; make it first with `keyward users set`")]
+    UserNotFound {
+        /// Which user.
+        id: UserId,
+    },
+    /// The user was deleted, and its id is not used again.
+    #[error("user {id:?} was deleted, and a deleted user's id is never used again; choose another")]
+    UserDeleted {
+        /// Which user.
+        id: UserId,
+    },
+    /// The key is revoked, which nothing undoes.
+    #[error("key {id} is revoked, which is for good; create another")]
+    KeyRevoked {
+        /// Which key.
+        id: KeyId,
+    },
+    /// A key of this status cannot be rotated.
+    #[error("key {id} is {}, and only a key that works can be rotated; create another", status.as_str())]
+    NotRotatable {
+        /// Which key.
+        id: KeyId,
+        /// Its status.
+        status: Status,
+    },
+    /// The key was replaced already.
+    #[error("key {id} was already rotated to {successor}; rotate that one")]
+    AlreadyRotated {
+        /// Which key.
+        id: KeyId,
+        /// What replaced it.
+        successor: KeyId,
+    },
+    /// The caller's own key does not work.
+    #[error("the calling key is {}", status.map_or("unknown", Status::as_str))]
+    CallerNotLive {
+        /// Its status, where it is known at all.
+        status: Option<Status>,
+    },
+    /// The caller lacks the permission.
+    #[error("the calling key lacks {flag}")]
+    LacksPermission {
+        /// The flag it lacks.
+        flag: &'static str,
+    },
+    /// The result would hold a flag that the caller may not grant.
+    #[error("the calling key may not grant {flag}; its may_grant does not cover it")]
+    MayNotGrant {
+        /// The first such flag.
+        flag: String,
+    },
+    /// The result would lie outside of what the caller manages.
+    #[error("{field}: the calling key does not manage {found}")]
+    OutOfScope {
+        /// Which field says so.
+        field: &'static str,
+        /// What lies outside.
+        found: String,
+    },
+    /// The token is stored already.
+    #[error("the token is already stored as {existing}")]
+    DuplicateToken {
+        /// The key that has it.
+        existing: KeyId,
+    },
+    /// Rows of an import are refused, and so nothing was imported.
+    #[error("nothing was imported: {}", Faults(.0))]
+    Import(Vec<RowFault>),
+    /// The operating system gave no randomness.
+    #[error(transparent)]
+    NoRandomness(#[from] NoRandomness),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What is wrong with one row of an import.
+#[derive(Debug, Clone)]
+pub struct RowFault {
+    /// The row's line, as the caller numbered it.
+    pub line: usize,
+    /// What is wrong.
+    pub cause: RowCause,
+}
+
+/// Why a row of an import is refused.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum RowCause {
+    /// The token is too short or of too few characters to be a secret.
+    #[error("the token has about {bits} bits of entropy, under 112; re-issue it, or import it with --allow-weak")]
+    Weak {
+        /// The estimate.
+        bits: u32,
+    },
+    /// An earlier row has the same token.
+    #[error("the same token as on line {first}")]
+    Repeated {
+        /// The earlier row's line.
+        first: usize,
+    },
+    /// The token is stored already.
+    #[error("the token is already stored{}", existing.map(|id| format!(" as {id}")).unwrap_or_default())]
+    Stored {
+        /// The key that has it, where the caller may know of it.
+        existing: Option<KeyId>,
+    },
+    /// The row breaks a rule that every key is held to.
+    #[error(transparent)]
+    Refused(Box<ManageError>),
+}
+
+impl fmt::Display for RowFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {}: {}", self.line, self.cause)
+    }
+}
+
+/// The first fault, and how many more there are: one line.
+struct Faults<'a>(&'a [RowFault]);
+
+impl fmt::Display for Faults<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            [] => f.write_str("no rows"),
+            [only] => write!(f, "{only}"),
+            [first, more @ ..] => write!(f, "{first} (and {} more rows)", more.len()),
+        }
+    }
+}
+
+impl ManageError {
+    /// The code in bodies, logs and tests. Never changes.
+    #[must_use]
+    pub const fn as_code(&self) -> &'static str {
+        match self {
+            Self::Invalid { .. } => "invalid_field",
+            Self::FormatNotAvailable { .. } => "format_not_available",
+            Self::KeyNotFound { .. } => "not_found",
+            Self::UserNotFound { .. } => "user_not_found",
+            Self::UserDeleted { .. } => "user_deleted",
+            Self::KeyRevoked { .. } => "key_revoked",
+            Self::NotRotatable { .. } => "not_rotatable",
+            Self::AlreadyRotated { .. } => "already_rotated",
+            Self::CallerNotLive { .. } => "caller_not_live",
+            Self::LacksPermission { .. } => "lacks_permission",
+            Self::MayNotGrant { .. } => "may_not_grant",
+            Self::OutOfScope { .. } => "out_of_scope",
+            Self::DuplicateToken { .. } => "duplicate_token",
+            Self::Import(_) => "import_refused",
+            Self::NoRandomness(_) => "no_randomness",
+            Self::Store(_) => "store_failed",
+        }
+    }
+}

@@ -1,0 +1,359 @@
+//! The embedded store: one SQLite file with a write-ahead log.
+//!
+//! One thread writes; a few connections read; one connection only watches for other processes'
+//! commits. Before anything is acknowledged the file at the path is held against the one that was
+//! opened, so that a file put in its place by a restore is never written behind the gateway's back.
+
+mod fault;
+mod file;
+mod news;
+mod read;
+mod rows;
+#[cfg(test)]
+mod tests;
+mod write;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, OnceLock};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
+use rusqlite::{Connection, TransactionBehavior};
+use tokio::sync::{Notify, Semaphore, oneshot};
+
+use self::fault::Fault;
+use self::file::{Empty, Identity, Log, Opened, Role};
+use self::write::{Member, Plan, Refusal, Request};
+use super::{
+    Batch, BoxFuture, Committed, Cursor, EventQuery, KeyQuery, KeyUsage, Poll, ReadRequest, Reading, Store, StoreError,
+    StoreId, UsageUpdate,
+};
+use crate::clock::Clock;
+use crate::key::{Event, Key, ProjectId, TokenHash, User};
+
+/// How many reads run at once.
+const READERS_MAX: usize = 8;
+
+/// A store in one SQLite file.
+pub struct SqliteStore {
+    shared: Arc<Shared>,
+    readers: Arc<Semaphore>,
+    requests: Option<Sender<Request>>,
+    writer: Option<JoinHandle<()>>,
+    watch: OnceLock<news::Watch>,
+}
+
+/// What the threads share.
+#[derive(Debug)]
+struct Shared {
+    path: PathBuf,
+    name: String,
+    id: StoreId,
+    clock: Arc<dyn Clock>,
+    open: RwLock<Open>,
+    /// Wakes whoever waits for news when this process commits.
+    news: Notify,
+}
+
+/// The connections to one file. Held for reading while one of them is used, and for writing to
+/// close all of them before a file that replaced this one is opened.
+#[derive(Debug)]
+struct Open {
+    identity: Identity,
+    store: StoreId,
+    log: Log,
+    /// Moves with every file that is opened.
+    generation: u64,
+    writer: Mutex<Option<Connection>>,
+    watcher: Mutex<Option<Connection>>,
+    idle: Mutex<Vec<Connection>>,
+}
+
+impl Open {
+    fn new(opened: Opened, generation: u64) -> Self {
+        let Opened { writer, identity, store, log } = opened;
+        Self {
+            identity,
+            store,
+            log,
+            generation,
+            writer: Mutex::new(Some(writer)),
+            watcher: Mutex::default(),
+            idle: Mutex::default(),
+        }
+    }
+}
+
+/// Whether a read makes sense when another store's file has taken this one's place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum OfStore {
+    This,
+    Any,
+}
+
+impl SqliteStore {
+    /// Opens the store in the file at `path`, which must be there. Blocks on the disk.
+    ///
+    /// # Errors
+    /// When it is missing, damaged, of a newer schema, or cannot be used.
+    pub fn open(path: &Path, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
+        Self::start(path, Empty::Refuse, clock)
+    }
+
+    /// Opens the store in the file at `path`, and makes file, folders and store where they are
+    /// missing. For `init` and `quickstart` alone. Blocks on the disk.
+    ///
+    /// # Errors
+    /// When it is damaged, of a newer schema, or cannot be made or used.
+    pub fn create(path: &Path, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
+        let name = path.display().to_string();
+        file::make(path).map_err(|fault| fault.told(&name))?;
+        let store = Self::start(path, Empty::Fill, clock)?;
+        file::sync_folder(path).map_err(|fault| fault.told(&name))?;
+        Ok(store)
+    }
+
+    fn start(path: &Path, empty: Empty, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
+        let name = path.display().to_string();
+        let opened = file::open(path, &name, empty, clock.now()).map_err(|fault| fault.told(&name))?;
+        let shared = Arc::new(Shared {
+            path: path.to_owned(),
+            id: opened.store,
+            clock,
+            open: RwLock::new(Open::new(opened, 0)),
+            news: Notify::new(),
+            name,
+        });
+        let (requests, received) = channel();
+        let served = Arc::clone(&shared);
+        let writer = thread::Builder::new().name("keyward-store".to_owned()).spawn(move || {
+            write::serve(&served, &received);
+        });
+        let writer = writer.map_err(|error| Fault::Around(error.to_string()).told(&shared.name))?;
+        Ok(Self {
+            shared,
+            readers: Arc::new(Semaphore::new(READERS_MAX)),
+            requests: Some(requests),
+            writer: Some(writer),
+            watch: OnceLock::new(),
+        })
+    }
+
+    fn read_with<T: Send + 'static>(
+        &self,
+        of: OfStore,
+        work: impl FnOnce(&Connection, &Shared) -> Result<T, Fault> + Send + 'static,
+    ) -> BoxFuture<'_, Result<T, StoreError>> {
+        let (shared, readers) = (Arc::clone(&self.shared), Arc::clone(&self.readers));
+        Box::pin(async move {
+            let name = shared.name.clone();
+            let permit = readers.acquire_owned().await;
+            let read = tokio::task::spawn_blocking(move || {
+                let _held = permit;
+                shared.read(of, work)
+            });
+            read.await.unwrap_or_else(|error| Err(Fault::Around(error.to_string()).told(&name)))
+        })
+    }
+
+    async fn ask<T>(
+        &self,
+        request: Request,
+        answer: oneshot::Receiver<Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let ended = || Fault::Around("its writing thread has ended".to_owned()).told(&self.shared.name);
+        let sent = self.requests.as_ref().is_some_and(|requests| requests.send(request).is_ok());
+        if !sent {
+            return Err(ended());
+        }
+        answer.await.unwrap_or_else(|_dropped| Err(ended()))
+    }
+}
+
+impl Drop for SqliteStore {
+    fn drop(&mut self) {
+        // The writer ends once nobody can ask it, and with it the last connection is closed.
+        drop(self.requests.take());
+        drop(self.watch.take());
+        if let Some(writer) = self.writer.take() {
+            let _panicked = writer.join();
+        }
+    }
+}
+
+impl fmt::Debug for SqliteStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqliteStore")
+            .field("path", &self.shared.path)
+            .field("id", &self.shared.id)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    /// The connections to the file that lies at the path now, opened if it is another than before.
+    fn current(&self) -> Result<RwLockReadGuard<'_, Open>, Fault> {
+        loop {
+            let open = self.open.read();
+            if Identity::of(&self.path)? == Some(open.identity) {
+                return Ok(open);
+            }
+            drop(open);
+            self.reopen()?;
+        }
+    }
+
+    fn reopen(&self) -> Result<(), Fault> {
+        let mut open = self.open.write();
+        match Identity::of(&self.path)? {
+            None => return Err(StoreError::Missing { store: self.name.clone() }.into()),
+            Some(identity) if identity == open.identity => return Ok(()),
+            Some(_) => {}
+        }
+        *open.writer.get_mut() = None;
+        *open.watcher.get_mut() = None;
+        open.idle.get_mut().clear();
+        file::remove_stale_log(&open.log)?;
+        let opened = file::open(&self.path, &self.name, Empty::Refuse, self.clock.now())?;
+        tracing::warn!(store = %self.name, "the store file was replaced; the new one is used from here on");
+        *open = Open::new(opened, open.generation + 1);
+        Ok(())
+    }
+
+    fn is_this_store(&self, open: &Open) -> Result<(), Fault> {
+        if open.store == self.id {
+            return Ok(());
+        }
+        Err(StoreError::OtherStore { store: self.name.clone() }.into())
+    }
+
+    /// Runs `work` in one read transaction.
+    fn read<T>(&self, of: OfStore, work: impl FnOnce(&Connection, &Self) -> Result<T, Fault>) -> Result<T, StoreError> {
+        let read = || {
+            let open = self.current()?;
+            if of == OfStore::This {
+                self.is_this_store(&open)?;
+            }
+            let idle = open.idle.lock().pop();
+            let mut connection = match idle {
+                Some(connection) => connection,
+                None => {
+                    let connection = file::connect(&self.path, Role::Reader)?;
+                    self.is_unmoved(&open)?;
+                    connection
+                }
+            };
+            let transaction = connection.transaction()?;
+            let read = work(&transaction, self)?;
+            drop(transaction);
+            open.idle.lock().push(connection);
+            Ok(read)
+        };
+        read().map_err(|fault: Fault| fault.told(&self.name))
+    }
+
+    /// Runs `work` in one write transaction and commits it, unless the file was replaced.
+    fn write<T>(&self, work: impl FnOnce(&Connection) -> Result<T, Fault>) -> Result<T, StoreError> {
+        let write = || {
+            let open = self.current()?;
+            self.is_this_store(&open)?;
+            let mut writer = open.writer.lock();
+            if writer.is_none() {
+                *writer = Some(file::connect(&self.path, Role::Writer)?);
+                self.is_unmoved(&open)?;
+            }
+            let connection = writer.as_mut().expect("it was opened just now");
+            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let written = work(&transaction)?;
+            self.is_unmoved(&open)?;
+            transaction.commit()?;
+            // Again: what was committed to a file that is no longer there is not acknowledged.
+            self.is_unmoved(&open)?;
+            Ok(written)
+        };
+        write().map_err(|fault: Fault| fault.told(&self.name))
+    }
+
+    fn is_unmoved(&self, open: &Open) -> Result<(), Fault> {
+        if Identity::of(&self.path)? == Some(open.identity) {
+            return Ok(());
+        }
+        Err(StoreError::Replaced { store: self.name.clone() }.into())
+    }
+}
+
+impl Store for SqliteStore {
+    fn name(&self) -> &str {
+        &self.shared.name
+    }
+
+    fn id(&self) -> StoreId {
+        self.shared.id
+    }
+
+    fn mutate(&self, read: ReadRequest, plan: Plan) -> BoxFuture<'_, Result<Result<Committed, Refusal>, StoreError>> {
+        let (reply, answer) = oneshot::channel();
+        Box::pin(self.ask(Request::Mutate(Member { read, plan, reply }), answer))
+    }
+
+    fn read(&self, read: ReadRequest) -> BoxFuture<'_, Result<Reading, StoreError>> {
+        self.read_with(OfStore::This, move |connection, shared| read::reading(connection, &read, shared.clock.now()))
+    }
+
+    fn find(&self, hash: TokenHash) -> BoxFuture<'_, Result<(Option<(Key, Option<User>)>, Cursor), StoreError>> {
+        self.read_with(OfStore::This, move |connection, _shared| read::find(connection, &hash))
+    }
+
+    fn list_keys(
+        &self,
+        query: KeyQuery,
+    ) -> BoxFuture<'_, Result<Vec<(Key, Option<User>, Option<KeyUsage>)>, StoreError>> {
+        self.read_with(OfStore::This, move |connection, shared| read::list_keys(connection, &query, shared.clock.now()))
+    }
+
+    fn list_users(&self, project: Option<ProjectId>) -> BoxFuture<'_, Result<Vec<User>, StoreError>> {
+        self.read_with(OfStore::This, move |connection, _shared| read::list_users(connection, project.as_ref()))
+    }
+
+    fn list_events(&self, query: EventQuery) -> BoxFuture<'_, Result<Vec<Event>, StoreError>> {
+        self.read_with(OfStore::This, move |connection, _shared| read::list_events(connection, &query))
+    }
+
+    fn poll(&self, cursor: Cursor) -> BoxFuture<'_, Result<Poll, StoreError>> {
+        self.read_with(OfStore::Any, move |connection, shared| read::poll(connection, cursor, shared.clock.now()))
+    }
+
+    fn wait_for_news(&self, at_most: Duration) -> BoxFuture<'_, ()> {
+        self.watch.get_or_init(|| news::Watch::start(&self.shared));
+        Box::pin(async move {
+            let _either = tokio::time::timeout(at_most, self.shared.news.notified()).await;
+        })
+    }
+
+    fn changes_after(
+        &self,
+        cursor: Cursor,
+        mut sink: Box<dyn FnMut(Batch) + Send>,
+    ) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.read_with(OfStore::Any, move |connection, shared| {
+            read::changes_after(connection, cursor, shared.clock.now(), &mut *sink)
+        })
+    }
+
+    fn record_usage(&self, gateway: String, updates: Vec<UsageUpdate>) -> BoxFuture<'_, Result<(), StoreError>> {
+        let (reply, answer) = oneshot::channel();
+        Box::pin(self.ask(Request::Usage { gateway, updates, reply }, answer))
+    }
+
+    fn check_secret(&self, number: u32, fingerprint: [u8; 32]) -> BoxFuture<'_, Result<(), StoreError>> {
+        let (reply, answer) = oneshot::channel();
+        Box::pin(self.ask(Request::Secret { number, fingerprint, reply }, answer))
+    }
+
+    fn secrets(&self) -> BoxFuture<'_, Result<Vec<(u32, [u8; 32])>, StoreError>> {
+        self.read_with(OfStore::This, move |connection, _shared| read::secrets(connection))
+    }
+}

@@ -1,0 +1,342 @@
+//! What is read, each call in one transaction, so that all of it is of one moment.
+
+use std::collections::HashSet;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use rusqlite::types::Value;
+use rusqlite::{Connection, OptionalExtension, Params, params, params_from_iter};
+
+use super::fault::Fault;
+use super::rows::{
+    Columns, Decoder, EVENT_COLUMNS, KEY_COLUMNS, KEY_WIDTH, USER_COLUMNS, USER_WIDTH, event, to_sql, unsigned,
+};
+use crate::clock::Timestamp;
+use crate::key::{EnvironmentId, Event, Key, KeyId, ProjectId, Subject, TokenHash, User, UserId};
+use crate::store::{Batch, CommitId, Cursor, EventQuery, KeyQuery, KeyUsage, Poll, ReadRequest, Reading, Row, StoreId};
+
+/// Reads everything that `request` asks for.
+pub(super) fn reading(connection: &Connection, request: &ReadRequest, now: Timestamp) -> Result<Reading, Fault> {
+    let mut gathered = Gathered::default();
+    let by_id = format!("SELECT {KEY_COLUMNS} FROM keys k WHERE k.id = ?1");
+    for id in &request.keys {
+        gathered.keys(connection, &by_id, params![id.bits().to_be_bytes()])?;
+    }
+    if let Some(id) = request.lineage_of {
+        let sql = format!(
+            "SELECT {KEY_COLUMNS} FROM keys k WHERE k.lineage = (SELECT lineage FROM keys WHERE id = ?1) ORDER BY k.id"
+        );
+        gathered.keys(connection, &sql, params![id.bits().to_be_bytes()])?;
+    }
+    let with_usage: Vec<KeyId> = gathered.keys.iter().map(|key| key.id).collect();
+    if let Some(id) = request.descendants_of {
+        let sql = format!(
+            "WITH RECURSIVE minted (id) AS (SELECT id FROM keys WHERE minted_by = ?1 \
+             UNION SELECT keys.id FROM keys JOIN minted ON keys.minted_by = minted.id) \
+             SELECT {KEY_COLUMNS} FROM minted m JOIN keys k ON k.id = m.id ORDER BY k.id"
+        );
+        gathered.keys(connection, &sql, params![id.bits().to_be_bytes()])?;
+    }
+    if let Some(user) = &request.keys_of_user {
+        let sql = format!("SELECT {KEY_COLUMNS} FROM keys k WHERE k.user_id = ?1 AND k.revoked = 0 ORDER BY k.id");
+        gathered.keys(connection, &sql, params![user.as_str()])?;
+    }
+    let by_hash = format!("SELECT {KEY_COLUMNS} FROM keys k WHERE k.hash = ?1");
+    for hash in &request.hashes {
+        gathered.keys(connection, &by_hash, params![hash.as_bytes()])?;
+    }
+    let mut users: HashSet<UserId> = request.users.iter().cloned().collect();
+    users.extend(gathered.keys.iter().filter_map(|key| key.user.clone()));
+    let mut reading = Reading { now, any_key: any_key(connection)?, ..Reading::default() };
+    for id in &users {
+        reading.users.extend(user(connection, &mut gathered.decoder, id)?);
+    }
+    for id in with_usage {
+        reading.usage.extend(usage(connection, id)?);
+    }
+    reading.keys = gathered.keys;
+    Ok(reading)
+}
+
+/// Keys that were read, each once.
+#[derive(Debug, Default)]
+struct Gathered {
+    decoder: Decoder,
+    seen: HashSet<KeyId>,
+    keys: Vec<Key>,
+}
+
+impl Gathered {
+    fn keys(&mut self, connection: &Connection, sql: &str, values: impl Params) -> Result<(), Fault> {
+        let mut statement = connection.prepare_cached(sql)?;
+        let mut rows = statement.query(values)?;
+        while let Some(row) = rows.next()? {
+            let key = self.decoder.key(row, 0)?;
+            if self.seen.insert(key.id) {
+                self.keys.push(key);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn any_key(connection: &Connection) -> Result<bool, Fault> {
+    Ok(connection.prepare_cached("SELECT EXISTS (SELECT 1 FROM keys)")?.query_row([], |row| row.get(0))?)
+}
+
+fn user(connection: &Connection, decoder: &mut Decoder, id: &UserId) -> Result<Option<User>, Fault> {
+    let mut statement = connection.prepare_cached(&format!("SELECT {USER_COLUMNS} FROM users u WHERE u.id = ?1"))?;
+    let mut rows = statement.query(params![id.as_str()])?;
+    rows.next()?.map(|row| decoder.user(row, 0)).transpose()
+}
+
+fn usage(connection: &Connection, key: KeyId) -> Result<Option<KeyUsage>, Fault> {
+    let mut statement =
+        connection.prepare_cached("SELECT max(last_used_at), sum(count) FROM key_usage WHERE key_id = ?1")?;
+    let mut rows = statement.query(params![key.bits().to_be_bytes()])?;
+    rows.next()?.map_or(Ok(None), |row| usage_at(&mut Columns { row, next: 0 }, key))
+}
+
+fn usage_at(columns: &mut Columns<'_, '_>, key: KeyId) -> Result<Option<KeyUsage>, Fault> {
+    match (columns.integer_or_none()?, columns.integer_or_none()?) {
+        (Some(last), Some(count)) => {
+            Ok(Some(KeyUsage { key, last_used_at: Timestamp::from_nanos(last), count: unsigned(count)? }))
+        }
+        (None, _) | (_, None) => Ok(None),
+    }
+}
+
+/// The newest revision and its commit id.
+pub(super) fn newest(connection: &Connection) -> Result<Cursor, Fault> {
+    let mut statement = connection.prepare_cached("SELECT revision, commit_id FROM counter")?;
+    let mut rows = statement.query([])?;
+    let Some(row) = rows.next()? else { return Err(Fault::Stored("it has no counter".to_owned())) };
+    let mut columns = Columns { row, next: 0 };
+    Ok(Cursor { revision: unsigned(columns.integer()?)?, commit: CommitId(columns.bits()?) })
+}
+
+/// One poll, in one statement.
+pub(super) fn poll(connection: &Connection, cursor: Cursor, now: Timestamp) -> Result<Poll, Fault> {
+    let mut statement = connection.prepare_cached(
+        "SELECT (SELECT store_id FROM meta), c.revision, c.commit_id, \
+         (SELECT r.commit_id FROM revisions r WHERE r.revision = ?1) FROM counter c",
+    )?;
+    let mut rows = statement.query(params![to_sql(cursor.revision)])?;
+    let Some(row) = rows.next()? else { return Err(Fault::Stored("it has no counter".to_owned())) };
+    let mut columns = Columns { row, next: 0 };
+    let store = StoreId(columns.bits()?);
+    let newest = Cursor { revision: unsigned(columns.integer()?)?, commit: CommitId(columns.bits()?) };
+    let recorded = columns.commit_or_none()?;
+    let at_cursor = if cursor.revision == 0 { Some(CommitId::default()) } else { recorded };
+    Ok(Poll { store, newest, at_cursor, now })
+}
+
+/// The key of `hash` with its user, and the newest revision.
+pub(super) fn find(connection: &Connection, hash: &TokenHash) -> Result<(Option<(Key, Option<User>)>, Cursor), Fault> {
+    let sql = format!(
+        "SELECT {KEY_COLUMNS}, {USER_COLUMNS} FROM keys k LEFT JOIN users u ON u.id = k.user_id WHERE k.hash = ?1"
+    );
+    let mut decoder = Decoder::default();
+    let found = {
+        let mut statement = connection.prepare_cached(&sql)?;
+        let mut rows = statement.query(params![hash.as_bytes()])?;
+        match rows.next()? {
+            None => None,
+            Some(row) => Some((decoder.key(row, 0)?, decoder.user_or_none(row, KEY_WIDTH)?)),
+        }
+    };
+    Ok((found, newest(connection)?))
+}
+
+/// Conditions joined by AND, each with its values.
+#[derive(Debug, Default)]
+struct Conditions {
+    sql: String,
+    values: Vec<Value>,
+}
+
+impl Conditions {
+    /// `condition` holds one `?` for each of `values`.
+    fn and(&mut self, condition: &str, values: impl IntoIterator<Item = Value>) {
+        self.sql.push_str(if self.sql.is_empty() { " WHERE " } else { " AND " });
+        self.sql.push_str(condition);
+        self.values.extend(values);
+    }
+
+    fn and_text(&mut self, condition: &str, text: Option<&str>) {
+        if let Some(text) = text {
+            self.and(condition, [Value::Text(text.to_owned())]);
+        }
+    }
+}
+
+fn days(count: u32) -> Duration {
+    Duration::from_secs(u64::from(count) * 24 * 60 * 60)
+}
+
+const LAST_USED: &str = "(SELECT max(w.last_used_at) FROM key_usage w WHERE w.key_id = k.id)";
+const USE_COUNT: &str = "(SELECT sum(w.count) FROM key_usage w WHERE w.key_id = k.id)";
+
+/// Keys with user and usage, newest first.
+pub(super) fn list_keys(
+    connection: &Connection,
+    query: &KeyQuery,
+    now: Timestamp,
+) -> Result<Vec<(Key, Option<User>, Option<KeyUsage>)>, Fault> {
+    let mut conditions = Conditions::default();
+    conditions.and_text("k.project = ?", query.project.as_ref().map(ProjectId::as_str));
+    conditions.and_text("k.environment = ?", query.environment.as_ref().map(EnvironmentId::as_str));
+    conditions.and_text("k.user_id = ?", query.user.as_ref().map(UserId::as_str));
+    if let Some(text) = &query.text {
+        let [name, id, prefix] = [text.to_ascii_lowercase(), text.to_ascii_lowercase(), text.clone()].map(Value::Text);
+        conditions.and(
+            "(instr(lower(k.name), ?) > 0 OR instr('key_' || lower(hex(k.id)), ?) = 1 OR instr(k.shown_prefix, ?) = 1)",
+            [name, id, prefix],
+        );
+    }
+    if let Some(count) = query.expires_within_days {
+        let ends = [now, now.plus(days(count))].map(|time| Value::Integer(time.nanos()));
+        conditions.and("k.expires_at > ? AND k.expires_at <= ?", ends);
+    }
+    if let Some(count) = query.unused_for_days {
+        let since = Value::Integer(now.minus(days(count)).nanos());
+        conditions.and(&format!("coalesce({LAST_USED}, k.created_at) <= ?"), [since]);
+    }
+    if let Some(lineage) = query.lineage {
+        conditions.and("k.lineage = ?", [Value::Blob(lineage.bits().to_be_bytes().to_vec())]);
+    }
+    if let Some(before) = query.before {
+        conditions.and("k.id < ?", [Value::Blob(before.bits().to_be_bytes().to_vec())]);
+    }
+    let sql = format!(
+        "SELECT {KEY_COLUMNS}, {USER_COLUMNS}, {LAST_USED}, {USE_COUNT} \
+         FROM keys k LEFT JOIN users u ON u.id = k.user_id{} ORDER BY k.id DESC",
+        conditions.sql
+    );
+    let mut statement = connection.prepare(&sql)?;
+    let mut rows = statement.query(params_from_iter(conditions.values))?;
+    let (mut decoder, mut found) = (Decoder::default(), Vec::new());
+    while let Some(row) = rows.next()? {
+        let key = decoder.key(row, 0)?;
+        let user = decoder.user_or_none(row, KEY_WIDTH)?;
+        // The status is the key's own rule, not a second one in SQL; so the limit is kept here.
+        if query.status.is_some_and(|status| key.status(user.as_ref(), now) != status) {
+            continue;
+        }
+        let usage = usage_at(&mut Columns { row, next: KEY_WIDTH + USER_WIDTH }, key.id)?;
+        found.push((key, user, usage));
+        if found.len() == query.limit {
+            break;
+        }
+    }
+    Ok(found)
+}
+
+/// Users by id.
+pub(super) fn list_users(connection: &Connection, project: Option<&ProjectId>) -> Result<Vec<User>, Fault> {
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT {USER_COLUMNS} FROM users u WHERE ?1 IS NULL OR u.project = ?1 ORDER BY u.id"
+    ))?;
+    let mut rows = statement.query(params![project.map(ProjectId::as_str)])?;
+    let (mut decoder, mut users) = (Decoder::default(), Vec::new());
+    while let Some(row) = rows.next()? {
+        users.push(decoder.user(row, 0)?);
+    }
+    Ok(users)
+}
+
+/// Events, oldest first.
+pub(super) fn list_events(connection: &Connection, query: &EventQuery) -> Result<Vec<Event>, Fault> {
+    let mut conditions = Conditions::default();
+    let after = [to_sql(query.after.revision), i64::from(query.after.ordinal)].map(Value::Integer);
+    conditions.and("(e.revision, e.ordinal) > (?, ?)", after);
+    match &query.subject {
+        None => {}
+        Some(Subject::Key(id)) => conditions.and("e.key_id = ?", [Value::Blob(id.bits().to_be_bytes().to_vec())]),
+        Some(Subject::User(id)) => conditions.and("e.user_id = ?", [Value::Text(id.as_str().to_owned())]),
+    }
+    let mut sql = format!("SELECT {EVENT_COLUMNS} FROM events e{} ORDER BY e.revision, e.ordinal", conditions.sql);
+    if query.limit > 0 {
+        write!(sql, " LIMIT {}", query.limit).expect("writing to a String never fails");
+    }
+    let mut statement = connection.prepare(&sql)?;
+    let mut rows = statement.query(params_from_iter(conditions.values))?;
+    let mut events = Vec::new();
+    while let Some(row) = rows.next()? {
+        events.push(event(row)?);
+    }
+    Ok(events)
+}
+
+/// The number and fingerprint of every secret.
+pub(super) fn secrets(connection: &Connection) -> Result<Vec<(u32, [u8; 32])>, Fault> {
+    let mut statement = connection.prepare_cached("SELECT number, fingerprint FROM secrets ORDER BY number")?;
+    let mut rows = statement.query([])?;
+    let mut secrets = Vec::new();
+    while let Some(row) = rows.next()? {
+        let mut columns = Columns { row, next: 0 };
+        secrets.push((unsigned(columns.integer()?)?, columns.bytes()?));
+    }
+    Ok(secrets)
+}
+
+/// The feed after `cursor`, row by row.
+pub(super) fn changes_after(
+    connection: &Connection,
+    cursor: Cursor,
+    now: Timestamp,
+    sink: &mut dyn FnMut(Batch),
+) -> Result<(), Fault> {
+    if cursor.revision == 0 {
+        everything(connection, sink)?
+    } else {
+        changes(connection, cursor, sink)?
+    }
+    sink(Batch::End(poll(connection, cursor, now)?));
+    Ok(())
+}
+
+fn everything(connection: &Connection, sink: &mut dyn FnMut(Batch)) -> Result<(), Fault> {
+    let mut decoder = Decoder::default();
+    let mut statement = connection.prepare_cached(&format!("SELECT {USER_COLUMNS} FROM users u"))?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let user = decoder.user(row, 0)?;
+        sink(Batch::Row(user.stamp, Row::User(user)));
+    }
+    let mut statement = connection.prepare_cached(&format!("SELECT {KEY_COLUMNS} FROM keys k ORDER BY k.number"))?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let key = decoder.key(row, 0)?;
+        sink(Batch::Row(key.stamp, Row::Key(Box::new(key))));
+    }
+    Ok(())
+}
+
+fn changes(connection: &Connection, cursor: Cursor, sink: &mut dyn FnMut(Batch)) -> Result<(), Fault> {
+    let mut decoder = Decoder::default();
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT {KEY_COLUMNS}, {USER_COLUMNS}, e.revision, e.ordinal, e.key_id IS NULL FROM events e \
+         LEFT JOIN keys k ON k.id = e.key_id LEFT JOIN users u ON u.id = e.user_id \
+         WHERE e.revision > ?1 ORDER BY e.revision, e.ordinal"
+    ))?;
+    let mut rows = statement.query(params![to_sql(cursor.revision)])?;
+    while let Some(row) = rows.next()? {
+        let mut columns = Columns { row, next: KEY_WIDTH + USER_WIDTH };
+        let stamp = columns.stamp()?;
+        let changed = if columns.integer()? == 0 {
+            Row::Key(Box::new(decoder.key(row, 0)?))
+        } else {
+            Row::User(decoder.user(row, KEY_WIDTH)?)
+        };
+        sink(Batch::Row(stamp, changed));
+    }
+    Ok(())
+}
+
+/// The key that has `hash`.
+pub(super) fn key_of_hash(connection: &Connection, hash: &TokenHash) -> Result<Option<KeyId>, Fault> {
+    let mut statement = connection.prepare_cached("SELECT id FROM keys WHERE hash = ?1")?;
+    let id: Option<[u8; 16]> = statement.query_row(params![hash.as_bytes()], |row| row.get(0)).optional()?;
+    Ok(id.map(|bytes| KeyId::from_bits(u128::from_be_bytes(bytes))))
+}

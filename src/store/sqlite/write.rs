@@ -1,0 +1,227 @@
+//! What is written: one thread, one connection, one transaction at a time.
+//!
+//! Mutations that wait together are committed together, each in a savepoint of its own, so that
+//! one that is refused takes nothing from the others, and a disk flush is shared.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+
+use rusqlite::{Connection, params};
+use tokio::sync::oneshot;
+
+use super::Shared;
+use super::fault::Fault;
+use super::read;
+use super::rows::{to_sql, write_event, write_key, write_user};
+use crate::clock::Timestamp;
+use crate::key::{Event, KeyId, Stamp, Subject};
+use crate::secret;
+use crate::store::{Changes, CommitId, Committed, Planned, ReadRequest, Reading, Row, StoreError, UsageUpdate};
+
+/// Why a plan refused, as its caller boxed it.
+pub(super) type Refusal = Box<dyn std::any::Any + Send>;
+/// What a mutation came to.
+pub(super) type Outcome = Result<Result<Committed, Refusal>, StoreError>;
+/// What decides, on rows read in the transaction, what it writes.
+pub(super) type Plan = Box<dyn FnMut(&Reading) -> Planned + Send>;
+
+/// How many mutations share one commit at most.
+const GROUP_MAX: usize = 64;
+
+/// What the writer is asked for.
+pub(super) enum Request {
+    Mutate(Member),
+    Usage { gateway: String, updates: Vec<UsageUpdate>, reply: oneshot::Sender<Result<(), StoreError>> },
+    Secret { number: u32, fingerprint: [u8; 32], reply: oneshot::Sender<Result<(), StoreError>> },
+}
+
+/// One mutation.
+pub(super) struct Member {
+    pub(super) read: ReadRequest,
+    pub(super) plan: Plan,
+    pub(super) reply: oneshot::Sender<Outcome>,
+}
+
+/// Serves requests until nobody can send another.
+pub(super) fn serve(shared: &Arc<Shared>, requests: &Receiver<Request>) {
+    while let Ok(first) = requests.recv() {
+        let mut group = Vec::new();
+        let mut next = Some(first);
+        while let Some(request) = next.take() {
+            match request {
+                Request::Mutate(member) => {
+                    group.push(member);
+                    if group.len() < GROUP_MAX {
+                        next = requests.try_recv().ok();
+                    }
+                }
+                Request::Usage { gateway, updates, reply } => {
+                    mutate(shared, std::mem::take(&mut group));
+                    let now = shared.clock.now();
+                    // Whoever no longer waits for the answer needs none.
+                    let _gone = reply.send(shared.write(|connection| record(connection, &gateway, updates, now)));
+                }
+                Request::Secret { number, fingerprint, reply } => {
+                    mutate(shared, std::mem::take(&mut group));
+                    let _gone = reply
+                        .send(shared.write(|connection| check_secret(connection, number, fingerprint, &shared.name)));
+                }
+            }
+        }
+        mutate(shared, group);
+    }
+}
+
+fn mutate(shared: &Shared, mut members: Vec<Member>) {
+    if members.is_empty() {
+        return;
+    }
+    let committed = shared.write(|connection| {
+        let mut outcomes = Vec::with_capacity(members.len());
+        for member in &mut members {
+            outcomes.push(one(connection, shared, member)?);
+        }
+        Ok(outcomes)
+    });
+    match committed {
+        Ok(outcomes) => {
+            if outcomes.iter().any(|outcome| matches!(outcome, Ok(Ok(_)))) {
+                shared.news.notify_waiters();
+                shared.news.notify_one();
+            }
+            for (member, outcome) in members.into_iter().zip(outcomes) {
+                let _gone = member.reply.send(outcome);
+            }
+        }
+        Err(error) => {
+            for member in members {
+                let _gone = member.reply.send(Err(error.clone()));
+            }
+        }
+    }
+}
+
+/// One mutation in its savepoint. The outer error ends the whole transaction.
+fn one(connection: &Connection, shared: &Shared, member: &mut Member) -> Result<Outcome, Fault> {
+    connection.execute_batch("SAVEPOINT member")?;
+    let at = shared.clock.now();
+    let attempt = attempt(connection, member, at);
+    if connection.is_autocommit() {
+        // SQLite gave up the whole transaction, for instance because the disk is full.
+        return Err(attempt.err().unwrap_or_else(|| Fault::Around("the transaction ended early".to_owned())));
+    }
+    match attempt {
+        Ok(Attempt::Written(committed)) => {
+            connection.execute_batch("RELEASE member")?;
+            Ok(Ok(Ok(committed)))
+        }
+        Ok(Attempt::Nothing) => {
+            connection.execute_batch("ROLLBACK TO member; RELEASE member")?;
+            let newest = read::newest(connection)?;
+            Ok(Ok(Ok(Committed { revision: newest.revision, commit: newest.commit, at })))
+        }
+        Ok(Attempt::Refused(refusal)) => {
+            connection.execute_batch("ROLLBACK TO member; RELEASE member")?;
+            Ok(Ok(Err(refusal)))
+        }
+        Err(fault) => {
+            connection.execute_batch("ROLLBACK TO member; RELEASE member")?;
+            Ok(Err(fault.told(&shared.name)))
+        }
+    }
+}
+
+enum Attempt {
+    Written(Committed),
+    Nothing,
+    Refused(Refusal),
+}
+
+fn attempt(connection: &Connection, member: &mut Member, at: Timestamp) -> Result<Attempt, Fault> {
+    let commit = CommitId(u128::from_be_bytes(secret::random()?));
+    let revision: i64 = connection
+        .prepare_cached("UPDATE counter SET revision = revision + 1, commit_id = ?1 RETURNING revision")?
+        .query_row(params![commit.0.to_be_bytes()], |row| row.get(0))?;
+    let revision = super::rows::unsigned(revision)?;
+    let reading = read::reading(connection, &member.read, at)?;
+    let planned = catch_unwind(AssertUnwindSafe(|| (member.plan)(&reading)));
+    let changes = match planned {
+        Ok(Ok(changes)) => changes,
+        Ok(Err(refusal)) => return Ok(Attempt::Refused(refusal)),
+        Err(_panic) => return Err(Fault::Around("the mutation panicked, and nothing was changed".to_owned())),
+    };
+    if changes.changes.is_empty() {
+        return Ok(Attempt::Nothing);
+    }
+    refuse_duplicates(connection, &changes)?;
+    let committed = Committed { revision, commit, at };
+    write(connection, changes, committed)?;
+    Ok(Attempt::Written(committed))
+}
+
+/// A token is found by its hash alone, so no two rows may share one.
+fn refuse_duplicates(connection: &Connection, changes: &Changes) -> Result<(), Fault> {
+    let mut new: HashMap<&[u8; 64], KeyId> = HashMap::new();
+    for (row, change) in changes.changes.iter().enumerate() {
+        let Row::Key(key) = &change.row else { continue };
+        let stored = read::key_of_hash(connection, &key.hash)?;
+        let existing = stored.or_else(|| new.insert(key.hash.as_bytes(), key.id));
+        if let Some(existing) = existing.filter(|existing| *existing != key.id) {
+            return Err(Fault::Duplicate { row, existing });
+        }
+    }
+    Ok(())
+}
+
+fn write(connection: &Connection, mut changes: Changes, committed: Committed) -> Result<(), Fault> {
+    let Committed { revision, commit, at } = committed;
+    connection
+        .prepare_cached("INSERT INTO revisions (revision, commit_id, at) VALUES (?1, ?2, ?3)")?
+        .execute(params![to_sql(revision), commit.0.to_be_bytes(), at.nanos()])?;
+    changes.changes.sort_by_key(|change| matches!(change.row, Row::Key(_)));
+    for (ordinal, change) in (0u32..).zip(changes.changes) {
+        let stamp = Stamp { revision, ordinal };
+        let subject = match &change.row {
+            Row::Key(key) => {
+                write_key(connection, key, at, stamp)?;
+                Subject::Key(key.id)
+            }
+            Row::User(user) => {
+                write_user(connection, user, at, stamp)?;
+                Subject::User(user.id.clone())
+            }
+        };
+        let (kind, told) = (change.event.kind, change.event.changes);
+        write_event(connection, &Event { stamp, at, kind, actor: changes.actor.clone(), subject, changes: told })?;
+    }
+    Ok(())
+}
+
+fn record(connection: &Connection, gateway: &str, mut updates: Vec<UsageUpdate>, now: Timestamp) -> Result<(), Fault> {
+    updates.sort_unstable_by_key(|update| update.key);
+    let mut statement = connection.prepare_cached(
+        "INSERT INTO key_usage (key_id, gateway_id, last_used_at, count) \
+         SELECT ?1, ?2, ?3, ?4 WHERE EXISTS (SELECT 1 FROM keys WHERE id = ?1) \
+         ON CONFLICT (key_id, gateway_id) DO UPDATE SET \
+         last_used_at = max(last_used_at, excluded.last_used_at), count = count + excluded.count",
+    )?;
+    for update in updates {
+        let last = update.last_used_at.min(now);
+        statement.execute(params![update.key.bits().to_be_bytes(), gateway, last.nanos(), to_sql(update.count)])?;
+    }
+    Ok(())
+}
+
+fn check_secret(connection: &Connection, number: u32, fingerprint: [u8; 32], store: &str) -> Result<(), Fault> {
+    let known = read::secrets(connection)?;
+    if known.contains(&(number, fingerprint)) {
+        return Ok(());
+    }
+    if !known.is_empty() {
+        return Err(StoreError::WrongSecret { store: store.to_owned() }.into());
+    }
+    connection.execute("INSERT INTO secrets (number, fingerprint) VALUES (?1, ?2)", params![number, fingerprint])?;
+    Ok(())
+}

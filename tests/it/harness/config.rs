@@ -1,0 +1,81 @@
+//! A configuration, line by line.
+
+use std::fmt::Write as _;
+
+use super::upstream::Upstream;
+
+/// What will be written as `keyward.toml`. Paths in it are relative to the site's folder.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Config {
+    gateway: Vec<String>,
+    tls: bool,
+    sync: Vec<String>,
+    upstreams: Vec<String>,
+    routes: Vec<String>,
+}
+
+impl Config {
+    /// Three routes to `upstream`: `GET /keyrings/{ring}` asks for a flag of that ring, `/any/…`
+    /// for any key, and `/public/…` for none.
+    pub(crate) fn in_front_of(upstream: &Upstream) -> Self {
+        Self::bare(upstream)
+            .route(
+                "name = 'ring-read'\npath = '/keyrings/{ring}'\nmethods = ['GET']\n\
+                 any_flags = ['keyring.read', 'keyring.{ring}.read']",
+            )
+            .route("name = 'any'\npath = '/any/{*rest}'\nany_key = true")
+            .route("name = 'public'\npath = '/public/{*rest}'\npublic = true")
+    }
+
+    /// No routes yet; the ones that are added go to `upstream`.
+    pub(crate) fn bare(upstream: &Upstream) -> Self {
+        let target = format!("[upstreams.service]\ntargets = ['http://{}']", upstream.address());
+        Self { upstreams: vec![target], ..Self::default() }
+    }
+
+    /// A line of `[gateway]`.
+    pub(crate) fn gateway(mut self, line: &str) -> Self {
+        self.gateway.push(line.to_owned());
+        self
+    }
+
+    /// A line of `[sync]`.
+    pub(crate) fn sync(mut self, line: &str) -> Self {
+        self.sync.push(line.to_owned());
+        self
+    }
+
+    /// TLS with the site's own certificate.
+    pub(crate) fn tls(self) -> Self {
+        Self { tls: true, ..self }
+    }
+
+    pub(crate) fn is_tls(&self) -> bool {
+        self.tls
+    }
+
+    /// One route to the upstream, in TOML.
+    pub(crate) fn route(mut self, lines: &str) -> Self {
+        self.routes.push(format!("[[routes]]\nupstream = 'service'\n{lines}"));
+        self
+    }
+
+    pub(crate) fn to_toml(&self) -> String {
+        let mut text = String::from("[gateway]\nlisten = ['127.0.0.1:0']\nworkers = 2\n");
+        let mut add = |line: &str| writeln!(text, "{line}").expect("text grows");
+        self.gateway.iter().for_each(|line| add(line));
+        if self.tls {
+            add("[gateway.tls]\ncertificates = [{ chain = 'tls/chain.pem', key = 'tls/key.pem' }]");
+        }
+        add("[ops]\nlisten = '127.0.0.1:0'");
+        add("[secrets]\nmaster_file = 'data/master.secret'");
+        add("[store.sqlite]\npath = 'data/keyward.db'");
+        add("[log]\nformat = 'json'");
+        if !self.sync.is_empty() {
+            add("[sync]");
+        }
+        self.sync.iter().for_each(|line| add(line));
+        self.upstreams.iter().chain(&self.routes).for_each(|section| add(section));
+        text
+    }
+}

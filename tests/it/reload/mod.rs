@@ -1,0 +1,6 @@
+//! Change under way: configuration, certificates, and the end of a process.
+
+mod bad_start;
+mod certificate;
+mod config;
+mod drain;

@@ -1,0 +1,9 @@
+//! One request: what lets it through, what refuses it, and how it looks on either side.
+
+mod answers;
+mod forwarding;
+mod framing;
+mod identity;
+mod quickstart;
+mod streaming;
+mod tls;

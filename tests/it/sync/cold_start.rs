@@ -1,0 +1,55 @@
+//! The gateway starts and the store is not there.
+
+use crate::harness::{Config, Site, Upstream, get, until};
+
+#[test]
+fn a_restart_without_the_store_goes_on_from_the_snapshot() {
+    let upstream = Upstream::start();
+    let site = Site::new(&Config::in_front_of(&upstream));
+    let (known, revoked) = (site.key(&["keyring.read"]), site.key(&["keyring.read"]));
+    site.revoke(&revoked);
+    let mut gateway = site.start();
+    assert_eq!(gateway.send(get("/keyrings/a").bearer(&known.token)).status, 200);
+    gateway.terminate();
+    assert!(gateway.ended().success());
+
+    site.hide_store();
+    let gateway = site.start();
+    let send = |token: &str| gateway.send(get("/keyrings/a").bearer(token));
+    assert_eq!((send(&known.token).status, send(&revoked.token).status), (200, 401));
+    let answer = send("a-token-of-some-other-shape-that-nobody-has-imported");
+    assert_eq!((answer.status, answer.code().as_str()), (503, "unknown_yet"));
+
+    site.restore_store();
+    until("contact", || send("a-token-of-some-other-shape-that-nobody-has-imported").status == 401);
+    site.revoke(&known);
+    until("the revocation", || send(&known.token).status == 401);
+}
+
+#[test]
+fn a_revocation_that_was_enforced_survives_a_crash_and_the_loss_of_the_store() {
+    let upstream = Upstream::start();
+    let site = Site::new(&Config::in_front_of(&upstream));
+    let (kept, revoked) = (site.key(&[]), site.key(&[]));
+    let mut gateway = site.start();
+    let status = |gateway: &crate::harness::Gateway, token: &str| gateway.send(get("/any/x").bearer(token)).status;
+    // The first snapshot has both keys; the revocation after it is in the journal alone.
+    until("a snapshot", || site.files().iter().any(|file| file.to_string_lossy().contains("snapshot")));
+    site.revoke(&revoked);
+    until("the revocation", || status(&gateway, &revoked.token) == 401);
+    gateway.kill();
+
+    site.hide_store();
+    let gateway = site.start();
+    assert_eq!((status(&gateway, &kept.token), status(&gateway, &revoked.token)), (200, 401));
+}
+
+#[test]
+fn a_second_process_on_the_same_state_is_turned_away() {
+    let upstream = Upstream::start();
+    let site = Site::new(&Config::in_front_of(&upstream));
+    let _serving = site.start();
+    let second = site.try_run(["serve", "-c", "keyward.toml"]);
+    assert_eq!(second.code, Some(64), "{second:?}");
+    assert!(second.stderr.contains("keyward.state"), "{second:?}");
+}
