@@ -59,7 +59,8 @@ fn a_bad_row_is_named_and_nothing_is_imported() {
         assert!(ran.stderr.contains(place), "{ran:?}");
         assert!(!ran.stderr.contains("hunter2"), "{ran:?}");
     }
-    fs::write(site.path("keys.csv"), format!("token,flags\n{},a.b\n{},a..b\n", foreign(1), foreign(2))).expect("a file");
+    fs::write(site.path("keys.csv"), format!("token,flags\n{},a.b\n{},a..b\n", foreign(1), foreign(2)))
+        .expect("a file");
     let ran = import(&site, &["--project", "acme", "--csv", "keys.csv"]);
     assert!(ran.stderr.contains("keys.csv:3: flags: "), "{ran:?}");
     fs::write(site.path("hashes.txt"), "abc\n").expect("a file");

@@ -66,7 +66,10 @@ fn a_rotation_shows_in_the_lineage_and_in_the_events() {
     let new = site.rotate(&old, "60m");
     assert_ne!(old.token, new.token);
     let shown = site.keys(&["show", &old.id, "--json"]).json();
-    assert_eq!((&shown["status"], &shown["replaced_by_key_id"]), (&Value::from("grace"), &Value::from(new.id.as_str())));
+    assert_eq!(
+        (&shown["status"], &shown["replaced_by_key_id"]),
+        (&Value::from("grace"), &Value::from(new.id.as_str()))
+    );
     let lineage: Vec<_> = shown["lineage"].as_array().into_iter().flatten().map(|key| key["id"].clone()).collect();
     assert_eq!(lineage, [old.id.as_str(), new.id.as_str()]);
     let text = site.keys(&["show", &new.id]).stdout;
@@ -106,9 +109,8 @@ fn a_token_is_inspected_without_a_store_and_never_repeated() {
 fn an_explanation_says_which_route_and_why() {
     let site = site();
     let key = site.key(&["keyring.comms.read"]);
-    let explain = |arguments: &[&str]| {
-        site.run(["explain", "-c", "keyward.toml", "--json"].iter().chain(arguments)).json()
-    };
+    let explain =
+        |arguments: &[&str]| site.run(["explain", "-c", "keyward.toml", "--json"].iter().chain(arguments)).json();
     let told = explain(&["--key-id", &key.id, "GET", "https://api.example.com/keyrings/comms"]);
     assert_eq!((&told["decision"], &told["route"]["name"]), (&Value::from("permit"), &Value::from("ring-read")));
     assert_eq!(told["route"]["captures"]["ring"], "comms");
