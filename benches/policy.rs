@@ -74,13 +74,13 @@ fn whole_request(table: &RouteTable, record: &Record, deny: &DenyList, raw: &str
     decide(&found, Presented::Record(black_box(record)), deny, Timestamp::EPOCH).expect("a permit")
 }
 
-#[divan::bench(args = [1, 20])]
+#[divan::bench(args = [1, 20], sample_size = 1000)]
 fn path_route_and_decision(bencher: Bencher<'_, '_>, hosts: usize) {
     let (table, record, deny) = (table(hosts), record(), DenyList::default());
     bencher.bench_local(|| whole_request(&table, &record, &deny, PATH));
 }
 
-#[divan::bench]
+#[divan::bench(sample_size = 1000)]
 fn path_route_and_decision_with_a_long_deny_list(bencher: Bencher<'_, '_>) {
     let (table, record) = (table(1), record());
     let lines: String = (1_000..11_000).map(|id| format!("{}\n", KeyId::from_bits(id))).collect();
@@ -88,19 +88,19 @@ fn path_route_and_decision_with_a_long_deny_list(bencher: Bencher<'_, '_>) {
     bencher.bench_local(|| whole_request(&table, &record, &deny, PATH));
 }
 
-#[divan::bench]
+#[divan::bench(sample_size = 1000)]
 fn canonical_path(bencher: Bencher<'_, '_>) {
     bencher.bench_local(|| canonicalize(black_box(PATH)).is_ok());
 }
 
-#[divan::bench]
+#[divan::bench(sample_size = 1000)]
 fn route(bencher: Bencher<'_, '_>) {
     let table = table(1);
     let path = canonicalize(PATH).expect("a path");
     bencher.bench_local(|| found(&table, &path).route.index());
 }
 
-#[divan::bench]
+#[divan::bench(sample_size = 1000)]
 fn decision(bencher: Bencher<'_, '_>) {
     let (table, record, deny) = (table(1), record(), DenyList::default());
     let path = canonicalize(PATH).expect("a path");

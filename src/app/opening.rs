@@ -9,7 +9,7 @@ use super::error::AppError;
 use super::init::FIRST_SECRET;
 use crate::clock::Clock;
 use crate::config::{Config, MasterSecret, master_secret};
-use crate::store::{self, AwaitedStore, SharedStore, SqliteStore, Store, StoreError, StoreId};
+use crate::store::{self, AwaitedStore, SharedStore, SqliteStore, StoreError, StoreId};
 use crate::sync::MacKey;
 
 /// Where a gateway keeps the id of the store it follows, so that it knows it with the store away.
@@ -71,7 +71,8 @@ fn open(config: &Config, clock: Arc<dyn Clock>) -> Result<SharedStore, StoreErro
 fn awaited(config: &Config, id: StoreId, secret: &MasterSecret, clock: Arc<dyn Clock>) -> SharedStore {
     let store::Settings::Sqlite { path } = config.store.clone();
     let name = path.display().to_string();
-    let open = move || -> Result<SharedStore, StoreError> { Ok(Arc::new(SqliteStore::open(&path, Arc::clone(&clock))?)) };
+    let open =
+        move || -> Result<SharedStore, StoreError> { Ok(Arc::new(SqliteStore::open(&path, Arc::clone(&clock))?)) };
     Arc::new(AwaitedStore::new(name, id, (FIRST_SECRET, secret.fingerprint()), Arc::new(open)))
 }
 

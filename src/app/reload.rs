@@ -57,6 +57,9 @@ impl Reloader {
         if !fixed.is_empty() {
             return Err(AppError::RestartNeeded { changed: fixed.join(", ") });
         }
+        for waits in self.config.waits_for_restart(&new) {
+            tracing::warn!(changed = waits, "this change takes effect when the gateway starts again");
+        }
         let certificates = self.certificates.as_ref().zip(new.gateway.tls.clone());
         let prepared = certificates
             .map(|(certificates, settings)| Ok((certificates, certificates.prepare(settings)?)))
@@ -110,8 +113,7 @@ fn warn_of_certificates(certificates: &Certificates, now: Timestamp) {
 /// When the file cannot be read.
 pub(super) fn read_deny(path: Option<&Path>) -> Result<DenyList, AppError> {
     let Some(path) = path else { return Ok(DenyList::default()) };
-    let text = std::fs::read_to_string(path)
-        .map_err(|cause| AppError::DenyFile { path: path.to_owned(), cause })?;
+    let text = std::fs::read_to_string(path).map_err(|cause| AppError::DenyFile { path: path.to_owned(), cause })?;
     let (list, faults) = DenyList::parse(&text);
     for fault in faults {
         tracing::error!(file = %path.display(), "deny list: {fault}");

@@ -88,7 +88,7 @@ impl Metrics {
             gateway: ListenMetrics::new("gateway")?,
             ops: ListenMetrics::new("ops")?,
             proxy: ProxyMetrics::new()?,
-            sync: Arc::new(SyncMetrics::new()?),
+            sync: Arc::new(SyncMetrics::new()),
         };
         let registry = &metrics.registry;
         metrics.process.register(registry)?;
@@ -118,7 +118,7 @@ pub fn metric_names() -> Result<Vec<String>, AppError> {
 /// # Errors
 /// When it cannot start, or a thread of it ends before it should.
 pub fn serve(config: Config, options: ServeOptions) -> Result<(), AppError> {
-    let log = start_log(&config.log_settings())?;
+    let log = start_log(&config.log)?;
     process::prepare();
     let workers = worker_count(&config);
     let clock = Arc::new(SystemClock::default());
@@ -203,6 +203,7 @@ impl Running {
             deny: Arc::clone(&deny),
             clock: Arc::clone(&shared_clock),
             metrics: metrics.proxy.clone(),
+            in_flight: Arc::default(),
         };
         for (number, listeners) in by_worker(addresses, worker_count).into_iter().enumerate() {
             let listeners = listeners.into_iter().map(|listener| (listener, listening.clone())).collect();
@@ -225,7 +226,7 @@ impl Running {
                 clock: Arc::clone(&shared_clock),
             };
             let listeners = listeners.into_iter().map(|listener| (listener, own.clone())).collect();
-            workers.start("ops".to_owned(), listeners, &stopped, move || answering)?;
+            workers.start("ops".to_owned(), listeners, &stopped, move || Ok(answering))?;
         }
         if let Some(address) = options.echo {
             let own = Listening {
@@ -236,7 +237,7 @@ impl Running {
                 metrics: ListenMetrics::new("echo")?,
             };
             let listeners = bind(address, 1)?.into_iter().map(|listener| (listener, own.clone())).collect();
-            workers.start("echo".to_owned(), listeners, &stopped, || Echo)?;
+            workers.start("echo".to_owned(), listeners, &stopped, || Ok(Echo))?;
         }
         let following = Following::start(sync.runner)?;
         let reloader = Reloader {

@@ -27,6 +27,7 @@ use toml::de::DeTable;
 
 use crate::secret::Secret;
 use crate::table::OnStale;
+use crate::telemetry::{Format as LogFormat, LogSettings};
 use crate::{listen, proxy, store, sync, tls};
 
 pub use fault::Fault;
@@ -86,6 +87,14 @@ pub struct Gateway {
     pub deny_file: Option<PathBuf>,
 }
 
+impl Gateway {
+    /// What its listeners are told, and told again by a reload.
+    #[must_use]
+    pub fn listen_settings(&self) -> listen::Settings {
+        listen::Settings { timeouts: self.timeouts.clone(), limits: self.limits.clone() }
+    }
+}
+
 /// The management listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admin {
@@ -93,24 +102,6 @@ pub struct Admin {
     pub listen: SocketAddr,
     /// TLS, or clear text on loopback.
     pub tls: Option<tls::ServerSettings>,
-}
-
-/// What is logged, and how.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LogSettings {
-    /// A level, or levels per target: `info`, `warn,keyward::sync=debug`.
-    pub level: String,
-    /// How lines are written.
-    pub format: LogFormat,
-}
-
-/// How log lines are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    /// One JSON object a line.
-    Json,
-    /// Text for people.
-    Text,
 }
 
 /// What the environment says beside the file; a variable that is empty says nothing. Tests build
@@ -186,7 +177,7 @@ impl Config {
         let master_file = read_secrets(&root.section("secrets"), base, &store);
         let sync = read_sync(&root.section("sync"), path, base, read.failure_limit);
         let mut log = read_log(&root.section("log"));
-        set(&mut log.level, environment.log.clone());
+        set(&mut log.filter, environment.log.clone());
         let master_file_line = root.section("secrets").item("master_file").map(|item| faults.line_of(item.at()));
         let settings = read.proxy;
         Some(Self {
@@ -238,12 +229,7 @@ impl Config {
     /// as it was.
     #[must_use]
     pub fn waits_for_restart(&self, new: &Self) -> Vec<&'static str> {
-        let changes = [
-            ("[gateway.timeouts]", self.gateway.timeouts != new.gateway.timeouts),
-            ("[gateway.limits] or gateway.connections_max", self.gateway.limits != new.gateway.limits),
-            ("[sync] or [gateway.failure_limit]", self.sync != new.sync),
-            ("[log]", self.log != new.log),
-        ];
+        let changes = [("[sync] or [gateway.failure_limit]", self.sync != new.sync), ("[log]", self.log != new.log)];
         changes.into_iter().filter(|(_, is_changed)| *is_changed).map(|(name, _)| name).collect()
     }
 
@@ -300,12 +286,12 @@ fn read_sync(section: &Section<'_>, file: &Path, base: &Path, failure_limit: syn
 }
 
 fn read_log(section: &Section<'_>) -> LogSettings {
-    let mut settings = LogSettings { level: "info".to_owned(), format: LogFormat::Json };
+    let mut settings = LogSettings::default();
     set(&mut settings.format, section.choice("format", &[LogFormat::Json, LogFormat::Text]));
     if let Some(level) = section.text("level") {
         match log_level_fault(level) {
             Some(what) => section.fault_of("level", what),
-            None => level.clone_into(&mut settings.level),
+            None => level.clone_into(&mut settings.filter),
         }
     }
     settings

@@ -58,7 +58,9 @@ pub async fn serve<H: Handler>(
     let bound = listener.local_addr()?;
     let ticker = Ticker::new(Arc::clone(&listening.clock));
     let worker = Worker::new(Rc::clone(&ticker));
-    let mut acceptor = Acceptor { handler, listening, worker, bound, accepted: 0, open: JoinSet::new() };
+    // A counter's handle is shared by all workers: one copy each, not one a request.
+    let metrics = Rc::new(listening.metrics.clone());
+    let mut acceptor = Acceptor { handler, listening, metrics, worker, bound, accepted: 0, open: JoinSet::new() };
     let mut back_off = BackOff::default();
     let mut resume: Option<Instant> = None;
     let stopped = async move {
@@ -112,6 +114,7 @@ pub async fn serve<H: Handler>(
 struct Acceptor<H> {
     handler: Rc<H>,
     listening: Listening,
+    metrics: Rc<ListenMetrics>,
     worker: Rc<Worker>,
     bound: SocketAddr,
     accepted: u64,
@@ -120,7 +123,8 @@ struct Acceptor<H> {
 
 impl<H: Handler> Acceptor<H> {
     fn take_on(&mut self, tcp: TcpStream, address: SocketAddr) {
-        let Listening { tls, settings, connections, metrics, .. } = &self.listening;
+        let Listening { tls, settings, connections, .. } = &self.listening;
+        let metrics = &self.metrics;
         let Some(place) = connections.enter(&metrics.open) else {
             metrics.refused.inc();
             return refuse(&tcp, tls.is_none());
@@ -133,7 +137,7 @@ impl<H: Handler> Acceptor<H> {
         let accepted = Accepted {
             handler: Rc::clone(&self.handler),
             worker: Rc::clone(&self.worker),
-            metrics: metrics.clone(),
+            metrics: Rc::clone(&self.metrics),
             settings,
             tls: tls.as_ref().map(|tls| tls.load_full()),
             place,

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -10,8 +11,8 @@ use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_A
 use http::{Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
-use prometheus::IntCounter;
 
+use super::metrics::ListenMetrics;
 use super::stream::OpenRequest;
 use crate::secret;
 use crate::wire::{IdSource, PROBLEM_JSON, Problem, RequestId};
@@ -22,7 +23,7 @@ pin_project! {
         #[pin]
         kind: Kind<B>,
         open: OpenRequest,
-        panics: IntCounter,
+        metrics: Rc<ListenMetrics>,
     }
 }
 
@@ -35,12 +36,12 @@ pin_project! {
 }
 
 impl<B> Answer<B> {
-    pub(super) fn of_handler(answer: Response<B>, open: OpenRequest, panics: IntCounter) -> Response<Self> {
-        answer.map(|body| Self { kind: Kind::Handler { body }, open, panics })
+    pub(super) fn of_handler(answer: Response<B>, open: OpenRequest, metrics: Rc<ListenMetrics>) -> Response<Self> {
+        answer.map(|body| Self { kind: Kind::Handler { body }, open, metrics })
     }
 
-    pub(super) fn own(answer: Response<Bytes>, open: OpenRequest, panics: IntCounter) -> Response<Self> {
-        answer.map(|text| Self { kind: Kind::Own { text: Some(text) }, open, panics })
+    pub(super) fn own(answer: Response<Bytes>, open: OpenRequest, metrics: Rc<ListenMetrics>) -> Response<Self> {
+        answer.map(|text| Self { kind: Kind::Own { text: Some(text) }, open, metrics })
     }
 }
 
@@ -58,7 +59,7 @@ where
             KindProjection::Own { text } => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
             KindProjection::Handler { body } => {
                 let Ok(polled) = catch_unwind(AssertUnwindSafe(|| body.poll_frame(cx))) else {
-                    this.panics.inc();
+                    this.metrics.panics.inc();
                     return Poll::Ready(Some(Err("the answer's body broke off".into())));
                 };
                 polled.map(|frame| frame.map(|frame| frame.map_err(Into::into)))

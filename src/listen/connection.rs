@@ -43,7 +43,7 @@ use crate::tls;
 pub(super) struct Accepted<H> {
     pub(super) handler: Rc<H>,
     pub(super) worker: Rc<Worker>,
-    pub(super) metrics: ListenMetrics,
+    pub(super) metrics: Rc<ListenMetrics>,
     pub(super) settings: Arc<Settings>,
     pub(super) tls: Option<Arc<ServerConfig>>,
     pub(super) place: Place,
@@ -77,7 +77,7 @@ impl<H: Handler> Accepted<H> {
                     self.count_timeout(phase);
                     if phase == Phase::Head {
                         let tcp = Watched::new(tcp, Prefix::default(), Arc::clone(&flow), self.place);
-                        answer_and_linger(&flow, &self.worker, tcp, Refusal::HeadTooSlow).await;
+                        Box::pin(answer_and_linger(&flow, &self.worker, tcp, Refusal::HeadTooSlow)).await;
                     }
                     return;
                 }
@@ -165,7 +165,7 @@ struct HttpConnection<H> {
     peer: Rc<Peer>,
     worker: Rc<Worker>,
     settings: Arc<Settings>,
-    metrics: ListenMetrics,
+    metrics: Rc<ListenMetrics>,
 }
 
 impl<H: Handler> HttpConnection<H> {
@@ -208,8 +208,8 @@ impl<H: Handler> HttpConnection<H> {
     {
         flow.speak(Protocol::Http2);
         let this = Rc::new(self);
-        let stalled = this.metrics.timeouts.with_label_values(&["stream"]);
-        let streams = Streams::new(Rc::clone(&this.worker), this.settings.timeouts.body_idle, stalled);
+        let body_idle = this.settings.timeouts.body_idle;
+        let streams = Streams::new(Rc::clone(&this.worker), body_idle, Rc::clone(&this.metrics));
         let builder = this.http2_builder(streams.clone());
         let service = {
             let (this, flow) = (Rc::clone(&this), Arc::clone(&flow));
@@ -266,17 +266,17 @@ impl<H: Handler> HttpConnection<H> {
         open: OpenRequest,
         protocol: Protocol,
     ) -> Result<Response<Answer<H::Body>>, Infallible> {
-        let panics = self.metrics.panics.clone();
+        let metrics = Rc::clone(&self.metrics);
         let http1 = protocol == Protocol::Http1;
         if let Some(refusal) = refusal(&request, &self.settings.limits) {
-            return Ok(Answer::own(refusal.answer(http1), open, panics));
+            return Ok(Answer::own(refusal.answer(http1), open, metrics));
         }
         let handled = Caught::new(async { self.handler.handle(request, &self.peer).await }).await;
         Ok(match handled {
-            Ok(answer) => Answer::of_handler(answer, open, panics),
+            Ok(answer) => Answer::of_handler(answer, open, metrics),
             Err(Panicked) => {
-                panics.inc();
-                Answer::own(Refusal::Internal.answer(http1), open, panics)
+                metrics.panics.inc();
+                Answer::own(Refusal::Internal.answer(http1), open, metrics)
             }
         })
     }
@@ -459,7 +459,7 @@ const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 /// Rapid reset (CVE-2023-44487): how many streams may be reset before they were accepted.
 const RESETS_PENDING: usize = 20;
-/// MadeYouReset (CVE-2025-8671): how many streams we may be made to reset.
+/// The same by provoked errors (CVE-2025-8671): how many streams we may be made to reset.
 const RESETS_BY_ERROR: usize = 256;
 const PING_EVERY: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(15);

@@ -13,9 +13,9 @@ use std::time::Duration;
 
 use hyper::rt::Executor;
 use pin_project_lite::pin_project;
-use prometheus::IntCounter;
 
 use super::flow::Flow;
+use super::metrics::ListenMetrics;
 use super::peer::Worker;
 use super::ticker::{Alarm, NEVER, Slot};
 
@@ -78,12 +78,12 @@ pub(super) struct Streams {
     /// hyper calls the service and then hands over the stream's task in one go: this is passed between.
     next: Rc<Cell<Option<Rc<Stream>>>>,
     stalled_after: Duration,
-    timeouts: IntCounter,
+    metrics: Rc<ListenMetrics>,
 }
 
 impl Streams {
-    pub(super) fn new(worker: Rc<Worker>, stalled_after: Duration, timeouts: IntCounter) -> Self {
-        Self { worker, next: Rc::default(), stalled_after, timeouts }
+    pub(super) fn new(worker: Rc<Worker>, stalled_after: Duration, metrics: Rc<ListenMetrics>) -> Self {
+        Self { worker, next: Rc::default(), stalled_after, metrics }
     }
 }
 
@@ -133,7 +133,7 @@ impl<F: Future<Output = ()>> Future for StreamTask<F> {
         let given = this.stream.given.get();
         let stall = this.stall.get_or_insert_with(|| Stall { alarm: ticker.watch(), given });
         if stall.alarm.is_late(Slot::Phase, ticker.coarse().now()) && stall.given == given {
-            this.streams.timeouts.inc();
+            this.streams.metrics.timeouts.with_label_values(&["stream"]).inc();
             return Poll::Ready(());
         }
         stall.alarm.register(cx.waker());

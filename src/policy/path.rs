@@ -245,19 +245,14 @@ pub fn canonicalize<T: AsRef<[u8]> + ?Sized>(raw: &T) -> Result<CanonicalPath<'_
     }
     let mut features = Features::default();
     let mut output = Output { raw, changed: None };
-    let mut at = 0;
+    let mut at = plain_bytes(raw);
+    let all_plain = at == raw.len();
     while let Some((&byte, rest)) = raw.get(at..).and_then(<[u8]>::split_first) {
         match byte {
             b'%' => at += escape(rest, at, &mut output, &mut features)?,
-            b'/' => {
-                if rest.first() == Some(&b'/') {
-                    features.add(Feature::EmptySegment);
-                }
-                at += output.keep(at, byte);
-            }
             b';' => {
                 features.add(Feature::PathParameter);
-                at += output.keep(at, byte);
+                at += output.keep(at, 1);
             }
             b'\\' => return Err(PathFault::Backslash),
             0..=0x1f | 0x7f => return Err(PathFault::Control),
@@ -266,15 +261,41 @@ pub fn canonicalize<T: AsRef<[u8]> + ?Sized>(raw: &T) -> Result<CanonicalPath<'_
                 output.escape(at, byte);
                 at += 1;
             }
-            _ if is_path_byte(byte) => at += output.keep(at, byte),
-            _ => return Err(PathFault::NotAPathCharacter),
+            _ => match plain_bytes(raw.get(at..).unwrap_or_default()) {
+                0 => return Err(PathFault::NotAPathCharacter),
+                count => at += output.keep(at, count),
+            },
         }
     }
     let text = output.text()?;
-    if text.split('/').any(has_dot_segment) {
-        return Err(PathFault::DotSegment);
+    let mut segments = text.as_bytes().split(|&byte| byte == b'/').skip(1);
+    while let Some(segment) = segments.next() {
+        // Nothing behind the last slash is no empty segment.
+        if segment.is_empty() && segments.clone().next().is_some() {
+            features.add(Feature::EmptySegment);
+        }
+        if matches!(segment, b"." | b"..") || !all_plain && has_dot_segment(segment) {
+            return Err(PathFault::DotSegment);
+        }
     }
     Ok(CanonicalPath { text, features })
+}
+
+/// How many bytes from the start on can stand as they are, slashes among them.
+fn plain_bytes(bytes: &[u8]) -> usize {
+    const PLAIN: [bool; 256] = {
+        let mut plain = [false; 256];
+        let mut byte = 0u8;
+        while byte < 128 {
+            #[expect(clippy::indexing_slicing, reason = "a byte is below 256; checked when compiled")]
+            {
+                plain[byte as usize] = is_plain(byte);
+            }
+            byte += 1;
+        }
+        plain
+    };
+    bytes.iter().position(|&byte| PLAIN.get(usize::from(byte)) != Some(&true)).unwrap_or(bytes.len())
 }
 
 /// Handles the escape whose percent sign is at `at`, with `rest` behind it; how many bytes it is.
@@ -332,12 +353,12 @@ struct Output<'p> {
 }
 
 impl<'p> Output<'p> {
-    /// Keeps the ASCII byte at `at`; how many bytes that is.
-    fn keep(&mut self, _at: usize, byte: u8) -> usize {
+    /// Keeps `count` ASCII bytes from `at` on; how many bytes that is.
+    fn keep(&mut self, at: usize, count: usize) -> usize {
         if let Some(text) = &mut self.changed {
-            text.push(char::from(byte));
+            text.extend(self.raw.iter().skip(at).take(count).map(|&byte| char::from(byte)));
         }
-        1
+        count
     }
 
     /// Keeps the escape of `byte` at `at`, in upper case.
@@ -382,13 +403,9 @@ impl<'p> Output<'p> {
 
 /// Whether a segment is a dot segment to anybody: as it is, before its parameters, or beside an
 /// encoded delimiter that somebody may decode before looking.
-fn has_dot_segment(segment: &str) -> bool {
-    let Some(first) = segment.bytes().next() else { return false };
-    if !segment.contains(['%', ';']) {
-        return first == b'.' && matches!(segment, "." | "..");
-    }
+fn has_dot_segment(segment: &[u8]) -> bool {
     let mut dots = Some(0u8);
-    let mut bytes = decode(segment);
+    let mut bytes = decode_bytes(segment);
     loop {
         let byte = bytes.next();
         match byte {
@@ -426,7 +443,11 @@ fn hides_a_dot_segment(text: &str) -> bool {
 
 /// The bytes of canonical text with each escape decoded once.
 pub(super) fn decode(text: &str) -> impl Iterator<Item = u8> + Clone {
-    let mut rest = text.as_bytes();
+    decode_bytes(text.as_bytes())
+}
+
+fn decode_bytes(text: &[u8]) -> impl Iterator<Item = u8> + Clone {
+    let mut rest = text;
     std::iter::from_fn(move || {
         let (&first, tail) = rest.split_first()?;
         let (byte, length) = match escaped(tail) {
@@ -463,10 +484,10 @@ const fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
 }
 
-/// RFC 3986, 3.3: what may stand raw in a segment.
-const fn is_path_byte(byte: u8) -> bool {
+/// RFC 3986, 3.3: what may stand raw in a path, but for `;`, which is looked at more closely.
+const fn is_plain(byte: u8) -> bool {
     is_unreserved(byte)
-        || matches!(byte, b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=' | b':' | b'@')
+        || matches!(byte, b'/' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b'=' | b':' | b'@')
 }
 
 #[cfg(test)]

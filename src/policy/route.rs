@@ -303,11 +303,7 @@ impl fmt::Display for RouteFault {
     }
 }
 
-impl std::error::Error for RouteFault {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.problem)
-    }
-}
+impl std::error::Error for RouteFault {}
 
 /// What is wrong with a route.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -322,7 +318,7 @@ pub enum RouteProblem {
     #[error("{0:?} is no host in lower case and without port")]
     Host(String),
     /// The path pattern is none.
-    #[error("{0}")]
+    #[error(transparent)]
     Pattern(#[from] PatternFault),
     /// Both could match one request, and neither is more specific.
     #[error(

@@ -44,8 +44,7 @@ impl AwaitedStore {
     async fn try_open(&self) -> Result<SharedStore, StoreError> {
         let open = Arc::clone(&self.open);
         let opened = spawn_blocking(move || open()).await;
-        let unavailable =
-            |cause: String| StoreError::Unavailable { store: self.name.clone(), cause };
+        let unavailable = |cause: String| StoreError::Unavailable { store: self.name.clone(), cause };
         let store = opened.map_err(|error| unavailable(error.to_string()))??;
         if store.id() != self.id {
             return Err(StoreError::OtherStore { store: self.name.clone() });
@@ -149,9 +148,7 @@ mod tests {
     fn awaited(path: &PathBuf, id: StoreId, secret: (u32, [u8; 32])) -> AwaitedStore {
         let path = path.clone();
         let name = path.display().to_string();
-        let open = move || -> Result<SharedStore, StoreError> {
-            Ok(Arc::new(SqliteStore::open(&path, clock())?))
-        };
+        let open = move || -> Result<SharedStore, StoreError> { Ok(Arc::new(SqliteStore::open(&path, clock())?)) };
         AwaitedStore::new(name, id, secret, Arc::new(open))
     }
 
@@ -171,7 +168,10 @@ mod tests {
         std::fs::rename(&path, &away)?;
         let store = awaited(&path, id, SECRET);
         assert!(matches!(store.poll(Cursor::default()).await, Err(StoreError::Missing { .. })));
-        assert!(matches!(awaited(&away, StoreId(1), SECRET).poll(Cursor::default()).await, Err(StoreError::OtherStore { .. })));
+        assert!(matches!(
+            awaited(&away, StoreId(1), SECRET).poll(Cursor::default()).await,
+            Err(StoreError::OtherStore { .. })
+        ));
         let wrong = awaited(&away, id, (1, [8; 32]));
         assert!(matches!(wrong.poll(Cursor::default()).await, Err(StoreError::WrongSecret { .. })));
         std::fs::rename(&away, &path)?;

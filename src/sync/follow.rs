@@ -17,7 +17,7 @@ use super::metrics::{Alarm, SyncMetrics, shown};
 use super::state::{Plan, Restored, StateDir};
 use crate::clock::{Clock, Timestamp};
 use crate::key::{KeyId, UserId};
-use crate::store::{Batch, Cursor, Poll, Row as StoredRow, SharedStore, StoreError, StoreId};
+use crate::store::{Batch, CommitId, Cursor, Poll, Row as StoredRow, SharedStore, StoreError, StoreId};
 use crate::table::{BoxFuture, Conflict, KeyRow, Load, Row, Table, UserRow};
 
 /// Tells the store again what this gateway knows for good and the store has forgotten. Implemented
@@ -233,7 +233,7 @@ impl Follower {
         if self.following.is_none() {
             return self.reload().await;
         }
-        if poll.at_cursor != Some(self.at.commit) {
+        if poll.at_cursor != Some(self.commit_at_cursor()) {
             return self.diverged().await;
         }
         if poll.newest == self.at {
@@ -241,12 +241,17 @@ impl Follower {
         }
         let mut staged = self.read(self.at, None).await?;
         let end = staged.end.take().ok_or_else(|| Stuck::Early { store: self.store_name() })?;
-        if end.store != poll.store || end.at_cursor != Some(self.at.commit) {
+        if end.store != poll.store || end.at_cursor != Some(self.commit_at_cursor()) {
             return self.diverged().await;
         }
         self.apply(staged.rows);
         self.at = end.newest;
         Ok(())
+    }
+
+    /// What the store says of our place if its history is still the one that was followed.
+    fn commit_at_cursor(&self) -> CommitId {
+        if self.at.revision == 0 { CommitId::default() } else { self.at.commit }
     }
 
     async fn poll(&self) -> Result<Poll, Stuck> {

@@ -5,12 +5,16 @@
 //! the table knows.
 
 mod failures;
+#[cfg(test)]
+mod fake;
 mod follow;
 mod metrics;
 mod misses;
 mod settings;
 mod start;
 mod state;
+#[cfg(test)]
+mod tests;
 mod usage;
 
 pub use follow::Reassert;

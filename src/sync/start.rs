@@ -144,8 +144,8 @@ impl Handle {
 /// What follows the store and writes usage back.
 #[derive(Debug)]
 pub struct Runner {
-    follower: Follower,
-    flusher: Flusher,
+    pub(super) follower: Follower,
+    pub(super) flusher: Flusher,
     every: Duration,
 }
 
