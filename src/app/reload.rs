@@ -57,6 +57,9 @@ impl Reloader {
         if !fixed.is_empty() {
             return Err(AppError::RestartNeeded { changed: fixed.join(", ") });
         }
+        for waits in self.config.waits_for_restart(&new) {
+            tracing::warn!(changed = waits, "this change takes effect when the gateway starts again");
+        }
         let certificates = self.certificates.as_ref().zip(new.gateway.tls.clone());
         let prepared = certificates
             .map(|(certificates, settings)| Ok((certificates, certificates.prepare(settings)?)))

@@ -229,13 +229,7 @@ impl Config {
     /// as it was.
     #[must_use]
     pub fn waits_for_restart(&self, new: &Self) -> Vec<&'static str> {
-        let changes = [
-            ("[gateway.timeouts]", self.gateway.timeouts != new.gateway.timeouts),
-            ("[gateway.limits] or gateway.connections_max", self.gateway.limits != new.gateway.limits),
-            ("[sync] or [gateway.failure_limit]", self.sync != new.sync),
-            ("[log]", self.log != new.log),
-            ("[log]", self.log != new.log),
-        ];
+        let changes = [("[sync] or [gateway.failure_limit]", self.sync != new.sync), ("[log]", self.log != new.log)];
         changes.into_iter().filter(|(_, is_changed)| *is_changed).map(|(name, _)| name).collect()
     }
 
