@@ -80,7 +80,8 @@ impl Alarm {
 
     /// Whether it went off since the last call.
     pub(super) fn take_fired(&self) -> bool {
-        self.fired.swap(false, Ordering::Relaxed)
+        // The load alone is what every poll pays.
+        self.fired.load(Ordering::Relaxed) && self.fired.swap(false, Ordering::Relaxed)
     }
 
     /// Whom to wake.
