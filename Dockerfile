@@ -11,6 +11,7 @@ WORKDIR /src
 COPY Cargo.toml Cargo.lock ./
 COPY src ./src
 COPY benches ./benches
+COPY config ./config
 RUN cargo build --release --locked --bin keyward
 
 FROM debian:bookworm-slim

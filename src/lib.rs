@@ -31,6 +31,11 @@ pub mod listen;
 pub mod manage;
 pub mod sync;
 
+pub mod ops;
 pub mod proxy;
 
 pub mod config;
+
+pub mod app;
+
+pub mod cli;

@@ -8,7 +8,7 @@ use crate::listen::BindFault;
 use crate::manage::ManageError;
 use crate::secret::NoRandomness;
 use crate::store::StoreError;
-use crate::sync::SyncError;
+use crate::sync::StateError;
 use crate::telemetry::LogFault;
 use crate::tls::{CannotGenerate, CertificateFault};
 
@@ -48,7 +48,7 @@ pub enum AppError {
     },
     /// Snapshot and journal cannot be used.
     #[error(transparent)]
-    Sync(#[from] SyncError),
+    State(#[from] StateError),
     /// A listener cannot be had.
     #[error(transparent)]
     Listen(#[from] BindFault),
@@ -100,15 +100,24 @@ impl AppError {
     #[must_use]
     pub fn is_configuration(&self) -> bool {
         match self {
-            Self::Config(_) | Self::Certificates(_) | Self::DenyFile { .. } | Self::RestartNeeded { .. } | Self::Occupied { .. } | Self::SecretMissing { .. } | Self::Log(_) => true,
+            Self::Config(_)
+            | Self::Certificates(_)
+            | Self::DenyFile { .. }
+            | Self::RestartNeeded { .. }
+            | Self::Occupied { .. }
+            | Self::SecretMissing { .. }
+            | Self::Log(_) => true,
             Self::Store(error) => match error {
-                StoreError::Missing { .. } | StoreError::TooNew { .. } | StoreError::WrongSecret { .. } => true,
+                StoreError::Missing { .. }
+                | StoreError::TooNew { .. }
+                | StoreError::WrongSecret { .. }
+                | StoreError::OtherStore { .. } => true,
                 StoreError::Unavailable { .. }
                 | StoreError::Damaged { .. }
                 | StoreError::Replaced { .. }
                 | StoreError::DuplicateToken { .. } => false,
             },
-            Self::Sync(error) => error.is_configuration(),
+            Self::State(error) => matches!(error, StateError::InUse(_)),
             Self::Listen(_)
             | Self::Manage(_)
             | Self::File { .. }

@@ -4,6 +4,7 @@
 mod echo;
 mod error;
 mod init;
+mod opening;
 mod process;
 mod quickstart;
 mod reload;
@@ -13,5 +14,6 @@ mod workers;
 
 pub use error::AppError;
 pub use init::{Initialised, init};
+pub use opening::open_store;
 pub use quickstart::{Demo, Quickstart, prepare as prepare_quickstart};
 pub use serve::{Bound, ServeOptions, metric_names, serve};

@@ -111,7 +111,9 @@ fn make_config(asked: &Quickstart<'_>) -> Result<Option<PathBuf>, AppError> {
     }
     let (name, target) = match asked.upstream {
         Some(url) => ("service", url.to_owned()),
-        None => ("echo", format!("http://{}", free_address().map_err(AppError::runtime("no port for the echo upstream"))?)),
+        None => {
+            ("echo", format!("http://{}", free_address().map_err(AppError::runtime("no port for the echo upstream"))?))
+        }
     };
     let text = QUICKSTART_TEMPLATE.replace("{name}", name).replace("{upstream}", &target);
     std::fs::write(&path, text).map_err(AppError::file("write", &path))?;
@@ -136,7 +138,8 @@ async fn demo_key(manager: &Manager, caller: &Caller, clock: &dyn Clock) -> Resu
         ..KeyQuery::default()
     };
     let keys = manager.keys(caller, query).await?;
-    let usable = |key: &Key| key.name == DEMO && key.status(None, clock.now()) == Status::Active && key.replaced_by.is_none();
+    let usable =
+        |key: &Key| key.name == DEMO && key.status(None, clock.now()) == Status::Active && key.replaced_by.is_none();
     if let Some(old) = keys.iter().find(|view| usable(&view.key)) {
         let rotated = manager.rotate_key(caller, old.key.id, GRACE).await?;
         return Ok((rotated.new.id, rotated.token));

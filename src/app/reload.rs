@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use super::error::AppError;
 use crate::clock::{Clock, Timestamp};
 use crate::config::{Config, Environment};
+use crate::listen::{self, Connections};
 use crate::policy::DenyList;
 use crate::proxy;
 use crate::telemetry::ProcessMetrics;
@@ -23,6 +24,8 @@ pub(super) struct Reloader {
     pub(super) config: Config,
     pub(super) environment: Environment,
     pub(super) settings: Arc<ArcSwap<proxy::Settings>>,
+    pub(super) listen_settings: Arc<ArcSwap<listen::Settings>>,
+    pub(super) connections: Arc<Connections>,
     pub(super) certificates: Option<Arc<Certificates>>,
     pub(super) deny: Arc<ArcSwap<DenyList>>,
     pub(super) process_metrics: ProcessMetrics,
@@ -54,6 +57,9 @@ impl Reloader {
         if !fixed.is_empty() {
             return Err(AppError::RestartNeeded { changed: fixed.join(", ") });
         }
+        for waits in self.config.waits_for_restart(&new) {
+            tracing::warn!(changed = waits, "this change takes effect when the gateway starts again");
+        }
         let certificates = self.certificates.as_ref().zip(new.gateway.tls.clone());
         let prepared = certificates
             .map(|(certificates, settings)| Ok((certificates, certificates.prepare(settings)?)))
@@ -63,6 +69,8 @@ impl Reloader {
             certificates.commit(prepared);
         }
         self.settings.store(Arc::clone(&new.proxy));
+        self.listen_settings.store(Arc::new(new.gateway.listen_settings()));
+        self.connections.set_max(new.gateway.limits.connections);
         self.config = new;
         Ok(())
     }
@@ -105,8 +113,7 @@ fn warn_of_certificates(certificates: &Certificates, now: Timestamp) {
 /// When the file cannot be read.
 pub(super) fn read_deny(path: Option<&Path>) -> Result<DenyList, AppError> {
     let Some(path) = path else { return Ok(DenyList::default()) };
-    let text = std::fs::read_to_string(path)
-        .map_err(|cause| AppError::DenyFile { path: path.to_owned(), cause })?;
+    let text = std::fs::read_to_string(path).map_err(|cause| AppError::DenyFile { path: path.to_owned(), cause })?;
     let (list, faults) = DenyList::parse(&text);
     for fault in faults {
         tracing::error!(file = %path.display(), "deny list: {fault}");

@@ -12,6 +12,7 @@ use tokio::task::{JoinSet, LocalSet};
 
 use super::error::AppError;
 use crate::listen::{self, Handler, Listening};
+use crate::secret::NoRandomness;
 
 /// The threads that were started, and word of their end.
 #[derive(Debug)]
@@ -36,19 +37,23 @@ impl Workers {
         name: String,
         listeners: Vec<(TcpListener, Listening)>,
         stop: &watch::Receiver<bool>,
-        make: impl FnOnce() -> H + Send + 'static,
+        make: impl FnOnce() -> Result<H, NoRandomness> + Send + 'static,
     ) -> Result<(), AppError> {
         let runtime = runtime()?;
         let stop = stop.clone();
         let word = Word { name: name.clone(), ending: self.ending.clone() };
         let work = move || {
             let _word = word;
-            let served = LocalSet::new().block_on(&runtime, serve(Rc::new(make()), listeners, stop));
+            let served = LocalSet::new().block_on(&runtime, async {
+                let handler = Rc::new(make().map_err(io::Error::other)?);
+                serve(handler, listeners, stop).await
+            });
             if let Err(error) = served {
                 tracing::error!(%error, "a listener could not be served");
             }
         };
-        let thread = thread::Builder::new().name(name).spawn(work).map_err(AppError::runtime("cannot start a thread"))?;
+        let thread =
+            thread::Builder::new().name(name).spawn(work).map_err(AppError::runtime("cannot start a thread"))?;
         self.threads.push(thread);
         Ok(())
     }

@@ -106,10 +106,7 @@ mod tests {
             subject: Subject::Key(KeyId::from_bits(1)),
             changes: BTreeMap::from([("name".to_owned(), "build".to_owned())]),
         };
-        let expected = format!(
-            "1970-01-01T00:00:00Z       7  key.revoked   key_{:032x}  by local:ann  name=build",
-            1
-        );
+        let expected = format!("1970-01-01T00:00:00Z       7  key.revoked   key_{:032x}  by local:ann  name=build", 1);
         assert_eq!(sentence(&event), expected);
     }
 }

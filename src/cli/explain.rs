@@ -148,9 +148,8 @@ impl Asked {
 
 fn deny_list(config: &Config) -> Result<DenyList, Failure> {
     let Some(path) = &config.gateway.deny_file else { return Ok(DenyList::default()) };
-    let bytes = std::fs::read(path).map_err(|error| {
-        Failure::config([format!("the deny list {} cannot be read: {error}", path.display())])
-    })?;
+    let bytes = std::fs::read(path)
+        .map_err(|error| Failure::config([format!("the deny list {} cannot be read: {error}", path.display())]))?;
     // Good lines apply beside bad ones, as in the gateway.
     Ok(DenyList::parse(bytes).0)
 }
@@ -281,9 +280,7 @@ impl ToldKey {
 /// What a route asks, in words.
 fn requires<E: ToString>(access: &Access, projects: &[ProjectId], environments: &[E]) -> String {
     let mut parts = Vec::new();
-    let list = |templates: &[FlagTemplate]| {
-        templates.iter().map(FlagTemplate::as_str).collect::<Vec<_>>().join(", ")
-    };
+    let list = |templates: &[FlagTemplate]| templates.iter().map(FlagTemplate::as_str).collect::<Vec<_>>().join(", ");
     match access {
         Access::Public => parts.push("nothing".to_owned()),
         Access::AnyKey => parts.push("any live key".to_owned()),
@@ -327,7 +324,10 @@ fn print(told: &Told, output: &mut Output) -> Result<(), Failure> {
         None => say("key", "none")?,
         Some(key) => {
             let project = key.project.as_deref().unwrap_or("all");
-            say("key", &format!("{}, {}, project {project}, environment {}", key.id, key.status.as_str(), key.environment))?;
+            say(
+                "key",
+                &format!("{}, {}, project {project}, environment {}", key.id, key.status.as_str(), key.environment),
+            )?;
             say("", &format!("flags {}", if key.flags.is_empty() { "(none)" } else { &key.flags }))?;
         }
     }

@@ -51,7 +51,8 @@ pub(super) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
         (None, None) => return Err(Failure::usage("expected --config or --url")),
     };
     let whom = format!("http://{}{}", question.authority, question.path);
-    let status = ask(&question, args.timeout).map_err(|error| Failure::of(format_args!("no answer from {whom}"), &error))?;
+    let status =
+        ask(&question, args.timeout).map_err(|error| Failure::of(format_args!("no answer from {whom}"), &error))?;
     match status {
         Some(200) => output.line("ok"),
         Some(status) => Err(Failure::failed(format_args!("{whom} answers {status}"))),
@@ -90,7 +91,8 @@ fn ask(question: &Question, timeout: Duration) -> io::Result<Option<u16>> {
     stream.set_read_timeout(Some(timeout))?;
     stream.set_write_timeout(Some(timeout))?;
     let Question { authority, path } = question;
-    write!(stream, "GET {path} HTTP/1.1\r\nhost: {authority}\r\nconnection: close\r\nuser-agent: keyward-health\r\n\r\n")?;
+    let fields = format!("host: {authority}\r\nconnection: close\r\nuser-agent: keyward-health");
+    stream.write_all(format!("GET {path} HTTP/1.1\r\n{fields}\r\n\r\n").as_bytes())?;
     let mut line = Vec::new();
     BufReader::new(stream).take(LINE_BYTES_MAX).read_until(b'\n', &mut line)?;
     Ok(status_of(&line))

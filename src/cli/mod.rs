@@ -48,7 +48,7 @@ fn execute(arguments: &[OsString]) -> Result<(), Failure> {
     let mut output = Output::stdout();
     let Some(typed) = typed::read(arguments, &mut output)? else { return output.flush() };
     match typed.command {
-        Command::Quickstart(args) => quickstart::run(args, &mut output),
+        Command::Quickstart(args) => quickstart::run(&args, &mut output),
         Command::Init(args) => init::run(&args, &mut output),
         Command::Serve(args) => serve::run(&args),
         Command::Check(args) => check::run(&args, &mut output),

@@ -104,7 +104,8 @@ pub(super) fn clock() -> Arc<dyn Clock> {
 pub(super) fn caller() -> Caller {
     #[expect(clippy::disallowed_methods, reason = "the one place where the command line reads the environment")]
     let name = std::env::var("USER").ok();
-    let plain = |name: &String| !name.is_empty() && name.len() <= 64 && name.bytes().all(|byte| byte.is_ascii_graphic());
+    let plain =
+        |name: &String| !name.is_empty() && name.len() <= 64 && name.bytes().all(|byte| byte.is_ascii_graphic());
     let login = name.filter(plain).unwrap_or_else(|| format!("uid-{}", rustix::process::getuid().as_raw()));
     Caller::Local { login }
 }

@@ -29,7 +29,7 @@ pub(super) struct Args {
     listen: Option<SocketAddr>,
 }
 
-pub(super) fn run(args: Args, output: &mut Output) -> Result<(), Failure> {
+pub(super) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
     let demo = place::prepare_quickstart(&args.dir, args.upstream.as_deref(), args.listen)?;
     print_made(&demo, output)?;
     let (token, certificate) = (demo.token.clone(), demo.certificate.clone());

@@ -133,4 +133,70 @@ mod tests {
         let line = refused(&["keys", "list", "-c", "x", &format!("--limit={token}")]);
         assert!(!line.contains(&token), "{line}");
     }
+
+    /// The page on the command line, by command.
+    const PAGE: &str = include_str!("../../docs/CLI.md");
+
+    /// Every command that does something, with its name as it is typed.
+    fn leaves() -> Vec<(String, clap::Command)> {
+        fn collect(name: &str, command: &clap::Command, leaves: &mut Vec<(String, clap::Command)>) {
+            if !command.has_subcommands() {
+                leaves.push((name.to_owned(), command.clone()));
+            }
+            for next in command.get_subcommands().filter(|next| next.get_name() != "help") {
+                collect(&format!("{name} {}", next.get_name()), next, leaves);
+            }
+        }
+        let mut root = command();
+        root.build();
+        let mut found = Vec::new();
+        collect("keyward", &root, &mut found);
+        found
+    }
+
+    #[test]
+    fn the_page_has_every_command_with_exactly_its_options() {
+        for (name, command) in leaves() {
+            let heading = format!("## `{name}`\n");
+            let section = PAGE.split_once(&heading).unwrap_or_else(|| panic!("no section {heading:?}")).1;
+            let section = section.split("\n## ").next().unwrap_or_default();
+            let options = command.get_arguments().filter_map(|argument| argument.get_long());
+            let mut options: Vec<_> =
+                options.filter(|option| *option != "help").map(|name| format!("--{name}")).collect();
+            let rows = section.lines().filter(|line| line.starts_with("| `"));
+            let mut told: Vec<_> = rows
+                .filter_map(|row| row.split('`').nth(1))
+                .filter_map(|cell| cell.split([' ', ',']).find(|word| word.starts_with("--")))
+                .map(str::to_owned)
+                .collect();
+            options.sort();
+            told.sort();
+            assert_eq!(told, options, "{name}");
+        }
+        let headings = PAGE.lines().filter(|line| line.starts_with("## `keyward")).count();
+        assert_eq!(headings, leaves().len(), "a section of a command that is gone");
+    }
+
+    #[test]
+    fn every_example_in_help_and_page_can_be_typed() {
+        let mut examples: Vec<String> = PAGE.replace(" \\\n", " ").lines().map(str::to_owned).collect();
+        for (_, command) in leaves() {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            examples.extend(help.replace(" \\\n", " ").lines().map(str::to_owned));
+        }
+        let mut count = 0;
+        for example in examples {
+            for part in example.split(['|', '<', '>', '&', '#']) {
+                let Some(words) = part.trim().strip_prefix("keyward ") else { continue };
+                let id = format!("key_{}", "0".repeat(32));
+                let words = words.replace("key_0193…", &id).replace('\'', "");
+                let typed = std::iter::once("keyward").chain(words.split_whitespace());
+                if let Err(fault) = Typed::try_parse_from(typed) {
+                    panic!("{part}: {fault}");
+                }
+                count += 1;
+            }
+        }
+        assert!(count > 30, "only {count} examples");
+    }
 }

@@ -27,6 +27,12 @@ impl Fault {
         Self { file: file.to_owned(), line, key: key.to_owned(), what: what.into() }
     }
 
+    /// The file at fault, as it was named; or the environment variable.
+    #[must_use]
+    pub fn file(&self) -> &str {
+        &self.file
+    }
+
     /// The line at fault, from 1, where there is one.
     #[must_use]
     pub const fn line(&self) -> Option<usize> {

@@ -13,7 +13,8 @@ use super::reader::{Item, Section, set};
 use super::{Admin, Gateway};
 use crate::key::TokenPrefix;
 use crate::policy::{CredentialSource, DeniedStatus, EmptySegments, Pass, PathOptions};
-use crate::proxy::{FailureLimit, Network};
+use crate::sync::FailureLimit;
+use crate::wire::Network;
 use crate::{listen, tls};
 
 /// What `[gateway]` says, sorted by who is told.
@@ -245,6 +246,11 @@ fn network(text: &str) -> Result<Network, String> {
     let fault = || format!("found {}, expected a network such as \"10.0.0.0/8\" or one address", shown(text));
     let (address, bits) = text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
     let address: IpAddr = address.parse().map_err(|_no_address| fault())?;
+    if let IpAddr::V6(mapped) = address
+        && let Some(mapped) = mapped.to_ipv4_mapped()
+    {
+        return Err(format!("{text} is an IPv4 address in disguise: write \"{mapped}\" with its own prefix"));
+    }
     let most: u8 = if address.is_ipv4() { 32 } else { 128 };
     let is_number = |bits: &str| bits.bytes().all(|byte| byte.is_ascii_digit());
     let bits = match bits {
@@ -375,7 +381,9 @@ mod tests {
             network("10.1.2.3/8"),
             Err("10.1.2.3/8 names an address inside a network: write \"10.0.0.0/8\"".to_owned())
         );
-        for wrong in ["10.0.0.0/33", "10.0.0.0/", "10.0.0.0/+8", "ten", "", "::/129", "10.0.0.0/8/8"] {
+        for wrong in
+            ["::ffff:10.0.0.0/104", "10.0.0.0/33", "10.0.0.0/", "10.0.0.0/+8", "ten", "", "::/129", "10.0.0.0/8/8"]
+        {
             assert!(network(wrong).is_err(), "{wrong}");
         }
     }

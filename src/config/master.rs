@@ -112,7 +112,7 @@ pub fn master_secret(config: &Config) -> Result<MasterSecret, Fault> {
             .map_err(|fault| Fault::of_file(MASTER_SECRET_VARIABLE, "", fault.to_string()));
     }
     from_file(&config.master_file).map_err(|what| {
-        let line = config.line_of("secrets.master_file");
+        let line = config.master_file_line;
         Fault::of_line(&config.path.display().to_string(), line, "secrets.master_file", what)
     })
 }

@@ -19,14 +19,15 @@ mod upstreams;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use toml::de::DeTable;
 
 use crate::secret::Secret;
 use crate::table::OnStale;
+use crate::telemetry::{Format as LogFormat, LogSettings};
 use crate::{listen, proxy, store, sync, tls};
 
 pub use fault::Fault;
@@ -39,15 +40,19 @@ use reader::{Section, set};
 /// The environment variable that takes the place of `[log] level`.
 pub const LOG_VARIABLE: &str = "KEYWARD_LOG";
 
+/// The configuration that `keyward quickstart` writes, once `{name}` is an upstream's name and
+/// `{upstream}` its URL.
+pub const QUICKSTART_TEMPLATE: &str = include_str!("../../config/quickstart.toml");
+
 /// Everything that a configuration file says, checked.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Config {
     /// The file.
     pub path: PathBuf,
     /// The listener that callers reach.
     pub gateway: Gateway,
-    /// The data plane.
-    pub proxy: proxy::Settings,
+    /// The data plane: what one reload swaps at once.
+    pub proxy: Arc<proxy::Settings>,
     /// Where metrics and health are, if anywhere.
     pub ops: Option<SocketAddr>,
     /// The management listener, if any.
@@ -61,8 +66,8 @@ pub struct Config {
     /// What is logged.
     pub log: LogSettings,
     environment: Environment,
-    /// The lines of keys whose files are looked at later.
-    lines: BTreeMap<&'static str, usize>,
+    /// Where `secrets.master_file` stands, for the faults of that file.
+    master_file_line: Option<usize>,
 }
 
 /// The listener that callers reach.
@@ -82,6 +87,14 @@ pub struct Gateway {
     pub deny_file: Option<PathBuf>,
 }
 
+impl Gateway {
+    /// What its listeners are told, and told again by a reload.
+    #[must_use]
+    pub fn listen_settings(&self) -> listen::Settings {
+        listen::Settings { timeouts: self.timeouts.clone(), limits: self.limits.clone() }
+    }
+}
+
 /// The management listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admin {
@@ -91,25 +104,8 @@ pub struct Admin {
     pub tls: Option<tls::ServerSettings>,
 }
 
-/// What is logged, and how.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LogSettings {
-    /// A level, or levels per target: `info`, `warn,keyward::sync=debug`.
-    pub level: String,
-    /// How lines are written.
-    pub format: LogFormat,
-}
-
-/// How log lines are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    /// One JSON object a line.
-    Json,
-    /// Text for people.
-    Text,
-}
-
-/// What the environment says beside the file. Tests build one; a process reads its own.
+/// What the environment says beside the file; a variable that is empty says nothing. Tests build
+/// one; a process reads its own.
 #[derive(Debug, Clone, Default)]
 pub struct Environment {
     /// `KEYWARD_MASTER_SECRET`.
@@ -124,8 +120,9 @@ impl Environment {
     #[expect(clippy::disallowed_methods, reason = "the one place where the configuration reads the environment")]
     pub fn of_process() -> Self {
         use std::os::unix::ffi::OsStringExt;
-        let master_secret = std::env::var_os(MASTER_SECRET_VARIABLE).map(|text| Secret::new(text.into_vec()));
-        Self { master_secret, log: std::env::var(LOG_VARIABLE).ok().filter(|level| !level.is_empty()) }
+        let read = |name| std::env::var_os(name).map(OsStringExt::into_vec).filter(|text| !text.is_empty());
+        let log = read(LOG_VARIABLE).map(|level| String::from_utf8_lossy(&level).into_owned());
+        Self { master_secret: read(MASTER_SECRET_VARIABLE).map(Secret::new), log }
     }
 }
 
@@ -178,21 +175,15 @@ impl Config {
         gateway::refuse_shared_addresses(&listeners, faults);
         let store = read_store(&root.section("store"), base);
         let master_file = read_secrets(&root.section("secrets"), base, &store);
-        let sync = read_sync(&root.section("sync"), path, base);
+        let sync = read_sync(&root.section("sync"), path, base, read.failure_limit);
         let mut log = read_log(&root.section("log"));
-        set(&mut log.level, environment.log.clone());
-        let lines = ["gateway.deny_file", "secrets.master_file"]
-            .into_iter()
-            .filter_map(|key| {
-                let (section, name) = key.split_once('.')?;
-                Some((key, faults.line_of(root.section(section).item(name)?.at())))
-            })
-            .collect();
+        set(&mut log.filter, environment.log.clone());
+        let master_file_line = root.section("secrets").item("master_file").map(|item| faults.line_of(item.at()));
         let settings = read.proxy;
         Some(Self {
             path: path.to_owned(),
             gateway: read.gateway,
-            proxy: proxy::Settings {
+            proxy: Arc::new(proxy::Settings {
                 routes: routes?,
                 upstreams: upstreams.into_usable(),
                 token_prefix: settings.token_prefix,
@@ -200,10 +191,10 @@ impl Config {
                 reveal_reason: settings.reveal_reason,
                 expiry_notice: settings.expiry_notice,
                 trusted_proxies: settings.trusted_proxies,
-                failure_limit: read.failure_limit,
+                on_stale: sync.on_stale,
                 requests_max: settings.requests_max,
                 access_log: settings.access_log,
-            },
+            }),
             ops,
             admin,
             master_file,
@@ -211,7 +202,7 @@ impl Config {
             sync,
             log,
             environment: environment.clone(),
-            lines,
+            master_file_line,
         })
     }
 
@@ -234,29 +225,18 @@ impl Config {
         changes.into_iter().filter(|(_, is_changed)| *is_changed).map(|(name, _)| name).collect()
     }
 
-    /// What is wrong with the files that the configuration names and nobody has read yet: the
-    /// master secret and the deny file. Certificates are read by those who serve them.
+    /// What differs in `new` and is looked at only when a process starts, so that a reload leaves it
+    /// as it was.
     #[must_use]
-    pub fn file_faults(&self) -> Vec<Fault> {
-        let secret = master_secret(self).err();
-        let deny = self.gateway.deny_file.as_deref().and_then(|path| {
-            let what = match std::fs::File::open(path).and_then(|file| file.metadata()) {
-                Ok(metadata) if metadata.is_file() => return None,
-                Ok(_other) => format!("{} is no file", path.display()),
-                Err(error) => format!("cannot open {}: {error}; an empty file will do", path.display()),
-            };
-            let key = "gateway.deny_file";
-            Some(Fault::of_line(&self.path.display().to_string(), self.line_of(key), key, what))
-        });
-        let mut faults: Vec<Fault> = secret.into_iter().chain(deny).collect();
-        faults.sort_by_key(Fault::line);
-        faults
+    pub fn waits_for_restart(&self, new: &Self) -> Vec<&'static str> {
+        let changes = [("[sync] or [gateway.failure_limit]", self.sync != new.sync), ("[log]", self.log != new.log)];
+        changes.into_iter().filter(|(_, is_changed)| *is_changed).map(|(name, _)| name).collect()
     }
 
-    /// The line of a key whose file is looked at after the configuration was read; none where it
-    /// is left out.
-    fn line_of(&self, key: &str) -> Option<usize> {
-        self.lines.get(key).copied()
+    /// Whether the master secret comes from the environment, so that no file is needed.
+    #[must_use]
+    pub const fn has_master_secret_in_environment(&self) -> bool {
+        self.environment.master_secret.is_some()
     }
 }
 
@@ -280,8 +260,9 @@ fn read_secrets(secrets: &Section<'_>, base: &Path, store: &store::Settings) -> 
     secrets.file("master_file", base).unwrap_or(default)
 }
 
-fn read_sync(section: &Section<'_>, file: &Path, base: &Path) -> sync::Settings {
+fn read_sync(section: &Section<'_>, file: &Path, base: &Path, failure_limit: sync::FailureLimit) -> sync::Settings {
     let mut settings = sync::Settings::new(file.with_extension("state"));
+    settings.failure_limit = failure_limit;
     set(&mut settings.state_dir, section.file("state_dir", base));
     set(&mut settings.poll, section.duration("poll"));
     set(&mut settings.max_staleness, section.duration("max_staleness"));
@@ -305,12 +286,12 @@ fn read_sync(section: &Section<'_>, file: &Path, base: &Path) -> sync::Settings 
 }
 
 fn read_log(section: &Section<'_>) -> LogSettings {
-    let mut settings = LogSettings { level: "info".to_owned(), format: LogFormat::Json };
+    let mut settings = LogSettings::default();
     set(&mut settings.format, section.choice("format", &[LogFormat::Json, LogFormat::Text]));
     if let Some(level) = section.text("level") {
         match log_level_fault(level) {
             Some(what) => section.fault_of("level", what),
-            None => level.clone_into(&mut settings.level),
+            None => level.clone_into(&mut settings.filter),
         }
     }
     settings

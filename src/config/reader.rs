@@ -292,13 +292,13 @@ impl<'a> Section<'a> {
     }
 
     fn refuse_unknown_keys(&self) {
+        let known = schema::children(&self.schema);
         for (name, _) in self.table.into_iter().flatten() {
             let (name, at): (&str, usize) = (name.get_ref(), name.span().start);
-            let path = join(&self.path, name);
-            let known = schema::children(&self.schema);
             if known.contains(&name) {
                 continue;
             }
+            let path = join(&self.path, name);
             if let Some(remedy) = schema::not_yet(&join_schema(&self.schema, name)) {
                 self.faults.add(at, &path, format!("not available in this version: {remedy}"));
                 continue;

@@ -102,7 +102,7 @@ pub const SECTIONS: &[(&str, &str)] = &[
     ("gateway.limits", "`[gateway.limits]`: how large a request may be"),
     ("upstreams.NAME", "`[upstreams.NAME]`: a service behind the gateway"),
     ("routes[]", "`[[routes]]`: who may do what"),
-    ("admin", "`[admin]`: the management listener"),
+    ("admin", "`[admin]`: the management listener; checked, and not yet served by this version"),
     ("admin.tls", "`[admin.tls]`: certificates; without this table the listener must be on loopback"),
     ("admin.tls.certificates[]", "each of `[admin.tls] certificates`"),
     ("ops", "`[ops]`: metrics and health"),
@@ -208,9 +208,9 @@ pub const KEYS: &[Key] = &[
     key("gateway.empty_segments", EMPTY, LeftOut::Is("\"reject\""), "What to do with // in a path."),
     key(
         "gateway.failure_limit.per_second",
-        Kind::Count { min: 1, max: 1_000_000 },
+        Kind::Count { min: 0, max: 1_000_000 },
         LeftOut::Is("50"),
-        "Unknown tokens a second.",
+        "Unknown tokens a second; 0 is no limit.",
     ),
     key(
         "gateway.failure_limit.burst",

@@ -1,12 +1,19 @@
 //! The one place that changes keys and users.
 //!
 //! Every change is planned by a pure function on rows read inside the store's transaction, and
-//! held against [`may`](may::may) there; the command line, the management API and due rotations
+//! held against one rule of who may do what there; the command line, the management API and due rotations
 //! all come through here.
 
 mod api;
+mod check;
 mod error;
+mod import;
 mod manager;
+mod may;
+mod plan;
+#[cfg(test)]
+mod tests;
+mod told;
 
 pub use api::{
     Activity, Caller, Changed, Created, Expiry, GRACE_DEFAULT, GRACE_MAX, GRACE_OF_SELF_MIN, ImportOptions, Imported,

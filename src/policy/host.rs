@@ -92,22 +92,29 @@ pub(super) fn bare_host(authority: &str) -> Option<&str> {
         }
         return Some(authority.split_at(inner.len() + 2).0);
     }
-    let (host, port) = match authority.find(':') {
-        Some(at) => authority.split_at(at),
-        None => (authority, ""),
-    };
+    let mut end = authority.len();
+    let mut after_dot = true;
+    for (at, byte) in authority.bytes().enumerate() {
+        match byte {
+            b':' => {
+                end = at;
+                break;
+            }
+            b'.' if after_dot => return None,
+            b'.' => after_dot = true,
+            b'-' | b'_' => after_dot = false,
+            _ if byte.is_ascii_alphanumeric() => after_dot = false,
+            _ => return None,
+        }
+    }
+    let (host, port) = authority.split_at(end);
     let host = host.strip_suffix('.').unwrap_or(host);
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-    let labelled = host.len() <= HOST_BYTES_MAX && host.split('.').all(|label| !label.is_empty());
-    (labelled && host.bytes().all(plain) && is_port(port)).then_some(host)
+    ((1..=HOST_BYTES_MAX).contains(&host.len()) && is_port(port)).then_some(host)
 }
 
 /// Whether `text` is nothing, or a colon and a port that may be empty (RFC 3986, 3.2.3).
 fn is_port(text: &str) -> bool {
-    let digits = match text.strip_prefix(':') {
-        Some(digits) => digits,
-        None => return text.is_empty(),
-    };
+    let Some(digits) = text.strip_prefix(':') else { return text.is_empty() };
     digits.is_empty() || (digits.bytes().all(|byte| byte.is_ascii_digit()) && digits.parse::<u16>().is_ok())
 }
 

@@ -35,6 +35,7 @@ pub struct RouteTable {
 
 /// What was found for a request.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "a match lives on the stack of one request; a box would allocate")]
 pub enum Found<'t, 'p> {
     /// A route.
     Route(RouteMatch<'t, 'p>),
@@ -68,6 +69,14 @@ impl<'p> Captures<'p> {
     /// The values.
     pub fn iter(&self) -> impl Iterator<Item = &'p str> {
         self.values.iter().copied().take(self.count)
+    }
+
+    /// The captures of these values.
+    #[cfg(test)]
+    pub(super) fn from_values(values: &[&'p str]) -> Self {
+        let mut captures = Self::NONE;
+        values.iter().for_each(|value| captures.push(value));
+        captures
     }
 
     fn push(&mut self, value: &'p str) {
@@ -116,13 +125,62 @@ impl<'t> Allow<'t> {
 /// A node of a tree: where the segments so far have led.
 #[derive(Debug, Default)]
 struct Node {
-    /// By segment decoded once, sorted.
-    literals: Vec<(Box<[u8]>, Self)>,
+    literals: Literals,
     capture: Option<Box<Self>>,
     /// Routes whose pattern ends here.
     here: Leaf,
     /// Routes that take all that is left.
     catch_all: Leaf,
+}
+
+/// The literal segments below a node. Sorted by hash: ten steps through neighbouring numbers and
+/// one comparison find one of a thousand. Nobody but configuration chooses what is in here, so a
+/// hash without a secret is enough.
+#[derive(Debug, Default)]
+struct Literals {
+    hashes: Vec<u64>,
+    /// By segment decoded once, in the order of `hashes`.
+    nodes: Vec<(Box<[u8]>, Node)>,
+}
+
+impl Literals {
+    fn find(&self, step: &Step<'_>) -> Option<&Node> {
+        if step.escapes { self.find_bytes(&decode(step.segment)) } else { self.find_bytes(&step.segment.bytes()) }
+    }
+
+    fn find_bytes(&self, segment: &(impl Iterator<Item = u8> + Clone)) -> Option<&Node> {
+        if self.hashes.is_empty() {
+            return None;
+        }
+        let at = self.place(fnv(segment.clone()), segment).ok()?;
+        self.nodes.get(at).map(|(_, node)| node)
+    }
+
+    fn find_or_insert(&mut self, literal: &[u8]) -> &mut Node {
+        let bytes = || literal.iter().copied();
+        let hash = fnv(bytes());
+        let at = self.place(hash, &bytes()).unwrap_or_else(|at| {
+            self.hashes.insert(at, hash);
+            self.nodes.insert(at, (literal.into(), Node::default()));
+            at
+        });
+        let (_, node) = self.nodes.get_mut(at).expect("found or inserted there");
+        node
+    }
+
+    /// Where the segment is, or where it belongs.
+    fn place(&self, hash: u64, segment: &(impl Iterator<Item = u8> + Clone)) -> Result<usize, usize> {
+        let first = self.hashes.partition_point(|&other| other < hash);
+        let same = self.hashes.iter().skip(first).take_while(|&&other| other == hash).count();
+        let found = self.nodes.iter().skip(first).take(same);
+        let at = found.into_iter().position(|(literal, _)| literal.iter().copied().eq(segment.clone()));
+        at.map(|at| first + at).ok_or(first)
+    }
+}
+
+/// FNV-1a.
+fn fnv(bytes: impl Iterator<Item = u8>) -> u64 {
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 /// Routes of one pattern, apart by method.
@@ -178,15 +236,20 @@ impl View {
     fn next(self, path: &str) -> Option<Step<'_>> {
         let mut path = path;
         loop {
-            let left = path.trim_start_matches('/');
-            if left.is_empty() {
-                return None;
-            }
-            let at = left.find('/').unwrap_or(left.len());
-            let (whole, behind) = left.split_at(at);
+            let slashes = path.bytes().take_while(|&byte| byte == b'/').count();
+            let left = path.split_at(slashes).1;
+            let mut escapes = false;
+            let end = left.bytes().position(|byte| {
+                escapes |= byte == b'%';
+                byte == b'/'
+            });
+            let (whole, behind) = left.split_at(end.unwrap_or(left.len()));
             let segment = self.of(whole);
             if !segment.is_empty() {
-                return Some(Step { segment, left, behind });
+                return Some(Step { segment, escapes, left, behind });
+            }
+            if behind.is_empty() {
+                return None;
             }
             path = behind;
         }
@@ -195,6 +258,8 @@ impl View {
 
 struct Step<'p> {
     segment: &'p str,
+    /// Whether there are escapes in the segment.
+    escapes: bool,
     /// From the segment on.
     left: &'p str,
     behind: &'p str,
@@ -227,7 +292,7 @@ impl<'t> Search<'t> {
             captures.push("");
             return Some(route);
         };
-        if let Some(next) = node.literal(step.segment)
+        if let Some(next) = node.literals.find(&step)
             && let Some(route) = self.node(next, step.behind, captures)
         {
             return Some(route);
@@ -247,15 +312,6 @@ impl<'t> Search<'t> {
 }
 
 impl Node {
-    fn literal(&self, segment: &str) -> Option<&Self> {
-        let at = if segment.contains('%') {
-            self.literals.binary_search_by(|(literal, _)| literal.iter().copied().cmp(decode(segment)))
-        } else {
-            self.literals.binary_search_by(|(literal, _)| (**literal).cmp(segment.as_bytes()))
-        };
-        at.ok().and_then(|at| self.literals.get(at)).map(|(_, node)| node)
-    }
-
     /// Every leaf that the path leads to, whatever the method.
     fn leaves<'t>(&'t self, path: &str, visit: &mut impl FnMut(&'t Leaf)) {
         visit(&self.catch_all);
@@ -263,7 +319,7 @@ impl Node {
             visit(&self.here);
             return;
         };
-        for next in self.literal(step.segment).into_iter().chain(self.capture.as_deref()) {
+        for next in self.literals.find(&step).into_iter().chain(self.capture.as_deref()) {
             next.leaves(step.behind, visit);
         }
     }
@@ -273,17 +329,7 @@ impl Node {
         for segment in &pattern.segments {
             node = match segment {
                 PatternSegment::Capture => node.capture.get_or_insert_default(),
-                PatternSegment::Literal(literal) => {
-                    let at = match node.literals.binary_search_by(|(known, _)| known.cmp(literal)) {
-                        Ok(at) => at,
-                        Err(at) => {
-                            node.literals.insert(at, (literal.clone(), Self::default()));
-                            at
-                        }
-                    };
-                    let (_, next) = node.literals.get_mut(at).expect("found or inserted there");
-                    next
-                }
+                PatternSegment::Literal(literal) => node.literals.find_or_insert(literal),
             };
         }
         if pattern.catch_all { &mut node.catch_all } else { &mut node.here }
@@ -304,6 +350,7 @@ impl RouteTable {
                 faults.push(RouteFault { route: index, name: spec.name.clone(), field, problem });
             };
             check_name(&spec, &table.routes, &mut report);
+            check_host(&spec, &mut report);
             check_methods(&spec, &mut report);
             check_credential(&spec, &mut report);
             check_narrowing(&spec, &mut report);
@@ -485,6 +532,13 @@ fn check_name(spec: &RouteSpec, others: &[Route], report: &mut impl FnMut(&'stat
     }
 }
 
+fn check_host(spec: &RouteSpec, report: &mut impl FnMut(&'static str, RouteProblem)) {
+    let text = spec.host.to_string();
+    if spec.host != HostPattern::Any && text.parse().as_ref() != Ok(&spec.host) {
+        report("host", RouteProblem::Host(text));
+    }
+}
+
 fn check_methods(spec: &RouteSpec, report: &mut impl FnMut(&'static str, RouteProblem)) {
     for (at, method) in spec.methods.iter().enumerate() {
         if [Method::TRACE, Method::CONNECT].contains(method) {
@@ -599,4 +653,449 @@ fn resolve(spec: &RouteSpec, pattern: &Pattern, report: &mut impl FnMut(&'static
         required.collect()
     };
     Requirement { any: resolved("any_flags", any), all: resolved("all_flags", all) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::testing::{any_of, look, route, table};
+    use crate::policy::{EmptySegments, Forward, Pass, Shadow, StaleRule};
+    use proptest::prelude::*;
+
+    fn hosted(name: &str, host: &str, path: &str, methods: &[&str]) -> RouteSpec {
+        let host = if host == "*" { HostPattern::Any } else { host.parse().expect("a host") };
+        RouteSpec { host, ..route(name, path, methods) }
+    }
+
+    #[test]
+    fn a_literal_segment_wins_over_a_capture_and_a_capture_over_the_rest() {
+        let table = table(vec![
+            route("rest", "/{*rest}", &[]),
+            route("capture", "/rings/{ring}", &[]),
+            route("literal", "/rings/comms", &[]),
+            route("deep", "/{x}/comms/keys", &[]),
+            route("root", "/", &[]),
+        ]);
+        for (path, found) in [
+            ("/", "root"),
+            ("/rings", "rest rings"),
+            ("/rings/", "rest rings/"),
+            ("/rings/comms", "literal"),
+            ("/rings/comms/", "literal"),
+            ("/rings/%63omms", "literal"),
+            ("/rings/Comms", "capture Comms"),
+            ("/rings/x", "capture x"),
+            ("/rings/comms/keys", "deep rings"),
+            ("/rings/x/keys", "rest rings/x/keys"),
+        ] {
+            assert_eq!(look(&table, None, "GET", path), found, "{path}");
+        }
+    }
+
+    #[test]
+    fn the_rest_also_takes_nothing() {
+        let table = table(vec![route("files", "/files/{*rest}", &[])]);
+        assert_eq!(look(&table, None, "GET", "/files"), "files ");
+        assert_eq!(look(&table, None, "GET", "/files/"), "files ");
+        assert_eq!(look(&table, None, "GET", "/files/a/b/"), "files a/b/");
+        assert_eq!(look(&table, None, "GET", "/filesystem"), "no route");
+        assert_eq!(look(&table, None, "GET", "/"), "no route");
+    }
+
+    #[test]
+    fn a_literal_is_recognised_under_every_escape_an_upstream_would_decode() {
+        let table = table(vec![route("me", "/users/a@b", &[]), route("user", "/users/{id}", &[])]);
+        for path in ["/users/a@b", "/users/a%40b", "/users/%61%40b"] {
+            assert_eq!(look(&table, None, "GET", path), "me", "{path}");
+        }
+        assert_eq!(look(&table, None, "GET", "/users/a%20b"), "user a%20b");
+    }
+
+    #[test]
+    fn an_exact_host_wins_over_a_wildcard_and_a_wildcard_over_any() {
+        let table = table(vec![
+            hosted("any", "*", "/{*rest}", &[]),
+            hosted("wild", "*.example.com", "/x", &[]),
+            hosted("wilder", "*.eu.example.com", "/x", &[]),
+            hosted("exact", "api.example.com", "/x", &[]),
+            hosted("six", "[2001:db8::1]", "/x", &[]),
+        ]);
+        for (host, path, found) in [
+            (Some("api.example.com"), "/x", "exact"),
+            (Some("API.Example.com.:8443"), "/x", "exact"),
+            (Some("www.example.com"), "/x", "wild"),
+            (Some("a.b.example.com:1"), "/x", "wild"),
+            (Some("a.EU.example.com"), "/x", "wilder"),
+            (Some("eu.example.com"), "/x", "wild"),
+            (Some("example.com"), "/x", "any x"),
+            (Some("notexample.com"), "/x", "any x"),
+            (Some("api.example.com"), "/y", "any y"),
+            (Some("[2001:DB8::1]:443"), "/x", "six"),
+            (None, "/x", "any x"),
+            (Some("user@api.example.com"), "/x", "no route"),
+            (Some(""), "/x", "no route"),
+        ] {
+            assert_eq!(look(&table, host, "GET", path), found, "{host:?} {path}");
+        }
+    }
+
+    #[test]
+    fn a_method_list_wins_over_any_method_and_head_follows_get() {
+        let routes = table(vec![
+            route("any", "/a", &[]),
+            route("get", "/a", &["GET"]),
+            route("head", "/b", &["HEAD"]),
+            route("b", "/b", &["GET"]),
+            route("post", "/c", &["POST", "PUT"]),
+        ]);
+        for (method, path, found) in [
+            ("GET", "/a", "get"),
+            ("HEAD", "/a", "get"),
+            ("POST", "/a", "any"),
+            ("HEAD", "/b", "head"),
+            ("GET", "/b", "b"),
+            ("GET", "/c", "allow POST,PUT"),
+            ("DELETE", "/b", "allow GET,HEAD"),
+            ("HEAD", "/c", "allow POST,PUT"),
+            ("GET", "/d", "no route"),
+        ] {
+            assert_eq!(look(&routes, None, method, path), found, "{method} {path}");
+        }
+        let get = table(vec![route("get", "/a", &["GET"])]);
+        assert_eq!(look(&get, None, "POST", "/a"), "allow GET,HEAD");
+        let path = canonicalize("/a").expect("a path");
+        let Found::WrongMethod(allow) = get.find(None, &Method::POST, &path) else { panic!("another method") };
+        assert_eq!(allow.to_value(), "GET, HEAD");
+    }
+
+    #[test]
+    fn a_less_specific_route_serves_what_no_more_specific_one_does() {
+        let table = table(vec![
+            hosted("read", "api.example.com", "/a/b", &["GET"]),
+            hosted("write", "api.example.com", "/a/{x}", &["POST"]),
+            hosted("all", "*", "/{*rest}", &["DELETE"]),
+        ]);
+        let host = Some("api.example.com");
+        assert_eq!(look(&table, host, "GET", "/a/b"), "read");
+        assert_eq!(look(&table, host, "POST", "/a/b"), "write b");
+        assert_eq!(look(&table, host, "DELETE", "/a/b"), "all a/b");
+        assert_eq!(look(&table, host, "PATCH", "/a/b"), "allow DELETE,GET,HEAD,POST");
+        assert_eq!(look(&table, None, "GET", "/a/b"), "allow DELETE");
+    }
+
+    #[test]
+    fn a_method_is_known_where_it_is_usual_or_listed() {
+        let table = table(vec![route("dav", "/a", &["PROPFIND"])]);
+        for (method, known) in [("GET", true), ("PATCH", true), ("PROPFIND", true), ("MKCOL", false), ("get", false)] {
+            assert_eq!(table.knows_method(&method.parse().expect("a method")), known, "{method}");
+        }
+    }
+
+    #[test]
+    fn what_a_path_may_have_is_the_matched_route_s_business() {
+        let options = PathOptions { encoded_slashes: Pass::Forward, ..PathOptions::default() };
+        let merging = PathOptions { empty_segments: EmptySegments::Merge, ..PathOptions::default() };
+        let table = table(vec![
+            RouteSpec { path_options: options, ..route("open", "/open/{x}", &["GET"]) },
+            RouteSpec { path_options: merging, ..route("merge", "/merge/{x}", &[]) },
+            route("strict", "/strict/{x}", &[]),
+        ]);
+        assert_eq!(look(&table, None, "GET", "/open/a%2fb"), "open a%2Fb");
+        assert_eq!(look(&table, None, "POST", "/open/a%2fb"), "allow GET,HEAD");
+        assert_eq!(look(&table, None, "GET", "//merge///x"), "merge x");
+        for path in ["/strict/a%2Fb", "/nowhere/a%2Fb", "//strict/x", "/merge/a%2Fb", "/open//x", "/open/..%2Fx"] {
+            assert!(look(&table, None, "GET", path).starts_with("refused"), "{path}");
+        }
+        assert_eq!(look(&table, None, "GET", "/nowhere"), "no route");
+    }
+
+    #[test]
+    fn a_path_that_leads_elsewhere_without_its_parameters_is_refused() {
+        let options = PathOptions { path_parameters: Pass::Forward, ..PathOptions::default() };
+        let open = |name, path| RouteSpec { path_options: options, ..route(name, path, &[]) };
+        let table = table(vec![open("admin", "/admin"), open("item", "/items/{id}"), open("rest", "/{*rest}")]);
+        assert_eq!(look(&table, None, "GET", "/items/1;v=2"), "item 1;v=2");
+        assert_eq!(look(&table, None, "GET", "/x;v=2/y"), "rest x;v=2/y");
+        for path in ["/admin;v=2", "/admin%3Bv=2", "/;x/admin", "/items;v/1"] {
+            assert!(look(&table, None, "GET", path).starts_with("refused"), "{path}");
+        }
+    }
+
+    #[test]
+    fn many_captures_and_a_long_path_take_no_time() {
+        // 2^12 ways to go through captures and literals, each of them a route that does not match.
+        let specs = (0..4096u32).map(|number| {
+            let segments: String =
+                (0..12).map(|at| if number >> at & 1 == 1 { "/a".to_owned() } else { format!("/{{c{at}}}") }).collect();
+            route(&format!("r{number}"), &format!("{segments}/end"), &["POST"])
+        });
+        let table = table(specs.collect());
+        let path = "/a".repeat(12) + "/end";
+        let mut visited = 0;
+        table.any.leaves(&path, &mut |_| visited += 1);
+        // A node is visited at most once, and shows at most two leaves.
+        assert!(visited <= 2 * nodes(&table.any), "{visited}");
+        assert_eq!(look(&table, None, "POST", &path), "r4095");
+        assert_eq!(look(&table, None, "POST", &"/a".repeat(5_000)), "no route");
+        assert_eq!(look(&table, None, "GET", &path), "allow POST");
+    }
+
+    fn nodes(node: &Node) -> usize {
+        let below = node.literals.nodes.iter().map(|(_, next)| next).chain(node.capture.as_deref());
+        1 + below.map(nodes).sum::<usize>()
+    }
+
+    fn problems(specs: Vec<RouteSpec>) -> Vec<(usize, &'static str, RouteProblem)> {
+        let faults = RouteTable::build(specs, PathOptions::default()).expect_err("a fault");
+        faults.into_iter().map(|fault| (fault.route, fault.field, fault.problem)).collect()
+    }
+
+    #[test]
+    fn two_routes_that_could_tie_are_refused_naming_both() {
+        let tie = |specs: Vec<RouteSpec>| {
+            let faults = RouteTable::build(specs, PathOptions::default()).expect_err("a tie");
+            let [fault] = &faults[..] else { panic!("one fault: {faults:?}") };
+            let text = fault.to_string();
+            assert!(text.contains("first") && text.contains("second"), "{text}");
+            assert_eq!(fault.problem, RouteProblem::Tie { other: 0, other_name: "first".to_owned() });
+        };
+        tie(vec![route("first", "/a/{x}", &[]), route("second", "/a/{y}", &[])]);
+        tie(vec![route("first", "/a", &["GET", "PUT"]), route("second", "/a", &["POST", "GET"])]);
+        tie(vec![route("first", "/{*a}", &[]), route("second", "/{*b}", &[])]);
+        tie(vec![route("first", "/a@b", &[]), route("second", "/a%40b", &[])]);
+        tie(vec![hosted("first", "*.a.b", "/", &[]), hosted("second", "*.A.b", "/", &[])]);
+        let _ =
+            table(vec![route("first", "/a", &["GET"]), route("second", "/a", &["POST"]), route("third", "/a", &[])]);
+    }
+
+    #[test]
+    fn every_fault_of_every_route_is_reported() {
+        let header = |name: &'static str| CredentialSource::Header(HeaderName::from_static(name));
+        let faults = problems(vec![
+            RouteSpec { access: Access::Flags { any: vec![], all: vec![] }, ..route("one", "/%61", &["TRACE"]) },
+            RouteSpec { access: any_of(&["a.{ring}", "a.{rest}"]), ..route("one", "/a/{*rest}", &["GET", "GET"]) },
+            RouteSpec { credential: vec![], ..route("a b", "/b", &[]) },
+            RouteSpec {
+                credential: vec![header("x-api-key"), header("x-api-key"), header("host")],
+                projects: vec!["all".parse().expect("an id")],
+                host: HostPattern::Exact("API.example.com".to_owned()),
+                ..route("three", "/c", &[])
+            },
+            RouteSpec {
+                access: Access::Public,
+                shadow: Some(Shadow { until: None }),
+                on_stale: Some(StaleRule::Deny),
+                forward: Forward { prefix: Prefix::Strip("/api".to_owned()), ..Forward::to("api") },
+                ..route("four", "/{x}", &[])
+            },
+        ]);
+        let found: Vec<_> = faults.iter().map(|(route, field, _)| (*route, *field)).collect();
+        let expected = [
+            (0, "methods"),
+            (0, "path"),
+            (1, "name"),
+            (1, "methods"),
+            (1, "any_flags"),
+            (1, "any_flags"),
+            (2, "name"),
+            (2, "credential"),
+            (3, "host"),
+            (3, "credential"),
+            (3, "credential"),
+            (3, "projects"),
+            (4, "shadow"),
+            (4, "strip_prefix"),
+        ];
+        assert_eq!(found, expected, "{faults:#?}");
+        assert!(matches!(faults[4].2, RouteProblem::UnknownCapture { .. }));
+        assert!(matches!(faults[5].2, RouteProblem::CatchAllInFlag { .. }));
+        let nothing = Access::Flags { any: vec![], all: vec![] };
+        let faults = problems(vec![RouteSpec { access: nothing, ..route("one", "/", &[]) }]);
+        assert_eq!(faults, [(0, "any_flags", RouteProblem::NoFlags)]);
+    }
+
+    /// What the rule says, written as slowly as it reads: of all routes that match, the one that is
+    /// most specific by host, then segment by segment, then by method.
+    fn by_the_rule<'s>(specs: &'s [RouteSpec], host: Option<&str>, method: &Method, path: &str) -> Option<&'s str> {
+        let segments: Vec<_> = path.split('/').filter(|segment| !segment.is_empty()).collect();
+        let ranked = specs.iter().filter_map(|spec| {
+            let by_host = match (&spec.host, host) {
+                (HostPattern::Any, _) => 0,
+                (HostPattern::Exact(name), Some(host)) if name == host => 1_000,
+                (HostPattern::Wildcard(suffix), Some(host)) if host.ends_with(&format!(".{suffix}")) => suffix.len(),
+                (HostPattern::Exact(_) | HostPattern::Wildcard(_), _) => return None,
+            };
+            let mut pattern = spec.path.split('/').filter(|segment| !segment.is_empty());
+            let mut by_segment = Vec::new();
+            for at in 0..=segments.len() {
+                match (pattern.next(), segments.get(at)) {
+                    (Some(wanted), _) if wanted.starts_with("{*") => {
+                        by_segment.push(1);
+                        break;
+                    }
+                    (None, None) => by_segment.push(2),
+                    (Some(wanted), Some(_)) if wanted.starts_with('{') => by_segment.push(2),
+                    (Some(wanted), Some(found)) if wanted == *found => by_segment.push(3),
+                    (_, _) => return None,
+                }
+            }
+            let lists = |method: &Method| spec.methods.contains(method);
+            let by_method = match spec.methods.is_empty() {
+                true => 0,
+                false if lists(method) => 2,
+                false if *method == Method::HEAD && lists(&Method::GET) => 1,
+                false => return None,
+            };
+            Some(((by_host, by_segment, by_method), &*spec.name))
+        });
+        ranked.max().map(|(_, name)| name)
+    }
+
+    fn tied(one: &RouteSpec, other: &RouteSpec) -> bool {
+        let shape = |spec: &RouteSpec| -> Vec<String> {
+            let segments = spec.path.split('/').map(|segment| match segment {
+                rest if rest.starts_with("{*") => "**".to_owned(),
+                capture if capture.starts_with('{') => "*".to_owned(),
+                literal => literal.to_owned(),
+            });
+            segments.collect()
+        };
+        let overlap = one.methods.iter().any(|method| other.methods.contains(method));
+        one.host == other.host
+            && shape(one) == shape(other)
+            && (overlap || one.methods.is_empty() && other.methods.is_empty())
+    }
+
+    prop_compose! {
+        fn some_route()(
+            host in prop::sample::select(vec!["*", "*", "a.b", "x.a.b", "*.a.b", "*.x.a.b"]),
+            segments in prop::collection::vec(prop::sample::select(vec!["a", "b", "{}"]), 0..4),
+            rest in any::<bool>(),
+            methods in prop::sample::select(vec![&[][..], &["GET"], &["HEAD"], &["POST"], &["GET", "POST"]]),
+        ) -> RouteSpec {
+            let mut path: String = segments.iter().enumerate()
+                .map(|(at, segment)| if *segment == "{}" { format!("/{{c{at}}}") } else { format!("/{segment}") })
+                .collect();
+            if rest || path.is_empty() {
+                path.push_str(if rest { "/{*rest}" } else { "/" });
+            }
+            hosted("", host, &path, methods)
+        }
+    }
+
+    prop_compose! {
+        fn some_request()(
+            host in prop::sample::select(vec![None, Some("a.b"), Some("x.a.b"), Some("y.a.b"), Some("y.x.a.b"), Some("z")]),
+            segments in prop::collection::vec(prop::sample::select(vec!["a", "b", "c"]), 0..5),
+            slash in any::<bool>(),
+            method in prop::sample::select(vec![Method::GET, Method::HEAD, Method::POST, Method::PUT]),
+        ) -> (Option<&'static str>, Method, String) {
+            let mut path: String = segments.iter().map(|segment| format!("/{segment}")).collect();
+            if slash || path.is_empty() {
+                path.push('/');
+            }
+            (host, method, path)
+        }
+    }
+
+    fn without_ties(specs: Vec<RouteSpec>) -> Vec<RouteSpec> {
+        let mut kept: Vec<RouteSpec> = Vec::new();
+        for (at, spec) in specs.into_iter().enumerate() {
+            if !kept.iter().any(|other| tied(other, &spec)) {
+                kept.push(RouteSpec { name: format!("r{at}"), ..spec });
+            }
+        }
+        kept
+    }
+
+    fn found_name(table: &RouteTable, host: Option<&str>, method: &Method, path: &str) -> Option<String> {
+        let path = canonicalize(path).expect("a plain path");
+        match table.find(host, method, &path) {
+            Found::Route(found) => Some(found.route.name().to_owned()),
+            Found::NoRoute | Found::WrongMethod(_) | Found::Ambiguous(_) => None,
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(400))]
+
+        #[test]
+        fn finding_follows_the_rule_whatever_the_order(
+            (specs, shuffled) in prop::collection::vec(some_route(), 1..24).prop_map(without_ties)
+                .prop_flat_map(|specs| (Just(specs.clone()), Just(specs).prop_shuffle())),
+            requests in prop::collection::vec(some_request(), 32),
+        ) {
+            let (one, other) = (table(specs.clone()), table(shuffled));
+            for (host, method, path) in requests {
+                let expected = by_the_rule(&specs, host, &method, &path).map(str::to_owned);
+                prop_assert_eq!(&found_name(&one, host, &method, &path), &expected, "{:?} {} {}", host, method, path);
+                prop_assert_eq!(&found_name(&other, host, &method, &path), &expected, "shuffled");
+            }
+        }
+
+        #[test]
+        fn exactly_ties_are_refused(one in some_route(), other in some_route()) {
+            let tie = tied(&one, &other);
+            let specs = vec![RouteSpec { name: "one".to_owned(), ..one }, RouteSpec { name: "other".to_owned(), ..other }];
+            prop_assert_eq!(RouteTable::build(specs, PathOptions::default()).is_err(), tie);
+        }
+
+        #[test]
+        fn no_spelling_of_a_path_reaches_another_route_than_what_an_upstream_makes_of_it(
+            parts in prop::collection::vec(prop::sample::select(vec![
+                "/", "/", ".", "..", "%2e", "%2E", "%2f", "%2F", "%5c", "\\", ";", ";x", "%3b", "//", "admin", "%61dmin",
+                "adm%49n", "Admin", "a@b", "a%40b", "%61%40b", "a", "%41", "%00", "%25", "%252e", "%c3%a9", "%20", "%",
+            ]), 1..9),
+        ) {
+            let options = PathOptions {
+                path_parameters: Pass::Forward,
+                empty_segments: EmptySegments::Merge,
+                ..PathOptions::default()
+            };
+            let open = |name, path| RouteSpec { path_options: options, ..route(name, path, &[]) };
+            let routes = table(vec![
+                open("admin", "/admin"), open("below", "/admin/{*rest}"), open("mail", "/a@b/{x}"), open("rest", "/{*rest}"),
+            ]);
+            let raw = format!("/{}", parts.concat());
+            let Ok(path) = canonicalize(&raw) else { return Ok(()) };
+            let Found::Route(found) = routes.find(None, &Method::GET, &path) else { return Ok(()) };
+            let forwarded = path.forwarded(&options).expect("what was found passes");
+            for strip in [false, true] {
+                let resolved = resolve_like_an_upstream(&forwarded, strip);
+                prop_assert_eq!(
+                    naive(&resolved), found.route.name(), "{:?} went as {:?}, resolved as {:?}", raw, forwarded, resolved
+                );
+            }
+        }
+    }
+
+    /// What an upstream may make of a path: parameters stripped or not, decoded, slashes merged,
+    /// dot segments resolved.
+    fn resolve_like_an_upstream(path: &str, strip_parameters: bool) -> Vec<Vec<u8>> {
+        let mut resolved: Vec<Vec<u8>> = Vec::new();
+        for segment in path.split('/') {
+            let mut bytes: Vec<u8> = decode(segment).collect();
+            if strip_parameters && let Some(at) = bytes.iter().position(|&byte| byte == b';') {
+                bytes.truncate(at);
+            }
+            for segment in bytes.split(|&byte| byte == b'/' || byte == b'\\') {
+                match segment {
+                    b"" | b"." => {}
+                    b".." => drop(resolved.pop()),
+                    other => resolved.push(other.to_vec()),
+                }
+            }
+        }
+        resolved
+    }
+
+    fn naive(segments: &[Vec<u8>]) -> &'static str {
+        let segments: Vec<&[u8]> = segments.iter().map(Vec::as_slice).collect();
+        match segments[..] {
+            [b"admin"] => "admin",
+            [b"admin", ..] => "below",
+            [b"a@b", _] => "mail",
+            _ => "rest",
+        }
+    }
 }

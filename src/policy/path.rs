@@ -245,19 +245,14 @@ pub fn canonicalize<T: AsRef<[u8]> + ?Sized>(raw: &T) -> Result<CanonicalPath<'_
     }
     let mut features = Features::default();
     let mut output = Output { raw, changed: None };
-    let mut at = 0;
+    let mut at = plain_bytes(raw);
+    let all_plain = at == raw.len();
     while let Some((&byte, rest)) = raw.get(at..).and_then(<[u8]>::split_first) {
         match byte {
             b'%' => at += escape(rest, at, &mut output, &mut features)?,
-            b'/' => {
-                if rest.first() == Some(&b'/') {
-                    features.add(Feature::EmptySegment);
-                }
-                at += output.keep(at, byte);
-            }
             b';' => {
                 features.add(Feature::PathParameter);
-                at += output.keep(at, byte);
+                at += output.keep(at, 1);
             }
             b'\\' => return Err(PathFault::Backslash),
             0..=0x1f | 0x7f => return Err(PathFault::Control),
@@ -266,15 +261,41 @@ pub fn canonicalize<T: AsRef<[u8]> + ?Sized>(raw: &T) -> Result<CanonicalPath<'_
                 output.escape(at, byte);
                 at += 1;
             }
-            _ if is_path_byte(byte) => at += output.keep(at, byte),
-            _ => return Err(PathFault::NotAPathCharacter),
+            _ => match plain_bytes(raw.get(at..).unwrap_or_default()) {
+                0 => return Err(PathFault::NotAPathCharacter),
+                count => at += output.keep(at, count),
+            },
         }
     }
     let text = output.text()?;
-    if text.split('/').any(has_dot_segment) {
-        return Err(PathFault::DotSegment);
+    let mut segments = text.as_bytes().split(|&byte| byte == b'/').skip(1);
+    while let Some(segment) = segments.next() {
+        // Nothing behind the last slash is no empty segment.
+        if segment.is_empty() && segments.clone().next().is_some() {
+            features.add(Feature::EmptySegment);
+        }
+        if matches!(segment, b"." | b"..") || !all_plain && has_dot_segment(segment) {
+            return Err(PathFault::DotSegment);
+        }
     }
     Ok(CanonicalPath { text, features })
+}
+
+/// How many bytes from the start on can stand as they are, slashes among them.
+fn plain_bytes(bytes: &[u8]) -> usize {
+    const PLAIN: [bool; 256] = {
+        let mut plain = [false; 256];
+        let mut byte = 0u8;
+        while byte < 128 {
+            #[expect(clippy::indexing_slicing, reason = "a byte is below 256; checked when compiled")]
+            {
+                plain[byte as usize] = is_plain(byte);
+            }
+            byte += 1;
+        }
+        plain
+    };
+    bytes.iter().position(|&byte| PLAIN.get(usize::from(byte)) != Some(&true)).unwrap_or(bytes.len())
 }
 
 /// Handles the escape whose percent sign is at `at`, with `rest` behind it; how many bytes it is.
@@ -332,12 +353,12 @@ struct Output<'p> {
 }
 
 impl<'p> Output<'p> {
-    /// Keeps the ASCII byte at `at`; how many bytes that is.
-    fn keep(&mut self, _at: usize, byte: u8) -> usize {
+    /// Keeps `count` ASCII bytes from `at` on; how many bytes that is.
+    fn keep(&mut self, at: usize, count: usize) -> usize {
         if let Some(text) = &mut self.changed {
-            text.push(char::from(byte));
+            text.extend(self.raw.iter().skip(at).take(count).map(|&byte| char::from(byte)));
         }
-        1
+        count
     }
 
     /// Keeps the escape of `byte` at `at`, in upper case.
@@ -382,13 +403,9 @@ impl<'p> Output<'p> {
 
 /// Whether a segment is a dot segment to anybody: as it is, before its parameters, or beside an
 /// encoded delimiter that somebody may decode before looking.
-fn has_dot_segment(segment: &str) -> bool {
-    let Some(first) = segment.bytes().next() else { return false };
-    if !segment.contains(['%', ';']) {
-        return first == b'.' && matches!(segment, "." | "..");
-    }
+fn has_dot_segment(segment: &[u8]) -> bool {
     let mut dots = Some(0u8);
-    let mut bytes = decode(segment);
+    let mut bytes = decode_bytes(segment);
     loop {
         let byte = bytes.next();
         match byte {
@@ -426,7 +443,11 @@ fn hides_a_dot_segment(text: &str) -> bool {
 
 /// The bytes of canonical text with each escape decoded once.
 pub(super) fn decode(text: &str) -> impl Iterator<Item = u8> + Clone {
-    let mut rest = text.as_bytes();
+    decode_bytes(text.as_bytes())
+}
+
+fn decode_bytes(text: &[u8]) -> impl Iterator<Item = u8> + Clone {
+    let mut rest = text;
     std::iter::from_fn(move || {
         let (&first, tail) = rest.split_first()?;
         let (byte, length) = match escaped(tail) {
@@ -463,8 +484,264 @@ const fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
 }
 
-/// RFC 3986, 3.3: what may stand raw in a segment.
-const fn is_path_byte(byte: u8) -> bool {
+/// RFC 3986, 3.3: what may stand raw in a path, but for `;`, which is looked at more closely.
+const fn is_plain(byte: u8) -> bool {
     is_unreserved(byte)
-        || matches!(byte, b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=' | b':' | b'@')
+        || matches!(byte, b'/' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b'=' | b':' | b'@')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn canonical(raw: &str) -> String {
+        canonicalize(raw).expect(raw).as_str().to_owned()
+    }
+
+    const STRICT: PathOptions = PathOptions {
+        encoded_slashes: Pass::Reject,
+        path_parameters: Pass::Reject,
+        encoded_percent: Pass::Reject,
+        non_ascii: Pass::Reject,
+        empty_segments: EmptySegments::Reject,
+    };
+
+    const LAX: PathOptions = PathOptions {
+        encoded_slashes: Pass::Forward,
+        path_parameters: Pass::Forward,
+        encoded_percent: Pass::Forward,
+        non_ascii: Pass::Forward,
+        empty_segments: EmptySegments::Merge,
+    };
+
+    #[test]
+    fn a_plain_path_is_borrowed() {
+        for path in [
+            "/",
+            "/a",
+            "/a/b/",
+            "/a-b._~!$&'()*+,=:@",
+            "/a%20b",
+            "/%C3%A9",
+            "/a//b",
+            "/a;b",
+            "/a%2Fb",
+            "/...",
+            "/a.b/.c",
+        ] {
+            let canonical = canonicalize(path).expect(path);
+            assert!(canonical.is_borrowed(), "{path}");
+            assert_eq!(canonical.as_str(), path);
+        }
+    }
+
+    #[test]
+    fn unreserved_escapes_are_decoded_once_and_the_others_written_in_upper_case() {
+        for (raw, expected) in [
+            ("/%61%7e%2D%5f%30%5A", "/a~-_0Z"),
+            ("/a%20b%2b", "/a%20b%2B"),
+            ("/%c3%a9t%C3%a9", "/%C3%A9t%C3%A9"),
+            ("/%2561", "/%2561"),
+            ("/a%2fb%3bc%3fd%23e", "/a%2Fb%3Bc%3Fd%23e"),
+            ("/%40%3a", "/%40%3A"),
+            ("/a%2ejs", "/a.js"),
+            ("/%f0%9f%94%91", "/%F0%9F%94%91"),
+        ] {
+            assert_eq!(canonical(raw), expected);
+        }
+    }
+
+    #[test]
+    fn what_no_route_lets_through_is_refused() {
+        use PathFault::*;
+        for (raw, fault) in [
+            ("", NoLeadingSlash),
+            ("a", NoLeadingSlash),
+            ("*", NoLeadingSlash),
+            ("/%", BadEscape),
+            ("/%4", BadEscape),
+            ("/%zz", BadEscape),
+            ("/%-1", BadEscape),
+            ("/%u0041", BadEscape),
+            ("/%00", Control),
+            ("/%0d%0a", Control),
+            ("/%1f", Control),
+            ("/%7F", Control),
+            ("/\0", Control),
+            ("/\t", Control),
+            ("/\u{7f}", Control),
+            ("/a\\b", Backslash),
+            ("/%5c", Backslash),
+            ("/..%5C", Backslash),
+            ("/a b", NotAPathCharacter),
+            ("/a#b", NotAPathCharacter),
+            ("/a?b", NotAPathCharacter),
+            ("/\"", NotAPathCharacter),
+            ("/<", NotAPathCharacter),
+            ("/a|b", NotAPathCharacter),
+            ("/[x]", NotAPathCharacter),
+            ("/{x}", NotAPathCharacter),
+            ("/^", NotAPathCharacter),
+            ("/`", NotAPathCharacter),
+        ] {
+            assert_eq!(canonicalize(raw), Err(fault), "{raw:?}");
+        }
+    }
+
+    #[test]
+    fn a_dot_segment_is_refused_in_any_form() {
+        for raw in [
+            "/.",
+            "/..",
+            "/a/../b",
+            "/a/./b",
+            "/a/..",
+            "/./",
+            "/../",
+            "/%2e",
+            "/%2e%2E/",
+            "/.%2e/x",
+            "/%2e./x",
+            "/..;/x",
+            "/.;a=b",
+            "/%2e%2e;x",
+            "/..%3Bx",
+            "/a/..%2Fb",
+            "/a%2f..%2fb",
+            "/a%2F..",
+            "/..%2f",
+            "/..%3fx",
+            "/..%23",
+            "/x;/..",
+            "/a;..",
+            "/;.",
+            "//..",
+        ] {
+            assert_eq!(canonicalize(raw), Err(PathFault::DotSegment), "{raw}");
+        }
+        for raw in ["/...", "/.a", "/a.", "/..a", "/a..", "/a..b", "/.well-known/x", "/a;x=.b", "/%20."] {
+            assert!(canonicalize(raw).is_ok(), "{raw}");
+        }
+    }
+
+    #[test]
+    fn a_dot_segment_under_more_than_one_layer_of_escapes_is_refused() {
+        let layers = format!("/%{}2e%2e", "25".repeat(4_000));
+        for raw in
+            ["/%252e", "/%252e%252e/x", "/.%252e", "/%25252e/x", "/a%252f..%252fb", "/%252e%255cx", "/%%32%65", &layers]
+        {
+            let refused = canonicalize(raw).and_then(|path| path.check(&LAX));
+            assert!(refused.is_err(), "{raw}");
+        }
+        for raw in ["/100%25", "/%2541", "/a%252fb", "/%25%25", "/%252"] {
+            assert_eq!(canonicalize(raw).and_then(|path| path.check(&LAX)), Ok(()), "{raw}");
+        }
+    }
+
+    #[test]
+    fn each_feature_passes_only_with_its_option() {
+        let strict = STRICT;
+        for (raw, feature, options) in [
+            ("/a%2fb", Feature::EncodedSlash, PathOptions { encoded_slashes: Pass::Forward, ..strict }),
+            ("/a%25b", Feature::EncodedPercent, PathOptions { encoded_percent: Pass::Forward, ..strict }),
+            ("/a%3fb", Feature::EncodedPercent, PathOptions { encoded_percent: Pass::Forward, ..strict }),
+            ("/a%23b", Feature::EncodedPercent, PathOptions { encoded_percent: Pass::Forward, ..strict }),
+            ("/a;b", Feature::PathParameter, PathOptions { path_parameters: Pass::Forward, ..strict }),
+            ("/a%3bb", Feature::PathParameter, PathOptions { path_parameters: Pass::Forward, ..strict }),
+            ("/%ff", Feature::NonAscii, PathOptions { non_ascii: Pass::Forward, ..strict }),
+            ("/é", Feature::NonAscii, PathOptions { non_ascii: Pass::Forward, ..strict }),
+            ("/a//b", Feature::EmptySegment, PathOptions { empty_segments: EmptySegments::Merge, ..strict }),
+            ("//", Feature::EmptySegment, PathOptions { empty_segments: EmptySegments::Merge, ..strict }),
+            ("/a//", Feature::EmptySegment, PathOptions { empty_segments: EmptySegments::Merge, ..strict }),
+        ] {
+            let path = canonicalize(raw).expect(raw);
+            assert_eq!(path.features().iter().collect::<Vec<_>>(), [feature], "{raw}");
+            assert_eq!(path.check(&strict), Err(PathFault::Feature(feature)), "{raw}");
+            assert_eq!(path.check(&options), Ok(()), "{raw}");
+        }
+        assert!(canonicalize("/a/").expect("a path").features().is_empty());
+    }
+
+    #[test]
+    fn escapes_that_are_utf_8_text_pass_and_others_are_a_feature() {
+        for raw in ["/%C3%A9", "/%e2%82%ac", "/%F0%9F%94%91", "/%C2%A0"] {
+            assert!(canonicalize(raw).expect(raw).features().is_empty(), "{raw}");
+        }
+        // Alone, cut off, overlong, a surrogate, beyond the last, a control from U+0080 on, mixed.
+        for raw in [
+            "/%80",
+            "/%C3",
+            "/%C3/%A9",
+            "/%C3a%A9",
+            "/%C0%AE",
+            "/%E0%80%AE",
+            "/%F0%80%80%AE",
+            "/%ED%A0%80",
+            "/%F5%80%80%80",
+            "/%C2%85",
+            "/%C2%80",
+            "/%FE",
+            "/%E2%82",
+        ] {
+            assert!(canonicalize(raw).expect(raw).features().has(Feature::NonAscii), "{raw}");
+        }
+        assert_eq!(canonicalize(b"/\xff\xc3").expect("a path").as_str(), "/%FF%C3");
+    }
+
+    #[test]
+    fn merging_takes_out_empty_segments_and_keeps_the_trailing_slash() {
+        for (raw, merged) in [("//", "/"), ("//a", "/a"), ("/a//b", "/a/b"), ("/a///b//", "/a/b/"), ("/a/", "/a/")] {
+            assert_eq!(canonicalize(raw).expect(raw).forwarded(&LAX).expect(raw), merged);
+        }
+        assert!(canonicalize("//").expect("a path").forwarded(&STRICT).is_err());
+    }
+
+    fn nasty() -> impl Strategy<Value = String> {
+        let parts = vec![
+            "/", "/", ".", "%2e", "%2E", "%2f", "%5c", ";", "\\", "%", "%25", "%252e", "%c3", "%A9", "é", "A", "a",
+            "%41", "%3b", "%00", " ", "~", "%7e", "#", "?", "@", "%40",
+        ];
+        proptest::collection::vec(prop::sample::select(parts), 0..12).prop_map(|parts| format!("/{}", parts.concat()))
+    }
+
+    fn check_all(raw: &[u8]) -> Result<(), TestCaseError> {
+        let Ok(path) = canonicalize(raw) else { return Ok(()) };
+        let again = canonicalize(path.as_str()).expect("a canonical path is accepted");
+        prop_assert_eq!(again.as_str(), path.as_str());
+        prop_assert!(again.is_borrowed());
+        prop_assert!(path.as_str().bytes().all(|byte| byte.is_ascii_graphic()));
+        if let Ok(forwarded) = path.forwarded(&LAX) {
+            let again = canonicalize(&*forwarded).expect("a forwarded path is canonical");
+            prop_assert_eq!(again.as_str(), &*forwarded);
+            prop_assert!(!forwarded.contains("//"));
+        }
+        if path.check(&STRICT).is_ok() {
+            let decoded: Vec<u8> = decode(path.as_str()).collect();
+            prop_assert_eq!(
+                decoded.iter().filter(|&&byte| byte == b'/').count(),
+                path.as_str().bytes().filter(|&byte| byte == b'/').count()
+            );
+            prop_assert!(std::str::from_utf8(&decoded).is_ok());
+            prop_assert!(!decoded.iter().any(|byte| byte.is_ascii_control() || b"\\;?#%".contains(byte)));
+            for segment in decoded.split(|&byte| byte == b'/') {
+                prop_assert!(segment != b"." && segment != b"..");
+            }
+        }
+        Ok(())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+        #[test]
+        fn the_canonical_form_of_a_nasty_path_is_its_own(raw in nasty()) {
+            check_all(raw.as_bytes())?;
+        }
+
+        #[test]
+        fn the_canonical_form_of_any_bytes_is_its_own(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
+            check_all(&[b"/", bytes.as_slice()].concat())?;
+        }
+    }
 }

@@ -263,3 +263,119 @@ fn decode_into<'r>(segment: &str, room: &'r mut [u8; SEGMENT_BYTES_MAX]) -> Opti
     }
     std::str::from_utf8(room.get(..count)?).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::testing::{set, template};
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_required_flag_is_literals_and_whole_captures() {
+        for text in ["a", "keyring.read", "keyring.{ring}.read", "{a}.{b}", "jobs:write", "x.keyward"] {
+            assert_eq!(template(text).as_str(), text);
+        }
+        assert_eq!(template("a.{b}.c.{d}").captures().collect::<Vec<_>>(), ["b", "d"]);
+        for text in ["", "a..b", "a.*", "**", "a.{b", "a.b}", "a.x{b}", "a.{}", "a.{*b}", "a b", "a.{b c}"] {
+            assert!(matches!(FlagTemplate::parse(text), Err(TemplateFault::Segment { .. })), "{text}");
+        }
+        assert!(matches!(FlagTemplate::parse("keyward.keys.read"), Err(TemplateFault::Reserved(_))));
+        assert!(matches!(FlagTemplate::parse(&["a"; 17].join(".")), Err(TemplateFault::TooDeep(_))));
+        assert!(matches!(FlagTemplate::parse(&"a".repeat(257)), Err(TemplateFault::TooLong(257))));
+    }
+
+    fn met(required: &str, capture: &str, granted: &[&str]) -> bool {
+        let names: [Box<str>; 1] = ["ring".into()];
+        let template = template(required);
+        let required = Required::resolve(&template, &names).expect("the capture is known");
+        let captures = Captures::from_values(&[capture]);
+        Filling::with(&captures, |filling| required.is_met(filling, &RecordFlags::Own(set(granted))))
+    }
+
+    #[test]
+    fn a_capture_fills_in_the_segment_decoded_once() {
+        assert!(met("keyring.{ring}.read", "comms", &["keyring.comms.read"]));
+        assert!(met("keyring.{ring}.read", "comms", &["keyring.*.read"]));
+        assert!(!met("keyring.{ring}.read", "other", &["keyring.comms.read"]));
+        assert!(met("keyring.{ring}", "a%3Ab", &["keyring.a:b"]));
+        assert!(!met("keyring.{ring}", "a%253Ab", &["keyring.**"]));
+    }
+
+    #[test]
+    fn no_path_forges_a_flag() {
+        let long = "a".repeat(65);
+        for capture in [
+            "*",
+            "**",
+            "%2A",
+            "a.b",
+            "a/b",
+            "a%2Fb",
+            "a%2Eb",
+            "%25",
+            "",
+            "a b",
+            "a%20b",
+            "%C3%A9",
+            "comms;x",
+            &long,
+            "%3A%3A%00",
+        ] {
+            for granted in ["**", "keyring.**", "keyring.*.read", "keyring.comms.read"] {
+                assert!(!met("keyring.{ring}.read", capture, &[granted]), "{capture} {granted}");
+            }
+        }
+        assert!(!met("{ring}.keys.read", "keyward", &["keyward.**", "**"]));
+    }
+
+    #[test]
+    fn another_alternative_still_counts_beside_one_that_cannot_be_filled() {
+        let names: [Box<str>; 1] = ["ring".into()];
+        let (filled, plain) = (template("keyring.{ring}.read"), template("keyring.read"));
+        let any = [&filled, &plain].map(|template| Required::resolve(template, &names).expect("known"));
+        let requirement = Requirement { any: any.into(), all: [].into() };
+        let captures = Captures::from_values(&["a.b"]);
+        Filling::with(&captures, |filling| {
+            assert!(requirement.is_met(filling, &RecordFlags::Own(set(&["keyring.**"]))));
+            assert!(!requirement.is_met(filling, &RecordFlags::Own(set(&["keyring.*.read"]))));
+            assert_eq!(requirement.enough(filling).as_deref(), Some("keyring.read"));
+        });
+    }
+
+    #[test]
+    fn a_requirement_of_nothing_is_met_by_nobody() {
+        let captures = Captures::from_values(&[]);
+        let nothing = Requirement::default();
+        assert!(!Filling::with(&captures, |filling| nothing.is_met(filling, &RecordFlags::Own(set(&["**"])))));
+    }
+
+    #[test]
+    fn a_filled_flag_is_no_longer_than_flags_are() {
+        let captures = ["a".repeat(64), "b".repeat(64), "c".repeat(64), "d".repeat(64)];
+        let captures = Captures::from_values(&captures.each_ref().map(String::as_str));
+        let names = ["a".into(), "b".into(), "c".into(), "d".into()];
+        let fills = |text: &str| {
+            let template = template(text);
+            let required = Required::resolve(&template, &names).expect("known");
+            Filling::with(&captures, |filling| required.fill(filling).is_some())
+        };
+        assert!(fills("{a}.{b}.{c}"));
+        assert!(!fills("{a}.{b}.{c}.{d}"));
+    }
+
+    proptest! {
+        #[test]
+        fn only_a_segment_that_decodes_to_a_flag_segment_meets_anything(capture in "[a-zA-Z0-9._~!$*+%:@;/-]{0,70}") {
+            let decoded: Vec<u8> = decode(&capture).collect();
+            let segment = String::from_utf8(decoded).is_ok_and(|text| is_segment(&text));
+            prop_assert_eq!(met("a.{ring}", &capture, &["a.**"]), segment);
+        }
+
+        #[test]
+        fn any_text_is_a_requirement_or_none(text in ".{0,80}") {
+            if let Ok(template) = FlagTemplate::parse(&text) {
+                prop_assert_eq!(template.to_string(), text);
+            }
+        }
+    }
+}

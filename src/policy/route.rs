@@ -9,7 +9,7 @@ use super::credential::CredentialSource;
 use super::denial::DeniedStatus;
 use super::forward::{Forward, StaleRule};
 use super::host::HostPattern;
-use super::path::{PathFault, PathOptions, canonicalize, decode};
+use super::path::{Feature, PathFault, PathOptions, canonicalize, decode};
 use super::requirement::{Access, Requirement};
 use crate::clock::Timestamp;
 use crate::key::{EnvironmentId, ProjectId};
@@ -277,6 +277,10 @@ fn canonical_literal(segment: &str, options: &PathOptions) -> Result<String, Pat
     let path = format!("/{segment}");
     let canonical = canonicalize(&path)?;
     canonical.check(options)?;
+    // A path is matched with and without its parameters, so these are no part of a pattern.
+    if canonical.features().has(Feature::PathParameter) {
+        return Err(PathFault::Feature(Feature::PathParameter));
+    }
     Ok(canonical.as_str().trim_start_matches('/').to_owned())
 }
 
@@ -299,11 +303,7 @@ impl fmt::Display for RouteFault {
     }
 }
 
-impl std::error::Error for RouteFault {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.problem)
-    }
-}
+impl std::error::Error for RouteFault {}
 
 /// What is wrong with a route.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -314,8 +314,11 @@ pub enum RouteProblem {
     /// Another route has the name.
     #[error("route {0:?} is defined twice; names are unique")]
     NameTaken(String),
+    /// A host that is not in the form in which hosts are compared.
+    #[error("{0:?} is no host in lower case and without port")]
+    Host(String),
     /// The path pattern is none.
-    #[error("{0}")]
+    #[error(transparent)]
     Pattern(#[from] PatternFault),
     /// Both could match one request, and neither is more specific.
     #[error(
@@ -383,4 +386,64 @@ pub enum RouteProblem {
     /// A prefix that is no canonical path.
     #[error("{0:?} is no canonical path")]
     Prefix(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fault(path: &str) -> PatternFault {
+        Pattern::parse(path, &PathOptions::default()).expect_err(path)
+    }
+
+    #[test]
+    fn a_pattern_is_literals_captures_and_perhaps_the_rest() {
+        for path in ["/", "/a", "/a/{b}", "/a/{b}/c", "/{*rest}", "/a/{b}/{*rest}", "/a%20b", "/%C3%A9", "/a@b:c"] {
+            assert!(Pattern::parse(path, &PathOptions::default()).is_ok(), "{path}");
+        }
+        let pattern = Pattern::parse("/a/{b}/{*rest}", &PathOptions::default()).expect("a pattern");
+        assert_eq!(pattern.captures, ["b".into(), "rest".into()]);
+        assert!(pattern.catch_all);
+    }
+
+    #[test]
+    fn a_literal_that_is_not_canonical_is_refused_with_its_canonical_form() {
+        for (found, canonical) in
+            [("/%61/b", "/a/b"), ("/a%c3%a9", "/a%C3%A9"), ("/a/", "/a"), ("//a", "/a"), ("/{x}/", "/{x}"), ("//", "/")]
+        {
+            let expected = PatternFault::NotCanonical { found: found.to_owned(), canonical: canonical.to_owned() };
+            assert_eq!(fault(found), expected);
+        }
+    }
+
+    #[test]
+    fn a_literal_that_no_request_can_have_is_refused() {
+        for path in ["/a/../b", "/a%2Fb", "/a;b", "/a%", "/a b", "/a?b", "/a\\b", "/a%00", "/%2e", "/ä"] {
+            assert!(matches!(fault(path), PatternFault::Literal { .. }), "{path}");
+        }
+        let slashes = PathOptions { encoded_slashes: super::super::path::Pass::Forward, ..PathOptions::default() };
+        assert!(Pattern::parse("/a%2Fb", &slashes).is_ok());
+        let parameters = PathOptions { path_parameters: super::super::path::Pass::Forward, ..PathOptions::default() };
+        assert!(Pattern::parse("/a;b", &parameters).is_err());
+    }
+
+    #[test]
+    fn a_capture_is_a_whole_segment_with_a_name() {
+        for path in ["/{", "/}", "/{}", "/{*}", "/a{b}", "/{b}c", "/{a-b}", "/{a{b}}", "/{**rest}", "/{a b}"] {
+            assert!(matches!(fault(path), PatternFault::Capture { .. }), "{path}");
+        }
+        assert!(matches!(fault("/{a}/{a}"), PatternFault::RepeatedCapture { .. }));
+        assert!(matches!(fault("/{*rest}/a"), PatternFault::CatchAllNotLast { .. }));
+        assert!(matches!(fault("/{*a}/{*b}"), PatternFault::CatchAllNotLast { .. }));
+        assert!(matches!(fault("a"), PatternFault::NoLeadingSlash(_)));
+        assert!(matches!(fault(""), PatternFault::NoLeadingSlash(_)));
+    }
+
+    #[test]
+    fn captures_and_segments_are_bounded() {
+        let captures = |count: usize| (0..count).map(|at| format!("/{{c{at}}}")).collect::<String>();
+        assert!(Pattern::parse(&captures(16), &PathOptions::default()).is_ok());
+        assert!(matches!(fault(&captures(17)), PatternFault::TooMany { what: "captures", .. }));
+        assert!(matches!(fault(&"/a".repeat(65)), PatternFault::TooMany { what: "segments", .. }));
+    }
 }

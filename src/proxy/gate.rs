@@ -31,9 +31,9 @@ impl Gated {
     }
 }
 
-/// Lets a request through to routing, or says which refusal it gets. `listed` says whether some
-/// route lists a method that is none of the usual ones.
-pub(super) fn check(parts: &Parts, listed: impl Fn(&Method) -> bool) -> Result<Gated, Code> {
+/// Lets a request through to routing, or says which refusal it gets. `known` says whether a method
+/// is one of the usual ones or one that some route lists.
+pub(super) fn check(parts: &Parts, known: impl Fn(&Method) -> bool) -> Result<Gated, Code> {
     if [Method::TRACE, Method::CONNECT].contains(&parts.method) {
         return Err(Code::MethodNotAllowed);
     }
@@ -54,7 +54,7 @@ pub(super) fn check(parts: &Parts, listed: impl Fn(&Method) -> bool) -> Result<G
     if !asterisk && !target.starts_with('/') {
         return Err(Code::BadRequest);
     }
-    if !is_usual(&parts.method) && !listed(&parts.method) {
+    if !known(&parts.method) {
         return Err(Code::MethodUnknown);
     }
     if parts.headers.get_all(AUTHORIZATION).iter().nth(1).is_some() {
@@ -62,11 +62,6 @@ pub(super) fn check(parts: &Parts, listed: impl Fn(&Method) -> bool) -> Result<G
     }
     let expects_continue = check_expectation(&parts.headers)?;
     Ok(Gated { authority, expects_continue, asterisk })
-}
-
-fn is_usual(method: &Method) -> bool {
-    [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::DELETE, Method::PATCH, Method::OPTIONS]
-        .contains(method)
 }
 
 /// Transfer-Encoding is exactly one field equal to `chunked`. Beside it there is no Content-Length:
@@ -159,6 +154,10 @@ mod tests {
     use super::*;
     use http::Request;
 
+    fn is_usual(method: &Method) -> bool {
+        crate::policy::RouteTable::default().knows_method(method)
+    }
+
     fn parts(version: Version, method: &str, uri: &str, fields: &[(&str, &str)]) -> Parts {
         let mut request = Request::builder().version(version).method(method).uri(uri);
         for (name, value) in fields {
@@ -168,11 +167,11 @@ mod tests {
     }
 
     fn h1(method: &str, uri: &str, fields: &[(&str, &str)]) -> Result<Gated, Code> {
-        check(&parts(Version::HTTP_11, method, uri, fields), |_| false)
+        check(&parts(Version::HTTP_11, method, uri, fields), is_usual)
     }
 
     fn h2(uri: &str, fields: &[(&str, &str)]) -> Result<Gated, Code> {
-        check(&parts(Version::HTTP_2, "GET", uri, fields), |_| false)
+        check(&parts(Version::HTTP_2, "GET", uri, fields), is_usual)
     }
 
     #[test]
@@ -188,10 +187,10 @@ mod tests {
 
     #[test]
     fn http_1_0_may_leave_its_host_out() {
-        let gated = check(&parts(Version::HTTP_10, "GET", "/", &[]), |_| false).expect("allowed on 1.0");
+        let gated = check(&parts(Version::HTTP_10, "GET", "/", &[]), is_usual).expect("allowed on 1.0");
         assert_eq!(gated.host(), None);
         let two = parts(Version::HTTP_10, "GET", "/", &[("host", "a"), ("host", "a")]);
-        assert_eq!(check(&two, |_| false), Err(Code::BadRequest));
+        assert_eq!(check(&two, is_usual), Err(Code::BadRequest));
     }
 
     #[test]

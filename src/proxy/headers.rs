@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{
-    AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName,
-    HeaderValue, TE, UPGRADE, VARY, VIA,
+    AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue,
+    TE, UPGRADE, VARY, VIA,
 };
 use http::uri::Authority;
 use http::{Method, Version};
@@ -243,9 +243,10 @@ impl Notice {
         expiry_notice: std::time::Duration,
         now: Timestamp,
     ) -> Self {
-        let expiry = permit.status().zip(permit.ends_at()).filter(|(status, end)| {
-            *status == Status::Grace || end.since(now) <= expiry_notice
-        });
+        let expiry = permit
+            .status()
+            .zip(permit.ends_at())
+            .filter(|(status, end)| *status == Status::Grace || end.since(now) <= expiry_notice);
         let vary = keyed.iter().map(|source| source.field().clone()).collect::<Vec<_>>();
         let private = !keyed.is_empty() && !forward.shared_cache;
         Self { expiry, vary, private }
@@ -266,7 +267,8 @@ pub(super) fn rewrite_response(headers: &mut HeaderMap, notice: &Notice, request
     }
     for name in &notice.vary {
         if !varies_on(headers, name) {
-            let value = if *name == AUTHORIZATION { HeaderValue::from_static("authorization") } else { name.into() };
+            let value =
+                if *name == AUTHORIZATION { HeaderValue::from_static("authorization") } else { name.clone().into() };
             headers.append(VARY, value);
         }
     }
@@ -307,12 +309,8 @@ impl Identity {
 
     fn write(&self, headers: &mut HeaderMap) {
         headers.insert(KEY_ID, self.key_id.clone());
-        let fields = [
-            (PROJECT, &self.project),
-            (ENVIRONMENT, &self.environment),
-            (USER, &self.user),
-            (FLAGS, &self.flags),
-        ];
+        let fields =
+            [(PROJECT, &self.project), (ENVIRONMENT, &self.environment), (USER, &self.user), (FLAGS, &self.flags)];
         for (name, value) in fields {
             if let Some(value) = value {
                 headers.insert(name, value.clone());
@@ -403,9 +401,8 @@ impl Known {
 fn same_flags(one: &RecordFlags, other: &RecordFlags) -> bool {
     let same = |one: &Arc<FlagSet>, other: &Arc<FlagSet>| Arc::ptr_eq(one, other);
     match (one, other) {
-        (RecordFlags::Own(one), RecordFlags::Own(other)) | (RecordFlags::Inherited(one), RecordFlags::Inherited(other)) => {
-            same(one, other)
-        }
+        (RecordFlags::Own(one), RecordFlags::Own(other))
+        | (RecordFlags::Inherited(one), RecordFlags::Inherited(other)) => same(one, other),
         (RecordFlags::Both { key: a, user: b }, RecordFlags::Both { key: c, user: d }) => same(a, c) && same(b, d),
         (RecordFlags::Own(_) | RecordFlags::Inherited(_) | RecordFlags::Both { .. }, _) => false,
     }
@@ -427,7 +424,8 @@ impl PeerText {
             return value.clone();
         }
         let text = Bytes::from(address.to_canonical().to_string());
-        let value = HeaderValue::from_maybe_shared(text).unwrap_or_else(|_impossible| HeaderValue::from_static("unknown"));
+        let value =
+            HeaderValue::from_maybe_shared(text).unwrap_or_else(|_impossible| HeaderValue::from_static("unknown"));
         *last = Some((address, value.clone()));
         value
     }

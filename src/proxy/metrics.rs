@@ -108,14 +108,8 @@ pub(super) enum UpstreamError {
 }
 
 impl UpstreamError {
-    const ALL: [Self; 6] = [
-        Self::Unreachable,
-        Self::ConnectTimeout,
-        Self::HeadTimeout,
-        Self::Broken,
-        Self::BodyBroken,
-        Self::BodyTimeout,
-    ];
+    const ALL: [Self; 6] =
+        [Self::Unreachable, Self::ConnectTimeout, Self::HeadTimeout, Self::Broken, Self::BodyBroken, Self::BodyTimeout];
 
     const fn as_str(self) -> &'static str {
         match self {
@@ -408,9 +402,9 @@ impl Sums {
             family(
                 REQUESTS,
                 MetricType::COUNTER,
-                self.requests.iter().map(|((route, outcome, class), value)| {
-                    counter(REQUESTS, &[route, outcome, class], *value)
-                }),
+                self.requests
+                    .iter()
+                    .map(|((route, outcome, class), value)| counter(REQUESTS, &[route, outcome, class], *value)),
             ),
             family(DURATION, MetricType::HISTOGRAM, histograms(DURATION, &self.durations)),
             family(IN_FLIGHT, MetricType::GAUGE, [gauge(IN_FLIGHT, &[], self.in_flight)]),
@@ -419,11 +413,7 @@ impl Sums {
                 MetricType::COUNTER,
                 self.denials.iter().map(|((code, reason), value)| counter(DENIALS, &[code, reason], *value)),
             ),
-            family(
-                UPSTREAM_DURATION,
-                MetricType::HISTOGRAM,
-                histograms(UPSTREAM_DURATION, &self.upstream_durations),
-            ),
+            family(UPSTREAM_DURATION, MetricType::HISTOGRAM, histograms(UPSTREAM_DURATION, &self.upstream_durations)),
             family(
                 UPSTREAM_ERRORS,
                 MetricType::COUNTER,

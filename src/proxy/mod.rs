@@ -1,5 +1,31 @@
 //! The data plane: one request from its head to its answer.
+//!
+//! A request is one straight line, in [`Gateway`]: the gate, the route, the key, the decision, the
+//! fields, the upstream. Nothing is forwarded without a [`Permit`](crate::policy::Permit), which
+//! only the decision makes. This module never touches the store: keys come from the table, and what
+//! the table does not know is asked for through a trait.
 
+mod account;
+mod answer;
+mod authenticate;
+mod drain;
+mod forward;
+mod gate;
+mod handle;
+mod headers;
+mod metrics;
+mod refusal;
 mod settings;
+mod streams;
+#[cfg(test)]
+mod tests;
+mod tunnel;
+mod upstream;
+mod worker;
 
-pub use settings::{FailureLimit, Network, Settings, Target, Upstream};
+pub use crate::wire::Network;
+pub use answer::{AnswerBody, AnswerFault};
+pub use handle::Gateway;
+pub use metrics::Metrics;
+pub use settings::{Settings, Target, Upstream};
+pub use worker::Shared;

@@ -5,6 +5,7 @@
 //! then rows, events and revision are written and committed together.
 
 mod api;
+mod awaited;
 #[cfg(test)]
 mod contract;
 mod settings;
@@ -14,5 +15,6 @@ pub use api::{
     Batch, BoxFuture, Change, Changes, CommitId, Committed, Cursor, EventQuery, KeyQuery, KeyUsage, NewEvent, Planned,
     Poll, ReadRequest, Reading, Row, SharedStore, Store, StoreError, StoreId, UsageUpdate,
 };
+pub use awaited::{AwaitedStore, Opener};
 pub use settings::Settings;
 pub use sqlite::SqliteStore;

@@ -1,5 +1,24 @@
-//! Keeping the table like the store: load, follow, merge, remember across restarts.
+//! Keeping the table like the store: load, follow, merge, remember across restarts; find what the
+//! table lacks; write usage back.
+//!
+//! Called by `app`, on the management runtime. Nothing here is on the path of a request whose key
+//! the table knows.
 
+mod failures;
+#[cfg(test)]
+mod fake;
+mod follow;
+mod metrics;
+mod misses;
 mod settings;
+mod start;
+mod state;
+#[cfg(test)]
+mod tests;
+mod usage;
 
-pub use settings::Settings;
+pub use follow::Reassert;
+pub use metrics::SyncMetrics;
+pub use settings::{FailureLimit, Settings};
+pub use start::{Handle, Parts, Runner, Sync};
+pub use state::{MacKey, StateError};

@@ -28,12 +28,33 @@ pub struct Settings {
     pub reload_drop_max_percent: u8,
     /// How often usage is written back.
     pub usage_flush: Duration,
+    /// How many unknown tokens one client may send.
+    pub failure_limit: FailureLimit,
+}
+
+/// How many failed look-ups one client prefix may make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FailureLimit {
+    /// Tries a second, refilled. 0 for no limit.
+    pub per_second: u32,
+    /// Tries at once.
+    pub burst: u32,
+    /// How many leading bits of an IPv4 address make a client.
+    pub prefix_v4: u8,
+    /// How many leading bits of an IPv6 address make a client.
+    pub prefix_v6: u8,
+}
+
+impl Default for FailureLimit {
+    fn default() -> Self {
+        Self { per_second: 50, burst: 500, prefix_v4: 32, prefix_v6: 56 }
+    }
 }
 
 impl Settings {
     /// The defaults, with state in `state_dir`.
     #[must_use]
-    pub const fn new(state_dir: PathBuf) -> Self {
+    pub fn new(state_dir: PathBuf) -> Self {
         Self {
             state_dir,
             poll: Duration::from_secs(1),
@@ -45,6 +66,7 @@ impl Settings {
             accept_old_snapshot: false,
             reload_drop_max_percent: 20,
             usage_flush: Duration::from_secs(10),
+            failure_limit: FailureLimit::default(),
         }
     }
 }

@@ -18,9 +18,9 @@ use crate::key::{
 };
 
 /// More keys than fit in memory.
-const KEYS_MAX: u64 = 1 << 30;
-const FLAG_SETS_MAX: u64 = 1 << 26;
-const PROJECTS_MAX: u64 = 1 << 26;
+const KEYS_MAX: u64 = 1 << 28;
+const FLAG_SETS_MAX: u64 = 1 << 24;
+const PROJECTS_MAX: u64 = 1 << 24;
 const ENVIRONMENTS_MAX: u64 = 1 << 20;
 /// Many small shards: a rehash, or a walk over one of them, stops few look-ups and not for long.
 const SHARDS: usize = 256;
@@ -133,6 +133,10 @@ impl Content {
         self.keys.load(Ordering::Relaxed)
     }
 
+    pub(super) fn knows(&self, head: &Head) -> bool {
+        self.map.contains_key(head)
+    }
+
     pub(super) fn lookup(&self, head: &Head) -> Option<Record> {
         let number = self.map.get(head)?;
         let slot = self.slots.get(*number)?;
@@ -211,10 +215,12 @@ impl Content {
 
     /// Makes what is terminal of `key` true here too. Whether anything had to change.
     pub(super) fn keep_terminal(&self, key: &KeyRef<'_>, numbers: &Numbers, previous: &Self) -> bool {
-        if self.apply_key(key, numbers, Some(previous)) == Fate::New {
+        if !self.knows(&key.head) {
+            self.apply_key(key, numbers, Some(previous));
             return true;
         }
-        // The write guard of the shard, not the slot's number, is what is needed here.
+        // What this history says of the key stands, but for what is terminal. The write guard of
+        // the shard, not the slot's number, is what is needed here.
         let Some(number) = self.map.get_mut(&key.head) else { return false };
         let Some(slot) = self.slots.get(*number) else { return false };
         let bits = slot.bits.load(Ordering::Relaxed);
@@ -291,7 +297,8 @@ impl Content {
 
     /// Makes the deletion of `user` true here too. Whether anything had to change.
     pub(super) fn keep_deleted(&self, user: &UserRow) -> bool {
-        if self.apply_user(user) == Fate::New {
+        if self.user_stamp(&user.id).is_none() {
+            self.apply_user(user);
             return true;
         }
         let slot = self.user_number(&user.id).and_then(|number| self.users.get(number));

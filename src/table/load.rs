@@ -48,7 +48,7 @@ impl Load {
                 terminal.push(key.to_row());
             } else {
                 live += 1;
-                missing += u64::from(self.content.lookup(&key.head).is_none());
+                missing += u64::from(!self.content.knows(&key.head));
             }
         });
         if missing.saturating_mul(100) > live.saturating_mul(u64::from(drop_max_percent)) {

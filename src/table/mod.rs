@@ -18,6 +18,8 @@ mod row;
 mod shared;
 mod slab;
 mod staleness;
+#[cfg(test)]
+mod tests;
 mod usage;
 
 pub use head::Head;

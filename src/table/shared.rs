@@ -26,6 +26,7 @@ pub struct Table {
     writing: Mutex<()>,
     applied: watch::Sender<u64>,
     changes: watch::Sender<u64>,
+    readied: watch::Sender<bool>,
     generation: AtomicU64,
     contact: Contact,
 }
@@ -69,6 +70,7 @@ impl Table {
             writing: Mutex::new(()),
             applied: watch::Sender::new(0),
             changes: watch::Sender::new(0),
+            readied: watch::Sender::new(false),
             generation: AtomicU64::new(0),
             contact: Contact::none(),
         }
@@ -238,6 +240,14 @@ impl Table {
     /// What is known was loaded and may be decided on.
     pub fn set_ready(&self) {
         self.contact.set_ready();
+        self.readied.send_replace(true);
+    }
+
+    /// Waits until the table may be asked. Cancel-safe.
+    pub async fn wait_ready(&self) {
+        let mut readied = self.readied.subscribe();
+        // The sender lives as long as `self`, so this ends only by the table's getting ready.
+        let _closed = readied.wait_for(|ready| *ready).await;
     }
 
     /// Whether the table may be asked.

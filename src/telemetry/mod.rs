@@ -8,3 +8,4 @@ mod metrics;
 
 pub use log::{Format, LogFault, LogGuard, Settings as LogSettings, start as start_log};
 pub use metrics::{ProcessMetrics, page};
+pub use tracing_appender::non_blocking::ErrorCounter as DroppedLines;

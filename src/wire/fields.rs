@@ -216,7 +216,11 @@ mod tests {
 
     /// A name in six spellings that some server behind us reads as the same field.
     fn spellings(name: &str) -> [String; 6] {
-        let title = name.split('-').map(|part| part[..1].to_uppercase() + &part[1..]).collect::<Vec<_>>();
+        let capital = |part: &str| {
+            let (first, rest) = part.split_at(1);
+            first.to_uppercase() + rest
+        };
+        let title = name.split('-').map(capital).collect::<Vec<_>>();
         [
             name.to_owned(),
             name.to_uppercase(),

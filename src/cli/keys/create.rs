@@ -139,7 +139,8 @@ mod tests {
 
     #[test]
     fn what_is_typed_becomes_a_key_to_mint() {
-        let new = meaning("--project acme --flag a.b --flag c:d --user ann --prop team=x --expires-in 30d").expect("a key");
+        let new =
+            meaning("--project acme --flag a.b --flag c:d --user ann --prop team=x --expires-in 30d").expect("a key");
         assert_eq!(new.project.as_ref().map(ProjectId::as_str), Some("acme"));
         assert_eq!(new.environment, EnvironmentId::live());
         assert!(matches!(&new.grants, Grants::Only(flags) if flags.to_string() == "a.b c:d"));
@@ -157,9 +158,12 @@ mod tests {
 
     #[test]
     fn an_operator_says_what_it_operates_on() {
-        assert!(meaning("--project all --flag keyward.keys.read").is_err_and(|line| line.contains("--operate-project")));
+        assert!(
+            meaning("--project all --flag keyward.keys.read").is_err_and(|line| line.contains("--operate-project"))
+        );
         assert!(meaning("--project all --may-grant **").is_err());
-        let all = meaning("--project all --flag keyward.** --may-grant ** --operate-project all --operate-environment live");
+        let all =
+            meaning("--project all --flag keyward.** --may-grant ** --operate-project all --operate-environment live");
         let scope = all.expect("an operator").operates_on.expect("its scope");
         assert_eq!((scope.project, scope.environment), (None, Some(EnvironmentId::live())));
     }

@@ -56,12 +56,8 @@ pub(super) fn run(args: Args, output: &mut Output) -> Result<(), Failure> {
     if !args.json {
         print_csv(columns.header().into_iter(), output)?;
     }
-    let mut query = KeyQuery {
-        project: args.project.one(),
-        environment: args.environment,
-        limit: PAGE,
-        ..KeyQuery::default()
-    };
+    let mut query =
+        KeyQuery { project: args.project.one(), environment: args.environment, limit: PAGE, ..KeyQuery::default() };
     loop {
         let page = place.wait(place.manager.keys(&place.caller, query.clone()))?;
         for view in &page {

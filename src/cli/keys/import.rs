@@ -94,12 +94,8 @@ pub(super) fn run(args: Args, output: &mut Output) -> Result<(), Failure> {
         return Err(Failure::usage("expected --project: only a CSV file can name one for each row"));
     }
     let place = Place::open(&args.config)?;
-    let defaults = Defaults {
-        project: args.project,
-        environment: args.environment,
-        user: args.user,
-        flags: args.flags.into(),
-    };
+    let defaults =
+        Defaults { project: args.project, environment: args.environment, user: args.user, flags: args.flags.into() };
     let options = ImportOptions { dry_run: args.dry_run, allow_weak: args.allow_weak };
 
     let progress = Progress::start();
@@ -148,8 +144,7 @@ fn refused(file: &Path, error: ManageError) -> Failure {
 fn at_fault<C: std::fmt::Display>(file: &Path, faults: impl ExactSizeIterator<Item = (usize, C)>) -> Failure {
     let name = name_of(file);
     let more = faults.len().saturating_sub(FAULTS_TOLD);
-    let mut lines: Vec<_> =
-        faults.take(FAULTS_TOLD).map(|(line, cause)| format!("{name}:{line}: {cause}")).collect();
+    let mut lines: Vec<_> = faults.take(FAULTS_TOLD).map(|(line, cause)| format!("{name}:{line}: {cause}")).collect();
     lines.push(match more {
         0 => "nothing was imported".to_owned(),
         more => format!("and {more} more rows; nothing was imported"),

@@ -1,7 +1,7 @@
 //! `keyward keys inspect`: what a token says about itself, with no store and no network. Never
 //! prints the token.
 
-use std::io::BufRead;
+use std::io::{BufRead, Read};
 
 use serde::Serialize;
 
@@ -32,6 +32,9 @@ pub(in crate::cli) struct Args {
     json: bool,
 }
 
+/// The most bytes that are read of a line: a token, and a little more to see that it is none.
+const LINE_BYTES_MAX: u64 = TOKEN_BYTES_MAX as u64 + 4;
+
 /// What can be said of a token by looking at it.
 #[derive(Debug, Serialize, PartialEq, Eq)]
 struct Looks {
@@ -59,7 +62,9 @@ pub(super) fn run(args: Args, output: &mut Output) -> Result<(), Failure> {
     }
     if looks.checksum == Some("bad") {
         output.flush()?;
-        return Err(Failure::failed("the token's checksum is wrong: it was mistyped or cut, and is refused everywhere"));
+        return Err(Failure::failed(
+            "the token's checksum is wrong: it was mistyped or cut, and is refused everywhere",
+        ));
     }
     Ok(())
 }
@@ -81,8 +86,9 @@ fn print(looks: &Looks, output: &mut Output) -> Result<(), Failure> {
 }
 
 fn read_token() -> Result<Token, Failure> {
-    let mut text = zeroize::Zeroizing::new(String::new());
-    let read = std::io::stdin().lock().read_line(&mut text);
+    let mut text = zeroize::Zeroizing::new(String::with_capacity(TOKEN_BYTES_MAX + 8));
+    // Enough to see that a line is too long, however long it is.
+    let read = std::io::stdin().lock().take(LINE_BYTES_MAX).read_line(&mut text);
     read.map_err(|error| unreadable("standard input", &error))?;
     Ok(Token::from_text(text.trim_end_matches(['\r', '\n'])))
 }

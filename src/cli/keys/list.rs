@@ -28,8 +28,8 @@ pub(in crate::cli) struct Args {
     /// Of this user
     #[arg(long, value_name = "USER")]
     user: Option<UserId>,
-    /// Of this status: active, grace, superseded, expired, user_disabled, disabled or revoked
-    #[arg(long, value_name = "STATUS", value_parser = status)]
+    /// Of this status
+    #[arg(long, value_name = "STATUS", value_parser = status())]
     status: Option<Status>,
     /// That expire within this time, such as 30d, counted in whole days
     #[arg(long, value_name = "DURATION", value_parser = days)]

@@ -75,7 +75,8 @@ fn print(Rotated { old, new, token, committed }: &Rotated, json: bool, output: &
         })?;
         return output.flush();
     }
-    output.line(format_args!("replaced key {} by {} ({}), revision {}", old.id, new.id, new.name, committed.revision))?;
+    output
+        .line(format_args!("replaced key {} by {} ({}), revision {}", old.id, new.id, new.name, committed.revision))?;
     match old.grace_expires_at {
         Some(end) if !old.states.superseded => output.line(format_args!("  the old token works until {end}"))?,
         _ => output.line("  the old token works no more")?,

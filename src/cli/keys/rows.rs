@@ -12,8 +12,7 @@ use crate::key::{EnvironmentId, FlagSet, Grants, ProjectId, Status, Token, Token
 use crate::manage::{Expiry, ImportedKey, ImportedSecret, KeyView};
 
 /// Columns that an import reads.
-const READ: [&str; 9] =
-    ["token", "hash", "name", "flags", "inherit", "project", "environment", "user", "expires_at"];
+const READ: [&str; 9] = ["token", "hash", "name", "flags", "inherit", "project", "environment", "user", "expires_at"];
 /// Columns that an export adds for people. An import looks at `status` alone.
 const TOLD: [&str; 5] = ["id", "key_prefix", "status", "created_at", "last_used_at"];
 
@@ -326,7 +325,7 @@ mod tests {
         let keys = read_text(Kind::Tokens, "# from the old gateway\r\n\r\ntoken-one\r\n#two\n").expect("rows");
         let lines: Vec<_> = keys.iter().map(|key| (key.line, key.name.as_str())).collect();
         assert_eq!(lines, [(3, "imported-3"), (4, "imported-4")]);
-        let texts: Vec<_> = keys.iter().filter_map(|key| match &key.secret {
+        let texts = keys.iter().filter_map(|key| match &key.secret {
             ImportedSecret::Token(token) => Some(token.expose()),
             ImportedSecret::Hash(_) => None,
         });

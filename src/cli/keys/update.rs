@@ -14,7 +14,7 @@ use crate::manage::{Activity, Expiry, KeyChange};
 Examples:
   keyward keys update -c keyward.toml key_0193… --flag jobs:read --flag jobs:write
   keyward keys update -c keyward.toml key_0193… --disable
-  keyward keys update -c keyward.toml key_0193… --never-expires --name 'build farm'")]
+  keyward keys update -c keyward.toml key_0193… --never-expires --name farm")]
 pub(in crate::cli) struct Args {
     #[command(flatten)]
     config: ConfigFile,
@@ -90,7 +90,9 @@ impl Args {
             ..KeyChange::default()
         };
         if changes_nothing(&change) {
-            return Err(Failure::usage("nothing to change: name at least one option; see `keyward keys update --help`"));
+            return Err(Failure::usage(
+                "nothing to change: name at least one option; see `keyward keys update --help`",
+            ));
         }
         Ok(change)
     }

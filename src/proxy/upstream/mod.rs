@@ -17,7 +17,7 @@ use std::time::Duration;
 use http::{Method, Request, Response};
 
 pub(crate) use http1::{Http1, Http1Link};
-pub(crate) use link::{Dial, Link, Upload};
+pub(crate) use link::{ClientBody, Dial, Link, Source, Upload};
 pub(crate) use pool::{Lease, Pool};
 
 use super::settings::Upstream;
@@ -28,8 +28,6 @@ use pool::DialFault;
 /// One service as one worker sees it.
 #[derive(Debug)]
 pub(crate) struct Service<D: Dial> {
-    /// Its name in the configuration.
-    pub(crate) name: Rc<str>,
     /// Its settings.
     pub(crate) upstream: Upstream,
     pools: Vec<Rc<Pool<D>>>,
@@ -37,7 +35,6 @@ pub(crate) struct Service<D: Dial> {
 }
 
 /// A response's head, and the connection that its body comes over.
-#[derive(Debug)]
 pub(crate) struct Exchange<D: Dial> {
     pub(crate) response: Response<<D::Link as Link>::Body>,
     pub(crate) lease: Lease<D>,
@@ -59,13 +56,20 @@ pub(crate) enum Failure {
 }
 
 impl<D: Dial> Service<D> {
-    pub(crate) const fn new(name: Rc<str>, upstream: Upstream, pools: Vec<Rc<Pool<D>>>) -> Self {
-        Self { name, upstream, pools, turn: Cell::new(0) }
+    pub(crate) const fn new(upstream: Upstream, pools: Vec<Rc<Pool<D>>>) -> Self {
+        Self { upstream, pools, turn: Cell::new(0) }
     }
 
-    /// The pools, one a target.
-    pub(crate) fn pools(&self) -> &[Rc<Pool<D>>] {
-        &self.pools
+    /// Host and port of the first target, for the `Host` of requests that name none.
+    pub(crate) fn target_name(&self) -> &str {
+        self.upstream.targets.first().map_or("", |target| target.authority.as_str())
+    }
+
+    /// Lets go of idle connections that have died or grown too old.
+    pub(crate) fn sweep(&self) {
+        for pool in &self.pools {
+            pool.sweep(&self.upstream);
+        }
     }
 
     /// Sends `request`. `transfer` tells how far its body has come.

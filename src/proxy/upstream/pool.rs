@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::link::{Dial, Link, LinkState};
 use crate::clock::Clock;
+use crate::proxy::metrics;
 use crate::proxy::settings::{Target, Upstream};
 
 /// How long the addresses of a name are used before it is asked for again.
@@ -28,6 +29,7 @@ pub(crate) struct Pool<D: Dial> {
     ejected_until: Cell<Option<Instant>>,
     resolved: RefCell<Option<(Instant, Rc<[SocketAddr]>)>>,
     turn: Cell<usize>,
+    gauge: Arc<metrics::Cell>,
 }
 
 #[derive(Debug)]
@@ -60,11 +62,12 @@ impl<D: Dial> Lease<D> {
         if idle.len() < size {
             idle.push_back(Idle { link, born, since: pool.clock.monotonic() });
         }
+        pool.count(idle.len());
     }
 }
 
 impl<D: Dial> Pool<D> {
-    pub(crate) fn new(target: Target, dial: Rc<D>, clock: Arc<dyn Clock>) -> Rc<Self> {
+    pub(crate) fn new(target: Target, dial: Rc<D>, clock: Arc<dyn Clock>, gauge: Arc<metrics::Cell>) -> Rc<Self> {
         Rc::new(Self {
             target,
             dial,
@@ -73,17 +76,13 @@ impl<D: Dial> Pool<D> {
             ejected_until: Cell::new(None),
             resolved: RefCell::default(),
             turn: Cell::new(0),
+            gauge,
         })
     }
 
     /// Which target this is.
     pub(crate) const fn target(&self) -> &Target {
         &self.target
-    }
-
-    /// How many connections lie idle.
-    pub(crate) fn idle(&self) -> usize {
-        self.idle.borrow().len()
     }
 
     /// Whether it could not be connected to a moment ago.
@@ -112,6 +111,7 @@ impl<D: Dial> Pool<D> {
             match entry.link.state() {
                 LinkState::Ready if fresh => {
                     let Idle { link, born, .. } = idle.remove(at)?;
+                    self.count(idle.len());
                     return Some(Lease { link, born, pool: Rc::clone(self), size: upstream.pool_size });
                 }
                 // It may become ready within this turn of the loop.
@@ -121,17 +121,24 @@ impl<D: Dial> Pool<D> {
                 }
             }
         }
+        self.count(idle.len());
         None
+    }
+
+    fn count(&self, idle: usize) {
+        self.gauge.set(u64::try_from(idle).unwrap_or(u64::MAX));
     }
 
     /// Lets go of idle connections that have died, or lain or lived too long.
     pub(crate) fn sweep(&self, upstream: &Upstream) {
         let now = self.clock.monotonic();
-        self.idle.borrow_mut().retain(|entry| {
+        let mut idle = self.idle.borrow_mut();
+        idle.retain(|entry| {
             entry.link.state() != LinkState::Closed
                 && now.saturating_duration_since(entry.since) < upstream.pool_idle
                 && now.saturating_duration_since(entry.born) < upstream.connection_age
         });
+        self.count(idle.len());
     }
 
     /// A fresh connection. A failure passes the target over for a while.

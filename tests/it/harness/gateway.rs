@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -91,15 +91,20 @@ impl Gateway {
         self.connect(Http::One).send(call)
     }
 
-    /// Sends bytes on a connection in clear, and what comes back until the gateway closes it.
+    /// Sends bytes on a connection in clear, and what comes back: until there is an answer of a
+    /// known length, or the gateway closes the connection.
     pub(crate) fn raw(&self, bytes: impl AsRef<[u8]>) -> String {
         let mut stream = TcpStream::connect(self.address).expect("the gateway accepts connections");
         stream.set_read_timeout(Some(Duration::from_secs(5))).expect("a socket");
-        stream.write_all(bytes.as_ref()).expect("the gateway reads");
-        let mut answer = Vec::new();
-        // Where the gateway keeps the connection, our own end of it is what ends the exchange.
-        stream.shutdown(Shutdown::Write).expect("a socket");
-        let _reset_or_timeout = stream.read_to_end(&mut answer);
+        // The gateway may answer and close before it has read everything.
+        let _cut_short = stream.write_all(bytes.as_ref());
+        let (mut answer, mut chunk) = (Vec::new(), [0; 4096]);
+        while !is_whole(&answer) {
+            match stream.read(&mut chunk) {
+                Ok(0) | Err(_) => break,
+                Ok(length) => answer.extend_from_slice(&chunk[..length]),
+            }
+        }
         String::from_utf8_lossy(&answer).into_owned()
     }
 
@@ -212,6 +217,14 @@ impl Drop for Gateway {
             eprintln!("--- the gateway's last words ---\n{}", lines[lines.len().saturating_sub(40)..].join("\n"));
         }
     }
+}
+
+/// Whether an answer has come with all the bytes that its head promises.
+fn is_whole(answer: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(answer).to_ascii_lowercase();
+    let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length:"));
+    length.is_some_and(|length| length.trim().parse().is_ok_and(|length: usize| body.len() >= length))
 }
 
 /// Starts a command and listens to both its outputs.

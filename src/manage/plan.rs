@@ -1,0 +1,413 @@
+//! What each change writes, decided on rows of one moment. Nothing here waits or reads a clock.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use super::may::{Acting, Operation, Target, may};
+use super::{
+    Activity, Caller, GRACE_MAX, GRACE_OF_SELF_MIN, KeyChange, ManageError, NewKey, RevokeScope, UserChange, check,
+    told,
+};
+use crate::clock::Timestamp;
+use crate::key::{
+    EventKind, Format, Key, KeyId, OperatorScope, Stamp, States, Status, Token, TokenPrefix, User, UserId,
+};
+use crate::secret::{self, NoRandomness};
+use crate::store::{Change, Reading};
+
+/// Changes to write, and what to answer once they are committed.
+pub(super) struct Plan<T> {
+    pub(super) changes: Vec<Change>,
+    pub(super) outcome: T,
+}
+
+/// A key that was minted and its token.
+pub(super) struct Minted {
+    pub(super) key: Key,
+    pub(super) user: Option<User>,
+    pub(super) token: Token,
+}
+
+pub(super) fn create(
+    caller: &Caller,
+    new: &NewKey,
+    prefix: &TokenPrefix,
+    reading: &Reading,
+) -> Result<Plan<Minted>, ManageError> {
+    let acting = Acting::of(caller, reading)?;
+    match new.format {
+        Format::Opaque => {}
+        Format::Jwt | Format::Imported => {
+            return Err(ManageError::FormatNotAvailable { format: new.format.as_str() });
+        }
+    }
+    let now = reading.now;
+    let user = check::owner(new.user.as_ref(), new.project.as_ref(), reading, acting)?;
+    let token = Token::mint(prefix, &new.environment, secret::random()?);
+    let id = KeyId::mint(now, secret::random()?);
+    let key = Key {
+        id,
+        lineage: id.lineage(),
+        hash: token.hash(),
+        format: Format::Opaque,
+        shown_prefix: Some(token.shown_prefix(prefix, &new.environment)),
+        last_four: Some(token.last_four().to_owned()),
+        name: new.name.clone(),
+        project: new.project.clone(),
+        environment: new.environment.clone(),
+        user: new.user.clone(),
+        grants: new.grants.clone(),
+        props: new.props.clone(),
+        may_grant: new.may_grant.clone(),
+        operates_on: new.operates_on.clone(),
+        self_rotate: new.self_rotate,
+        minted_by: caller.key(),
+        states: States::default(),
+        revoked_at: None,
+        replaced_by: None,
+        expires_at: check::expiry(new.expires, now)?,
+        grace_expires_at: None,
+        rotation: check::rotation(new.rotation_interval_days, now)?,
+        created_at: now,
+        updated_at: now,
+        stamp: Stamp::default(),
+    };
+    check::key(&key)?;
+    check::operator(&key, user)?;
+    may(acting, Operation::Create, None, Target::Key { key: &key, user })?;
+    let changes = vec![told::new_key(EventKind::KeyCreated, key.clone(), None)];
+    Ok(Plan { changes, outcome: Minted { key, user: user.cloned(), token } })
+}
+
+/// The key `id`, if it is there for the caller, and its user.
+pub(super) fn seen<'a>(
+    id: KeyId,
+    reading: &'a Reading,
+    acting: Acting<'_>,
+) -> Result<(&'a Key, Option<&'a User>), ManageError> {
+    let key = reading.key(id).ok_or(ManageError::KeyNotFound { id })?;
+    let user = reading.user_of(key);
+    if !acting.sees(Target::Key { key, user }) {
+        return Err(ManageError::KeyNotFound { id });
+    }
+    Ok((key, user))
+}
+
+pub(super) fn update(
+    caller: &Caller,
+    id: KeyId,
+    change: &KeyChange,
+    reading: &Reading,
+) -> Result<Plan<(Key, Option<User>)>, ManageError> {
+    let acting = Acting::of(caller, reading)?;
+    let (before, user) = seen(id, reading, acting)?;
+    let after = changed(before, change, reading.now)?;
+    check::key(&after)?;
+    if change.grants.is_some() || change.may_grant.is_some() || change.operates_on.is_some() {
+        check::operator(&after, user)?;
+    }
+    may(acting, Operation::Update, Some(Target::Key { key: before, user }), Target::Key { key: &after, user })?;
+    if before.states.revoked {
+        return Err(ManageError::KeyRevoked { id });
+    }
+    let kind = match (before.states.disabled, after.states.disabled) {
+        (false, true) => EventKind::KeyDisabled,
+        (true, false) => EventKind::KeyEnabled,
+        (true, true) | (false, false) => EventKind::KeyUpdated,
+    };
+    let changes = told::changed_key(kind, before, after.clone()).into_iter().collect();
+    Ok(Plan { changes, outcome: (after, user.cloned()) })
+}
+
+fn changed(before: &Key, change: &KeyChange, now: Timestamp) -> Result<Key, ManageError> {
+    let KeyChange { name, active, grants, props, expires, environment, rotation_interval_days, may_grant, operates_on } =
+        change.clone();
+    let mut after = before.clone();
+    after.name = name.unwrap_or(after.name);
+    after.grants = grants.unwrap_or(after.grants);
+    after.props = props.unwrap_or(after.props);
+    after.environment = environment.unwrap_or(after.environment);
+    after.may_grant = may_grant.unwrap_or(after.may_grant);
+    after.operates_on = operates_on.unwrap_or(after.operates_on);
+    match active {
+        Some(Activity::Active) => after.states.disabled = false,
+        Some(Activity::Disabled) => after.states.disabled = true,
+        None => {}
+    }
+    if let Some(expires) = expires {
+        after.expires_at = check::expiry(expires, now)?;
+        // Grace never outlives the key's own expiry.
+        after.grace_expires_at = after.grace_expires_at.map(|end| end.min(after.expires_at.unwrap_or(end)));
+    }
+    if let Some(days) = rotation_interval_days
+        && days != before.rotation.interval_days
+    {
+        let rotation = check::rotation(days, now)?;
+        after.rotation.interval_days = rotation.interval_days;
+        // A key that was replaced does not come due again.
+        after.rotation.next_at = rotation.next_at.filter(|_| before.replaced_by.is_none());
+    }
+    Ok(after)
+}
+
+/// A key that was replaced, what replaces it, and that one's token.
+pub(super) struct Replaced {
+    pub(super) old: Key,
+    pub(super) new: Key,
+    pub(super) token: Token,
+}
+
+pub(super) fn rotate(
+    caller: &Caller,
+    id: KeyId,
+    grace: Duration,
+    prefix: &TokenPrefix,
+    reading: &Reading,
+) -> Result<Plan<Replaced>, ManageError> {
+    let now = reading.now;
+    let acting = Acting::of(caller, reading)?;
+    let of_itself = caller.key() == Some(id);
+    let (old, user) = match reading.key(id) {
+        // A key that is no operator manages nothing, and still knows itself.
+        Some(key) if of_itself => (key, reading.user_of(key)),
+        Some(_) | None => seen(id, reading, acting)?,
+    };
+    if grace > GRACE_MAX {
+        let minutes = grace.as_secs().div_ceil(60);
+        return Err(check::invalid("grace_period_minutes", format!("{minutes} is more than 43200, which is 30 days")));
+    }
+    let (new, token) = successor(caller, old, prefix, now)?;
+    if of_itself && old.self_rotate && !old.is_operator(user) {
+        if grace < GRACE_OF_SELF_MIN {
+            return Err(check::invalid(
+                "grace_period_minutes",
+                "a key that rotates itself gives itself 5 minutes or more",
+            ));
+        }
+    } else {
+        may(acting, Operation::Rotate, Some(Target::Key { key: old, user }), Target::Key { key: &new, user })?;
+    }
+    is_live_but_for_grace(old, user, now)?;
+    let unused = match old.replaced_by {
+        None => None,
+        Some(successor) => Some(never_used(caller, old, successor, reading)?),
+    };
+
+    let mut replaced = old.clone();
+    replaced.replaced_by = Some(new.id);
+    replaced.rotation.next_at = None;
+    let end = now.plus(grace).min(old.expires_at.unwrap_or(Timestamp::MAX));
+    // A rotation that is repeated never lengthens the grace that the first one gave.
+    replaced.grace_expires_at = Some(end.min(old.grace_expires_at.unwrap_or(end)));
+    replaced.states.superseded |= grace.is_zero();
+
+    let mut changes = vec![told::new_key(EventKind::KeyCreated, new.clone(), Some(old.id))];
+    changes.extend(told::changed_key(EventKind::KeyRotated, old, replaced.clone()));
+    changes.extend(unused.and_then(|key| told::changed_key(EventKind::KeyRevoked, key, revoked(key, now))));
+    Ok(Plan { changes, outcome: Replaced { old: replaced, new, token } })
+}
+
+fn successor(caller: &Caller, old: &Key, prefix: &TokenPrefix, now: Timestamp) -> Result<(Key, Token), NoRandomness> {
+    let token = Token::mint(prefix, &old.environment, secret::random()?);
+    let mut rotation = old.rotation.clone();
+    let interval = rotation.interval_days.map(|days| Duration::from_secs(u64::from(days) * 24 * 60 * 60));
+    rotation.next_at = interval.map(|interval| now.plus(interval));
+    let new = Key {
+        id: KeyId::mint(now, secret::random()?),
+        lineage: old.lineage,
+        hash: token.hash(),
+        format: Format::Opaque,
+        shown_prefix: Some(token.shown_prefix(prefix, &old.environment)),
+        last_four: Some(token.last_four().to_owned()),
+        minted_by: caller.key(),
+        states: States::default(),
+        revoked_at: None,
+        replaced_by: None,
+        grace_expires_at: None,
+        rotation,
+        created_at: now,
+        updated_at: now,
+        stamp: Stamp::default(),
+        ..old.clone()
+    };
+    Ok((new, token))
+}
+
+/// A key can be rotated that works, or would but for having been replaced.
+fn is_live_but_for_grace(key: &Key, user: Option<&User>, now: Timestamp) -> Result<(), ManageError> {
+    match key.status(user, now) {
+        Status::Active | Status::Grace => Ok(()),
+        Status::Superseded if key.replaced_by.is_some() => Ok(()),
+        status @ (Status::Listed
+        | Status::Revoked
+        | Status::Disabled
+        | Status::UserDisabled
+        | Status::Expired
+        | Status::Superseded) => Err(ManageError::NotRotatable { id: key.id, status }),
+    }
+}
+
+/// What replaced `old`, if the same caller rotated it and the answer seems to have been lost: then
+/// nobody has used it, and it may be revoked and another minted, so that no one is locked out.
+fn never_used<'a>(caller: &Caller, old: &Key, successor: KeyId, reading: &'a Reading) -> Result<&'a Key, ManageError> {
+    let refused = ManageError::AlreadyRotated { id: old.id, successor };
+    let Some(next) = reading.key(successor) else { return Err(refused) };
+    let used = reading.usage.iter().any(|usage| usage.key == successor);
+    if used || next.minted_by != caller.key() || next.replaced_by.is_some() || next.states.revoked {
+        return Err(refused);
+    }
+    Ok(next)
+}
+
+/// Keys that were revoked, and how many more the caller may not touch.
+pub(super) struct Ended {
+    pub(super) keys: Vec<Key>,
+    pub(super) out_of_reach: usize,
+}
+
+pub(super) fn revoke(
+    caller: &Caller,
+    id: KeyId,
+    scope: RevokeScope,
+    reading: &Reading,
+) -> Result<Plan<Ended>, ManageError> {
+    let acting = Acting::of(caller, reading)?;
+    let (target, _) = seen(id, reading, acting)?;
+    acting.is_permitted(Operation::Revoke)?;
+    let below = below(id, reading);
+    let (mut changes, mut outcome) = (Vec::new(), Ended { keys: vec![], out_of_reach: 0 });
+    for key in &reading.keys {
+        let in_reach = match scope {
+            RevokeScope::Key => key.id == id,
+            RevokeScope::Lineage => key.lineage == target.lineage,
+            RevokeScope::Descendants => key.id == id || below.contains(&key.id),
+        };
+        let user = reading.user_of(key);
+        if !in_reach || key.states.revoked {
+            continue;
+        }
+        if !acting.sees(Target::Key { key, user }) {
+            outcome.out_of_reach += 1;
+            continue;
+        }
+        let after = revoked(key, reading.now);
+        may(acting, Operation::Revoke, Some(Target::Key { key, user }), Target::Key { key: &after, user })?;
+        changes.extend(told::changed_key(EventKind::KeyRevoked, key, after.clone()));
+        outcome.keys.push(after);
+    }
+    Ok(Plan { changes, outcome })
+}
+
+/// What the key `id` minted or was replaced by and is not revoked, as far as the caller sees it.
+pub(super) fn related(caller: &Caller, id: KeyId, reading: &Reading) -> Result<Vec<KeyId>, ManageError> {
+    let acting = Acting::of(caller, reading)?;
+    let (target, _) = seen(id, reading, acting)?;
+    let below = below(id, reading);
+    let is_related = |key: &&Key| {
+        let kin = key.lineage == target.lineage || below.contains(&key.id);
+        kin && key.id != id && !key.states.revoked && acting.sees(Target::Key { key, user: reading.user_of(key) })
+    };
+    Ok(reading.keys.iter().filter(is_related).map(|key| key.id).collect())
+}
+
+/// The keys of `reading` that were minted by the key `id`, directly or through others there.
+fn below(id: KeyId, reading: &Reading) -> HashSet<KeyId> {
+    let mut minted: HashMap<KeyId, Vec<KeyId>> = HashMap::new();
+    for key in &reading.keys {
+        if let Some(minter) = key.minted_by {
+            minted.entry(minter).or_default().push(key.id);
+        }
+    }
+    let (mut below, mut next) = (HashSet::new(), vec![id]);
+    while let Some(minter) = next.pop() {
+        for key in minted.remove(&minter).unwrap_or_default() {
+            if below.insert(key) {
+                next.push(key);
+            }
+        }
+    }
+    below
+}
+
+/// `key` revoked at `now`, or as it is if it is revoked already.
+fn revoked(key: &Key, now: Timestamp) -> Key {
+    let mut after = key.clone();
+    if !key.states.revoked {
+        after.states.revoked = true;
+        after.revoked_at = Some(now);
+        after.grace_expires_at = key.grace_expires_at.map(|end| end.min(now));
+        after.rotation.next_at = None;
+    }
+    after
+}
+
+pub(super) fn set_user(
+    caller: &Caller,
+    change: &UserChange,
+    reading: &Reading,
+) -> Result<Plan<(User, bool)>, ManageError> {
+    let acting = Acting::of(caller, reading)?;
+    let before = reading.user(&change.id);
+    let now = reading.now;
+    let blank = || User {
+        id: change.id.clone(),
+        project: None,
+        flags: change.flags.clone(),
+        active: true,
+        deleted: false,
+        created_at: now,
+        updated_at: now,
+        stamp: Stamp::default(),
+    };
+    let mut after = before.cloned().unwrap_or_else(blank);
+    after.project = change.project.clone();
+    after.flags = change.flags.clone();
+    after.active = change.active == Activity::Active;
+    check::project(after.project.as_ref())?;
+    check::flags("flags", &after.flags)?;
+    may(acting, Operation::WriteUsers, before.map(Target::User), Target::User(&after))?;
+    if before.is_some_and(|before| before.deleted) {
+        return Err(ManageError::UserDeleted { id: change.id.clone() });
+    }
+    let owned = |key: &&Key| key.user.as_ref() == Some(&change.id) && !key.states.revoked;
+    if let Some(project) = &after.project
+        && let Some(elsewhere) = reading.keys.iter().filter(owned).find(|key| key.project.as_ref() != Some(project))
+    {
+        let cause = format!("its key {} is not of project {project}; revoke that key first", elsewhere.id);
+        return Err(check::invalid("project_id", cause));
+    }
+    let kind = if before.is_some() { EventKind::UserUpdated } else { EventKind::UserCreated };
+    let changes = told::user(kind, before, after.clone()).into_iter().collect();
+    Ok(Plan { changes, outcome: (after, before.is_none()) })
+}
+
+pub(super) fn delete_user(
+    caller: &Caller,
+    id: &UserId,
+    reading: &Reading,
+) -> Result<Plan<(User, Vec<Key>)>, ManageError> {
+    let acting = Acting::of(caller, reading)?;
+    let before = reading.user(id).ok_or_else(|| ManageError::UserNotFound { id: id.clone() })?;
+    let after = User { deleted: true, ..before.clone() };
+    may(acting, Operation::WriteUsers, Some(Target::User(before)), Target::User(&after))?;
+    let mut changes: Vec<Change> =
+        told::user(EventKind::UserDeleted, Some(before), after.clone()).into_iter().collect();
+    let mut keys = Vec::new();
+    for key in reading.keys.iter().filter(|key| key.user.as_ref() == Some(id) && !key.states.revoked) {
+        let ended = revoked(key, reading.now);
+        changes.extend(told::changed_key(EventKind::KeyRevoked, key, ended.clone()));
+        keys.push(ended);
+    }
+    Ok(Plan { changes, outcome: (after, keys) })
+}
+
+/// The first operator key: everything over everything.
+pub(super) fn first_operator() -> NewKey {
+    let flags = |text| crate::key::FlagSet::parse([text]).expect("a constant that is a flag");
+    NewKey {
+        grants: crate::key::Grants::Only(flags("keyward.**")),
+        may_grant: flags("**"),
+        operates_on: Some(OperatorScope { project: None, environment: None }),
+        ..NewKey::named("first operator", None)
+    }
+}

@@ -1,0 +1,120 @@
+//! Who is it: from a request's fields to a record of the table, or to the reason why there is none.
+
+use std::net::IpAddr;
+
+use http::HeaderMap;
+
+use crate::clock::Timestamp;
+use crate::key::{Form, Record, TokenHash, TokenPrefix};
+use crate::policy::{Credential, DenyList, Presented, RouteSpec, StaleRule, find_credential};
+use crate::table::{Freshness, MissAnswer, MissResolver, OnStale, Table};
+
+/// Where keys are looked up, and by which rules.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Registry<'a> {
+    /// The key set.
+    pub(super) table: &'a Table,
+    /// Asked once where the table does not know a token.
+    pub(super) misses: &'a dyn MissResolver,
+    /// Hashes that are refused though no key is known by them.
+    pub(super) deny: &'a DenyList,
+    /// What tokens of this installation begin with.
+    pub(super) prefix: &'a TokenPrefix,
+    /// What routes that say nothing of their own do with a table that is too old.
+    pub(super) on_stale: OnStale,
+}
+
+/// What came of looking for a request's key.
+#[derive(Debug)]
+pub(super) struct Authenticated {
+    /// The hash of the one token that was sent, by which an open stream is decided again.
+    pub(super) hash: Option<TokenHash>,
+    answer: Answer,
+}
+
+#[derive(Debug)]
+enum Answer {
+    Plain(Presented<'static>),
+    Record(Record),
+}
+
+impl Authenticated {
+    /// On a public route nobody looks.
+    pub(super) const fn nobody() -> Self {
+        Self { hash: None, answer: Answer::Plain(Presented::Missing) }
+    }
+
+    /// As the decision wants it.
+    pub(super) const fn presented(&self) -> Presented<'_> {
+        match &self.answer {
+            Answer::Plain(presented) => *presented,
+            Answer::Record(record) => Presented::Record(record),
+        }
+    }
+}
+
+/// What `headers` present where the route looks for a credential. Waits only for a token that the
+/// table does not know.
+pub(super) async fn authenticate(
+    registry: Registry<'_>,
+    headers: &HeaderMap,
+    route: &RouteSpec,
+    client: IpAddr,
+    now: Timestamp,
+) -> Authenticated {
+    let plain = |presented| Authenticated { hash: None, answer: Answer::Plain(presented) };
+    let token = match find_credential(headers, &route.credential) {
+        Credential::None => return plain(Presented::Missing),
+        Credential::Repeated => return plain(Presented::Repeated),
+        Credential::Malformed => return plain(Presented::Malformed),
+        Credential::One(token) if Form::is_malformed(token, registry.prefix) => return plain(Presented::Malformed),
+        Credential::One(token) => token,
+    };
+    let hash = TokenHash::of(token);
+    let answer = match known(registry, &hash, route, now) {
+        Some(answer) => answer,
+        None => missed(registry.misses.resolve(&hash, client, now).await, &hash, registry.deny),
+    };
+    Authenticated { hash: Some(hash), answer }
+}
+
+/// The same question again for a stream that is open: the table alone answers, without waiting.
+pub(super) fn again(
+    registry: Registry<'_>,
+    hash: Option<TokenHash>,
+    route: &RouteSpec,
+    now: Timestamp,
+) -> Authenticated {
+    let Some(hash) = hash else { return Authenticated::nobody() };
+    let unknown = || missed(MissAnswer::Unknown, &hash, registry.deny);
+    let answer = known(registry, &hash, route, now).unwrap_or_else(unknown);
+    Authenticated { hash: Some(hash), answer }
+}
+
+/// What the table says of a token; none if it does not know it.
+fn known(registry: Registry<'_>, hash: &TokenHash, route: &RouteSpec, now: Timestamp) -> Option<Answer> {
+    match registry.table.freshness(now) {
+        Freshness::Empty => return Some(Answer::Plain(Presented::NotReady)),
+        Freshness::Stale if denies_stale(route, registry.on_stale) => return Some(Answer::Plain(Presented::Stale)),
+        Freshness::Stale | Freshness::Fresh => {}
+    }
+    registry.table.lookup(hash).map(Answer::Record)
+}
+
+fn denies_stale(route: &RouteSpec, on_stale: OnStale) -> bool {
+    match (route.on_stale, on_stale) {
+        (Some(StaleRule::Deny), _) | (None, OnStale::Deny) => true,
+        (Some(StaleRule::Serve), _) | (None, OnStale::Serve) => false,
+    }
+}
+
+fn missed(answer: MissAnswer, hash: &TokenHash, deny: &DenyList) -> Answer {
+    Answer::Plain(match answer {
+        MissAnswer::Found(record) => return Answer::Record(record),
+        _ if deny.names_hash(hash) => Presented::Listed,
+        MissAnswer::Unknown => Presented::Unknown,
+        MissAnswer::UnknownYet => Presented::UnknownYet,
+        MissAnswer::TooManyFailures { retry_after } => Presented::TooManyFailures { retry_after },
+        MissAnswer::Overloaded => Presented::Overloaded,
+    })
+}

@@ -1,0 +1,270 @@
+//! Sending a permitted request on, and relaying what comes back. Takes its permit by value: without
+//! a decision there is nothing to call this with.
+
+use std::borrow::Cow;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+
+use super::account::Account;
+use super::answer::{Content, RelayRules, Relayed};
+use super::drain::Unread;
+use super::handle::{Admitted, Refused};
+use super::headers::{Notice, Passage, rewrite_request, rewrite_response, wants_websocket};
+use super::metrics::{Outcome, UpstreamCells, UpstreamError};
+use super::refusal::is_grpc;
+use super::settings::Settings;
+use super::tunnel::Tunnel;
+use super::upstream::{Exchange, Failure, Http1, Service, Source, Upload};
+use super::worker::Worker;
+use crate::clock::Timestamp;
+use crate::listen::{BodyFault, Peer};
+use crate::policy::{Access, CanonicalPath, Code, Permit, RouteSpec};
+use crate::wire::{Inbound, InboundFault, TraceParent, Transfer};
+
+/// What forwarding needs to know of a request beside its permit.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Forwarding<'a> {
+    pub(super) worker: &'a Worker,
+    pub(super) settings: &'a Settings,
+    pub(super) route: &'a RouteSpec,
+    pub(super) service: Option<&'a (Rc<Service<Http1>>, Arc<UpstreamCells>)>,
+    pub(super) peer: &'a Rc<Peer>,
+    pub(super) trusted: bool,
+    pub(super) path: &'a CanonicalPath<'a>,
+    pub(super) expects_continue: bool,
+    pub(super) now: Timestamp,
+}
+
+/// Forwards a request that `permit` lets through.
+///
+/// # Errors
+/// When the request cannot be sent on as it is, or the upstream did not answer.
+pub(super) async fn forward(
+    forwarding: Forwarding<'_>,
+    permit: Permit,
+    parts: Parts,
+    body: Incoming,
+    account: &mut Account,
+) -> Result<Admitted, Refused> {
+    let Forwarding { worker, settings, route, peer, .. } = forwarding;
+    let grpc = is_grpc(&parts.headers);
+    let transfer = Rc::new(Transfer::default());
+    let limit = route.forward.request_body_max.unwrap_or(u64::MAX);
+    let length = declared_length(&parts, &body);
+    let body = Inbound::new(peer.paced(body), limit, grpc, Rc::clone(&transfer));
+    account.received = Some(Rc::clone(&transfer));
+    if length.is_some_and(|length| length > limit) {
+        return Err(Refused::new(Code::BodyTooLarge, Some(body)));
+    }
+    let Some((service, cells)) = forwarding.service else {
+        return Err(Refused::new(Code::NoTarget, Some(body)));
+    };
+
+    let mut parts = parts;
+    let client_upgrade = parts.extensions.remove::<OnUpgrade>();
+    let websocket = route.forward.websocket
+        && client_upgrade.is_some()
+        && wants_websocket(&parts.method, parts.version, &parts.headers);
+    let notice = Notice::of(&permit, keyed(route), &route.forward, settings.expiry_notice, forwarding.now);
+    let target = match upstream_target(forwarding.path, route, parts.uri) {
+        Ok(target) => target,
+        Err(code) => return Err(Refused::new(code, Some(body))),
+    };
+    let passage = Passage {
+        peer: worker.peers.of(peer.address.ip()),
+        trusted: forwarding.trusted,
+        tls: peer.tls.is_some(),
+        version: parts.version,
+        authority: account.authority.as_ref(),
+        target: service.target_name(),
+        request_id: &account.request_id,
+        trace: &account.trace,
+        trace_continues: TraceParent::find(&parts.headers).is_some(),
+        credential: &route.credential,
+        forward: &route.forward,
+        grpc,
+        websocket,
+        length,
+        identity: permit.record().map(|record| worker.identities.of(record)),
+    };
+    if let Err(code) = rewrite_request(&mut parts.headers, &permit, &passage) {
+        return Err(Refused::new(code, Some(body)));
+    }
+    drop(passage);
+
+    let source = (!transfer.is_ended()).then_some(body).map(Source::new);
+    let upload = source.as_ref().map_or(Upload::Empty, |source| Upload::Stream(Rc::clone(source)));
+    let mut request = Request::new(upload);
+    *request.method_mut() = parts.method;
+    *request.uri_mut() = target;
+    *request.headers_mut() = parts.headers;
+    let head = request.method() == Method::HEAD;
+    let unread = Unread::new(source, Rc::clone(peer));
+
+    let sent = worker.shared.clock.monotonic();
+    let answered = service.send(request, &transfer).await;
+    let took = worker.shared.clock.monotonic().saturating_duration_since(sent);
+    account.upstream_took = Some(took);
+    let exchange = match answered {
+        Ok(exchange) => exchange,
+        Err(failure) => return Err(failed(&failure, &transfer, unread, cells, forwarding.expects_continue)),
+    };
+    cells.answered(took, exchange.retries);
+    let upgrade = client_upgrade.filter(|_| websocket);
+    relay(exchange, upgrade, Relay { forwarding, notice, grpc, head, transfer, unread, cells }, account)
+}
+
+/// Where a route's answers depend on a credential.
+const fn keyed(route: &RouteSpec) -> &[crate::policy::CredentialSource] {
+    match route.access {
+        Access::Public => &[],
+        Access::AnyKey | Access::Flags { .. } => route.credential.as_slice(),
+    }
+}
+
+/// The length that the client declared, as it was parsed. A request that declares none and has no
+/// body gets none.
+fn declared_length(parts: &Parts, body: &Incoming) -> Option<u64> {
+    let exact = body.size_hint().exact();
+    if parts.headers.contains_key(TRANSFER_ENCODING) {
+        return None;
+    }
+    exact.filter(|length| *length > 0 || parts.headers.contains_key(CONTENT_LENGTH))
+}
+
+/// The target that the upstream is asked for: the canonical path that was decided on, its prefix
+/// replaced where the route says so, and the query as it came.
+fn upstream_target(path: &CanonicalPath<'_>, route: &RouteSpec, uri: Uri) -> Result<Uri, Code> {
+    let ambiguous = |_fault| Code::AmbiguousPath;
+    let merged = path.forwarded(&route.path_options).map_err(ambiguous)?;
+    let path = route.forward.prefix.apply(&merged, &route.path_options).map_err(ambiguous)?;
+    let asked = uri.into_parts().path_and_query;
+    let target = match asked {
+        Some(asked) if asked.path() == path => asked,
+        asked => {
+            let text = match asked.as_ref().and_then(PathAndQuery::query) {
+                Some(query) => Cow::Owned(format!("{path}?{query}")),
+                None => path,
+            };
+            PathAndQuery::try_from(text.as_ref()).map_err(|_unfit| Code::AmbiguousPath)?
+        }
+    };
+    Ok(Uri::from(target))
+}
+
+/// What a request that got no response is refused with.
+fn failed(
+    failure: &Failure,
+    transfer: &Transfer,
+    mut unread: Unread,
+    cells: &UpstreamCells,
+    expects_continue: bool,
+) -> Refused {
+    // A body that broke off breaks the exchange too, and then is the reason for it.
+    if let Some(fault) = transfer.take_fault() {
+        return Refused::new(code_of(&fault), None);
+    }
+    let (code, error) = match failure {
+        Failure::Unreachable(error) => {
+            tracing::debug!(error = &**error, "upstream unreachable");
+            (Code::UpstreamUnreachable, UpstreamError::Unreachable)
+        }
+        Failure::ConnectTimeout => (Code::UpstreamTimeout, UpstreamError::ConnectTimeout),
+        Failure::HeadTimeout => (Code::UpstreamTimeout, UpstreamError::HeadTimeout),
+        Failure::Broken(error) => {
+            tracing::debug!(error = &**error, "upstream broke off");
+            (Code::UpstreamBroken, UpstreamError::Broken)
+        }
+    };
+    cells.failed(error);
+    let left = unread.take().filter(|_| !expects_continue || transfer.bytes() > 0);
+    Refused { outcome: Outcome::Failed, ..Refused::new(code, left) }
+}
+
+fn code_of(fault: &InboundFault) -> Code {
+    match fault {
+        InboundFault::TooLarge { .. } => Code::BodyTooLarge,
+        InboundFault::Sender(error) => match error.downcast_ref::<BodyFault>() {
+            Some(BodyFault::TooSlow) => Code::RequestTimeout,
+            Some(BodyFault::Broken(_)) | None => Code::BadRequest,
+        },
+    }
+}
+
+/// What relaying a response needs to know.
+struct Relay<'a> {
+    forwarding: Forwarding<'a>,
+    notice: Notice,
+    grpc: bool,
+    head: bool,
+    transfer: Rc<Transfer>,
+    unread: Unread,
+    cells: &'a Arc<UpstreamCells>,
+}
+
+fn relay(
+    exchange: Exchange<Http1>,
+    upgrade: Option<OnUpgrade>,
+    relay: Relay<'_>,
+    account: &Account,
+) -> Result<Admitted, Refused> {
+    let Exchange { mut response, lease, .. } = exchange;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let agreed = response.headers().get(UPGRADE).is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"));
+        let (Some(client), true) = (upgrade, agreed) else {
+            // Nobody asked for it.
+            relay.cells.failed(UpstreamError::Broken);
+            let mut unread = relay.unread;
+            let refused = Refused::new(Code::UpstreamBroken, unread.take());
+            return Err(Refused { outcome: Outcome::Failed, ..refused });
+        };
+        rewrite_response(response.headers_mut(), &relay.notice, &account.request_id, false);
+        let mut switching = Response::new(());
+        *switching.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        switching.headers_mut().clone_from(response.headers());
+        switching.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        switching.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
+        return Ok(Admitted::Tunnel(switching, Box::new(Tunnel { client, response, lease })));
+    }
+
+    // Length and coding together: the coding counts, and nothing after the body can be trusted.
+    let both = response.headers().contains_key(TRANSFER_ENCODING) && response.headers().contains_key(CONTENT_LENGTH);
+    let (mut head, body) = response.into_parts();
+    rewrite_response(&mut head.headers, &relay.notice, &account.request_id, relay.grpc);
+    if both || head.status == StatusCode::NO_CONTENT {
+        head.headers.remove(CONTENT_LENGTH);
+    } else if !relay.head
+        && head.status != StatusCode::NOT_MODIFIED
+        && let Some(length) = body.size_hint().exact()
+        && head.headers.contains_key(CONTENT_LENGTH)
+    {
+        head.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    if !relay.transfer.is_ended() && account.version != Version::HTTP_2 {
+        // An answer before the end of the request: what is left is read only within bounds.
+        head.headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    let Forwarding { worker, .. } = relay.forwarding;
+    let idle = relay.forwarding.service.map_or(std::time::Duration::MAX, |(service, _)| service.upstream.idle_timeout);
+    let rules = RelayRules { idle, trailers: relay.grpc, poolable: !both };
+    let relayed = Relayed::new(
+        body,
+        lease,
+        relay.transfer,
+        relay.unread,
+        rules,
+        Arc::clone(relay.cells),
+        Rc::clone(&worker.streams),
+    );
+    head.version = Version::default();
+    head.extensions = http::Extensions::new();
+    Ok(Admitted::Answer(Response::from_parts(head, Content::Relayed(Box::new(relayed)))))
+}

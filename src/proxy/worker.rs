@@ -1,0 +1,253 @@
+//! What one worker keeps between requests: its upstream connections, its counters, and the present
+//! configuration with everything that follows from it.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+
+use super::account::{Decided, Ledger};
+use super::authenticate::{Registry, again};
+use super::headers::{Identities, PeerText};
+use super::metrics::{Metrics, RouteCells, UpstreamCells, WorkerCells};
+use super::settings::Settings;
+use super::streams::{OpenStream, Streams};
+use super::upstream::{Http1, Pool, Service};
+use crate::clock::{Clock, Timestamp};
+use crate::policy::{DenyList, Found, Permit, PermitKind, RouteSpec, canonicalize, decide};
+use crate::secret::{NoRandomness, random};
+use crate::table::{Freshness, MissResolver, Table};
+use crate::wire::IdSource;
+
+/// How often clocks are looked at for open streams, and idle connections for their age.
+const ROUND: Duration = Duration::from_millis(250);
+
+/// What all workers of the data plane share.
+#[derive(Debug, Clone)]
+pub struct Shared {
+    /// The configuration, swapped whole.
+    pub settings: Arc<ArcSwap<Settings>>,
+    /// The key set.
+    pub table: Arc<Table>,
+    /// Asked where the table does not know a token.
+    pub misses: Arc<dyn MissResolver>,
+    /// The deny list, swapped whole.
+    pub deny: Arc<ArcSwap<DenyList>>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// Requests in flight over all workers.
+    pub in_flight: Arc<AtomicUsize>,
+}
+
+/// One worker.
+#[derive(Debug)]
+pub(super) struct Worker {
+    pub(super) shared: Shared,
+    pub(super) ledger: Rc<Ledger>,
+    pub(super) ids: IdSource,
+    pub(super) identities: Identities,
+    pub(super) peers: PeerText,
+    pub(super) streams: Rc<Streams>,
+    cells: Arc<WorkerCells>,
+    unrouted: Arc<RouteCells>,
+    dial: Rc<Http1>,
+    pools: RefCell<HashMap<String, Rc<Pool<Http1>>>>,
+    view: RefCell<Option<Rc<View>>>,
+    reviewed: Cell<Option<Reviewed>>,
+}
+
+/// A configuration, with what this worker made of it.
+#[derive(Debug)]
+pub(super) struct View {
+    pub(super) settings: Arc<Settings>,
+    routes: Vec<RouteView>,
+}
+
+/// A route, with what this worker needs for it.
+#[derive(Debug)]
+pub(super) struct RouteView {
+    pub(super) name: Rc<str>,
+    pub(super) cells: Arc<RouteCells>,
+    /// None where the configuration names an upstream that it does not define, which its check
+    /// rules out.
+    pub(super) service: Option<(Rc<Service<Http1>>, Arc<UpstreamCells>)>,
+}
+
+impl View {
+    pub(super) fn route(&self, index: usize) -> Option<&RouteView> {
+        self.routes.get(index)
+    }
+}
+
+/// What open streams were last looked at with: where one of these has changed, all are due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Reviewed {
+    settings: usize,
+    deny: usize,
+    freshness: Freshness,
+}
+
+impl Worker {
+    pub(super) fn new(shared: Shared) -> Result<Rc<Self>, NoRandomness> {
+        let cells = shared.metrics.worker();
+        let ledger = Rc::new(Ledger {
+            clock: Arc::clone(&shared.clock),
+            cells: Arc::clone(&cells),
+            in_flight: Arc::clone(&shared.in_flight),
+        });
+        Ok(Rc::new(Self {
+            ledger,
+            ids: IdSource::new(random()?),
+            identities: Identities::default(),
+            peers: PeerText::default(),
+            streams: Rc::default(),
+            unrouted: cells.route("none"),
+            cells,
+            dial: Rc::default(),
+            pools: RefCell::default(),
+            view: RefCell::default(),
+            reviewed: Cell::new(None),
+            shared,
+        }))
+    }
+
+    /// The present configuration. A request keeps the one it began with.
+    pub(super) fn view(&self) -> Rc<View> {
+        let settings = self.shared.settings.load();
+        if let Some(view) = &*self.view.borrow()
+            && Arc::ptr_eq(&view.settings, &settings)
+        {
+            return Rc::clone(view);
+        }
+        let view = Rc::new(self.view_of(Arc::clone(&settings)));
+        *self.view.borrow_mut() = Some(Rc::clone(&view));
+        view
+    }
+
+    /// The cells of requests that no route matched.
+    pub(super) const fn unrouted(&self) -> &Arc<RouteCells> {
+        &self.unrouted
+    }
+
+    fn view_of(&self, settings: Arc<Settings>) -> View {
+        let mut kept = HashMap::new();
+        let services: HashMap<&str, (Rc<Service<Http1>>, Arc<UpstreamCells>)> = settings
+            .upstreams
+            .iter()
+            .map(|(name, upstream)| {
+                let pools = upstream.targets.iter().map(|target| {
+                    let pool = self.pools.borrow().get(&target.authority).map(Rc::clone);
+                    let pool = pool.filter(|pool| pool.target() == target).unwrap_or_else(|| {
+                        let gauge = self.cells.pool(&target.authority);
+                        Pool::new(target.clone(), Rc::clone(&self.dial), Arc::clone(&self.shared.clock), gauge)
+                    });
+                    Rc::clone(kept.entry(target.authority.clone()).or_insert(pool))
+                });
+                let service = Rc::new(Service::new(upstream.clone(), pools.collect()));
+                (name.as_str(), (service, self.cells.upstream(name)))
+            })
+            .collect();
+        let routes = settings.routes.routes().iter().map(|route| RouteView {
+            name: route.name().into(),
+            cells: self.cells.route(route.name()),
+            service: services.get(route.spec().forward.upstream.as_str()).cloned(),
+        });
+        let routes = routes.collect();
+        // What is no longer configured goes with the last request that uses it.
+        let gone = std::mem::replace(&mut *self.pools.borrow_mut(), kept);
+        for (authority, _) in gone {
+            if !self.pools.borrow().contains_key(&authority) {
+                self.cells.pool(&authority).set(0);
+            }
+        }
+        View { settings, routes }
+    }
+
+    /// Looks after open streams and idle connections, for ever.
+    pub(super) async fn tend(self: Rc<Self>) {
+        let mut changes = self.shared.table.changes();
+        loop {
+            tokio::select! {
+                changed = changes.changed() => if changed.is_err() { return },
+                () = self.streams.opened.notified() => {}
+                () = tokio::time::sleep(ROUND) => self.sweep(),
+            }
+            self.review();
+        }
+    }
+
+    fn sweep(&self) {
+        let view = self.view();
+        for route in &view.routes {
+            if let Some((service, _)) = &route.service {
+                service.sweep();
+            }
+        }
+    }
+
+    /// Decides again on the open streams that may be decided otherwise by now.
+    fn review(&self) {
+        if self.streams.is_empty() {
+            return;
+        }
+        let now = self.shared.clock.now();
+        let version = self.shared.table.version();
+        let view = self.view();
+        let deny = self.shared.deny.load_full();
+        let with = Reviewed {
+            settings: Arc::as_ptr(&view.settings).addr(),
+            deny: Arc::as_ptr(&deny).addr(),
+            freshness: self.shared.table.freshness(now),
+        };
+        let all = self.reviewed.replace(Some(with)) != Some(with);
+        let cut = self.streams.review(
+            |decided| all || decided.is_past(version, now),
+            |stream| self.decide_again(stream, &view.settings, &deny, version, now),
+        );
+        self.cells.streams_cut.add(cut);
+    }
+
+    fn decide_again(
+        &self,
+        stream: &OpenStream,
+        settings: &Settings,
+        deny: &DenyList,
+        version: u64,
+        now: Timestamp,
+    ) -> Option<Decided> {
+        let path = canonicalize(stream.target.path()).ok()?;
+        let host = stream.authority.as_ref().map(http::uri::Authority::as_str);
+        let Found::Route(found) = settings.routes.find(host, &stream.method, &path) else { return None };
+        let route = found.route.spec();
+        let hash = stream.decided.get().hash;
+        let authenticated = again(self.registry(settings, deny), hash, route, now);
+        let permit = decide(&found, authenticated.presented(), deny, now).ok()?;
+        Some(Decided { hash, version, ends_at: ends_at(&permit, route) })
+    }
+
+    /// Where keys are looked up under this configuration.
+    pub(super) fn registry<'a>(&'a self, settings: &'a Settings, deny: &'a DenyList) -> Registry<'a> {
+        Registry {
+            table: &self.shared.table,
+            misses: &*self.shared.misses,
+            deny,
+            prefix: &settings.token_prefix,
+            on_stale: settings.on_stale,
+        }
+    }
+}
+
+/// When a permit ends by the clock alone: with its key, or with the watching of its route.
+pub(super) fn ends_at(permit: &Permit, route: &RouteSpec) -> Option<Timestamp> {
+    match permit.kind() {
+        PermitKind::Public => None,
+        PermitKind::Key { .. } => permit.ends_at(),
+        PermitKind::Shadow(_) => route.shadow.and_then(|shadow| shadow.until),
+    }
+}

@@ -1,0 +1,181 @@
+//! A store that cannot be opened yet: known by its id, opened by whoever asks first once it is there.
+//!
+//! A gateway that starts while its store is away serves from its snapshot and goes on asking here.
+//! Until the store can be opened, and is the one that was known, with the secret that was known, every
+//! call fails as the opening did.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::OnceCell;
+use tokio::task::spawn_blocking;
+
+use super::{
+    Batch, BoxFuture, Committed, Cursor, EventQuery, KeyQuery, KeyUsage, Planned, Poll, ReadRequest, Reading,
+    SharedStore, Store, StoreError, StoreId, UsageUpdate,
+};
+use crate::key::{Event, Key, ProjectId, TokenHash, User};
+
+/// Opens the store. Blocks on it.
+pub type Opener = Arc<dyn Fn() -> Result<SharedStore, StoreError> + Send + Sync>;
+
+/// A store that is opened once it can be.
+pub struct AwaitedStore {
+    name: String,
+    id: StoreId,
+    /// The number and fingerprint of the secret that it must know.
+    secret: (u32, [u8; 32]),
+    open: Opener,
+    opened: OnceCell<SharedStore>,
+}
+
+impl AwaitedStore {
+    /// The store of this id, which `open` opens and which must know this secret.
+    #[must_use]
+    pub fn new(name: String, id: StoreId, secret: (u32, [u8; 32]), open: Opener) -> Self {
+        Self { name, id, secret, open, opened: OnceCell::new() }
+    }
+
+    async fn store(&self) -> Result<&SharedStore, StoreError> {
+        self.opened.get_or_try_init(|| self.try_open()).await
+    }
+
+    async fn try_open(&self) -> Result<SharedStore, StoreError> {
+        let open = Arc::clone(&self.open);
+        let opened = spawn_blocking(move || open()).await;
+        let unavailable = |cause: String| StoreError::Unavailable { store: self.name.clone(), cause };
+        let store = opened.map_err(|error| unavailable(error.to_string()))??;
+        if store.id() != self.id {
+            return Err(StoreError::OtherStore { store: self.name.clone() });
+        }
+        let (number, fingerprint) = self.secret;
+        store.check_secret(number, fingerprint).await?;
+        tracing::info!(store = %self.name, "the store can be opened again");
+        Ok(store)
+    }
+}
+
+impl fmt::Debug for AwaitedStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AwaitedStore").field("name", &self.name).field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl Store for AwaitedStore {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn id(&self) -> StoreId {
+        self.id
+    }
+
+    fn mutate(
+        &self,
+        read: ReadRequest,
+        plan: Box<dyn FnMut(&Reading) -> Planned + Send>,
+    ) -> BoxFuture<'_, Result<Result<Committed, Box<dyn std::any::Any + Send>>, StoreError>> {
+        Box::pin(async move { self.store().await?.mutate(read, plan).await })
+    }
+
+    fn read(&self, read: ReadRequest) -> BoxFuture<'_, Result<Reading, StoreError>> {
+        Box::pin(async move { self.store().await?.read(read).await })
+    }
+
+    fn find(&self, hash: TokenHash) -> BoxFuture<'_, Result<(Option<(Key, Option<User>)>, Cursor), StoreError>> {
+        Box::pin(async move { self.store().await?.find(hash).await })
+    }
+
+    fn list_keys(
+        &self,
+        query: KeyQuery,
+    ) -> BoxFuture<'_, Result<Vec<(Key, Option<User>, Option<KeyUsage>)>, StoreError>> {
+        Box::pin(async move { self.store().await?.list_keys(query).await })
+    }
+
+    fn list_users(&self, project: Option<ProjectId>) -> BoxFuture<'_, Result<Vec<User>, StoreError>> {
+        Box::pin(async move { self.store().await?.list_users(project).await })
+    }
+
+    fn list_events(&self, query: EventQuery) -> BoxFuture<'_, Result<Vec<Event>, StoreError>> {
+        Box::pin(async move { self.store().await?.list_events(query).await })
+    }
+
+    fn poll(&self, cursor: Cursor) -> BoxFuture<'_, Result<Poll, StoreError>> {
+        Box::pin(async move { self.store().await?.poll(cursor).await })
+    }
+
+    fn wait_for_news(&self, at_most: Duration) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            match self.opened.get() {
+                Some(store) => store.wait_for_news(at_most).await,
+                None => tokio::time::sleep(at_most).await,
+            }
+        })
+    }
+
+    fn changes_after(
+        &self,
+        cursor: Cursor,
+        sink: Box<dyn FnMut(Batch) + Send>,
+    ) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move { self.store().await?.changes_after(cursor, sink).await })
+    }
+
+    fn record_usage(&self, gateway: String, updates: Vec<UsageUpdate>) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move { self.store().await?.record_usage(gateway, updates).await })
+    }
+
+    fn check_secret(&self, number: u32, fingerprint: [u8; 32]) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move { self.store().await?.check_secret(number, fingerprint).await })
+    }
+
+    fn secrets(&self) -> BoxFuture<'_, Result<Vec<(u32, [u8; 32])>, StoreError>> {
+        Box::pin(async move { self.store().await?.secrets().await })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{Clock, ManualClock, Timestamp};
+    use crate::store::SqliteStore;
+    use std::path::PathBuf;
+
+    const SECRET: (u32, [u8; 32]) = (1, [7; 32]);
+
+    fn awaited(path: &PathBuf, id: StoreId, secret: (u32, [u8; 32])) -> AwaitedStore {
+        let path = path.clone();
+        let name = path.display().to_string();
+        let open = move || -> Result<SharedStore, StoreError> { Ok(Arc::new(SqliteStore::open(&path, clock())?)) };
+        AwaitedStore::new(name, id, secret, Arc::new(open))
+    }
+
+    fn clock() -> Arc<dyn Clock> {
+        Arc::new(ManualClock::at(Timestamp::from_seconds(1_800_000_000)))
+    }
+
+    #[tokio::test]
+    async fn a_store_that_comes_back_is_used_and_another_is_not() -> Result<(), Box<dyn std::error::Error>> {
+        let folder = tempfile::tempdir()?;
+        let (path, away) = (folder.path().join("keys.db"), folder.path().join("away.db"));
+        let id = {
+            let store = SqliteStore::create(&path, clock())?;
+            store.check_secret(SECRET.0, SECRET.1).await?;
+            store.id()
+        };
+        std::fs::rename(&path, &away)?;
+        let store = awaited(&path, id, SECRET);
+        assert!(matches!(store.poll(Cursor::default()).await, Err(StoreError::Missing { .. })));
+        assert!(matches!(
+            awaited(&away, StoreId(1), SECRET).poll(Cursor::default()).await,
+            Err(StoreError::OtherStore { .. })
+        ));
+        let wrong = awaited(&away, id, (1, [8; 32]));
+        assert!(matches!(wrong.poll(Cursor::default()).await, Err(StoreError::WrongSecret { .. })));
+        std::fs::rename(&away, &path)?;
+        assert_eq!(store.poll(Cursor::default()).await?.store, id);
+        Ok(())
+    }
+}

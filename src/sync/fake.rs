@@ -1,0 +1,288 @@
+//! A store in memory whose failures a test chooses.
+
+use std::any::Any;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, Semaphore};
+
+use crate::clock::{Clock, ManualClock, Timestamp};
+use crate::key::{Event, Key, KeyId, ProjectId, Stamp, TokenHash, User, UserId};
+use crate::store::{
+    Batch, BoxFuture, CommitId, Committed, Cursor, EventQuery, KeyQuery, KeyUsage, Planned, Poll, ReadRequest, Reading,
+    Row, Store, StoreError, StoreId, UsageUpdate,
+};
+
+/// How the store behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mood {
+    Well,
+    /// Every call fails.
+    Gone,
+    /// Reads of rows break off before their end.
+    BreaksOff,
+    /// Usage is not taken.
+    TakesNoUsage,
+}
+
+#[derive(Debug)]
+pub(super) struct FakeStore {
+    inner: Mutex<Inner>,
+    news: Notify,
+    clock: Arc<ManualClock>,
+    pub(super) finds: AtomicUsize,
+    /// Each `find` takes a permit; a test that holds them back holds the finds.
+    pub(super) gate: Semaphore,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Inner {
+    pub(super) id: StoreId,
+    pub(super) newest: Cursor,
+    pub(super) commits: HashMap<u64, CommitId>,
+    pub(super) keys: BTreeMap<KeyId, Key>,
+    pub(super) users: BTreeMap<UserId, User>,
+    pub(super) usage: Vec<UsageUpdate>,
+    pub(super) mood: Mood,
+    next_commit: u128,
+}
+
+impl FakeStore {
+    pub(super) fn new(clock: Arc<ManualClock>) -> Self {
+        let inner = Inner {
+            id: StoreId(7),
+            newest: Cursor::default(),
+            commits: HashMap::from([(0, CommitId::default())]),
+            keys: BTreeMap::new(),
+            users: BTreeMap::new(),
+            usage: Vec::new(),
+            mood: Mood::Well,
+            next_commit: 1,
+        };
+        let gate = Semaphore::new(1_000_000);
+        Self { inner: Mutex::new(inner), news: Notify::new(), clock, finds: AtomicUsize::new(0), gate }
+    }
+
+    /// Commits rows as one revision.
+    pub(super) fn commit(&self, rows: Vec<Row>) -> u64 {
+        let mut inner = self.inner.lock();
+        let revision = inner.newest.revision + 1;
+        let commit = CommitId(inner.next_commit);
+        inner.next_commit += 1;
+        inner.newest = Cursor { revision, commit };
+        inner.commits.insert(revision, commit);
+        for (ordinal, row) in (0..).zip(rows) {
+            let stamp = Stamp { revision, ordinal };
+            match row {
+                Row::Key(mut key) => {
+                    key.stamp = stamp;
+                    inner.keys.insert(key.id, *key);
+                }
+                Row::User(mut user) => {
+                    user.stamp = stamp;
+                    inner.users.insert(user.id.clone(), user);
+                }
+            }
+        }
+        drop(inner);
+        self.news.notify_waiters();
+        revision
+    }
+
+    pub(super) fn set(&self, mood: Mood) {
+        self.inner.lock().mood = mood;
+    }
+
+    /// What a backup would hold now.
+    pub(super) fn backup(&self) -> Inner {
+        self.inner.lock().clone()
+    }
+
+    /// Puts a backup in place; commits from here on have ids of their own.
+    pub(super) fn restore(&self, backup: Inner) {
+        let mut inner = self.inner.lock();
+        let next_commit = inner.next_commit;
+        *inner = Inner { next_commit, ..backup };
+    }
+
+    fn well(&self) -> Result<Inner, StoreError> {
+        let inner = self.inner.lock();
+        if inner.mood == Mood::Gone {
+            return Err(gone());
+        }
+        Ok(inner.clone())
+    }
+
+    fn poll_now(&self, cursor: Cursor) -> Result<Poll, StoreError> {
+        let inner = self.well()?;
+        let at_cursor = inner.commits.get(&cursor.revision).copied();
+        Ok(Poll { store: inner.id, newest: inner.newest, at_cursor, now: self.clock.now() })
+    }
+}
+
+fn gone() -> StoreError {
+    StoreError::Unavailable { store: "fake".to_owned(), cause: "gone".to_owned() }
+}
+
+impl Store for FakeStore {
+    fn name(&self) -> &str {
+        "fake"
+    }
+
+    fn id(&self) -> StoreId {
+        self.inner.lock().id
+    }
+
+    fn mutate(
+        &self,
+        _read: ReadRequest,
+        _plan: Box<dyn FnMut(&Reading) -> Planned + Send>,
+    ) -> BoxFuture<'_, Result<Result<Committed, Box<dyn Any + Send>>, StoreError>> {
+        Box::pin(async { Err(gone()) })
+    }
+
+    fn read(&self, _read: ReadRequest) -> BoxFuture<'_, Result<Reading, StoreError>> {
+        Box::pin(async { Err(gone()) })
+    }
+
+    fn find(&self, hash: TokenHash) -> BoxFuture<'_, Result<(Option<(Key, Option<User>)>, Cursor), StoreError>> {
+        Box::pin(async move {
+            self.finds.fetch_add(1, Ordering::SeqCst);
+            let _permit = self.gate.acquire().await;
+            let inner = self.well()?;
+            let key = inner.keys.values().find(|key| key.hash == hash).cloned();
+            let found = key.map(|key| {
+                let user = key.user.as_ref().and_then(|user| inner.users.get(user)).cloned();
+                (key, user)
+            });
+            Ok((found, inner.newest))
+        })
+    }
+
+    fn list_keys(
+        &self,
+        _query: KeyQuery,
+    ) -> BoxFuture<'_, Result<Vec<(Key, Option<User>, Option<KeyUsage>)>, StoreError>> {
+        Box::pin(async { Err(gone()) })
+    }
+
+    fn list_users(&self, _project: Option<ProjectId>) -> BoxFuture<'_, Result<Vec<User>, StoreError>> {
+        Box::pin(async { Err(gone()) })
+    }
+
+    fn list_events(&self, _query: EventQuery) -> BoxFuture<'_, Result<Vec<Event>, StoreError>> {
+        Box::pin(async { Err(gone()) })
+    }
+
+    fn poll(&self, cursor: Cursor) -> BoxFuture<'_, Result<Poll, StoreError>> {
+        Box::pin(async move { self.poll_now(cursor) })
+    }
+
+    fn wait_for_news(&self, at_most: Duration) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            let _hint = tokio::time::timeout(at_most, self.news.notified()).await;
+        })
+    }
+
+    fn changes_after(
+        &self,
+        cursor: Cursor,
+        mut sink: Box<dyn FnMut(Batch) + Send>,
+    ) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move {
+            let inner = self.well()?;
+            let mut rows: Vec<(Stamp, Row)> = Vec::new();
+            rows.extend(inner.users.values().map(|user| (user.stamp, Row::User(user.clone()))));
+            rows.extend(inner.keys.values().map(|key| (key.stamp, Row::Key(Box::new(key.clone())))));
+            rows.retain(|(stamp, _)| stamp.revision > cursor.revision);
+            for (stamp, row) in rows {
+                sink(Batch::Row(stamp, row));
+            }
+            if inner.mood != Mood::BreaksOff {
+                sink(Batch::End(self.poll_now(cursor)?));
+            }
+            Ok(())
+        })
+    }
+
+    fn record_usage(&self, _gateway: String, updates: Vec<UsageUpdate>) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move {
+            let mut inner = self.inner.lock();
+            if inner.mood != Mood::Well {
+                return Err(gone());
+            }
+            inner.usage.extend(updates);
+            Ok(())
+        })
+    }
+
+    fn check_secret(&self, _number: u32, _fingerprint: [u8; 32]) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn secrets(&self) -> BoxFuture<'_, Result<Vec<(u32, [u8; 32])>, StoreError>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+}
+
+/// A key of a test, whose token is `token <number>`.
+pub(super) fn key(number: u32) -> Key {
+    let id = KeyId::from_bits(u128::from(number) + 1);
+    Key {
+        id,
+        lineage: id.lineage(),
+        hash: hash(number),
+        format: crate::key::Format::Opaque,
+        shown_prefix: None,
+        last_four: None,
+        name: "test".to_owned(),
+        project: Some("acme".parse().expect("a project")),
+        environment: crate::key::EnvironmentId::live(),
+        user: None,
+        grants: crate::key::Grants::Only(crate::key::FlagSet::parse(["jobs:read"]).expect("flags")),
+        props: BTreeMap::new(),
+        may_grant: crate::key::FlagSet::default(),
+        operates_on: None,
+        self_rotate: false,
+        minted_by: None,
+        states: crate::key::States::default(),
+        revoked_at: None,
+        replaced_by: None,
+        expires_at: None,
+        grace_expires_at: None,
+        rotation: crate::key::Rotation::default(),
+        created_at: Timestamp::EPOCH,
+        updated_at: Timestamp::EPOCH,
+        stamp: Stamp::default(),
+    }
+}
+
+pub(super) fn hash(number: u32) -> TokenHash {
+    TokenHash::of(format!("token {number}").as_bytes())
+}
+
+pub(super) fn revoked(number: u32) -> Key {
+    let mut key = key(number);
+    key.states.revoked = true;
+    key
+}
+
+pub(super) fn user(id: &str, flags: &[&str]) -> User {
+    User {
+        id: id.parse().expect("a user id"),
+        project: None,
+        flags: crate::key::FlagSet::parse(flags).expect("flags"),
+        active: true,
+        deleted: false,
+        created_at: Timestamp::EPOCH,
+        updated_at: Timestamp::EPOCH,
+        stamp: Stamp::default(),
+    }
+}
+
+pub(super) fn keys(keys: impl IntoIterator<Item = Key>) -> Vec<Row> {
+    keys.into_iter().map(|key| Row::Key(Box::new(key))).collect()
+}

@@ -1,0 +1,576 @@
+//! Keeps the table like the store: loads it, follows the feed, notices when the store's history is
+//! no longer the one that was followed, and remembers for the next start.
+//!
+//! What a row says is enforced as soon as it is read. It is reported as applied once it would also
+//! survive a restart of this gateway without the store.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use super::Settings;
+use super::metrics::{Alarm, SyncMetrics, shown};
+use super::state::{Plan, Restored, StateDir};
+use crate::clock::{Clock, Timestamp};
+use crate::key::{KeyId, UserId};
+use crate::store::{Batch, CommitId, Cursor, Poll, Row as StoredRow, SharedStore, StoreError, StoreId};
+use crate::table::{BoxFuture, Conflict, KeyRow, Load, Row, Table, UserRow};
+
+/// Tells the store again what this gateway knows for good and the store has forgotten. Implemented
+/// by whoever may change keys.
+pub trait Reassert: Send + Sync + fmt::Debug {
+    /// Revokes `keys` and deletes `users` in the store once more.
+    fn reassert(&self, keys: Vec<KeyId>, users: Vec<UserId>) -> BoxFuture<'_, ()>;
+}
+
+/// Follows the store; see the module.
+#[derive(Debug)]
+pub(super) struct Follower {
+    pub(super) store: SharedStore,
+    pub(super) table: Arc<Table>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) settings: Settings,
+    pub(super) metrics: Arc<SyncMetrics>,
+    pub(super) state: Arc<Mutex<StateDir>>,
+    pub(super) wake: Arc<Notify>,
+    pub(super) reassert: Option<Arc<dyn Reassert>>,
+    at: Cursor,
+    /// The store that is followed, once one is.
+    following: Option<StoreId>,
+    /// What was found in the state folder may be served without the store.
+    restored: bool,
+    owed: Owed,
+    failures: u32,
+    /// The monotonic instant of the last contact.
+    contact: Option<std::time::Instant>,
+    refused_at: Option<Instant>,
+    marked_at: Option<Instant>,
+    snapshots: Snapshots,
+}
+
+/// What must be remembered before it is reported as applied.
+#[derive(Debug, Default)]
+struct Owed {
+    rows: Vec<Row>,
+    /// The table was loaded anew: what was remembered before is no longer all.
+    forget: bool,
+}
+
+#[derive(Debug, Default)]
+struct Snapshots {
+    /// Since when the newest snapshot lacks something.
+    lacking_since: Option<Instant>,
+    begun_at: Option<Instant>,
+    writing: Option<tokio::task::JoinHandle<std::io::Result<()>>>,
+    plan: Option<Arc<Plan>>,
+}
+
+/// Why following did not get on.
+#[derive(Debug, thiserror::Error)]
+enum Stuck {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the store {store} gave no answer in time")]
+    Slow { store: String },
+    #[error("the store {store} ended its answer early")]
+    Early { store: String },
+    #[error("the store {store} is another one than was followed: start with another [sync] state_dir if that is meant")]
+    OtherStore { store: String },
+    #[error(
+        "the store {store} was replaced by one with too few keys ({lost}): nothing was taken over; start with another \
+         [sync] state_dir if that is meant"
+    )]
+    TooManyLost { store: String, lost: String },
+}
+
+/// How long a poll may take, and how long a read of rows may bring none.
+const PATIENCE: Duration = Duration::from_secs(2);
+const ROWS_PATIENCE: Duration = Duration::from_secs(5);
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+const BACKOFF_MAX: Duration = Duration::from_secs(2);
+/// After a reload was refused, the next is not tried before.
+const REFUSED_FOR: Duration = Duration::from_secs(30);
+/// A snapshot is begun so long after the first change, to be written within a second of it.
+const SNAPSHOT_AFTER: Duration = Duration::from_millis(300);
+const SNAPSHOT_EVERY: Duration = Duration::from_secs(30);
+const MARK_EVERY: Duration = Duration::from_secs(60);
+
+/// What a read of the feed brought.
+#[derive(Debug, Default)]
+struct Staged {
+    rows: Vec<Row>,
+    load: Option<Load>,
+    handed: u64,
+    end: Option<Poll>,
+}
+
+impl Staged {
+    fn take(&mut self, batch: Batch) {
+        match batch {
+            Batch::Row(_, row) => {
+                self.handed += 1;
+                match (&self.load, row) {
+                    (Some(load), StoredRow::Key(key)) => load.key(&KeyRow::from(*key).view()),
+                    (Some(load), StoredRow::User(user)) => load.user(&UserRow::from(user)),
+                    (None, StoredRow::Key(key)) => self.rows.push(Row::Key(Box::new(KeyRow::from(*key)))),
+                    (None, StoredRow::User(user)) => self.rows.push(Row::User(UserRow::from(user))),
+                }
+            }
+            Batch::End(poll) => self.end = Some(poll),
+        }
+    }
+}
+
+impl Follower {
+    #[expect(clippy::too_many_arguments, reason = "the parts of one thing, each of another type")]
+    pub(super) fn new(
+        store: SharedStore,
+        table: Arc<Table>,
+        clock: Arc<dyn Clock>,
+        settings: Settings,
+        metrics: Arc<SyncMetrics>,
+        state: Arc<Mutex<StateDir>>,
+        wake: Arc<Notify>,
+        reassert: Option<Arc<dyn Reassert>>,
+    ) -> Self {
+        Self {
+            store,
+            table,
+            clock,
+            settings,
+            metrics,
+            state,
+            wake,
+            reassert,
+            at: Cursor::default(),
+            following: None,
+            restored: false,
+            owed: Owed::default(),
+            failures: 0,
+            contact: None,
+            refused_at: None,
+            marked_at: None,
+            snapshots: Snapshots::default(),
+        }
+    }
+
+    /// Starts from what the state folder held. It is served only once the store confirmed it, or
+    /// was found away.
+    pub(super) fn start_from(&mut self, restored: Restored) {
+        self.at = restored.cursor;
+        self.following = Some(restored.store);
+        self.restored = restored.refusal.is_none();
+        // Nothing is known yet that could be lost.
+        let _merged = self.table.swap(restored.load, 100);
+        self.table.contact_made(restored.contact_at);
+        self.table.report(restored.cursor.revision);
+        // Journal and snapshot become one again.
+        self.snapshots.lacking_since = Some(Instant::now());
+        let silent = self.clock.now().since(restored.contact_at);
+        self.contact = self.clock.monotonic().checked_sub(silent);
+    }
+
+    /// Follows until `stop` turns true, then writes a last snapshot.
+    pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) {
+        while !*stop.borrow() && stop.has_changed().is_ok() {
+            let pause = self.turn().await;
+            self.wait(pause, &mut stop).await;
+        }
+        self.finish().await;
+    }
+
+    /// One attempt to be like the store, and all that follows from how it went. How long to wait
+    /// before the next, unless something happens.
+    pub(super) async fn turn(&mut self) -> Pause {
+        let result = self.catch_up().await;
+        let now = self.clock.now();
+        let pause = match result {
+            Ok(()) => {
+                self.failures = 0;
+                self.contact = Some(self.clock.monotonic());
+                if self.table.contact_lost_at().is_some() {
+                    tracing::info!(store = self.store.name(), "in contact with the store");
+                }
+                self.table.contact_made(now);
+                self.table.set_ready();
+                Pause::News(self.settings.poll)
+            }
+            Err(stuck) => {
+                self.failures = self.failures.saturating_add(1);
+                if self.table.contact_lost(now) {
+                    tracing::warn!(error = %stuck, "not in contact with the store");
+                }
+                if self.restored && !self.table.is_ready() {
+                    tracing::warn!(
+                        keys = self.table.keys(),
+                        revision = self.at.revision,
+                        last_contact = ?self.table.last_contact(),
+                        "serving from the snapshot, for the store cannot be asked"
+                    );
+                    self.table.set_ready();
+                }
+                Pause::Backoff(BACKOFF_MIN.saturating_mul(1 << (self.failures - 1).min(8)).min(BACKOFF_MAX))
+            }
+        };
+        let silent = self.contact.map(|contact| self.clock.monotonic().saturating_duration_since(contact));
+        self.table.set_overdue(silent.is_some_and(|silent| silent > self.settings.max_staleness));
+        self.settle().await;
+        self.show();
+        pause
+    }
+
+    async fn catch_up(&mut self) -> Result<(), Stuck> {
+        let poll = self.poll().await?;
+        self.metrics.lag.set(shown(poll.newest.revision.saturating_sub(self.at.revision)));
+        if self.following.is_some_and(|following| following != poll.store) {
+            self.alarm(Alarm::OtherStore, "the store is another one than was followed");
+            return Err(Stuck::OtherStore { store: self.store_name() });
+        }
+        if self.following.is_none() {
+            return self.reload().await;
+        }
+        if poll.at_cursor != Some(self.commit_at_cursor()) {
+            return self.diverged().await;
+        }
+        if poll.newest == self.at {
+            return Ok(());
+        }
+        let mut staged = self.read(self.at, None).await?;
+        let end = staged.end.take().ok_or_else(|| Stuck::Early { store: self.store_name() })?;
+        if end.store != poll.store || end.at_cursor != Some(self.commit_at_cursor()) {
+            return self.diverged().await;
+        }
+        self.apply(staged.rows);
+        self.at = end.newest;
+        Ok(())
+    }
+
+    /// What the store says of our place if its history is still the one that was followed.
+    fn commit_at_cursor(&self) -> CommitId {
+        if self.at.revision == 0 { CommitId::default() } else { self.at.commit }
+    }
+
+    async fn poll(&self) -> Result<Poll, Stuck> {
+        match tokio::time::timeout(PATIENCE, self.store.poll(self.at)).await {
+            Ok(Ok(poll)) => Ok(poll),
+            Ok(Err(error)) => {
+                self.metrics.store_error("poll");
+                Err(error.into())
+            }
+            Err(_elapsed) => {
+                self.metrics.store_error("poll");
+                Err(Stuck::Slow { store: self.store_name() })
+            }
+        }
+    }
+
+    /// Reads all that changed after `cursor`, into `load` where there is one. Given up when no row
+    /// comes for a while, however long the whole takes.
+    async fn read(&self, cursor: Cursor, load: Option<Load>) -> Result<Staged, Stuck> {
+        let staged = Arc::new(Mutex::new(Staged { load, ..Staged::default() }));
+        let sink = {
+            let staged = Arc::clone(&staged);
+            Box::new(move |batch| staged.lock().take(batch))
+        };
+        let mut reading = self.store.changes_after(cursor, sink);
+        let mut handed = 0;
+        loop {
+            match tokio::time::timeout(ROWS_PATIENCE, &mut reading).await {
+                Ok(Ok(())) => break,
+                Ok(Err(error)) => {
+                    self.metrics.store_error("changes");
+                    return Err(error.into());
+                }
+                Err(_elapsed) => {
+                    let now_handed = staged.lock().handed;
+                    if now_handed == handed {
+                        self.metrics.store_error("changes");
+                        return Err(Stuck::Slow { store: self.store_name() });
+                    }
+                    handed = now_handed;
+                }
+            }
+        }
+        let staged = std::mem::take(&mut *staged.lock());
+        Ok(staged)
+    }
+
+    fn apply(&mut self, rows: Vec<Row>) {
+        let applied = self.table.apply(rows);
+        for conflict in &applied.conflicts {
+            match conflict {
+                Conflict::Key(key) => {
+                    tracing::error!(%key, "the store takes back a revocation or supersession: it stands here");
+                }
+                Conflict::User(user) => tracing::error!(%user, "the store takes back a deletion: it stands here"),
+            }
+        }
+        self.metrics.alarm(Alarm::TakenBack, applied.conflicts.len());
+        if applied.full > 0 {
+            self.metrics.alarm(Alarm::Full, applied.full);
+            tracing::error!(rows = applied.full, "no room in the table: these keys are refused");
+        }
+        self.owed.rows.extend(applied.changed);
+        self.snapshots.lacking_since.get_or_insert_with(Instant::now);
+    }
+
+    async fn diverged(&mut self) -> Result<(), Stuck> {
+        if self.refused_at.is_some_and(|refused_at| refused_at.elapsed() < REFUSED_FOR) {
+            return Err(Stuck::TooManyLost { store: self.store_name(), lost: "as before".to_owned() });
+        }
+        self.alarm(Alarm::History, "the store's history is another than the one that was followed: it was restored?");
+        self.reload().await
+    }
+
+    /// Builds the whole key set beside the one in use and swaps it in.
+    async fn reload(&mut self) -> Result<(), Stuck> {
+        let mut staged = self.read(Cursor::default(), Some(self.table.load())).await?;
+        let (Some(end), Some(load)) = (staged.end.take(), staged.load.take()) else {
+            return Err(Stuck::Early { store: self.store_name() });
+        };
+        if self.following.is_some_and(|following| following != end.store) {
+            self.alarm(Alarm::OtherStore, "the store is another one than was followed");
+            return Err(Stuck::OtherStore { store: self.store_name() });
+        }
+        let keys = load.keys();
+        // Walking both key sets takes a while where they are large.
+        let (table, drop_max) = (Arc::clone(&self.table), self.settings.reload_drop_max_percent);
+        let swapped = tokio::task::spawn_blocking(move || table.swap(load, drop_max)).await;
+        let merged = match swapped {
+            Ok(Ok(merged)) => merged,
+            Ok(Err(refused)) => {
+                self.refused_at = Some(Instant::now());
+                self.alarm(Alarm::TooManyLost, "a reload would lose too many keys");
+                return Err(Stuck::TooManyLost { store: self.store_name(), lost: refused.to_string() });
+            }
+            Err(_panicked) => return Err(Stuck::Early { store: self.store_name() }),
+        };
+        self.refused_at = None;
+        self.following = Some(end.store);
+        self.state.lock().set_store(end.store);
+        self.at = end.newest;
+        // Everything owed lies in the table, and nothing that was remembered is all of it.
+        self.owed = Owed { rows: Vec::new(), forget: true };
+        self.snapshots.lacking_since = Some(Instant::now());
+        self.snapshots.begun_at = None;
+        self.metrics.reloads.inc();
+        tracing::info!(keys, revision = end.newest.revision, "loaded the key set from the store");
+        for key in &merged.keys {
+            tracing::error!(%key, "the store no longer has this key as revoked or superseded: it stays refused here");
+        }
+        for user in &merged.users {
+            tracing::error!(%user, "the store no longer has this user as deleted: it stays deleted here");
+        }
+        let taken_back = merged.keys.len() + merged.users.len();
+        self.metrics.alarm(Alarm::TakenBack, taken_back);
+        if let Some(reassert) = &self.reassert
+            && taken_back > 0
+        {
+            let told = reassert.reassert(merged.keys, merged.users);
+            if tokio::time::timeout(ROWS_PATIENCE, told).await.is_err() {
+                tracing::error!("the store could not be told in time what stays refused here");
+            }
+        }
+        Ok(())
+    }
+
+    /// Remembers what is owed, and reports as applied what then is.
+    async fn settle(&mut self) {
+        let (contact_at, now) = (self.contact_at(), self.clock.now());
+        let due = self.marked_at.is_none_or(|marked_at| marked_at.elapsed() >= MARK_EVERY);
+        let mark = due && self.following.is_some() && self.failures == 0;
+        if self.owed.forget || !self.owed.rows.is_empty() || mark {
+            let (state, owed) = (Arc::clone(&self.state), std::mem::take(&mut self.owed));
+            let remembering = tokio::task::spawn_blocking(move || {
+                let mut state = state.lock();
+                let mut owed = owed;
+                let result = remember(&mut state, &mut owed, mark, contact_at, now);
+                (owed, result, state.journal_bytes())
+            });
+            match remembering.await {
+                Ok((owed, Ok(()), journal_bytes)) => {
+                    self.owed = owed;
+                    self.marked_at = Some(Instant::now());
+                    self.metrics.journal_bytes.set(shown(journal_bytes));
+                }
+                Ok((owed, Err(error), _)) => {
+                    self.owed = owed;
+                    self.alarm(Alarm::Journal, "changes cannot be remembered across a restart");
+                    tracing::error!(%error, "changes are enforced but not reported as applied: the state folder fails");
+                    return;
+                }
+                Err(_panicked) => {
+                    // Nothing more can be remembered by itself, but a snapshot holds it all.
+                    self.owed.forget = true;
+                    return;
+                }
+            }
+        }
+        self.table.report(self.at.revision);
+    }
+
+    /// Waits for news, for a reason to write a snapshot, or for the pause to pass.
+    async fn wait(&mut self, pause: Pause, stop: &mut watch::Receiver<bool>) {
+        let until = Instant::now() + pause.length();
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            let (store, wake) = (Arc::clone(&self.store), Arc::clone(&self.wake));
+            let news = async {
+                match pause {
+                    Pause::News(_) => store.wait_for_news(left).await,
+                    Pause::Backoff(_) => tokio::time::sleep(left).await,
+                }
+            };
+            tokio::select! {
+                biased;
+                _ = stop.wait_for(|stop| *stop) => return,
+                () = wake.notified() => return,
+                () = self.snapshots.step() => self.turn_snapshot().await,
+                () = news => return,
+            }
+        }
+    }
+
+    /// Begins a snapshot that is due, or ends one that was written.
+    async fn turn_snapshot(&mut self) {
+        let Some(writing) = &mut self.snapshots.writing else {
+            self.begin_snapshot();
+            return;
+        };
+        let written = writing.await;
+        self.snapshots.writing = None;
+        let Some(plan) = self.snapshots.plan.take() else { return };
+        let (state, contact_at, now) = (Arc::clone(&self.state), self.contact_at(), self.clock.now());
+        let finished = match written {
+            Ok(Ok(())) => {
+                let plan = Arc::clone(&plan);
+                tokio::task::spawn_blocking(move || state.lock().finish_snapshot(&plan, contact_at, now)).await
+            }
+            Ok(Err(error)) => Ok(Err(error)),
+            Err(panicked) => Err(panicked),
+        };
+        match finished {
+            Ok(Ok(())) => self.metrics.snapshot_at.set(plan.taken_at().seconds()),
+            Ok(Err(error)) => self.snapshot_failed(&error),
+            Err(panicked) => self.snapshot_failed(&panicked),
+        }
+    }
+
+    fn snapshot_failed(&mut self, error: &dyn fmt::Display) {
+        self.metrics.snapshot_failures.inc();
+        tracing::error!(%error, "a snapshot could not be written");
+        self.snapshots.lacking_since.get_or_insert_with(Instant::now);
+    }
+
+    fn begin_snapshot(&mut self) {
+        // What is owed is in the table but in no journal; a snapshot taken now would hold it, and
+        // is all the more wanted.
+        let (contact_at, now) = (self.contact_at(), self.clock.now());
+        let Some(plan) = self.state.lock().begin_snapshot(self.at, contact_at, now) else {
+            self.snapshots.lacking_since = None;
+            return;
+        };
+        let plan = Arc::new(plan);
+        let (writer, table) = (Arc::clone(&plan), Arc::clone(&self.table));
+        self.snapshots.lacking_since = None;
+        self.snapshots.begun_at = Some(Instant::now());
+        self.snapshots.writing = Some(tokio::task::spawn_blocking(move || writer.write(&table)));
+        self.snapshots.plan = Some(plan);
+    }
+
+    /// The last snapshot of a process that ends.
+    pub(super) async fn finish(&mut self) {
+        if self.snapshots.writing.is_some() {
+            self.turn_snapshot().await;
+        }
+        if self.following.is_some() && self.snapshots.lacking_since.is_some() {
+            self.begin_snapshot();
+            if self.snapshots.writing.is_some() {
+                self.turn_snapshot().await;
+            }
+        }
+    }
+
+    fn contact_at(&self) -> Timestamp {
+        self.table.last_contact().unwrap_or_default()
+    }
+
+    fn alarm(&self, alarm: Alarm, what: &str) {
+        self.metrics.alarm(alarm, 1);
+        tracing::error!(store = self.store.name(), "{what}");
+    }
+
+    fn store_name(&self) -> String {
+        self.store.name().to_owned()
+    }
+
+    fn show(&self) {
+        self.metrics.keys.set(i64::try_from(self.table.keys()).unwrap_or(i64::MAX));
+        self.metrics.applied.set(shown(self.table.applied()));
+        if self.failures == 0 {
+            self.metrics.lag.set(0);
+        }
+        self.metrics.contact(self.table.last_contact(), self.failures == 0);
+    }
+}
+
+/// Writes down what is owed; what was written is no longer owed.
+fn remember(
+    state: &mut StateDir,
+    owed: &mut Owed,
+    mark: bool,
+    contact_at: Timestamp,
+    now: Timestamp,
+) -> std::io::Result<()> {
+    if owed.forget {
+        state.forget_older(contact_at, now)?;
+        owed.forget = false;
+    }
+    if !owed.rows.is_empty() {
+        state.append(&owed.rows, contact_at, now)?;
+        owed.rows.clear();
+    } else if mark {
+        state.mark(contact_at, now)?;
+    }
+    Ok(())
+}
+
+/// What to wait for, and how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pause {
+    /// News from the store.
+    News(Duration),
+    /// The store to come back.
+    Backoff(Duration),
+}
+
+impl Pause {
+    const fn length(self) -> Duration {
+        match self {
+            Self::News(length) | Self::Backoff(length) => length,
+        }
+    }
+}
+
+impl Snapshots {
+    /// Ends when a snapshot is due, or the one being written is written. Cancel-safe.
+    async fn step(&mut self) {
+        if let Some(writing) = &mut self.writing {
+            while !writing.is_finished() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            return;
+        }
+        let Some(lacking_since) = self.lacking_since else { return std::future::pending().await };
+        let soon = lacking_since + SNAPSHOT_AFTER;
+        let due = self.begun_at.map_or(soon, |begun_at| soon.max(begun_at + SNAPSHOT_EVERY));
+        tokio::time::sleep_until(due).await;
+    }
+}

@@ -1,0 +1,169 @@
+//! The bounded miss path: what is done about a token that the table does not know.
+//!
+//! Table again, then the failure limiter of the client, then the cache of tokens that were looked
+//! for in vain, then one read of the store for all who ask for the same token, within a budget for
+//! all misses together. A flood of junk costs one read a token, 500 a second, and cannot stand
+//! before a known key, for which nothing here is asked.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dashmap::DashMap;
+use tokio::sync::{Notify, OnceCell};
+
+use super::FailureLimit;
+use super::failures::{Budget, Failures};
+use super::metrics::SyncMetrics;
+use crate::clock::Timestamp;
+use crate::key::TokenHash;
+use crate::store::SharedStore;
+use crate::table::{BoxFuture, Head, KeyRow, MissAnswer, MissResolver, Table, UserRow};
+
+/// The miss path over a store.
+#[derive(Debug)]
+pub(super) struct Misses {
+    table: Arc<Table>,
+    store: SharedStore,
+    metrics: Arc<SyncMetrics>,
+    failures: Failures,
+    budget: Budget,
+    unknown_grace: Duration,
+    in_vain: moka::sync::Cache<Head, InVain>,
+    flights: DashMap<Head, Arc<OnceCell<MissAnswer>>>,
+    /// Wakes the follower, so that a store found away is asked for again at once.
+    wake: Arc<Notify>,
+}
+
+/// A token that the store did not know.
+#[derive(Debug, Clone, Copy)]
+struct InVain {
+    /// It is not looked for again before this instant,
+    until: Timestamp,
+    /// unless the table has changed since.
+    version: u64,
+}
+
+const IN_VAIN_MAX: u64 = 100_000;
+const IN_VAIN_FOR: Duration = Duration::from_secs(2);
+/// How long a request waits for the store. Beyond it the store counts as away.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+impl Misses {
+    pub(super) fn new(
+        table: Arc<Table>,
+        store: SharedStore,
+        metrics: Arc<SyncMetrics>,
+        limits: (FailureLimit, u32, Duration),
+        wake: Arc<Notify>,
+    ) -> Self {
+        let (failure_limit, misses_per_second, unknown_grace) = limits;
+        Self {
+            table,
+            store,
+            metrics,
+            failures: Failures::new(failure_limit),
+            budget: Budget::new(misses_per_second),
+            unknown_grace,
+            in_vain: moka::sync::Cache::new(IN_VAIN_MAX),
+            flights: DashMap::new(),
+            wake,
+        }
+    }
+
+    async fn answer(&self, hash: &TokenHash, client: IpAddr, now: Timestamp) -> MissAnswer {
+        // The feed may have brought it since the caller looked, and a revoked key is no junk.
+        if let Some(record) = self.table.lookup(hash) {
+            return MissAnswer::Found(record);
+        }
+        if let Err(retry_after) = self.failures.take(client, now) {
+            return MissAnswer::TooManyFailures { retry_after };
+        }
+        let head = Head::from(hash);
+        let known_in_vain = self.in_vain.get(&head);
+        if known_in_vain.is_some_and(|known| now < known.until && known.version == self.table.version()) {
+            return MissAnswer::Unknown;
+        }
+        if let Some(answer) = self.without_store(now) {
+            return answer;
+        }
+        let flight = Flight::join(&self.flights, head);
+        let answer = flight.cell.get_or_init(|| self.find(hash, now)).await.clone();
+        if let MissAnswer::Found(_) = answer {
+            self.failures.give_back(client, now);
+        }
+        answer
+    }
+
+    /// The answer while the store cannot be asked; none while it can.
+    fn without_store(&self, now: Timestamp) -> Option<MissAnswer> {
+        if !self.table.is_ready() {
+            return Some(MissAnswer::UnknownYet);
+        }
+        let lost_at = self.table.contact_lost_at()?;
+        Some(if now.since(lost_at) < self.unknown_grace { MissAnswer::UnknownYet } else { MissAnswer::Unknown })
+    }
+
+    async fn find(&self, hash: &TokenHash, now: Timestamp) -> MissAnswer {
+        if !self.budget.take(now) {
+            return MissAnswer::Overloaded;
+        }
+        let (generation, version) = (self.table.generation(), self.table.version());
+        match tokio::time::timeout(PATIENCE, self.store.find(*hash)).await {
+            Ok(Ok((Some((key, user)), at))) => {
+                let (key, user) = (KeyRow::from(key), user.map(UserRow::from));
+                MissAnswer::Found(self.table.insert_found(generation, at.revision, &key, user.as_ref()))
+            }
+            Ok(Ok((None, _))) => {
+                self.in_vain.insert(Head::from(hash), InVain { until: now.plus(IN_VAIN_FOR), version });
+                MissAnswer::Unknown
+            }
+            Ok(Err(error)) => self.lost(&error.to_string(), now),
+            Err(_elapsed) => self.lost("no answer in time", now),
+        }
+    }
+
+    fn lost(&self, cause: &str, now: Timestamp) -> MissAnswer {
+        self.metrics.store_error("find");
+        if self.table.contact_lost(now) {
+            tracing::warn!(store = self.store.name(), cause, "the store cannot be asked for an unknown token");
+        }
+        self.wake.notify_one();
+        self.without_store(now).unwrap_or(MissAnswer::UnknownYet)
+    }
+}
+
+impl MissResolver for Misses {
+    fn resolve<'a>(&'a self, hash: &'a TokenHash, client: IpAddr, now: Timestamp) -> BoxFuture<'a, MissAnswer> {
+        Box::pin(async move {
+            let answer = self.answer(hash, client, now).await;
+            self.metrics.miss(&answer);
+            answer
+        })
+    }
+}
+
+/// One read of the store that several requests may wait for. Dropped by the last of them, it is
+/// forgotten; dropped by the one that reads, another goes on.
+struct Flight<'a> {
+    flights: &'a DashMap<Head, Arc<OnceCell<MissAnswer>>>,
+    head: Head,
+    cell: Arc<OnceCell<MissAnswer>>,
+}
+
+impl<'a> Flight<'a> {
+    fn join(flights: &'a DashMap<Head, Arc<OnceCell<MissAnswer>>>, head: Head) -> Self {
+        let cell = Arc::clone(&flights.entry(head).or_default());
+        Self { flights, head, cell }
+    }
+}
+
+impl Drop for Flight<'_> {
+    fn drop(&mut self) {
+        // Answered: the next to ask begins anew. Not answered: whoever still waits holds the cell
+        // beside the map and this.
+        self.flights.remove_if(&self.head, |_, cell| {
+            Arc::ptr_eq(cell, &self.cell) && (cell.initialized() || Arc::strong_count(cell) <= 2)
+        });
+    }
+}

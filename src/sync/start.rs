@@ -1,0 +1,168 @@
+//! Puts the parts together: state folder, table, follower, miss path, usage.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+
+use super::Settings;
+use super::follow::{Follower, Reassert};
+use super::metrics::{Alarm, SyncMetrics};
+use super::misses::Misses;
+use super::state::{Limits, MacKey, StateDir, StateError};
+use super::usage::Flusher;
+use crate::clock::{Clock, Timestamp};
+use crate::store::SharedStore;
+use crate::table::{MissResolver, Table};
+
+/// What following needs.
+#[derive(Debug)]
+pub struct Parts {
+    /// How to follow.
+    pub settings: Settings,
+    /// What to follow.
+    pub store: SharedStore,
+    /// What shall be like it.
+    pub table: Arc<Table>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// The key of the state folder's authentication codes.
+    pub mac_key: MacKey,
+    /// What is counted.
+    pub metrics: Arc<SyncMetrics>,
+    /// Who tells the store again what it forgot, if anyone does.
+    pub reassert: Option<Arc<dyn Reassert>>,
+}
+
+/// What was put together. Nothing is followed until [`Runner::run`] is.
+#[derive(Debug)]
+pub struct Sync {
+    /// The miss path, for the proxy.
+    pub misses: Arc<dyn MissResolver>,
+    /// For those who commit changes and want them applied here.
+    pub handle: Handle,
+    /// What follows.
+    pub runner: Runner,
+    /// The clock must be raised to this before anything is decided: a machine whose clock was set
+    /// back must not find a key unexpired that it knew to be expired.
+    pub clock_floor: Option<Timestamp>,
+}
+
+impl Sync {
+    /// Takes the state folder and starts from what it holds. Reads files and so may block; does
+    /// not ask the store.
+    ///
+    /// # Errors
+    /// When the state folder is in use by another process or cannot be used. What it holds being
+    /// unusable is no error: it is logged, and the table stays empty until the store is read.
+    pub fn start(parts: Parts) -> Result<Self, StateError> {
+        let Parts { settings, store, table, clock, mac_key, metrics, reassert } = parts;
+        let mut state = StateDir::open(&settings.state_dir, mac_key)?;
+        table.set_max_staleness(settings.max_staleness);
+        let limits = Limits { snapshot_max_age: settings.snapshot_max_age, accept_old: settings.accept_old_snapshot };
+        let restored = state.restore(&table, limits, clock.now()).unwrap_or_else(|fault| {
+            metrics.alarm(Alarm::State, 1);
+            tracing::error!(
+                folder = %settings.state_dir.display(), fault,
+                "the state folder cannot be started from: nothing is served before the store was read"
+            );
+            None
+        });
+        let gateway = state.gateway().to_owned();
+        let wake = Arc::new(Notify::new());
+        let limits = (settings.failure_limit, settings.misses_per_second, settings.unknown_grace);
+        let misses =
+            Misses::new(Arc::clone(&table), Arc::clone(&store), Arc::clone(&metrics), limits, Arc::clone(&wake));
+        let flusher = Flusher {
+            table: Arc::clone(&table),
+            store: Arc::clone(&store),
+            clock: Arc::clone(&clock),
+            metrics: Arc::clone(&metrics),
+            gateway: gateway.clone(),
+        };
+        let every = settings.usage_flush;
+        let mut follower = Follower::new(
+            store,
+            Arc::clone(&table),
+            clock,
+            settings,
+            Arc::clone(&metrics),
+            Arc::new(Mutex::new(state)),
+            Arc::clone(&wake),
+            reassert,
+        );
+        let mut clock_floor = None;
+        if let Some(restored) = restored {
+            clock_floor = Some(restored.clock_floor);
+            match &restored.refusal {
+                None => tracing::info!(
+                    keys = restored.keys, revision = restored.cursor.revision, last_contact = %restored.contact_at,
+                    "found a snapshot to start from"
+                ),
+                Some(refusal) => {
+                    metrics.alarm(Alarm::State, 1);
+                    tracing::error!(%refusal, "the snapshot is not served without the store");
+                }
+            }
+            follower.start_from(restored);
+        }
+        let handle = Handle { table, wake, gateway: gateway.into() };
+        let runner = Runner { follower, flusher, every };
+        Ok(Self { misses: Arc::new(misses), handle, runner, clock_floor })
+    }
+}
+
+/// For those who commit changes in this process.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    table: Arc<Table>,
+    wake: Arc<Notify>,
+    gateway: Arc<str>,
+}
+
+impl Handle {
+    /// Something was committed by this process: the follower reads it at once.
+    pub fn wake(&self) {
+        self.wake.notify_one();
+    }
+
+    /// Whether this gateway has applied `revision`, waiting for it no longer than `at_most`. Wakes
+    /// the follower. Cancel-safe.
+    pub async fn wait_applied(&self, revision: u64, at_most: Duration) -> bool {
+        self.wake();
+        tokio::time::timeout(at_most, self.table.wait_applied(revision)).await.is_ok()
+    }
+
+    /// The name of this gateway towards the store.
+    #[must_use]
+    pub fn gateway(&self) -> &str {
+        &self.gateway
+    }
+}
+
+/// What follows the store and writes usage back.
+#[derive(Debug)]
+pub struct Runner {
+    pub(super) follower: Follower,
+    pub(super) flusher: Flusher,
+    every: Duration,
+}
+
+impl Runner {
+    /// Runs until `stop` turns true or its sender is gone, then writes back usage and a last
+    /// snapshot, and lets go of the state folder.
+    pub async fn run(self, stop: watch::Receiver<bool>) {
+        let Self { follower, flusher, every } = self;
+        let mut stopping = stop.clone();
+        let flushing = async {
+            while tokio::time::timeout(every, stopping.wait_for(|stop| *stop)).await.is_err() {
+                if flusher.table.contact_lost_at().is_none() {
+                    flusher.flush().await;
+                }
+            }
+            flusher.flush().await;
+        };
+        tokio::join!(follower.run(stop), flushing);
+    }
+}

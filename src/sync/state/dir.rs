@@ -1,0 +1,378 @@
+//! The folder itself: who holds it, what is in it, and what of that can be started from.
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use data_encoding::HEXLOWER;
+
+use super::high_water::HighWater;
+use super::journal::{self, Journal};
+use super::seal::{self, Broken, MacKey};
+use super::snapshot::{self, Header, Plan, Sealed};
+use crate::clock::Timestamp;
+use crate::secret::{self, NoRandomness};
+use crate::store::{Cursor, StoreId};
+use crate::table::{Load, Row, Table};
+
+/// Why a gateway cannot use its state folder. Each is a fault of the installation: exit code 64.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// Another process uses it.
+    #[error("the state folder {} is in use by another keyward process: stop it, or set another [sync] state_dir", .0.display())]
+    InUse(PathBuf),
+    /// It cannot be read or written.
+    #[error("the state folder {} cannot be used: {cause}", .folder.display())]
+    Unusable {
+        /// The folder.
+        folder: PathBuf,
+        /// What the operating system said.
+        cause: io::Error,
+    },
+    /// No gateway id could be made.
+    #[error(transparent)]
+    NoRandomness(#[from] NoRandomness),
+}
+
+/// The folder, held by this process until it is dropped.
+#[derive(Debug)]
+pub(crate) struct StateDir {
+    folder: PathBuf,
+    key: MacKey,
+    _lock: File,
+    gateway: String,
+    /// The number of the journal that is written now; the next snapshot gets a greater one.
+    number: u64,
+    journal: Option<Journal>,
+    /// The last journal record.
+    sequence: u64,
+    /// The two newest snapshots that can be started from.
+    snapshots: (Option<u64>, Option<u64>),
+    /// No snapshot of a smaller number may be started from.
+    oldest: u64,
+    store: Option<StoreId>,
+}
+
+/// What was found to start from.
+#[derive(Debug)]
+pub(crate) struct Restored {
+    /// The store it is of.
+    pub(crate) store: StoreId,
+    /// Where in the store's history it stands.
+    pub(crate) cursor: Cursor,
+    /// When it was last known to be like the store.
+    pub(crate) contact_at: Timestamp,
+    /// The clock must not read earlier than this.
+    pub(crate) clock_floor: Timestamp,
+    /// How many keys it holds.
+    pub(crate) keys: usize,
+    /// Why it may not be served by itself: only once the store has confirmed it.
+    pub(crate) refusal: Option<Refusal>,
+    /// The content, to be swapped into the table.
+    pub(crate) load: Load,
+}
+
+/// Why what was found may not be served without the store.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refusal {
+    /// The high-water file says that there was something newer.
+    #[error("it is older than the high-water file says: {0}; `--accept-old-snapshot` starts from it all the same")]
+    Older(String),
+    /// It was last like the store too long ago.
+    #[error("it was last like the store at {contact_at}, longer ago than snapshot_max_age")]
+    TooOld {
+        /// When that was.
+        contact_at: Timestamp,
+    },
+}
+
+/// How much of the age and the high-water mark is asked for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// The oldest that may be served without the store.
+    pub(crate) snapshot_max_age: Duration,
+    /// Whether to start from what the high-water file says is too old.
+    pub(crate) accept_old: bool,
+}
+
+impl StateDir {
+    /// Takes the folder, which is made where it is missing.
+    ///
+    /// # Errors
+    /// When another process holds it, or it cannot be used.
+    pub(crate) fn open(folder: &Path, key: MacKey) -> Result<Self, StateError> {
+        let unusable = |cause| StateError::Unusable { folder: folder.to_owned(), cause };
+        DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(unusable)?;
+        let lock = private().write(true).create(true).truncate(false).open(folder.join("lock")).map_err(unusable)?;
+        lock.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => StateError::InUse(folder.to_owned()),
+            TryLockError::Error(cause) => unusable(cause),
+        })?;
+        let gateway = gateway_id(folder)?;
+        let number = numbers(folder).map_err(unusable)?.into_iter().max().map_or(1, |newest| newest + 1);
+        Ok(Self {
+            folder: folder.to_owned(),
+            key,
+            _lock: lock,
+            gateway,
+            number,
+            journal: None,
+            sequence: 0,
+            snapshots: (None, None),
+            oldest: 0,
+            store: None,
+        })
+    }
+
+    /// Names this gateway towards the store, as long as the folder exists.
+    pub(crate) fn gateway(&self) -> &str {
+        &self.gateway
+    }
+
+    /// The newest snapshot and the journals since, handed to a load of `table`; none if there is no
+    /// snapshot. A snapshot that is broken is passed over for the one before it.
+    ///
+    /// # Errors
+    /// When there are snapshots and none can be used.
+    pub(crate) fn restore(
+        &mut self,
+        table: &Table,
+        limits: Limits,
+        now: Timestamp,
+    ) -> Result<Option<Restored>, String> {
+        let mark = HighWater::read(&self.folder, &self.key);
+        if let Ok(mark) = &mark {
+            // Whatever becomes of the snapshots: numbers only go up.
+            self.sequence = mark.sequence;
+            self.oldest = mark.oldest;
+        }
+        let mut candidates = snapshots(&self.folder).map_err(|error| error.to_string())?;
+        candidates.sort_unstable_by(|a, b| b.cmp(a));
+        let mut faults = Vec::new();
+        for (at, &number) in candidates.iter().enumerate() {
+            match self.restore_from(number, table) {
+                Ok((sealed, load, sequence)) => {
+                    self.snapshots = (Some(number), candidates.get(at + 1).copied());
+                    let found = Found { number, header: sealed.header, sequence };
+                    return Ok(Some(self.judge(found, load, &mark, limits, now)));
+                }
+                Err(fault) => faults.push(format!("snapshot {number}: {fault}")),
+            }
+        }
+        if faults.is_empty() { Ok(None) } else { Err(faults.join("; ")) }
+    }
+
+    fn restore_from(&self, number: u64, table: &Table) -> Result<(Sealed, Load, u64), String> {
+        let sealed = snapshot::read(&self.folder, number, &self.key).map_err(|broken| broken.to_string())?;
+        let load = table.load();
+        sealed.load(&load).map_err(|broken| broken.to_string())?;
+        let mut sequence = sealed.header.sequence;
+        for journal in number..self.number {
+            let entries = journal::read(&self.folder, journal, &self.key)
+                .map_err(|broken| format!("journal {journal}: {broken}"))?;
+            for (at, store, row) in entries.entries {
+                if at != sequence + 1 || store != sealed.header.store {
+                    return Err(format!("journal {journal}: record {at} does not follow record {sequence}"));
+                }
+                sequence = at;
+                match &row {
+                    Row::Key(key) => load.key(&key.view()),
+                    Row::User(user) => load.user(user),
+                }
+            }
+            if entries.torn {
+                tracing::warn!(journal, "the last record was not written whole and was never reported as applied");
+            }
+        }
+        Ok((sealed, load, sequence))
+    }
+
+    fn judge(
+        &mut self,
+        found: Found,
+        load: Load,
+        mark: &Result<HighWater, Broken>,
+        limits: Limits,
+        now: Timestamp,
+    ) -> Restored {
+        let header = found.header;
+        let mut refusal = match mark {
+            Err(broken) => Some(Refusal::Older(format!("the high-water file cannot be used: {broken}"))),
+            Ok(mark) => mark.refuses(&found),
+        };
+        if limits.accept_old
+            && let Some(refused) = refusal.take()
+        {
+            tracing::error!(%refused, "starting from old state because it was asked for: revoked keys may work again");
+        }
+        let mut contact_at = header.contact_at;
+        let mut clock_floor = header.taken_at;
+        if let Ok(mark) = mark
+            && refusal.is_none()
+        {
+            contact_at = contact_at.max(mark.contact_at);
+            clock_floor = clock_floor.max(mark.written_at);
+        }
+        if refusal.is_none() && now.max(clock_floor).since(contact_at) > limits.snapshot_max_age {
+            refusal = Some(Refusal::TooOld { contact_at });
+        }
+        self.sequence = self.sequence.max(found.sequence);
+        self.store = Some(header.store);
+        Restored {
+            store: header.store,
+            cursor: header.cursor,
+            contact_at,
+            clock_floor,
+            keys: load.keys(),
+            refusal,
+            load,
+        }
+    }
+
+    /// Which store the folder is of from now on.
+    pub(crate) fn set_store(&mut self, store: StoreId) {
+        self.store = Some(store);
+    }
+
+    /// Remembers rows, and returns once they would survive a loss of power. On an error none of
+    /// them counts as remembered.
+    pub(crate) fn append(&mut self, rows: &[Row], contact_at: Timestamp, now: Timestamp) -> io::Result<()> {
+        let Some(store) = self.store else { return Err(io::Error::other("no store is known yet")) };
+        let journal = match &mut self.journal {
+            Some(journal) => journal,
+            none => none.insert(Journal::open(&self.folder, self.number)?),
+        };
+        if let Err(error) = journal.append(rows, self.sequence + 1, store, &self.key) {
+            // The file may end in half a record: the next attempt gets a file of its own.
+            self.journal = None;
+            self.number += 1;
+            return Err(error);
+        }
+        self.sequence += rows.len() as u64;
+        self.mark(contact_at, now)
+    }
+
+    /// Moves the high-water mark to where things stand.
+    pub(crate) fn mark(&mut self, contact_at: Timestamp, now: Timestamp) -> io::Result<()> {
+        let Some(store) = self.store else { return Ok(()) };
+        let mark = HighWater { store, oldest: self.oldest, sequence: self.sequence, contact_at, written_at: now };
+        mark.write(&self.folder, &self.key)
+    }
+
+    /// From now on nothing that was written so far may be started from: the table was loaded anew.
+    pub(crate) fn forget_older(&mut self, contact_at: Timestamp, now: Timestamp) -> io::Result<()> {
+        self.oldest = self.number + 1;
+        self.snapshots = (None, None);
+        self.mark(contact_at, now)
+    }
+
+    /// Begins a snapshot of a table that holds everything journalled so far and stands at `cursor`.
+    /// Later records go to the journal of its number.
+    pub(crate) fn begin_snapshot(&mut self, cursor: Cursor, contact_at: Timestamp, now: Timestamp) -> Option<Plan> {
+        let store = self.store?;
+        self.number += 1;
+        self.journal = None;
+        let header = Header { store, cursor, taken_at: now, contact_at, sequence: self.sequence };
+        Some(Plan { folder: self.folder.clone(), number: self.number, key: self.key.clone(), header })
+    }
+
+    /// Takes note of a snapshot that was written, and removes what is now older than the two newest.
+    pub(crate) fn finish_snapshot(&mut self, plan: &Plan, contact_at: Timestamp, now: Timestamp) -> io::Result<()> {
+        self.snapshots = (Some(plan.number), self.snapshots.0);
+        let (newest, previous) = self.snapshots;
+        self.oldest = self.oldest.max(previous.or(newest).unwrap_or(0));
+        self.mark(contact_at, now)?;
+        for number in numbers(&self.folder)? {
+            if number < self.oldest {
+                remove(&snapshot::path(&self.folder, number))?;
+                remove(&journal::path(&self.folder, number))?;
+            }
+        }
+        seal::sync_folder(&self.folder)
+    }
+
+    /// Bytes in the journal that is written now.
+    pub(crate) fn journal_bytes(&self) -> u64 {
+        self.journal.as_ref().map_or(0, Journal::bytes)
+    }
+}
+
+/// A snapshot with its journals.
+#[derive(Debug, Clone, Copy)]
+struct Found {
+    number: u64,
+    header: Header,
+    /// The last journal record.
+    sequence: u64,
+}
+
+impl HighWater {
+    fn refuses(&self, found: &Found) -> Option<Refusal> {
+        let why = if self.store != found.header.store {
+            "it is of another store".to_owned()
+        } else if found.number < self.oldest {
+            format!("snapshot {} was replaced by {}", found.number, self.oldest)
+        } else if found.sequence < self.sequence {
+            format!("it ends at change {} of {}", found.sequence, self.sequence)
+        } else {
+            return None;
+        };
+        Some(Refusal::Older(why))
+    }
+}
+
+fn private() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.mode(0o600);
+    options
+}
+
+fn gateway_id(folder: &Path) -> Result<String, StateError> {
+    let unusable = |cause| StateError::Unusable { folder: folder.to_owned(), cause };
+    let path = folder.join("gateway_id");
+    let mut text = String::new();
+    match File::open(&path) {
+        Ok(mut file) => {
+            file.read_to_string(&mut text).map_err(unusable)?;
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(unusable(error)),
+    }
+    let known = text.trim();
+    if known.len() == 32 && known.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Ok(known.to_owned());
+    }
+    let id = HEXLOWER.encode(&secret::random::<16>()?);
+    let mut file = private().write(true).create(true).truncate(true).open(&path).map_err(unusable)?;
+    writeln!(file, "{id}").and_then(|()| file.sync_all()).map_err(unusable)?;
+    Ok(id)
+}
+
+/// The numbers of all snapshots and journals, some of them twice.
+fn numbers(folder: &Path) -> io::Result<Vec<u64>> {
+    numbers_of(folder, &["snapshot.", "journal."])
+}
+
+fn snapshots(folder: &Path) -> io::Result<Vec<u64>> {
+    numbers_of(folder, &["snapshot."])
+}
+
+fn numbers_of(folder: &Path, prefixes: &[&str]) -> io::Result<Vec<u64>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let name = entry?.file_name();
+        let Some(name) = name.to_str() else { continue };
+        let number = prefixes.iter().find_map(|prefix| name.strip_prefix(prefix));
+        found.extend(number.and_then(|number| number.parse::<u64>().ok()));
+    }
+    Ok(found)
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}

@@ -1,0 +1,122 @@
+//! Files that carry an authentication code, and their replacement in one step.
+
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use aws_lc_rs::hmac;
+
+/// The bytes of an authentication code.
+pub(super) const TAG_BYTES: usize = 32;
+/// The bytes that say what a file is.
+pub(super) const MAGIC_BYTES: usize = 8;
+
+/// The key of the state folder's authentication codes (HMAC-SHA-256).
+#[derive(Clone)]
+pub struct MacKey(hmac::Key);
+
+impl MacKey {
+    /// The key of these bytes, which the caller derived for this use alone.
+    #[must_use]
+    pub fn new(bytes: &[u8; 32]) -> Self {
+        Self(hmac::Key::new(hmac::HMAC_SHA256, bytes))
+    }
+
+    pub(super) fn begin(&self) -> hmac::Context {
+        hmac::Context::with_key(&self.0)
+    }
+
+    /// Whether `tag` is the code of `bytes`. In constant time.
+    pub(super) fn verifies(&self, bytes: &[u8], tag: &[u8]) -> bool {
+        hmac::verify(&self.0, bytes, tag).is_ok()
+    }
+}
+
+impl fmt::Debug for MacKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MacKey(..)")
+    }
+}
+
+/// Why a sealed file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Broken {
+    /// It is not there.
+    #[error("it is missing")]
+    Missing,
+    /// It cannot be read.
+    #[error("it cannot be read: {0}")]
+    Io(io::Error),
+    /// It was damaged, changed, or sealed with another key.
+    #[error("its authentication code is wrong: it was damaged or changed, or the master secret is another")]
+    Code,
+    /// The code is right and the content makes no sense: written by another version.
+    #[error("its content is of another version")]
+    Content,
+}
+
+/// Writes a sealed file beside its place, then moves it there.
+pub(super) struct SealedWriter {
+    file: BufWriter<File>,
+    mac: hmac::Context,
+    written: u64,
+}
+
+impl SealedWriter {
+    pub(super) fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.mac.update(bytes);
+        self.written += bytes.len() as u64;
+        self.file.write_all(bytes)
+    }
+
+    /// Bytes put so far, the magic included.
+    pub(super) const fn written(&self) -> u64 {
+        self.written
+    }
+}
+
+/// Replaces `name` in `folder` by a sealed file that `write` fills: whole, or not at all.
+pub(super) fn replace(
+    folder: &Path,
+    name: &str,
+    magic: &[u8; MAGIC_BYTES],
+    key: &MacKey,
+    write: impl FnOnce(&mut SealedWriter) -> io::Result<()>,
+) -> io::Result<()> {
+    let beside = folder.join(format!("{name}.new"));
+    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+    let mut writer = SealedWriter { file: BufWriter::with_capacity(1 << 16, file), mac: key.begin(), written: 0 };
+    writer.put(magic)?;
+    write(&mut writer)?;
+    writer.file.write_all(writer.mac.sign().as_ref())?;
+    let file = writer.file.into_inner().map_err(io::IntoInnerError::into_error)?;
+    file.sync_all()?;
+    std::fs::rename(&beside, folder.join(name))?;
+    sync_folder(folder)
+}
+
+/// Makes names that were added, moved or removed in `folder` survive a loss of power.
+pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+/// The content of a sealed file, once its code was found right.
+pub(super) fn read(path: &Path, magic: &[u8; MAGIC_BYTES], key: &MacKey) -> Result<Vec<u8>, Broken> {
+    let mut bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Broken::Missing),
+        Err(error) => return Err(Broken::Io(error)),
+    };
+    let at = bytes.len().checked_sub(TAG_BYTES).ok_or(Broken::Code)?;
+    let (sealed, tag) = bytes.split_at_checked(at).ok_or(Broken::Code)?;
+    if !key.verifies(sealed, tag) {
+        return Err(Broken::Code);
+    }
+    if !sealed.starts_with(magic) {
+        return Err(Broken::Content);
+    }
+    bytes.truncate(at);
+    Ok(bytes)
+}

@@ -1,0 +1,634 @@
+//! Following, remembering and finding, against a store whose failures are chosen.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio::sync::watch;
+
+use super::fake::{FakeStore, Mood, hash, key, keys, revoked, user};
+use super::metrics::{Alarm, SyncMetrics};
+use super::{FailureLimit, MacKey, Parts, Settings, StateError, Sync};
+use crate::clock::{Clock, ManualClock, Timestamp};
+use crate::key::{Grants, Status};
+use crate::store::{Row, StoreId};
+use crate::table::{Freshness, MissAnswer, Table};
+
+/// A folder, a store and a clock, over which gateways are started one after the other.
+struct House {
+    folder: TempDir,
+    store: Arc<FakeStore>,
+    clock: Arc<ManualClock>,
+    settings: Settings,
+}
+
+/// One run of a gateway.
+struct Run {
+    sync: Sync,
+    table: Arc<Table>,
+    metrics: Arc<SyncMetrics>,
+    clock: Arc<ManualClock>,
+}
+
+const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
+impl House {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder for the test");
+        let clock = Arc::new(ManualClock::at(Timestamp::from_seconds(1_800_000_000)));
+        let settings = Settings::new(folder.path().join("state"));
+        Self { folder, store: Arc::new(FakeStore::new(Arc::clone(&clock))), clock, settings }
+    }
+
+    fn start(&self) -> Result<Run, StateError> {
+        let (table, metrics) = (Arc::new(Table::new()), Arc::new(SyncMetrics::new()));
+        let sync = Sync::start(Parts {
+            settings: self.settings.clone(),
+            store: Arc::clone(&self.store) as Arc<dyn crate::store::Store>,
+            table: Arc::clone(&table),
+            clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
+            mac_key: MacKey::new(&[7; 32]),
+            metrics: Arc::clone(&metrics),
+            reassert: None,
+        })?;
+        Ok(Run { sync, table, metrics, clock: Arc::clone(&self.clock) })
+    }
+
+    fn run(&self) -> Run {
+        self.start().expect("the state folder is free")
+    }
+
+    fn state(&self) -> PathBuf {
+        self.folder.path().join("state")
+    }
+
+    fn file(&self, prefix: &str) -> PathBuf {
+        let newest = std::fs::read_dir(self.state())
+            .expect("the state folder")
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .filter_map(|name| name.strip_prefix(prefix)?.parse::<u64>().ok())
+            .max();
+        self.state().join(format!("{prefix}{}", newest.expect("a file of that name")))
+    }
+}
+
+impl Run {
+    async fn turn(&mut self) {
+        self.sync.runner.follower.turn().await;
+    }
+
+    fn status(&self, number: u32) -> Option<Status> {
+        self.table.lookup(&hash(number)).map(|record| record.standing.status(false, self.clock.now()))
+    }
+
+    fn freshness(&self) -> Freshness {
+        self.table.freshness(self.clock.now())
+    }
+
+    async fn resolve(&self, number: u32) -> MissAnswer {
+        self.sync.misses.resolve(&hash(number), HERE, self.clock.now()).await
+    }
+
+    /// Ends as a drained gateway does.
+    async fn drain(mut self) {
+        self.sync.runner.follower.finish().await;
+    }
+}
+
+fn flip_each_byte(path: &Path, mut check: impl FnMut(usize)) {
+    let whole = std::fs::read(path).expect("the file to damage");
+    for at in 0..whole.len() {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 0x41;
+        std::fs::write(path, &damaged).expect("a damaged file");
+        check(at);
+    }
+    std::fs::write(path, whole).expect("the file as it was");
+}
+
+#[tokio::test]
+async fn what_the_store_commits_is_enforced_and_reported() {
+    let house = House::new();
+    house.store.commit(keys((0..10).map(key)));
+    let mut run = house.run();
+    assert_eq!(run.freshness(), Freshness::Empty);
+    run.turn().await;
+    assert_eq!(run.freshness(), Freshness::Fresh);
+    assert_eq!((run.table.keys(), run.table.applied()), (10, 1));
+    assert_eq!(run.status(3), Some(Status::Active));
+    let changes = run.table.changes();
+    house.store.commit(keys([revoked(3)]));
+    run.turn().await;
+    assert_eq!(run.status(3), Some(Status::Revoked));
+    assert_eq!(run.table.applied(), 2);
+    assert!(changes.has_changed().expect("the table lives"));
+}
+
+#[tokio::test]
+async fn one_change_of_a_user_changes_all_its_keys() {
+    let house = House::new();
+    let mut rows = vec![Row::User(user("ann", &["jobs:read"]))];
+    rows.extend(keys((0..3).map(|number| {
+        let mut key = key(number);
+        key.user = Some("ann".parse().expect("a user id"));
+        key.grants = if number == 0 { Grants::Inherit } else { key.grants };
+        key
+    })));
+    house.store.commit(rows);
+    let mut run = house.run();
+    run.turn().await;
+    let meets =
+        |run: &Run, number| run.table.lookup(&hash(number)).expect("a known key").flags.meets(&"jobs:read".split('.'));
+    assert!(meets(&run, 0) && meets(&run, 1));
+    house.store.commit(vec![Row::User(user("ann", &[]))]);
+    run.turn().await;
+    assert!(!meets(&run, 0) && !meets(&run, 1));
+    let mut disabled = user("ann", &["jobs:read"]);
+    disabled.active = false;
+    house.store.commit(vec![Row::User(disabled)]);
+    run.turn().await;
+    for number in 0..3 {
+        assert_eq!(run.status(number), Some(Status::UserDisabled));
+    }
+}
+
+#[tokio::test]
+async fn a_read_that_breaks_off_changes_nothing() {
+    let house = House::new();
+    house.store.commit(keys([key(0)]));
+    let mut run = house.run();
+    run.turn().await;
+    house.store.set(Mood::BreaksOff);
+    house.store.commit(keys([key(1)]));
+    run.turn().await;
+    assert_eq!((run.status(1), run.table.applied()), (None, 1));
+    house.store.set(Mood::Well);
+    run.turn().await;
+    assert_eq!((run.status(1), run.table.applied()), (Some(Status::Active), 2));
+}
+
+#[tokio::test]
+async fn a_gateway_starts_from_its_snapshot_and_journal_when_the_store_is_gone() {
+    let house = House::new();
+    let mut expiring = key(4);
+    expiring.expires_at = Some(house.clock.now().plus(Duration::from_secs(60)));
+    expiring.grants = Grants::Inherit;
+    expiring.user = Some("ann".parse().expect("a user id"));
+    let mut rows = vec![Row::User(user("ann", &["jobs:read"]))];
+    rows.extend(keys([key(0), key(1), revoked(2), expiring]));
+    house.store.commit(rows);
+    let mut run = house.run();
+    run.turn().await;
+    run.drain().await;
+    let mut run = house.run();
+    run.turn().await;
+    house.store.commit(keys([revoked(1)]));
+    run.turn().await;
+    assert_eq!(run.table.applied(), 2);
+    drop(run);
+    house.store.set(Mood::Gone);
+    let mut run = house.run();
+    assert_eq!(run.freshness(), Freshness::Empty, "the store is asked first");
+    run.turn().await;
+    assert_eq!(run.freshness(), Freshness::Fresh);
+    assert_eq!(run.status(0), Some(Status::Active));
+    assert_eq!(run.status(1), Some(Status::Revoked), "the journal remembers");
+    assert_eq!(run.status(2), Some(Status::Revoked));
+    assert_eq!(run.status(4), Some(Status::Active));
+    house.clock.advance(Duration::from_secs(60));
+    assert_eq!(run.status(4), Some(Status::Expired));
+    house.store.set(Mood::Well);
+    house.store.commit(keys([key(9)]));
+    run.turn().await;
+    assert_eq!(run.status(9), Some(Status::Active), "and follows on from there");
+    assert_eq!(run.metrics.alarms_of(Alarm::History), 0);
+}
+
+#[tokio::test]
+async fn a_journal_of_many_restarts_without_the_store_is_read_whole() {
+    let house = House::new();
+    house.store.commit(keys((0..10).map(key)));
+    let mut run = house.run();
+    run.turn().await;
+    run.drain().await;
+    for number in 0..5 {
+        let mut run = house.run();
+        run.turn().await;
+        house.store.commit(keys([revoked(number)]));
+        run.turn().await;
+    }
+    house.store.set(Mood::Gone);
+    let mut run = house.run();
+    run.turn().await;
+    for number in 0..10 {
+        let expected = if number < 5 { Status::Revoked } else { Status::Active };
+        assert_eq!(run.status(number), Some(expected));
+    }
+}
+
+#[tokio::test]
+async fn no_byte_of_snapshot_or_journal_or_mark_can_be_changed_unnoticed() {
+    let house = House::new();
+    house.store.commit(keys([key(0), key(1)]));
+    let mut run = house.run();
+    run.turn().await;
+    run.drain().await;
+    let mut run = house.run();
+    run.turn().await;
+    house.store.commit(keys([revoked(1)]));
+    run.turn().await;
+    drop(run);
+    house.store.set(Mood::Gone);
+    for path in [house.file("snapshot."), house.file("journal."), house.state().join("high-water")] {
+        flip_each_byte(&path, |at| {
+            let run = house.run();
+            let mut follower = run.sync.runner.follower;
+            let turn = follower.turn();
+            futures_block_on(turn);
+            assert_eq!(
+                run.table.freshness(house.clock.now()),
+                Freshness::Empty,
+                "byte {at} of {} was changed and served",
+                path.display()
+            );
+        });
+    }
+    let mut run = house.run();
+    run.turn().await;
+    assert_eq!((run.freshness(), run.status(1)), (Freshness::Fresh, Some(Status::Revoked)));
+}
+
+/// Runs a future that needs timers, from within a test's runtime.
+fn futures_block_on<T: Send>(future: impl Future<Output = T> + Send) -> T {
+    std::thread::scope(|scope| {
+        let running = scope.spawn(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(future)
+        });
+        running.join().expect("the future ends")
+    })
+}
+
+#[tokio::test]
+async fn a_record_that_was_not_written_whole_is_left_out_and_one_that_was_cut_off_is_noticed() {
+    let house = House::new();
+    house.store.commit(keys([key(0), key(1)]));
+    let mut run = house.run();
+    run.turn().await;
+    run.drain().await;
+    let mut run = house.run();
+    run.turn().await;
+    house.store.commit(keys([revoked(1)]));
+    run.turn().await;
+    drop(run);
+    house.store.set(Mood::Gone);
+    let journal = house.file("journal.");
+    let whole = std::fs::read(&journal).expect("the journal");
+    let mut longer = whole.clone();
+    longer.extend_from_slice(&whole[..whole.len() / 2]);
+    std::fs::write(&journal, longer).expect("a torn record");
+    let mut run = house.run();
+    run.turn().await;
+    assert_eq!((run.freshness(), run.status(1)), (Freshness::Fresh, Some(Status::Revoked)));
+    drop(run);
+    for kept in [0, whole.len() / 2, whole.len() - 1] {
+        std::fs::write(&journal, &whole[..kept]).expect("a journal cut off");
+        let mut run = house.run();
+        run.turn().await;
+        assert_eq!(run.freshness(), Freshness::Empty, "the journal was cut to {kept} bytes");
+    }
+}
+
+#[tokio::test]
+async fn an_older_pair_is_refused_unless_it_is_asked_for_and_the_store_heals_it() {
+    let mut house = House::new();
+    house.store.commit(keys([key(0), key(1)]));
+    let mut run = house.run();
+    run.turn().await;
+    run.drain().await;
+    let old = house.file("snapshot.");
+    let (name, content) = (old.file_name().expect("a name").to_owned(), std::fs::read(&old).expect("the snapshot"));
+    let mut run = house.run();
+    run.turn().await;
+    house.store.commit(keys([revoked(1)]));
+    run.turn().await;
+    run.drain().await;
+    house.run().drain().await;
+    for entry in std::fs::read_dir(house.state()).expect("the state folder") {
+        let path = entry.expect("an entry").path();
+        let found = path.file_name().and_then(|name| name.to_str()).expect("a name").to_owned();
+        if found.starts_with("snapshot.") || found.starts_with("journal.") {
+            std::fs::remove_file(path).expect("a file that can be removed");
+        }
+    }
+    std::fs::write(house.state().join(name), content).expect("the old snapshot");
+    house.store.set(Mood::Gone);
+    let mut run = house.run();
+    run.turn().await;
+    assert_eq!(run.freshness(), Freshness::Empty);
+    drop(run);
+    house.settings.accept_old_snapshot = true;
+    let mut run = house.run();
+    run.turn().await;
+    assert_eq!(run.freshness(), Freshness::Fresh);
+    drop(run);
+    house.settings.accept_old_snapshot = false;
+    house.store.set(Mood::Well);
+    let mut run = house.run();
+    run.turn().await;
+    assert_eq!((run.freshness(), run.status(1)), (Freshness::Fresh, Some(Status::Revoked)));
+}
+
+#[tokio::test]
+async fn a_broken_newest_snapshot_is_passed_over_for_the_one_before() {
+    let house = House::new();
+    house.store.commit(keys([key(0), key(1)]));
+    let mut run = house.run();
+    run.turn().await;
+    run.drain().await;
+    let mut run = house.run();
+    run.turn().await;
+    house.store.commit(keys([revoked(1)]));
+    run.turn().await;
+    run.drain().await;
+    let newest = house.file("snapshot.");
+    std::fs::write(newest, b"broken").expect("a broken snapshot");
+    house.store.set(Mood::Gone);
+    let mut run = house.run();
+    run.turn().await;
+    assert_eq!((run.freshness(), run.status(1)), (Freshness::Fresh, Some(Status::Revoked)));
+}
+
+#[tokio::test]
+async fn a_snapshot_that_is_too_old_is_served_only_once_the_store_confirmed_it() {
+    let house = House::new();
+    house.store.commit(keys([key(0)]));
+    let mut run = house.run();
+    run.turn().await;
+    run.drain().await;
+    house.clock.advance(Duration::from_secs(25 * 3600));
+    house.store.set(Mood::Gone);
+    let mut run = house.run();
+    assert_eq!(run.sync.clock_floor, Some(Timestamp::from_seconds(1_800_000_000)));
+    run.turn().await;
+    assert_eq!(run.freshness(), Freshness::Empty);
+    house.store.set(Mood::Well);
+    run.turn().await;
+    assert_eq!(run.freshness(), Freshness::Fresh);
+}
+
+#[tokio::test]
+async fn a_second_process_on_the_state_folder_is_told_so() {
+    let house = House::new();
+    let run = house.run();
+    assert!(matches!(house.start(), Err(StateError::InUse(_))));
+    let gateway = run.sync.handle.gateway().to_owned();
+    drop(run);
+    assert_eq!(house.run().sync.handle.gateway(), gateway);
+}
+
+#[tokio::test]
+async fn a_restored_store_cannot_revive_what_was_revoked_here() {
+    let house = House::new();
+    house.store.commit(keys((0..10).map(key)));
+    let backup = house.store.backup();
+    house.store.commit(keys([revoked(1)]));
+    house.store.commit(keys([revoked(20)]));
+    let mut run = house.run();
+    run.turn().await;
+    house.store.restore(backup);
+    house.store.commit(keys([key(30)]));
+    house.store.commit(keys([key(31)]));
+    run.turn().await;
+    assert_eq!(run.status(30), Some(Status::Active));
+    assert_eq!(run.status(1), Some(Status::Revoked), "the store has it as live");
+    assert_eq!(run.status(20), Some(Status::Revoked), "the store no longer has it");
+    assert_eq!((run.metrics.alarms_of(Alarm::History), run.metrics.alarms_of(Alarm::TakenBack)), (1, 2));
+    assert_eq!(run.table.applied(), 3);
+    run.turn().await;
+    assert_eq!(run.metrics.alarms_of(Alarm::History), 1);
+    run.drain().await;
+    let mut run = house.run();
+    run.turn().await;
+    assert_eq!(run.status(1), Some(Status::Revoked), "after a restart too");
+    house.store.commit(keys([key(1)]));
+    run.turn().await;
+    assert_eq!(run.status(1), Some(Status::Revoked), "and when the store says otherwise again");
+    assert_eq!(run.metrics.alarms_of(Alarm::TakenBack), 1);
+}
+
+#[tokio::test]
+async fn a_restore_while_the_gateway_was_down_is_noticed_at_its_start() {
+    let house = House::new();
+    house.store.commit(keys((0..10).map(key)));
+    let backup = house.store.backup();
+    house.store.commit(keys([revoked(1)]));
+    let mut run = house.run();
+    run.turn().await;
+    run.drain().await;
+    house.store.restore(backup);
+    let mut run = house.run();
+    run.turn().await;
+    assert_eq!((run.freshness(), run.status(1)), (Freshness::Fresh, Some(Status::Revoked)));
+    assert_eq!(run.metrics.alarms_of(Alarm::TakenBack), 1);
+}
+
+#[tokio::test]
+async fn a_reload_that_would_lose_too_many_keys_or_is_of_another_store_is_refused() {
+    let house = House::new();
+    house.store.commit(keys((0..2).map(key)));
+    let backup = house.store.backup();
+    house.store.commit(keys((2..10).map(key)));
+    let mut run = house.run();
+    run.turn().await;
+    house.store.restore(backup);
+    run.turn().await;
+    assert_eq!(run.table.keys(), 10);
+    assert_eq!(run.metrics.alarms_of(Alarm::TooManyLost), 1);
+    assert!(run.table.contact_lost_at().is_some());
+    assert!(matches!(run.resolve(50).await, MissAnswer::UnknownYet));
+    let mut other = house.store.backup();
+    other.id = StoreId(8);
+    house.store.restore(other);
+    run.turn().await;
+    assert_eq!((run.table.keys(), run.metrics.alarms_of(Alarm::OtherStore)), (10, 1));
+}
+
+#[tokio::test]
+async fn a_lost_store_makes_the_table_stale_in_the_end() {
+    let house = House::new();
+    house.store.commit(keys([key(0)]));
+    let mut run = house.run();
+    run.turn().await;
+    house.store.set(Mood::Gone);
+    run.turn().await;
+    assert_eq!(run.freshness(), Freshness::Fresh);
+    house.clock.advance(Duration::from_secs(24 * 3600 + 1));
+    run.turn().await;
+    assert_eq!(run.freshness(), Freshness::Stale);
+    assert_eq!(run.status(0), Some(Status::Active), "what is then done is the route's to say");
+    house.store.set(Mood::Well);
+    run.turn().await;
+    assert_eq!(run.freshness(), Freshness::Fresh);
+}
+
+#[tokio::test]
+async fn a_key_works_before_the_feed_has_brought_it() {
+    let house = House::new();
+    house.store.commit(keys([key(0)]));
+    let mut run = house.run();
+    run.turn().await;
+    assert!(matches!(run.resolve(1).await, MissAnswer::Unknown));
+    let mut owned = key(1);
+    owned.user = Some("ann".parse().expect("a user id"));
+    house.store.commit(vec![Row::User(user("ann", &["jobs:read"])), Row::Key(Box::new(owned))]);
+    house.store.commit(keys([key(2)]));
+    assert!(matches!(run.resolve(1).await, MissAnswer::Unknown), "looked for in vain just now");
+    assert!(matches!(run.resolve(2).await, MissAnswer::Found(_)));
+    assert_eq!(run.status(2), Some(Status::Active), "and is kept");
+    house.clock.advance(Duration::from_secs(2));
+    let MissAnswer::Found(record) = run.resolve(1).await else { panic!("the store has it") };
+    assert!(record.standing.status(false, house.clock.now()).is_usable());
+    run.turn().await;
+    assert_eq!((run.table.keys(), run.table.applied()), (3, 3));
+}
+
+#[tokio::test]
+async fn what_was_looked_for_in_vain_is_looked_for_again_after_any_change() {
+    let house = House::new();
+    house.store.commit(keys([key(0)]));
+    let mut run = house.run();
+    run.turn().await;
+    assert!(matches!(run.resolve(1).await, MissAnswer::Unknown));
+    assert!(matches!(run.resolve(1).await, MissAnswer::Unknown));
+    assert_eq!(house.store.finds.load(Ordering::SeqCst), 1);
+    house.store.commit(keys([revoked(0)]));
+    run.turn().await;
+    assert!(matches!(run.resolve(1).await, MissAnswer::Unknown));
+    assert_eq!(house.store.finds.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn many_who_ask_for_one_token_cost_one_read_and_one_who_leaves_stops_nobody() {
+    let house = House::new();
+    house.store.commit(keys([key(0)]));
+    let mut run = house.run();
+    run.turn().await;
+    house.store.commit(keys([key(1)]));
+    let all = house.store.gate.acquire_many(1_000_000).await.expect("the gate is open");
+    let (now, wanted) = (house.clock.now(), hash(1));
+    let mut first = run.sync.misses.resolve(&wanted, HERE, now);
+    assert!(futures_poll_once(&mut first).is_none());
+    let mut others: Vec<_> = (0..20).map(|_| run.sync.misses.resolve(&wanted, HERE, now)).collect();
+    for other in &mut others {
+        assert!(futures_poll_once(other).is_none());
+    }
+    assert_eq!(house.store.finds.load(Ordering::SeqCst), 1);
+    drop(first);
+    for other in &mut others {
+        assert!(futures_poll_once(other).is_none());
+    }
+    assert_eq!(house.store.finds.load(Ordering::SeqCst), 2, "another went on");
+    drop(all);
+    for other in others {
+        assert!(matches!(other.await, MissAnswer::Found(_)));
+    }
+    assert_eq!(house.store.finds.load(Ordering::SeqCst), 2);
+}
+
+fn futures_poll_once<T>(future: &mut std::pin::Pin<Box<dyn Future<Output = T> + Send + '_>>) -> Option<T> {
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    match future.as_mut().poll(&mut context) {
+        std::task::Poll::Ready(value) => Some(value),
+        std::task::Poll::Pending => None,
+    }
+}
+
+#[tokio::test]
+async fn junk_is_limited_by_client_and_by_the_whole_and_never_stands_before_a_tombstone() {
+    let mut house = House::new();
+    house.settings.failure_limit = FailureLimit { per_second: 10, burst: 5, ..FailureLimit::default() };
+    house.settings.misses_per_second = 3;
+    house.store.commit(keys([key(0), revoked(1)]));
+    let mut run = house.run();
+    run.turn().await;
+    for number in 100..103 {
+        assert!(matches!(run.resolve(number).await, MissAnswer::Unknown));
+    }
+    for number in 103..105 {
+        assert!(matches!(run.resolve(number).await, MissAnswer::Overloaded));
+    }
+    let MissAnswer::TooManyFailures { retry_after } = run.resolve(105).await else { panic!("the share is used up") };
+    assert_eq!(retry_after, Duration::from_millis(100));
+    assert!(matches!(run.resolve(1).await, MissAnswer::Found(_)), "a revoked key is known");
+    assert_eq!(house.store.finds.load(Ordering::SeqCst), 3);
+}
+
+#[tokio::test]
+async fn an_unknown_token_is_not_called_bad_for_a_while_after_the_store_was_lost() {
+    let house = House::new();
+    house.store.commit(keys([key(0)]));
+    let mut run = house.run();
+    assert!(matches!(run.resolve(1).await, MissAnswer::UnknownYet), "nothing is loaded");
+    run.turn().await;
+    house.store.set(Mood::Gone);
+    assert!(matches!(run.resolve(1).await, MissAnswer::UnknownYet));
+    house.clock.advance(Duration::from_secs(59));
+    assert!(matches!(run.resolve(1).await, MissAnswer::UnknownYet));
+    house.clock.advance(Duration::from_secs(1));
+    assert!(matches!(run.resolve(1).await, MissAnswer::Unknown));
+    house.store.set(Mood::Well);
+    house.store.commit(keys([key(1)]));
+    run.turn().await;
+    assert_eq!(run.status(1), Some(Status::Active));
+}
+
+#[tokio::test]
+async fn usage_is_written_in_order_and_counted_again_where_it_was_not_taken() {
+    let house = House::new();
+    house.store.commit(keys((0..3).map(key)));
+    let mut run = house.run();
+    run.turn().await;
+    let now = house.clock.now();
+    let slot = |number| run.table.lookup(&hash(number)).expect("a known key").slot;
+    run.table.used(slot(2), now.plus(Duration::from_secs(5)));
+    run.table.used(slot(0), now);
+    run.table.used(slot(0), now);
+    house.store.set(Mood::TakesNoUsage);
+    run.sync.runner.flusher.flush().await;
+    house.store.set(Mood::Well);
+    run.table.used(slot(0), now);
+    run.sync.runner.flusher.flush().await;
+    run.sync.runner.flusher.flush().await;
+    let usage = house.store.backup().usage;
+    let told: Vec<_> = usage.iter().map(|update| (update.key, update.count, update.last_used_at)).collect();
+    assert_eq!(told, [(key(0).id, 3, now), (key(2).id, 1, now)], "no instant lies in the future");
+}
+
+#[tokio::test]
+async fn a_running_follower_applies_a_commit_and_leaves_a_snapshot_when_it_is_stopped() {
+    let house = House::new();
+    house.store.commit(keys([key(0)]));
+    let Run { sync, table, .. } = house.run();
+    let (stop, stopped) = watch::channel(false);
+    let running = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(sync.runner.run(stopped));
+    });
+    assert!(sync.handle.wait_applied(1, Duration::from_secs(10)).await);
+    let revision = house.store.commit(keys([revoked(0)]));
+    assert!(sync.handle.wait_applied(revision, Duration::from_secs(10)).await);
+    assert!(!sync.handle.wait_applied(revision + 1, Duration::from_millis(1)).await);
+    let slot = table.lookup(&hash(0)).expect("a known key").slot;
+    table.used(slot, house.clock.now());
+    stop.send(true).expect("the follower runs");
+    running.join().expect("the follower ends");
+    assert_eq!(house.store.backup().usage.len(), 1);
+    house.store.set(Mood::Gone);
+    let mut run = house.run();
+    run.turn().await;
+    assert_eq!(run.status(0), Some(Status::Revoked));
+}
