@@ -4,6 +4,8 @@
 //!
 //! `cargo bench --bench table`, or with numbers of keys: `cargo bench --bench table -- 100000`.
 
+#![expect(clippy::disallowed_methods, clippy::print_stdout, reason = "a benchmark reads the clock and prints")]
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
