@@ -3,6 +3,12 @@
 //! resident a key, a look-up under 200 ns.
 //!
 //! `cargo bench --bench table`, or with numbers of keys: `cargo bench --bench table -- 100000`.
+#![expect(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    clippy::indexing_slicing,
+    reason = "a measurement reads the clock, prints, and may panic"
+)]
 
 #![expect(clippy::disallowed_methods, clippy::print_stdout, reason = "a benchmark reads the clock and prints")]
 
