@@ -5,7 +5,6 @@
 //! such as the store's writes, counts for nothing.
 
 use std::collections::BTreeSet;
-use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -75,17 +74,13 @@ fn is_change(event: &notify::Event, files: &BTreeSet<PathBuf>) -> bool {
     !matches!(event.kind, EventKind::Access(_)) && event.paths.iter().any(|path| files.contains(path) || is_swap(path))
 }
 
-/// The file's path as events name it: its folder's, and its name.
+/// The file's path as events name it: from the root on.
 fn as_reported(file: &Path) -> PathBuf {
-    folder_of(file).join(file.file_name().unwrap_or(OsStr::new("")))
+    std::path::absolute(file).unwrap_or_else(|_no_working_folder| file.to_owned())
 }
 
 fn folder_of(file: &Path) -> PathBuf {
-    match file.parent() {
-        Some(folder) if folder.as_os_str().is_empty() => PathBuf::from("."),
-        Some(folder) => folder.to_owned(),
-        None => PathBuf::from("."),
-    }
+    file.parent().unwrap_or(file).to_owned()
 }
 
 #[cfg(test)]
@@ -111,14 +106,15 @@ mod tests {
     fn other_files_of_the_folder_count_for_nothing() {
         let files = BTreeSet::from([as_reported(Path::new("keyward.toml")), as_reported(Path::new("tls/api.pem"))]);
         let touched = |kind, path: &str| {
-            let event = notify::Event { kind, paths: vec![PathBuf::from(path)], attrs: EventAttributes::default() };
+            let event =
+                notify::Event { kind, paths: vec![as_reported(Path::new(path))], attrs: EventAttributes::default() };
             is_change(&event, &files)
         };
         let modified = EventKind::Modify(ModifyKind::Any);
-        assert!(touched(modified, "./keyward.toml"));
+        assert!(touched(modified, "keyward.toml"));
         assert!(touched(modified, "tls/api.pem"));
         assert!(touched(EventKind::Create(CreateKind::Any), "tls/..data"));
-        assert!(!touched(modified, "./keyward.db-wal"));
-        assert!(!touched(EventKind::Access(AccessKind::Read), "./keyward.toml"));
+        assert!(!touched(modified, "keyward.db-wal"));
+        assert!(!touched(EventKind::Access(AccessKind::Read), "keyward.toml"));
     }
 }
