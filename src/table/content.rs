@@ -26,22 +26,23 @@ const ENVIRONMENTS_MAX: u64 = 1 << 20;
 const SHARDS: usize = 256;
 
 /// The fields of one key, written under the write guard of its map shard and read under its read
-/// guard; each by itself is atomic only because that needs no `unsafe`.
+/// guard; each by itself is atomic only because that needs no `unsafe`. 64 bytes.
 #[derive(Debug, Default)]
 struct Slot {
     id: [AtomicU64; 2],
-    lineage: [AtomicU64; 2],
     revision: AtomicU64,
     expires_at: AtomicI64,
     grace_expires_at: AtomicI64,
     ordinal: AtomicU32,
+    /// Number + 1; 0 where it is the key's own, which it is of every key that replaced none.
+    lineage: AtomicU32,
     /// Number + 1; 0 for none.
     project: AtomicU32,
-    environment: AtomicU32,
     /// Number + 1; 0 for none.
     user: AtomicU32,
     /// Number of the flag set; of no meaning where the key inherits.
     flags: AtomicU32,
+    /// What is true or false of the key, and above it the number of its environment.
     bits: AtomicU32,
 }
 
@@ -61,6 +62,7 @@ const SUPERSEDED: u32 = 4;
 const INHERITS: u32 = 8;
 const EXPIRES: u32 = 16;
 const IN_GRACE: u32 = 32;
+const ENVIRONMENT_SHIFT: u32 = 8;
 
 const USER_KNOWN: u64 = 1;
 const USER_ACTIVE: u64 = 2;
@@ -107,6 +109,7 @@ pub(super) struct Content {
     slots: Slab<Slot>,
     projects: Interner<ProjectId>,
     environments: Interner<EnvironmentId>,
+    lineages: Interner<LineageId>,
     flag_sets: Interner<Arc<FlagSet>>,
     user_ids: Interner<UserId>,
     users: Slab<UserSlot>,
@@ -121,6 +124,7 @@ impl Content {
             slots: Slab::with_room_for(KEYS_MAX),
             projects: Interner::with_room_for(PROJECTS_MAX),
             environments: Interner::with_room_for(ENVIRONMENTS_MAX),
+            lineages: Interner::with_room_for(KEYS_MAX),
             flag_sets: Interner::with_room_for(FLAG_SETS_MAX),
             user_ids: Interner::with_room_for(KEYS_MAX),
             users: Slab::with_room_for(KEYS_MAX),
@@ -155,9 +159,10 @@ impl Content {
             (true, None) => RecordFlags::Own(Arc::clone(&self.nothing)),
             (true, Some(_)) => RecordFlags::Inherited(self.user_flags(state)),
         };
+        let id = KeyId::from_bits(wide(&slot.id));
         Some(Record {
-            id: KeyId::from_bits(wide(&slot.id)),
-            lineage: LineageId::from_bits(wide(&slot.lineage)),
+            id,
+            lineage: self.lineage(slot, id)?,
             hash_head: *head.as_bytes(),
             standing: Standing {
                 states: states_of(bits),
@@ -233,10 +238,16 @@ impl Content {
     fn write(&self, slot: &Slot, key: &KeyRef<'_>, states: States) -> bool {
         let project = key.project.map(|project| self.projects.number(project, || project.clone()));
         let environment = self.environments.number(key.environment, || key.environment.clone());
+        let lineage = (key.lineage != key.id.lineage()).then(|| self.lineages.number(&key.lineage, || key.lineage));
         let user = key.user.map(|user| self.user_number(user));
         let flags = key.flags.map(|flags| self.flag_sets.number(flags, || Arc::new(flags.clone())));
-        let room = project != Some(None) && environment.is_some() && user != Some(None) && flags != Some(None);
-        let mut bits = bits_of(states);
+        let environment = environment.filter(|&number| u64::from(number) < ENVIRONMENTS_MAX);
+        let room = project != Some(None)
+            && environment.is_some()
+            && lineage != Some(None)
+            && user != Some(None)
+            && flags != Some(None);
+        let mut bits = bits_of(states) | (environment.unwrap_or(0) << ENVIRONMENT_SHIFT);
         if !room {
             bits |= DISABLED;
         }
@@ -252,9 +263,8 @@ impl Content {
             slot.grace_expires_at.store(end.nanos(), Ordering::Relaxed);
         }
         store_wide(&slot.id, key.id.bits());
-        store_wide(&slot.lineage, key.lineage.bits());
+        slot.lineage.store(lineage.flatten().map_or(0, |number| number + 1), Ordering::Relaxed);
         slot.project.store(project.flatten().map_or(0, |number| number + 1), Ordering::Relaxed);
-        slot.environment.store(environment.unwrap_or(0), Ordering::Relaxed);
         slot.user.store(user.flatten().map_or(0, |number| number + 1), Ordering::Relaxed);
         slot.flags.store(flags.flatten().unwrap_or(0), Ordering::Relaxed);
         slot.revision.store(key.stamp.revision, Ordering::Relaxed);
@@ -346,10 +356,11 @@ impl Content {
         let bits = slot.bits.load(Ordering::Relaxed);
         let user = slot.user.load(Ordering::Relaxed).checked_sub(1);
         let flags = self.flag_sets.value(slot.flags.load(Ordering::Relaxed));
+        let id = KeyId::from_bits(wide(&slot.id));
         Some(KeyRef {
             head,
-            id: KeyId::from_bits(wide(&slot.id)),
-            lineage: LineageId::from_bits(wide(&slot.lineage)),
+            id,
+            lineage: self.lineage(slot, id)?,
             states: states_of(bits),
             project: self.project(slot),
             environment: self.environment(slot)?,
@@ -384,7 +395,14 @@ impl Content {
     }
 
     fn environment(&self, slot: &Slot) -> Option<&EnvironmentId> {
-        self.environments.value(slot.environment.load(Ordering::Relaxed))
+        self.environments.value(slot.bits.load(Ordering::Relaxed) >> ENVIRONMENT_SHIFT)
+    }
+
+    fn lineage(&self, slot: &Slot, id: KeyId) -> Option<LineageId> {
+        match slot.lineage.load(Ordering::Relaxed).checked_sub(1) {
+            None => Some(id.lineage()),
+            Some(number) => self.lineages.value(number).copied(),
+        }
     }
 }
 

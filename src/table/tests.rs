@@ -313,3 +313,15 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_key_of_another_lineage_keeps_it() {
+    let table = Table::new();
+    let mut successor = row(1, 1);
+    successor.lineage = row(0, 1).lineage;
+    apply(&table, successor.clone());
+    assert_eq!(table.lookup(&hash(1)).expect("a key").lineage, successor.lineage);
+    let mut seen = Vec::new();
+    table.for_each_key(|key| seen.push(key.to_row()));
+    assert_eq!(seen, [successor]);
+}
