@@ -38,7 +38,7 @@ impl Reloader {
     pub(super) fn reload(&mut self) {
         match self.try_reload() {
             Ok(()) => {
-                self.process_metrics.reloaded(self.clock.now());
+                self.process_metrics.reloaded(self.clock.now().seconds());
                 self.show_certificates();
                 tracing::info!(file = %self.config.path.display(), "configuration reloaded");
             }

@@ -38,6 +38,9 @@ use crate::tls::{CertificateMetrics, Certificates};
 /// Connections of listeners that are not the gateway's.
 const OPS_CONNECTIONS_MAX: usize = 128;
 
+/// Is told where the gateway listens, once it answers.
+pub type OnReady = Box<dyn FnOnce(&Bound)>;
+
 /// What the command line adds to the configuration.
 #[derive(Default)]
 pub struct ServeOptions {
@@ -46,7 +49,7 @@ pub struct ServeOptions {
     /// Where to start an upstream that echoes.
     pub echo: Option<SocketAddr>,
     /// Called once the gateway answers.
-    pub on_ready: Option<Box<dyn FnOnce(&Bound)>>,
+    pub on_ready: Option<OnReady>,
 }
 
 impl std::fmt::Debug for ServeOptions {
@@ -124,7 +127,7 @@ pub fn serve(config: Config, options: ServeOptions) -> Result<(), AppError> {
     let clock = Arc::new(SystemClock::default());
     let metrics = Metrics::new(Some(log.dropped()))?;
     let runtime = runtime()?;
-    let running = Running::start(config, &options, workers, clock, metrics, &runtime)?;
+    let running = Running::start(config, &options, workers, &clock, metrics, &runtime)?;
     LocalSet::new().block_on(&runtime, running.until_told_to_stop(options.on_ready))
 }
 
@@ -151,12 +154,12 @@ impl Running {
         mut config: Config,
         options: &ServeOptions,
         worker_count: usize,
-        clock: Arc<SystemClock>,
+        clock: &Arc<SystemClock>,
         metrics: Metrics,
         runtime: &Runtime,
     ) -> Result<Self, AppError> {
         config.sync.accept_old_snapshot |= options.accept_old_snapshot;
-        let shared_clock: Arc<dyn Clock> = Arc::clone(&clock) as Arc<dyn Clock>;
+        let shared_clock: Arc<dyn Clock> = Arc::clone(clock) as Arc<dyn Clock>;
         let certificates = config.gateway.tls.clone().map(Certificates::load).transpose();
         let certificates = certificates.map_err(AppError::Certificates)?.map(Arc::new);
         let deny = Arc::new(ArcSwap::from_pointee(read_deny(config.gateway.deny_file.as_deref())?));
@@ -256,9 +259,9 @@ impl Running {
     }
 
     /// Serves until a signal says stop, then drains.
-    async fn until_told_to_stop(mut self, on_ready: Option<Box<dyn FnOnce(&Bound)>>) -> Result<(), AppError> {
+    async fn until_told_to_stop(mut self, on_ready: Option<OnReady>) -> Result<(), AppError> {
         let mut signals = Signals::listen().map_err(AppError::runtime("cannot listen for signals"))?;
-        self.reloader.process_metrics.reloaded(self.reloader.clock.now());
+        self.reloader.process_metrics.reloaded(self.reloader.clock.now().seconds());
         self.reloader.show_certificates();
         for address in &self.bound.gateway {
             tracing::info!(listener = "gateway", %address, "listening");

@@ -58,7 +58,7 @@ pub(super) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
         output::note(&format!("warning: {warning}"));
     }
     output.line("ok")?;
-    findings.summary.iter().try_for_each(|(name, what)| output.line(format_args!("  {name:<13} {what}")))
+    findings.summary.iter().try_for_each(|(name, what)| output.line(format_args!("  {name:<14} {what}")))
 }
 
 impl Findings {

@@ -12,6 +12,9 @@ use serde::Serialize;
 
 use super::failure::Failure;
 
+/// In the order that `comfy_table` documents: only the line between header and rows, and its crossings.
+const RULE_BELOW_HEADER: &str = "     ──            ";
+
 /// Where a command's answer goes.
 pub(super) struct Output {
     writer: Box<dyn Write>,
@@ -31,13 +34,12 @@ impl Output {
         self.write(|writer| writeln!(writer, "{}", printable(&text)))
     }
 
-    /// A table for people: aligned by spaces, fitted to the width of a terminal.
+    /// A table for people: aligned by spaces, with a rule below the header on a terminal. Cells are never
+    /// broken into lines: an id that cannot be copied is worth nothing.
     pub(super) fn table(&mut self, header: &[&str], rows: Vec<Vec<String>>) -> Result<(), Failure> {
         let mut table = Table::new();
-        table.load_preset(presets::NOTHING).set_header(header);
-        if self.terminal {
-            table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
-        }
+        let preset = if self.terminal { RULE_BELOW_HEADER } else { presets::NOTHING };
+        table.load_preset(preset).set_content_arrangement(ContentArrangement::Disabled).set_header(header);
         for row in rows {
             table.add_row(row.iter().map(|cell| printable(cell)).collect::<Vec<_>>());
         }

@@ -182,6 +182,8 @@ mod tests {
         let mut examples: Vec<String> = PAGE.replace(" \\\n", " ").lines().map(str::to_owned).collect();
         for (_, command) in leaves() {
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            // Longer lines would be broken where no shell expects it.
+            assert!(help.lines().all(|line| line.chars().count() <= 100), "{help}");
             examples.extend(help.replace(" \\\n", " ").lines().map(str::to_owned));
         }
         let mut count = 0;

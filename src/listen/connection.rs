@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
@@ -21,6 +22,7 @@ use hyper::rt::{Sleep, Timer};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus::IntGauge;
 use rustls::{HandshakeKind, ProtocolVersion, ServerConfig};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -35,7 +37,7 @@ use super::metrics::ListenMetrics;
 use super::peer::{Peer, TlsInfo, Worker};
 use super::settings::{Limits, Settings};
 use super::stream::{Caught, OpenRequest, Panicked, Streams};
-use super::ticker::{CoarseClock, Slot};
+use super::ticker::{CoarseClock, NEVER, Slot};
 use super::watched::{Prefix, Watched};
 use crate::tls;
 
@@ -76,7 +78,7 @@ impl<H: Handler> Accepted<H> {
                 Err(TooSlow(phase)) => {
                     self.count_timeout(phase);
                     if phase == Phase::Head {
-                        let tcp = Watched::new(tcp, Prefix::default(), Arc::clone(&flow), self.place);
+                        let tcp = Watched::new(tcp, Bytes::new(), Arc::clone(&flow), self.place);
                         Box::pin(answer_and_linger(&flow, &self.worker, tcp, Refusal::HeadTooSlow)).await;
                     }
                     return;
@@ -91,7 +93,7 @@ impl<H: Handler> Accepted<H> {
             }
         };
         let (connection, place) = self.into_http(None);
-        let io = Watched::new(tcp, prefix, Arc::clone(&flow), place);
+        let io = Watched::new(tcp, Bytes::copy_from_slice(prefix.read()), Arc::clone(&flow), place);
         // On the heap, so that a connection that has sent nothing yet stays small.
         if http2 {
             Box::pin(connection.serve_http2(io, flow)).await;
@@ -107,7 +109,11 @@ impl<H: Handler> Accepted<H> {
             Ok(Ok(0) | Err(_)) => return,
             Ok(Ok(_)) => flow.enter(Phase::Handshake),
         }
-        let handshake = Box::pin(TlsAcceptor::from(config).accept(tcp));
+        Box::pin(self.shake_hands(tcp, flow, config)).await;
+    }
+
+    async fn shake_hands(self, tcp: TcpStream, flow: Arc<Flow>, config: Arc<ServerConfig>) {
+        let handshake = TlsAcceptor::from(config).accept(tcp);
         let stream = match in_time(&flow, &self.worker, handshake).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {
@@ -121,7 +127,7 @@ impl<H: Handler> Accepted<H> {
         };
         let (info, http2) = self.agreed(&stream);
         let (connection, place) = self.into_http(Some(info));
-        let io = Watched::new(stream, Prefix::default(), Arc::clone(&flow), place);
+        let io = Watched::new(stream, Bytes::new(), Arc::clone(&flow), place);
         if http2 {
             Box::pin(connection.serve_http2(io, flow)).await;
         } else {
@@ -169,7 +175,7 @@ struct HttpConnection<H> {
 }
 
 impl<H: Handler> HttpConnection<H> {
-    async fn serve_http1<S>(self, io: Watched<S>, flow: Arc<Flow>)
+    async fn serve_http1<S>(self, mut io: Watched<S>, flow: Arc<Flow>)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -183,23 +189,65 @@ impl<H: Handler> HttpConnection<H> {
                 Rc::clone(&this).answer(request, open, Protocol::Http1)
             })
         };
-        let mut connection = builder.serve_connection(TokioIo::new(io), service).with_upgrades();
-        let end = this.drive(&flow, &mut connection, http1::UpgradeableConnection::graceful_shutdown).await;
-        if matches!(end, End::Panicked) {
-            return;
-        }
-        let Some(parts) = connection.into_parts() else {
-            flow.enter(Phase::Upgraded);
-            return;
-        };
-        let io = parts.io.into_inner();
-        match end {
-            End::TooSlow(Phase::Head) if !flow.is_write_blocked() => {
-                answer_and_linger(&flow, &this.worker, io, Refusal::HeadTooSlow).await;
+        loop {
+            let connection = builder.serve_connection(TokioIo::new(io), service.clone()).with_upgrades();
+            let mut connection = Box::new(connection);
+            let end = this.drive(&flow, &mut *connection, http1::UpgradeableConnection::graceful_shutdown).await;
+            if end == End::Panicked {
+                return;
             }
-            End::Closed if flow.must_linger() => linger(&flow, &this.worker, io).await,
-            End::Closed | End::TooSlow(_) | End::Stalled | End::Panicked => {}
+            let Some(parts) = connection.into_parts() else {
+                return flow.enter(Phase::Upgraded);
+            };
+            io = parts.io.into_inner();
+            match end {
+                End::Resting => {
+                    io.put_back(parts.read_buf);
+                    if !io.has_replay() && this.rest(&flow, &mut io).await.is_err() {
+                        return;
+                    }
+                }
+                End::TooSlow(Phase::Head) if !flow.is_write_blocked() => {
+                    return answer_and_linger(&flow, &this.worker, io, Refusal::HeadTooSlow).await;
+                }
+                End::Closed if flow.must_linger() => return linger(&flow, &this.worker, io).await,
+                End::Closed | End::TooSlow(_) | End::Stalled | End::Panicked => return,
+            }
         }
+    }
+
+    /// Waits for the next request with no buffers: hyper keeps some 10 KiB for an idle connection.
+    async fn rest<S>(&self, flow: &Flow, io: &mut Watched<S>) -> Result<(), Closed>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        flow.alarm.set(Slot::Rest, NEVER);
+        let resting = Resting::new(&self.metrics.resting);
+        let mut first = [0; FIRST_BYTES];
+        let read = {
+            let mut read = pin!(io.read(&mut first));
+            poll_fn(|cx| {
+                flow.alarm.register(cx.waker());
+                if let Poll::Ready(read) = read.as_mut().poll(cx) {
+                    return Poll::Ready(read.ok().filter(|&count| count > 0));
+                }
+                let is_late = flow.is_late(Slot::Phase);
+                if is_late {
+                    self.metrics.timeouts.with_label_values(&[Phase::Idle.name()]).inc();
+                }
+                let over = is_late || flow.is_late(Slot::Age) || self.worker.stopping.get();
+                if over { Poll::Ready(None) } else { Poll::Pending }
+            })
+            .await
+        };
+        drop(resting);
+        let Some(count) = read else {
+            flow.enter(Phase::Closing);
+            let _said_goodbye = in_time(flow, &self.worker, io.shutdown()).await;
+            return Err(Closed);
+        };
+        io.put_back(Bytes::copy_from_slice(first.get(..count).unwrap_or_default()));
+        Ok(())
     }
 
     async fn serve_http2<S>(self, io: Watched<S>, flow: Arc<Flow>)
@@ -305,6 +353,9 @@ impl<H: Handler> HttpConnection<H> {
                     }
                 }
                 leave |= flow.is_late(Slot::Age);
+                if flow.may_rest() && !leave && !self.worker.stopping.get() {
+                    return Poll::Ready(End::Resting);
+                }
                 if self.worker.stopping.get() {
                     leave = true;
                     flow.hurry();
@@ -330,7 +381,7 @@ impl<H: Handler> HttpConnection<H> {
             End::Stalled => self.metrics.timeouts.with_label_values(&["write"]).inc(),
             End::TooSlow(phase) => self.metrics.timeouts.with_label_values(&[phase.name()]).inc(),
             End::Panicked => self.metrics.panics.inc(),
-            End::Closed => {}
+            End::Closed | End::Resting => {}
         }
         end
     }
@@ -345,8 +396,29 @@ enum End {
     TooSlow(Phase),
     /// The other side took none of what was written.
     Stalled,
+    /// Not at all: it has been idle for a while and can do without its buffers.
+    Resting,
     /// A fault of this program.
     Panicked,
+}
+
+/// The connection is over.
+struct Closed;
+
+/// Counts one resting connection.
+struct Resting<'a>(&'a IntGauge);
+
+impl<'a> Resting<'a> {
+    fn new(gauge: &'a IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Resting<'_> {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 /// What is refused before the handler sees it.
@@ -453,6 +525,8 @@ impl Timer for CoarseTimer {
 
 /// What is read or written ahead of the other side, a connection.
 const BUFFER_BYTES: usize = 64 * 1024;
+/// What is read of the first request after a rest, before buffers are made for it.
+const FIRST_BYTES: usize = 64;
 /// hyper's own limit of fields.
 const HYPER_FIELDS: usize = 100;
 const STREAM_WINDOW_BYTES: u32 = 256 * 1024;

@@ -107,6 +107,9 @@ impl Flow {
             Phase::Busy | Phase::Upgraded => Duration::MAX,
         };
         self.phase.store(phase as u8, Ordering::Relaxed);
+        let rests = phase == Phase::Idle && !self.http2.load(Ordering::Relaxed);
+        let rest = if rests { self.coarse.after(REST_AFTER.min(self.timeouts.idle / 4)) } else { NEVER };
+        self.alarm.set(Slot::Rest, rest);
         self.alarm.set(Slot::Phase, if limit == Duration::MAX { NEVER } else { self.coarse.after(limit) });
         if phase == Phase::Upgraded {
             self.alarm.set(Slot::Write, NEVER);
@@ -228,6 +231,11 @@ impl Flow {
             && matches!(self.phase(), Phase::Head | Phase::Idle)
     }
 
+    /// Whether it has been idle for so long that its buffers are better given back.
+    pub(super) fn may_rest(&self) -> bool {
+        self.is_late(Slot::Rest) && self.phase() == Phase::Idle && self.is_between_requests()
+    }
+
     /// The answer does not wait for what the other side may still send.
     pub(super) fn leave_unread(&self) {
         self.unread.store(true, Ordering::Relaxed);
@@ -238,6 +246,9 @@ impl Flow {
         self.unread.load(Ordering::Relaxed) && !self.eof.load(Ordering::Relaxed)
     }
 }
+
+/// After how long an idle connection gives its buffers back.
+const REST_AFTER: Duration = Duration::from_secs(5);
 
 /// How long the other side may take to agree to a close.
 const LINGER: Duration = Duration::from_secs(2);

@@ -9,6 +9,8 @@ pub struct ListenMetrics {
     pub accepted: IntCounter,
     /// Connections that are open.
     pub open: IntGauge,
+    /// Idle connections that have given their buffers back.
+    pub resting: IntGauge,
     /// Connections that were closed at once because the cap was reached.
     pub refused: IntCounter,
     /// Failures to accept a connection, for instance for lack of file descriptors.
@@ -36,6 +38,10 @@ impl ListenMetrics {
                 "Connections that were accepted.",
             ))?,
             open: IntGauge::with_opts(opts("keyward_connections_open", "Connections that are open."))?,
+            resting: IntGauge::with_opts(opts(
+                "keyward_connections_resting",
+                "Idle connections that have given their buffers back.",
+            ))?,
             refused: IntCounter::with_opts(opts(
                 "keyward_connections_refused_total",
                 "Connections that were closed at once because the cap was reached.",
@@ -80,6 +86,7 @@ impl ListenMetrics {
         for family in [&self.handshakes, &self.handshake_failures, &self.timeouts] {
             registry.register(Box::new(family.clone()))?;
         }
-        registry.register(Box::new(self.open.clone()))
+        registry.register(Box::new(self.open.clone()))?;
+        registry.register(Box::new(self.resting.clone()))
     }
 }

@@ -30,6 +30,8 @@ pub(super) enum Slot {
     Write = 1,
     /// Of the connection as a whole.
     Age = 2,
+    /// Of buffers that are kept for another request.
+    Rest = 3,
 }
 
 /// Deadlines of one watched thing, and whom to wake when the first has passed.
@@ -37,26 +39,23 @@ pub(super) enum Slot {
 /// Shared between a connection and its I/O, which must be `Send` for upgrades; never contended.
 #[derive(Debug)]
 pub(super) struct Alarm {
-    deadlines: [AtomicU64; 3],
+    deadlines: [AtomicU64; 4],
     fired: AtomicBool,
     waker: Mutex<Option<Waker>>,
 }
 
 impl Alarm {
     const fn new() -> Self {
-        Self {
-            deadlines: [AtomicU64::new(NEVER), AtomicU64::new(NEVER), AtomicU64::new(NEVER)],
-            fired: AtomicBool::new(false),
-            waker: Mutex::new(None),
-        }
+        Self { deadlines: [const { AtomicU64::new(NEVER) }; 4], fired: AtomicBool::new(false), waker: Mutex::new(None) }
     }
 
     fn slot(&self, slot: Slot) -> &AtomicU64 {
-        let [phase, write, age] = &self.deadlines;
+        let [phase, write, age, rest] = &self.deadlines;
         match slot {
             Slot::Phase => phase,
             Slot::Write => write,
             Slot::Age => age,
+            Slot::Rest => rest,
         }
     }
 
@@ -81,7 +80,8 @@ impl Alarm {
 
     /// Whether it went off since the last call.
     pub(super) fn take_fired(&self) -> bool {
-        self.fired.swap(false, Ordering::Relaxed)
+        // The load alone is what every poll pays.
+        self.fired.load(Ordering::Relaxed) && self.fired.swap(false, Ordering::Relaxed)
     }
 
     /// Whom to wake.

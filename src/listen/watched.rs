@@ -17,7 +17,8 @@ use super::flow::Flow;
 #[derive(Debug)]
 pub(super) struct Watched<S> {
     stream: S,
-    prefix: Prefix,
+    /// What was read already and is yet to be handed on.
+    replay: Bytes,
     flow: Arc<Flow>,
     /// What goes out in place of what hyper wrote, and how long that was.
     instead: Option<Instead>,
@@ -32,8 +33,18 @@ struct Instead {
 }
 
 impl<S> Watched<S> {
-    pub(super) const fn new(stream: S, prefix: Prefix, flow: Arc<Flow>, place: Place) -> Self {
-        Self { stream, prefix, flow, instead: None, _place: place }
+    pub(super) const fn new(stream: S, replay: Bytes, flow: Arc<Flow>, place: Place) -> Self {
+        Self { stream, replay, flow, instead: None, _place: place }
+    }
+
+    /// These bytes were read and come before all others.
+    pub(super) fn put_back(&mut self, replay: Bytes) {
+        self.replay = replay;
+    }
+
+    /// Whether bytes were put back and not handed on yet.
+    pub(super) const fn has_replay(&self) -> bool {
+        !self.replay.is_empty()
     }
 }
 
@@ -42,11 +53,11 @@ impl<S> Watched<S> {
 pub(super) struct Prefix {
     bytes: [u8; PREFACE.len()],
     filled: usize,
-    taken: usize,
 }
 
 impl Prefix {
-    fn read(&self) -> &[u8] {
+    /// What was read.
+    pub(super) fn read(&self) -> &[u8] {
         self.bytes.get(..self.filled).unwrap_or_default()
     }
 
@@ -76,11 +87,9 @@ const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let prefix = this.prefix.read().get(this.prefix.taken..).unwrap_or_default();
-        if !prefix.is_empty() {
-            let count = prefix.len().min(buf.remaining());
-            buf.put_slice(prefix.get(..count).unwrap_or_default());
-            this.prefix.taken += count;
+        if !this.replay.is_empty() {
+            let count = this.replay.len().min(buf.remaining());
+            buf.put_slice(&this.replay.split_to(count));
             this.flow.on_read(count);
             return Poll::Ready(Ok(()));
         }

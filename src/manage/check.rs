@@ -13,6 +13,7 @@ use crate::store::Reading;
 
 const PROP_NAME_BYTES_MAX: usize = 64;
 
+#[expect(clippy::needless_pass_by_value, reason = "texts and faults alike are handed over and forgotten")]
 pub(super) fn invalid(field: &'static str, cause: impl ToString) -> ManageError {
     ManageError::Invalid { field, cause: cause.to_string() }
 }

@@ -152,7 +152,8 @@ impl Relayed {
                     if frame.is_trailers() && !self.trailers {
                         continue;
                     }
-                    if self.body.is_end_stream() {
+                    // Nobody polls again after trailers.
+                    if frame.is_trailers() || self.body.is_end_stream() {
                         self.end();
                     }
                     Poll::Ready(Some(Ok(frame)))

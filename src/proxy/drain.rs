@@ -6,6 +6,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
+use http::Version;
 use http_body::Body;
 use http_body_util::BodyExt;
 
@@ -23,17 +24,19 @@ const DRAIN_FOR: Duration = Duration::from_secs(5);
 pub(super) struct Unread {
     source: Option<Rc<Source>>,
     peer: Rc<Peer>,
+    version: Version,
 }
 
 impl Unread {
     /// The rest of what `source` sends; none for no body.
-    pub(super) const fn new(source: Option<Rc<Source>>, peer: Rc<Peer>) -> Self {
-        Self { source, peer }
+    pub(super) const fn new(source: Option<Rc<Source>>, peer: Rc<Peer>, version: Version) -> Self {
+        Self { source, peer, version }
     }
 
-    /// Takes the rest and reads it to its end, within bounds, beside whatever else goes on.
+    /// Takes the rest and reads it to its end, within bounds, beside whatever else goes on. On HTTP/2
+    /// the stream is reset instead, which costs nobody its answer.
     pub(super) fn drain(&mut self) {
-        if let Some(body) = self.take() {
+        if let Some(body) = self.take().filter(|_| self.version != Version::HTTP_2) {
             drain(&self.peer, body);
         }
     }

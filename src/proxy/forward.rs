@@ -18,7 +18,7 @@ use super::answer::{Content, RelayRules, Relayed};
 use super::drain::Unread;
 use super::handle::{Admitted, Refused};
 use super::headers::{Notice, Passage, rewrite_request, rewrite_response, wants_websocket};
-use super::metrics::{Outcome, UpstreamCells, UpstreamError};
+use super::metrics::{UpstreamCells, UpstreamError};
 use super::refusal::is_grpc;
 use super::settings::Settings;
 use super::tunnel::Tunnel;
@@ -39,7 +39,6 @@ pub(super) struct Forwarding<'a> {
     pub(super) peer: &'a Rc<Peer>,
     pub(super) trusted: bool,
     pub(super) path: &'a CanonicalPath<'a>,
-    pub(super) expects_continue: bool,
     pub(super) now: Timestamp,
 }
 
@@ -53,7 +52,7 @@ pub(super) async fn forward(
     parts: Parts,
     body: Incoming,
     account: &mut Account,
-) -> Result<Admitted, Refused> {
+) -> Result<Admitted, Box<Refused>> {
     let Forwarding { worker, settings, route, peer, .. } = forwarding;
     let grpc = is_grpc(&parts.headers);
     let transfer = Rc::new(Transfer::default());
@@ -107,7 +106,7 @@ pub(super) async fn forward(
     *request.uri_mut() = target;
     *request.headers_mut() = parts.headers;
     let head = request.method() == Method::HEAD;
-    let unread = Unread::new(source, Rc::clone(peer));
+    let unread = Unread::new(source, Rc::clone(peer), parts.version);
 
     let sent = worker.shared.clock.monotonic();
     let answered = service.send(request, &transfer).await;
@@ -115,7 +114,7 @@ pub(super) async fn forward(
     account.upstream_took = Some(took);
     let exchange = match answered {
         Ok(exchange) => exchange,
-        Err(failure) => return Err(failed(&failure, &transfer, unread, cells, forwarding.expects_continue)),
+        Err(failure) => return Err(failed(&failure, &transfer, unread, cells, grpc)),
     };
     cells.answered(took, exchange.retries);
     let upgrade = client_upgrade.filter(|_| websocket);
@@ -166,8 +165,8 @@ fn failed(
     transfer: &Transfer,
     mut unread: Unread,
     cells: &UpstreamCells,
-    expects_continue: bool,
-) -> Refused {
+    grpc: bool,
+) -> Box<Refused> {
     // A body that broke off breaks the exchange too, and then is the reason for it.
     if let Some(fault) = transfer.take_fault() {
         return Refused::new(code_of(&fault), None);
@@ -177,6 +176,8 @@ fn failed(
             tracing::debug!(error = &**error, "upstream unreachable");
             (Code::UpstreamUnreachable, UpstreamError::Unreachable)
         }
+        // gRPC tells apart whether the request can have been processed: here it cannot.
+        Failure::ConnectTimeout if grpc => (Code::UpstreamUnreachable, UpstreamError::ConnectTimeout),
         Failure::ConnectTimeout => (Code::UpstreamTimeout, UpstreamError::ConnectTimeout),
         Failure::HeadTimeout => (Code::UpstreamTimeout, UpstreamError::HeadTimeout),
         Failure::Broken(error) => {
@@ -185,8 +186,7 @@ fn failed(
         }
     };
     cells.failed(error);
-    let left = unread.take().filter(|_| !expects_continue || transfer.bytes() > 0);
-    Refused { outcome: Outcome::Failed, ..Refused::new(code, left) }
+    Refused::failed(code, unread.take())
 }
 
 fn code_of(fault: &InboundFault) -> Code {
@@ -215,7 +215,7 @@ fn relay(
     upgrade: Option<OnUpgrade>,
     relay: Relay<'_>,
     account: &Account,
-) -> Result<Admitted, Refused> {
+) -> Result<Admitted, Box<Refused>> {
     let Exchange { mut response, lease, .. } = exchange;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let agreed = response.headers().get(UPGRADE).is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"));
@@ -223,8 +223,7 @@ fn relay(
             // Nobody asked for it.
             relay.cells.failed(UpstreamError::Broken);
             let mut unread = relay.unread;
-            let refused = Refused::new(Code::UpstreamBroken, unread.take());
-            return Err(Refused { outcome: Outcome::Failed, ..refused });
+            return Err(Refused::failed(Code::UpstreamBroken, unread.take()));
         };
         rewrite_response(response.headers_mut(), &relay.notice, &account.request_id, false);
         let mut switching = Response::new(());

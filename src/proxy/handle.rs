@@ -71,8 +71,14 @@ pub(super) struct Refused {
 }
 
 impl Refused {
-    pub(super) fn new(denial: impl Into<Denial>, unread: Option<ClientBody>) -> Self {
-        Self { denial: denial.into(), outcome: Outcome::Denied, allow: None, unread }
+    /// Refused by the gateway.
+    pub(super) fn new(denial: impl Into<Denial>, unread: Option<ClientBody>) -> Box<Self> {
+        Box::new(Self { denial: denial.into(), outcome: Outcome::Denied, allow: None, unread })
+    }
+
+    /// Not answered by the upstream.
+    pub(super) fn failed(code: Code, unread: Option<ClientBody>) -> Box<Self> {
+        Box::new(Self { denial: code.into(), outcome: Outcome::Failed, allow: None, unread })
     }
 }
 
@@ -203,7 +209,7 @@ async fn admit(
     body: Incoming,
     peer: &Rc<Peer>,
     account: &mut Account,
-) -> Result<Admitted, Refused> {
+) -> Result<Admitted, Box<Refused>> {
     let settings = &view.settings;
     let refuse = |denial: Denial, body: Incoming| Refused::new(denial, Some(limited(body, None, false, peer).0));
 
@@ -226,8 +232,9 @@ async fn admit(
         Found::NoRoute => return Err(refuse(Code::NoRoute.into(), body)),
         Found::Ambiguous(_fault) => return Err(refuse(Code::AmbiguousPath.into(), body)),
         Found::WrongMethod(allow) => {
-            let refused = refuse(Code::MethodNotAllowed.into(), body);
-            return Err(Refused { allow: Some(allow.to_value()), ..refused });
+            let mut refused = refuse(Code::MethodNotAllowed.into(), body);
+            refused.allow = Some(allow.to_value());
+            return Err(refused);
         }
     };
     let route = found.route.spec();
@@ -277,7 +284,6 @@ async fn admit(
         peer,
         trusted: is_trusted(settings, peer.address.ip()),
         path: &path,
-        expects_continue: gated.expects_continue,
         now,
     };
     let admitted = forward(forwarding, permit, parts, body, account).await?;

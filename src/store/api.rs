@@ -176,9 +176,29 @@ pub struct Changes {
     pub changes: Vec<Change>,
 }
 
-/// What a plan made of what was read: changes, or a refusal that rolls everything back. `Err` holds
-/// whatever the caller boxed; the store only hands it back.
-pub type Planned = Result<Changes, Box<dyn std::any::Any + Send>>;
+/// Why a plan refused, as its caller boxed it. The store only hands it back.
+pub type Refusal = Box<dyn std::any::Any + Send>;
+
+/// What a plan made of what was read: changes, or a refusal that rolls everything back.
+pub type Planned = Result<Changes, Refusal>;
+
+/// What decides, on what was read in the transaction, what is written.
+pub type Plan = Box<dyn FnMut(&Reading) -> Planned + Send>;
+
+/// What a mutation came to: a commit, or its plan's own refusal.
+pub type Outcome = Result<Committed, Refusal>;
+
+/// A key and its user.
+pub type OwnedKey = (Key, Option<User>);
+
+/// A key with its user and its usage.
+pub type ListedKey = (Key, Option<User>, Option<KeyUsage>);
+
+/// A secret's number and fingerprint.
+pub type NumberedSecret = (u32, [u8; 32]);
+
+/// What a store answers, once it does.
+pub type Answer<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
 
 /// A mutation that was committed, or found nothing to change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -296,32 +316,25 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// # Errors
     /// Of the outer result: the store failed, and nothing was committed. Of the inner: the plan's
     /// own refusal, and nothing was changed.
-    fn mutate(
-        &self,
-        read: ReadRequest,
-        plan: Box<dyn FnMut(&Reading) -> Planned + Send>,
-    ) -> BoxFuture<'_, Result<Result<Committed, Box<dyn std::any::Any + Send>>, StoreError>>;
+    fn mutate(&self, read: ReadRequest, plan: Plan) -> Answer<'_, Outcome>;
 
     /// Reads of one moment, outside any mutation.
-    fn read(&self, read: ReadRequest) -> BoxFuture<'_, Result<Reading, StoreError>>;
+    fn read(&self, read: ReadRequest) -> Answer<'_, Reading>;
 
     /// The key that has this hash, its user, and the newest revision: of one moment.
-    fn find(&self, hash: TokenHash) -> BoxFuture<'_, Result<(Option<(Key, Option<User>)>, Cursor), StoreError>>;
+    fn find(&self, hash: TokenHash) -> Answer<'_, (Option<OwnedKey>, Cursor)>;
 
     /// Keys with their usage, newest first.
-    fn list_keys(
-        &self,
-        query: KeyQuery,
-    ) -> BoxFuture<'_, Result<Vec<(Key, Option<User>, Option<KeyUsage>)>, StoreError>>;
+    fn list_keys(&self, query: KeyQuery) -> Answer<'_, Vec<ListedKey>>;
 
     /// Users by id, the deleted too.
-    fn list_users(&self, project: Option<ProjectId>) -> BoxFuture<'_, Result<Vec<User>, StoreError>>;
+    fn list_users(&self, project: Option<ProjectId>) -> Answer<'_, Vec<User>>;
 
     /// Events, oldest first.
-    fn list_events(&self, query: EventQuery) -> BoxFuture<'_, Result<Vec<Event>, StoreError>>;
+    fn list_events(&self, query: EventQuery) -> Answer<'_, Vec<Event>>;
 
     /// One poll for a reader that stands at `cursor`.
-    fn poll(&self, cursor: Cursor) -> BoxFuture<'_, Result<Poll, StoreError>>;
+    fn poll(&self, cursor: Cursor) -> Answer<'_, Poll>;
 
     /// Waits until the store has reason to believe that there is news, or `at_most` has passed.
     /// A hint: it may wake for nothing, and the poll is the truth. News that came while nobody
@@ -335,22 +348,18 @@ pub trait Store: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// The store failed: what was handed over is no complete revision and must be dropped.
-    fn changes_after(
-        &self,
-        cursor: Cursor,
-        sink: Box<dyn FnMut(Batch) + Send>,
-    ) -> BoxFuture<'_, Result<(), StoreError>>;
+    fn changes_after(&self, cursor: Cursor, sink: Box<dyn FnMut(Batch) + Send>) -> Answer<'_, ()>;
 
     /// Adds up usage: counts are added, instants only move forward and never past the store's
     /// clock. Keys that are not stored are left out. Uses no revision.
-    fn record_usage(&self, gateway: String, updates: Vec<UsageUpdate>) -> BoxFuture<'_, Result<(), StoreError>>;
+    fn record_usage(&self, gateway: String, updates: Vec<UsageUpdate>) -> Answer<'_, ()>;
 
     /// Holds a secret's fingerprint against the stored one of that number. A store that knows no
     /// secret at all takes this one as its own; one that knows others only is not matched.
-    fn check_secret(&self, number: u32, fingerprint: [u8; 32]) -> BoxFuture<'_, Result<(), StoreError>>;
+    fn check_secret(&self, number: u32, fingerprint: [u8; 32]) -> Answer<'_, ()>;
 
     /// The number and fingerprint of every secret the store knows.
-    fn secrets(&self) -> BoxFuture<'_, Result<Vec<(u32, [u8; 32])>, StoreError>>;
+    fn secrets(&self) -> Answer<'_, Vec<NumberedSecret>>;
 }
 
 /// A store that many share.

@@ -30,6 +30,7 @@ macro_rules! contract {
         $crate::store::contract::contract!($fixture:
             a_change_and_its_event_are_committed_together,
             a_refused_plan_changes_nothing_and_uses_no_revision,
+            a_refused_neighbour_takes_nothing_from_the_others,
             a_plan_without_changes_uses_no_revision,
             a_plan_that_panics_changes_nothing_and_harms_no_later_one,
             a_key_reads_back_as_it_was_written,
@@ -187,6 +188,30 @@ pub(super) async fn a_refused_plan_changes_nothing_and_uses_no_revision(f: Fixtu
     assert_eq!(*reason, "no");
     assert_eq!(newest(&f.store).await, Cursor::default());
     assert_eq!(write(&f.store, vec![write_key(key(1))]).await.expect("a commit").revision, 1);
+}
+
+pub(super) async fn a_refused_neighbour_takes_nothing_from_the_others(f: Fixture) {
+    let mut tasks = tokio::task::JoinSet::new();
+    for number in 0..60 {
+        let store = Arc::clone(&f.store);
+        tasks.spawn(async move {
+            // Of three, one is refused, one writes a token that is there already, and one writes its own.
+            let hash = TokenHash::of(&[if number % 3 == 1 { 0 } else { number }]);
+            let own = write_key(Key { hash, ..key(number) });
+            let plan = move |_: &Reading| -> Planned {
+                let changes = vec![own.clone()];
+                if number % 3 == 2 { Err(Box::new(())) } else { Ok(Changes { actor: Actor::System, changes }) }
+            };
+            matches!(store.mutate(ReadRequest::default(), Box::new(plan)).await, Ok(Ok(_)))
+        });
+    }
+    let written = tasks.join_all().await.into_iter().filter(|written| *written).count();
+    let listed = f.store.list_keys(KeyQuery::default()).await.expect("a list");
+    let revisions: std::collections::BTreeSet<u64> = listed.iter().map(|(key, ..)| key.stamp.revision).collect();
+    // Whoever came first with the token that all of the second kind share has it.
+    assert_eq!(written, 20);
+    assert_eq!(listed.len(), written);
+    assert!(revisions.into_iter().eq(1..=u64::try_from(written).expect("a small number")), "no revision was lost");
 }
 
 pub(super) async fn a_plan_without_changes_uses_no_revision(f: Fixture) {

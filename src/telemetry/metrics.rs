@@ -5,8 +5,6 @@ use prometheus::proto::MetricFamily;
 use prometheus::{Encoder, Gauge, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 use tracing_appender::non_blocking::ErrorCounter;
 
-use crate::clock::Timestamp;
-
 /// Figures of the process as a whole.
 #[derive(Debug, Clone)]
 pub struct ProcessMetrics {
@@ -60,11 +58,11 @@ impl ProcessMetrics {
         Ok(metrics)
     }
 
-    /// A reload took, or the first load did.
-    pub fn reloaded(&self, now: Timestamp) {
+    /// A reload took, or the first load did, at this many seconds after the epoch.
+    pub fn reloaded(&self, now_seconds: i64) {
         self.reloads.with_label_values(&["ok"]).inc();
         #[expect(clippy::cast_precision_loss, reason = "seconds are far below 2^53")]
-        self.loaded_at.set(now.seconds() as f64);
+        self.loaded_at.set(now_seconds as f64);
     }
 
     /// A reload was refused, and the old configuration goes on.

@@ -12,6 +12,8 @@ mod harness;
 mod layers;
 
 #[cfg(test)]
+mod cli;
+#[cfg(test)]
 mod key_life;
 #[cfg(test)]
 mod reload;

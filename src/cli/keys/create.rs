@@ -17,10 +17,11 @@ use crate::manage::{Created, NewKey};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  keyward keys create -c keyward.toml --project acme --name build --flag jobs:read --flag jobs:write
-  keyward keys create -c keyward.toml --project acme --name ann --user ann --inherit --expires-in 30d
-  keyward keys create -c keyward.toml --project all --name ops --flag 'keyward.**' --may-grant '**' \\
-      --operate-project all --operate-environment all
+  keyward keys create -c keyward.toml --project acme --name build --flag jobs:read
+  keyward keys create -c keyward.toml --project acme --name ann --user ann --inherit \\
+      --expires-in 30d
+  keyward keys create -c keyward.toml --project all --name ops --flag 'keyward.**' \\
+      --may-grant '**' --operate-project all --operate-environment all
 
 The token is the last line printed, or `key` in the JSON. It is stored nowhere.")]
 pub(in crate::cli) struct Args {

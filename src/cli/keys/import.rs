@@ -23,7 +23,7 @@ const FAULTS_TOLD: usize = 20;
 Examples:
   keyward keys import -c keyward.toml --project acme --tokens old-keys.txt --flag jobs:read
   keyward keys import -c keyward.toml --csv keys.csv --dry-run
-  mysql -Ne 'select sha512 from keys' | keyward keys import -c keyward.toml --project acme --hashes -
+  zcat hashes.gz | keyward keys import -c keyward.toml --project acme --hashes -
 
 Files: one token, or one SHA-512 as 128 hexadecimal digits, a line; or CSV with a header of
 token or hash, and any of name, flags (separated by spaces), inherit, project, environment, user,

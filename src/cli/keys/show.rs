@@ -120,8 +120,8 @@ fn print_key(KeyView { key, user, usage, status }: &KeyView, output: &mut Output
     if key.revoked_at.is_some() {
         say("revoked", &time_text(key.revoked_at))?;
     }
-    let uses = usage.map_or(0, |usage| usage.count);
-    say("last used", &format!("{}, {uses} times in all", time_text(usage.map(|usage| usage.last_used_at))))?;
+    let used = usage.map(|usage| format!("{}, {} times in all", usage.last_used_at, usage.count));
+    say("last used", used.as_deref().unwrap_or("never"))?;
     say("lineage", &key.lineage.to_string())
 }
 

@@ -109,3 +109,19 @@ fn a_silent_connection_does_not_hold_up_a_drain() {
         tokio::time::timeout(Duration::from_secs(10), house.closed()).await.expect("well before the deadline");
     });
 }
+
+#[test]
+fn a_resting_connection_is_closed_at_once() {
+    run(async {
+        let timeouts = Timeouts { idle: Duration::from_secs(10), first_byte: SHORT, ..Timeouts::default() };
+        let house = House::open(Plan { timeouts, ..Plan::default() });
+        let (mut idle, connection) = http1(house.connect().await).await;
+        assert_eq!(text(idle.send_request(get("/")).await.expect("answered")).await, "hello");
+        while house.metrics.resting.get() == 0 {
+            tokio::task::yield_now().await;
+        }
+        house.stop();
+        let _ended = connection.await;
+        house.closed().await;
+    });
+}

@@ -5,8 +5,9 @@ use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::harness::{House, Plan, exchange, get, http1, http2, read_to_close, run, text};
+use super::harness::{House, Plan, Script, exchange, get, http1, http2, read_to_close, run, text};
 use crate::listen::Limits;
+use crate::listen::connection::Accepted;
 
 #[test]
 fn http1_is_served_in_clear_and_keeps_its_connection() {
@@ -186,4 +187,13 @@ fn an_upgrade_becomes_a_tunnel_and_holds_its_place() {
             tokio::task::yield_now().await;
         }
     });
+}
+
+#[test]
+fn a_connection_that_has_sent_nothing_is_small() {
+    fn size_of_future<A, F>(_serve: impl Fn(A, tokio::net::TcpStream) -> F) -> usize {
+        std::mem::size_of::<F>()
+    }
+    let bytes = size_of_future(Accepted::<Script>::serve);
+    assert!(bytes <= 1536, "{bytes} bytes before the first byte");
 }

@@ -190,3 +190,34 @@ fn reading_steadily_keeps_an_answer_alive() {
         assert_eq!(house.timeouts("write"), 0);
     });
 }
+
+#[test]
+fn an_idle_connection_gives_its_buffers_back_and_is_still_served() {
+    run(async {
+        let house = House::open(patient_but(|it| (it.idle, it.first_byte) = (4 * SHORT, SHORT)));
+        let (mut sender, connection) = http1(house.connect().await).await;
+        for _ in 0..2 {
+            assert_eq!(text(sender.send_request(get("/")).await.expect("answered")).await, "hello");
+            while house.metrics.resting.get() == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+        let _ended = connection.await;
+        assert_eq!(house.timeouts("idle"), 1);
+        assert_eq!(house.metrics.resting.get(), 0);
+    });
+}
+
+#[test]
+fn a_resting_connection_that_begins_a_head_must_finish_it() {
+    run(async {
+        let house = House::open(patient_but(|it| (it.idle, it.head) = (4 * SHORT, SHORT)));
+        let mut stream = house.connect().await;
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("taken");
+        while house.metrics.resting.get() == 0 {
+            tokio::task::yield_now().await;
+        }
+        let answer = exchange(stream, "GET /again").await;
+        assert!(answer.contains("hello") && answer.contains("HTTP/1.1 408 "), "{answer}");
+    });
+}

@@ -334,7 +334,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 
     async fn more(&mut self) -> bool {
-        let mut chunk = [0; 16 * 1024];
+        let mut chunk = [0; 1024];
         match self.stream.read(&mut chunk).await {
             Ok(0) | Err(_) => false,
             Ok(count) => {

@@ -21,6 +21,9 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use super::link::{Dial, Link, LinkState, Lost, Upload};
 
+/// The most that one connection buffers of what it reads, and so the largest head of a response.
+const BUFFER_BYTES_MAX: usize = 64 * 1024;
+
 /// Dials upstreams and runs their connections on this worker.
 #[derive(Debug, Default)]
 pub(crate) struct Http1 {
@@ -35,7 +38,8 @@ impl Dial for Http1 {
         stream.set_nodelay(true)?;
         let heard = Arc::new(AtomicBool::new(false));
         let io = TokioIo::new(Listened { stream, heard: Arc::clone(&heard) });
-        let (sender, connection) = http1::handshake(io).await.map_err(io::Error::other)?;
+        let (sender, connection) =
+            http1::Builder::new().max_buf_size(BUFFER_BYTES_MAX).handshake(io).await.map_err(io::Error::other)?;
         let mut connections = self.connections.borrow_mut();
         while connections.try_join_next().is_some() {}
         let run = connections.spawn_local(async move {

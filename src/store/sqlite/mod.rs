@@ -26,13 +26,13 @@ use tokio::sync::{Notify, Semaphore, oneshot};
 
 use self::fault::Fault;
 use self::file::{Empty, Identity, Log, Opened, Role};
-use self::write::{Member, Plan, Refusal, Request};
+use self::write::{Member, Request};
 use super::{
-    Batch, BoxFuture, Committed, Cursor, EventQuery, KeyQuery, KeyUsage, Poll, ReadRequest, Reading, Store, StoreError,
-    StoreId, UsageUpdate,
+    Answer, Batch, BoxFuture, Cursor, EventQuery, KeyQuery, ListedKey, NumberedSecret, Outcome, OwnedKey, Plan, Poll,
+    ReadRequest, Reading, Store, StoreError, StoreId, UsageUpdate,
 };
 use crate::clock::Clock;
-use crate::key::{Event, Key, ProjectId, TokenHash, User};
+use crate::key::{Event, ProjectId, TokenHash, User};
 
 /// How many reads run at once.
 const READERS_MAX: usize = 8;
@@ -146,7 +146,7 @@ impl SqliteStore {
         &self,
         of: OfStore,
         work: impl FnOnce(&Connection, &Shared) -> Result<T, Fault> + Send + 'static,
-    ) -> BoxFuture<'_, Result<T, StoreError>> {
+    ) -> Answer<'_, T> {
         let (shared, readers) = (Arc::clone(&self.shared), Arc::clone(&self.readers));
         Box::pin(async move {
             let name = shared.name.clone();
@@ -294,35 +294,32 @@ impl Store for SqliteStore {
         self.shared.id
     }
 
-    fn mutate(&self, read: ReadRequest, plan: Plan) -> BoxFuture<'_, Result<Result<Committed, Refusal>, StoreError>> {
+    fn mutate(&self, read: ReadRequest, plan: Plan) -> Answer<'_, Outcome> {
         let (reply, answer) = oneshot::channel();
         Box::pin(self.ask(Request::Mutate(Member { read, plan, reply }), answer))
     }
 
-    fn read(&self, read: ReadRequest) -> BoxFuture<'_, Result<Reading, StoreError>> {
+    fn read(&self, read: ReadRequest) -> Answer<'_, Reading> {
         self.read_with(OfStore::This, move |connection, shared| read::reading(connection, &read, shared.clock.now()))
     }
 
-    fn find(&self, hash: TokenHash) -> BoxFuture<'_, Result<(Option<(Key, Option<User>)>, Cursor), StoreError>> {
+    fn find(&self, hash: TokenHash) -> Answer<'_, (Option<OwnedKey>, Cursor)> {
         self.read_with(OfStore::This, move |connection, _shared| read::find(connection, &hash))
     }
 
-    fn list_keys(
-        &self,
-        query: KeyQuery,
-    ) -> BoxFuture<'_, Result<Vec<(Key, Option<User>, Option<KeyUsage>)>, StoreError>> {
+    fn list_keys(&self, query: KeyQuery) -> Answer<'_, Vec<ListedKey>> {
         self.read_with(OfStore::This, move |connection, shared| read::list_keys(connection, &query, shared.clock.now()))
     }
 
-    fn list_users(&self, project: Option<ProjectId>) -> BoxFuture<'_, Result<Vec<User>, StoreError>> {
+    fn list_users(&self, project: Option<ProjectId>) -> Answer<'_, Vec<User>> {
         self.read_with(OfStore::This, move |connection, _shared| read::list_users(connection, project.as_ref()))
     }
 
-    fn list_events(&self, query: EventQuery) -> BoxFuture<'_, Result<Vec<Event>, StoreError>> {
+    fn list_events(&self, query: EventQuery) -> Answer<'_, Vec<Event>> {
         self.read_with(OfStore::This, move |connection, _shared| read::list_events(connection, &query))
     }
 
-    fn poll(&self, cursor: Cursor) -> BoxFuture<'_, Result<Poll, StoreError>> {
+    fn poll(&self, cursor: Cursor) -> Answer<'_, Poll> {
         self.read_with(OfStore::Any, move |connection, shared| read::poll(connection, cursor, shared.clock.now()))
     }
 
@@ -333,27 +330,23 @@ impl Store for SqliteStore {
         })
     }
 
-    fn changes_after(
-        &self,
-        cursor: Cursor,
-        mut sink: Box<dyn FnMut(Batch) + Send>,
-    ) -> BoxFuture<'_, Result<(), StoreError>> {
+    fn changes_after(&self, cursor: Cursor, mut sink: Box<dyn FnMut(Batch) + Send>) -> Answer<'_, ()> {
         self.read_with(OfStore::Any, move |connection, shared| {
             read::changes_after(connection, cursor, shared.clock.now(), &mut *sink)
         })
     }
 
-    fn record_usage(&self, gateway: String, updates: Vec<UsageUpdate>) -> BoxFuture<'_, Result<(), StoreError>> {
+    fn record_usage(&self, gateway: String, updates: Vec<UsageUpdate>) -> Answer<'_, ()> {
         let (reply, answer) = oneshot::channel();
         Box::pin(self.ask(Request::Usage { gateway, updates, reply }, answer))
     }
 
-    fn check_secret(&self, number: u32, fingerprint: [u8; 32]) -> BoxFuture<'_, Result<(), StoreError>> {
+    fn check_secret(&self, number: u32, fingerprint: [u8; 32]) -> Answer<'_, ()> {
         let (reply, answer) = oneshot::channel();
         Box::pin(self.ask(Request::Secret { number, fingerprint, reply }, answer))
     }
 
-    fn secrets(&self) -> BoxFuture<'_, Result<Vec<(u32, [u8; 32])>, StoreError>> {
+    fn secrets(&self) -> Answer<'_, Vec<NumberedSecret>> {
         self.read_with(OfStore::This, move |connection, _shared| read::secrets(connection))
     }
 }

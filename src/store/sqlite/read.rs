@@ -13,7 +13,10 @@ use super::rows::{
 };
 use crate::clock::Timestamp;
 use crate::key::{EnvironmentId, Event, Key, KeyId, ProjectId, Subject, TokenHash, User, UserId};
-use crate::store::{Batch, CommitId, Cursor, EventQuery, KeyQuery, KeyUsage, Poll, ReadRequest, Reading, Row, StoreId};
+use crate::store::{
+    Batch, CommitId, Cursor, EventQuery, KeyQuery, KeyUsage, ListedKey, NumberedSecret, OwnedKey, Poll, ReadRequest,
+    Reading, Row, StoreId,
+};
 
 /// Reads everything that `request` asks for.
 pub(super) fn reading(connection: &Connection, request: &ReadRequest, now: Timestamp) -> Result<Reading, Fault> {
@@ -132,7 +135,7 @@ pub(super) fn poll(connection: &Connection, cursor: Cursor, now: Timestamp) -> R
 }
 
 /// The key of `hash` with its user, and the newest revision.
-pub(super) fn find(connection: &Connection, hash: &TokenHash) -> Result<(Option<(Key, Option<User>)>, Cursor), Fault> {
+pub(super) fn find(connection: &Connection, hash: &TokenHash) -> Result<(Option<OwnedKey>, Cursor), Fault> {
     let sql = format!(
         "SELECT {KEY_COLUMNS}, {USER_COLUMNS} FROM keys k LEFT JOIN users u ON u.id = k.user_id WHERE k.hash = ?1"
     );
@@ -178,11 +181,7 @@ const LAST_USED: &str = "(SELECT max(w.last_used_at) FROM key_usage w WHERE w.ke
 const USE_COUNT: &str = "(SELECT sum(w.count) FROM key_usage w WHERE w.key_id = k.id)";
 
 /// Keys with user and usage, newest first.
-pub(super) fn list_keys(
-    connection: &Connection,
-    query: &KeyQuery,
-    now: Timestamp,
-) -> Result<Vec<(Key, Option<User>, Option<KeyUsage>)>, Fault> {
+pub(super) fn list_keys(connection: &Connection, query: &KeyQuery, now: Timestamp) -> Result<Vec<ListedKey>, Fault> {
     let mut conditions = Conditions::default();
     conditions.and_text("k.project = ?", query.project.as_ref().map(ProjectId::as_str));
     conditions.and_text("k.environment = ?", query.environment.as_ref().map(EnvironmentId::as_str));
@@ -269,7 +268,7 @@ pub(super) fn list_events(connection: &Connection, query: &EventQuery) -> Result
 }
 
 /// The number and fingerprint of every secret.
-pub(super) fn secrets(connection: &Connection) -> Result<Vec<(u32, [u8; 32])>, Fault> {
+pub(super) fn secrets(connection: &Connection) -> Result<Vec<NumberedSecret>, Fault> {
     let mut statement = connection.prepare_cached("SELECT number, fingerprint FROM secrets ORDER BY number")?;
     let mut rows = statement.query([])?;
     let mut secrets = Vec::new();
@@ -288,9 +287,9 @@ pub(super) fn changes_after(
     sink: &mut dyn FnMut(Batch),
 ) -> Result<(), Fault> {
     if cursor.revision == 0 {
-        everything(connection, sink)?
+        everything(connection, sink)?;
     } else {
-        changes(connection, cursor, sink)?
+        changes(connection, cursor, sink)?;
     }
     sink(Batch::End(poll(connection, cursor, now)?));
     Ok(())

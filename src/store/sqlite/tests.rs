@@ -1,8 +1,10 @@
 //! The contract, and what is SQLite's alone: the file and what may happen to it.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +13,7 @@ use rusqlite::Connection;
 use super::SqliteStore;
 use crate::clock::{ManualClock, Timestamp};
 use crate::store::contract::{Fixture, contract, key, newest, write, write_key};
-use crate::store::{Cursor, SharedStore, Store, StoreError};
+use crate::store::{Cursor, KeyQuery, SharedStore, Store, StoreError};
 
 fn clock() -> Arc<ManualClock> {
     Arc::new(ManualClock::at(Timestamp::from_seconds(1000)))
@@ -191,4 +193,50 @@ async fn a_file_that_is_gone_is_missing_until_it_is_back() {
     fs::rename(&away, &path).expect("a rename");
     assert_eq!(newest(&store).await.revision, 1);
     assert_eq!(write(&store, vec![write_key(key(2))]).await.expect("a commit").revision, 2);
+}
+
+/// Names the store that [`a_writer_to_be_killed`] shall write.
+const WRITER_PATH: &str = "KEYWARD_TEST_WRITER_PATH";
+
+/// Not a test of its own: the process that the next test kills. It tells of each commit once the
+/// store has acknowledged it.
+#[tokio::test]
+#[expect(clippy::disallowed_methods, reason = "the one way to tell a test that it runs as a child")]
+async fn a_writer_to_be_killed() {
+    let Some(path) = std::env::var_os(WRITER_PATH) else { return };
+    let store: SharedStore = Arc::new(open(Path::new(&path)).expect("the parent made it"));
+    for number in 0..=u8::MAX {
+        write(&store, vec![write_key(key(number))]).await.expect("a commit");
+        println!("acknowledged={number}");
+    }
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_survives_a_killed_process() {
+    let this = std::env::current_exe().expect("the test program");
+    for round in 1..=3 {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("keyward.db");
+        drop(SqliteStore::create(&path, clock()).expect("a new store"));
+        let mut child = Command::new(&this)
+            .args(["--exact", "store::sqlite::tests::a_writer_to_be_killed", "--nocapture", "--test-threads=1"])
+            .env(WRITER_PATH, &path)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("a child");
+        let mut told = BufReader::new(child.stdout.take().expect("it is piped")).lines().map_while(Result::ok);
+        let number = |line: String| line.split_once("acknowledged=").and_then(|(_, number)| number.parse::<u8>().ok());
+        let mut acknowledged: Vec<u8> = told.by_ref().filter_map(number).take(round * 20).collect();
+        child.kill().expect("it still runs");
+        acknowledged.extend(told.filter_map(number));
+        child.wait().expect("it has ended");
+        let store: SharedStore = Arc::new(open(&path).expect("it recovers"));
+        assert!(acknowledged.len() >= round * 20);
+        for number in acknowledged {
+            let (found, _) = store.find(key(number).hash).await.expect("a look-up");
+            assert!(found.is_some(), "key {number} was acknowledged");
+        }
+        let listed = store.list_keys(KeyQuery::default()).await.expect("a list").len();
+        assert_eq!(newest(&store).await.revision, u64::try_from(listed).expect("a small number"));
+    }
 }

@@ -18,14 +18,7 @@ use super::rows::{to_sql, write_event, write_key, write_user};
 use crate::clock::Timestamp;
 use crate::key::{Event, KeyId, Stamp, Subject};
 use crate::secret;
-use crate::store::{Changes, CommitId, Committed, Planned, ReadRequest, Reading, Row, StoreError, UsageUpdate};
-
-/// Why a plan refused, as its caller boxed it.
-pub(super) type Refusal = Box<dyn std::any::Any + Send>;
-/// What a mutation came to.
-pub(super) type Outcome = Result<Result<Committed, Refusal>, StoreError>;
-/// What decides, on rows read in the transaction, what it writes.
-pub(super) type Plan = Box<dyn FnMut(&Reading) -> Planned + Send>;
+use crate::store::{Changes, CommitId, Committed, Outcome, Plan, ReadRequest, Refusal, Row, StoreError, UsageUpdate};
 
 /// How many mutations share one commit at most.
 const GROUP_MAX: usize = 64;
@@ -41,7 +34,7 @@ pub(super) enum Request {
 pub(super) struct Member {
     pub(super) read: ReadRequest,
     pub(super) plan: Plan,
-    pub(super) reply: oneshot::Sender<Outcome>,
+    pub(super) reply: oneshot::Sender<Result<Outcome, StoreError>>,
 }
 
 /// Serves requests until nobody can send another.
@@ -104,7 +97,7 @@ fn mutate(shared: &Shared, mut members: Vec<Member>) {
 }
 
 /// One mutation in its savepoint. The outer error ends the whole transaction.
-fn one(connection: &Connection, shared: &Shared, member: &mut Member) -> Result<Outcome, Fault> {
+fn one(connection: &Connection, shared: &Shared, member: &mut Member) -> Result<Result<Outcome, StoreError>, Fault> {
     connection.execute_batch("SAVEPOINT member")?;
     let at = shared.clock.now();
     let attempt = attempt(connection, member, at);

@@ -1,8 +1,8 @@
 //! The folder itself: who holds it, what is in it, and what of that can be started from.
 
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -105,11 +105,14 @@ impl StateDir {
     pub(crate) fn open(folder: &Path, key: MacKey) -> Result<Self, StateError> {
         let unusable = |cause| StateError::Unusable { folder: folder.to_owned(), cause };
         DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(unusable)?;
+        // It may have been made by somebody with another mask.
+        std::fs::set_permissions(folder, Permissions::from_mode(0o700)).map_err(unusable)?;
         let lock = private().write(true).create(true).truncate(false).open(folder.join("lock")).map_err(unusable)?;
         lock.try_lock().map_err(|error| match error {
             TryLockError::WouldBlock => StateError::InUse(folder.to_owned()),
             TryLockError::Error(cause) => unusable(cause),
         })?;
+        remove_unfinished(folder).map_err(unusable)?;
         let gateway = gateway_id(folder)?;
         let number = numbers(folder).map_err(unusable)?.into_iter().max().map_or(1, |newest| newest + 1);
         Ok(Self {
@@ -348,6 +351,18 @@ fn gateway_id(folder: &Path) -> Result<String, StateError> {
     let mut file = private().write(true).create(true).truncate(true).open(&path).map_err(unusable)?;
     writeln!(file, "{id}").and_then(|()| file.sync_all()).map_err(unusable)?;
     Ok(id)
+}
+
+/// Removes what a process that was killed had not put into place.
+fn remove_unfinished(folder: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if name.starts_with("snapshot.") && name.ends_with(".new") {
+            remove(&path)?;
+        }
+    }
+    Ok(())
 }
 
 /// The numbers of all snapshots and journals, some of them twice.

@@ -1,0 +1,91 @@
+//! Keys that come from elsewhere, and go there.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::harness::{Config, Ran, Site, Upstream};
+
+fn site() -> Site {
+    let upstream = Upstream::start();
+    Site::new(&Config::in_front_of(&upstream))
+}
+
+/// A token as another system might mint it.
+fn foreign(number: u32) -> String {
+    format!("sk_9fQ2xV7bLr4TnZ8cKw1HsD6mYp3GjE5aUoXi{number:04}")
+}
+
+fn import(site: &Site, arguments: &[&str]) -> Ran {
+    site.try_run(["keys", "import", "-c", "keyward.toml"].iter().chain(arguments))
+}
+
+fn count(site: &Site) -> usize {
+    site.keys(&["list", "--project", "acme", "--json"]).json().as_array().map_or(0, Vec::len)
+}
+
+#[test]
+fn tokens_are_imported_all_or_none() {
+    let site = site();
+    let tokens: Vec<String> = (0..50).map(foreign).collect();
+    fs::write(site.path("tokens.txt"), tokens.join("\n")).expect("a file");
+    let arguments = ["--project", "acme", "--tokens", "tokens.txt", "--flag", "jobs:read", "--json"];
+
+    let dry = import(&site, &[&arguments[..], &["--dry-run"]].concat()).json();
+    assert_eq!((&dry["imported"], &dry["revision"]), (&Value::from(50), &Value::Null));
+    assert_eq!(count(&site), 0);
+
+    let taken = import(&site, &arguments).json();
+    assert_eq!(taken["imported"], 50);
+    assert!(taken["revision"].is_u64());
+    assert_eq!(count(&site), 50);
+
+    let ran = import(&site, &arguments);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert!(ran.stderr.contains("tokens.txt:1: ") && ran.stderr.contains("nothing was imported"), "{ran:?}");
+    assert!(tokens.iter().all(|token| !ran.stderr.contains(token)));
+}
+
+#[test]
+fn a_bad_row_is_named_and_nothing_is_imported() {
+    let site = site();
+    for (file, text, place) in [
+        ("weak.txt", format!("{}\nhunter2\n", foreign(1)), "weak.txt:2: "),
+        ("twice.txt", format!("{0}\n{1}\n{0}\n", foreign(1), foreign(2)), "twice.txt:3: "),
+    ] {
+        fs::write(site.path(file), text).expect("a file");
+        let ran = import(&site, &["--project", "acme", "--tokens", file]);
+        assert_eq!(ran.code, Some(1), "{ran:?}");
+        assert!(ran.stderr.contains(place), "{ran:?}");
+        assert!(!ran.stderr.contains("hunter2"), "{ran:?}");
+    }
+    fs::write(site.path("keys.csv"), format!("token,flags\n{},a.b\n{},a..b\n", foreign(1), foreign(2)))
+        .expect("a file");
+    let ran = import(&site, &["--project", "acme", "--csv", "keys.csv"]);
+    assert!(ran.stderr.contains("keys.csv:3: flags: "), "{ran:?}");
+    fs::write(site.path("hashes.txt"), "abc\n").expect("a file");
+    let ran = import(&site, &["--project", "acme", "--hashes", "hashes.txt"]);
+    assert!(ran.stderr.contains("hashes.txt:1: "), "{ran:?}");
+    let ran = import(&site, &["--project", "acme", "--tokens", "nowhere.txt"]);
+    assert!(ran.code == Some(1) && ran.stderr.contains("nowhere.txt"), "{ran:?}");
+    assert_eq!(count(&site), 0);
+}
+
+#[test]
+fn what_one_site_exports_another_imports() {
+    let (from, to) = (site(), site());
+    let key = from.key_with(&["--flag", "jobs:read", "--expires-at", "2099-01-31T00:00:00Z"]);
+    let csv = from.keys(&["export", "--project", "acme", "--hashes"]).stdout;
+    assert!(!csv.contains(&key.token));
+    fs::write(to.path("keys.csv"), &csv).expect("a file");
+    let ran = import(&to, &["--csv", "keys.csv"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let there = &to.keys(&["list", "--project", "acme", "--json"]).json()[0];
+    assert_eq!(there["scopes"], serde_json::json!(["jobs:read"]));
+    assert_eq!(there["expires_at"], "2099-01-31T00:00:00Z");
+    let hash = from.run(["keys", "inspect", &key.token, "--json"]).json()["hash"].clone();
+    let lines = to.keys(&["export", "--project", "acme", "--hashes", "--json"]).stdout;
+    let line: Value = serde_json::from_str(lines.lines().next().expect("a line")).expect("JSON");
+    assert_eq!(line["hash"], hash);
+    assert!(to.keys(&["export"]).stdout.starts_with("id,name,"));
+}
