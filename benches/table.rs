@@ -9,7 +9,6 @@
     clippy::indexing_slicing,
     reason = "a measurement reads the clock, prints, and may panic"
 )]
-#![expect(clippy::disallowed_methods, clippy::print_stdout, reason = "a benchmark reads the clock and prints")]
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -28,8 +28,6 @@ pub struct Quickstart<'q> {
     pub folder: &'q Path,
     /// The service to stand in front of; none to start one that echoes.
     pub upstream: Option<&'q str>,
-    /// Where to listen; none for what the folder's configuration says.
-    pub listen: Option<SocketAddr>,
 }
 
 /// A folder that is ready to be served from.
@@ -63,13 +61,7 @@ pub async fn prepare(
     let certificate = asked.folder.join("tls/server.pem");
     new_files.extend(make_certificate(&certificate, &asked.folder.join("tls/server.key"), clock.as_ref())?);
     new_files.extend(make_config(asked)?);
-    let mut config = Config::load(&asked.folder.join("keyward.toml"), environment).map_err(AppError::Config)?;
-    if let Some(listen) = asked.listen {
-        config.gateway.listen = vec![listen];
-        if listen.port() == 0 {
-            config.ops = config.ops.map(|ops| SocketAddr::new(ops.ip(), 0));
-        }
-    }
+    let config = Config::load(&asked.folder.join("keyward.toml"), environment).map_err(AppError::Config)?;
     let caller = Caller::Local { login: "quickstart".to_owned() };
     let mut made = init(&config, &caller, Arc::clone(&clock)).await?;
     new_files.append(&mut made.made);

@@ -4,6 +4,7 @@
 //! wrong with them leaves the old ones in force and is told in the log. The deny list is apart: it is
 //! what kills a leaked key when all else fails, so no fault elsewhere keeps it from being read.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -18,11 +19,32 @@ use crate::proxy;
 use crate::telemetry::ProcessMetrics;
 use crate::tls::{CertificateMetrics, Certificates};
 
+/// What the command line says over the file, at every reload again.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Overrides {
+    pub(super) accept_old_snapshot: bool,
+    pub(super) listen: Option<SocketAddr>,
+}
+
+impl Overrides {
+    /// Puts them into a configuration that was just read.
+    pub(super) fn apply(self, config: &mut Config) {
+        config.sync.accept_old_snapshot |= self.accept_old_snapshot;
+        let Some(listen) = self.listen else { return };
+        config.gateway.listen = vec![listen];
+        // Where any port will do for the gateway, any will do for the other listener.
+        if listen.port() == 0 {
+            config.ops = config.ops.map(|ops| SocketAddr::new(ops.ip(), 0));
+        }
+    }
+}
+
 /// What is in force, and what a reload changes of it.
 #[derive(Debug)]
 pub(super) struct Reloader {
     pub(super) config: Config,
     pub(super) environment: Environment,
+    pub(super) overrides: Overrides,
     pub(super) settings: Arc<ArcSwap<proxy::Settings>>,
     pub(super) listen_settings: Arc<ArcSwap<listen::Settings>>,
     pub(super) connections: Arc<Connections>,
@@ -52,7 +74,8 @@ impl Reloader {
     }
 
     fn try_reload(&mut self) -> Result<(), AppError> {
-        let new = Config::load(&self.config.path, &self.environment).map_err(AppError::Config)?;
+        let mut new = Config::load(&self.config.path, &self.environment).map_err(AppError::Config)?;
+        self.overrides.apply(&mut new);
         let fixed = self.config.restart_needed(&new);
         if !fixed.is_empty() {
             return Err(AppError::RestartNeeded { changed: fixed.join(", ") });

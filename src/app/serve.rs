@@ -21,7 +21,7 @@ use super::echo::Echo;
 use super::error::AppError;
 use super::opening::open_followed;
 use super::process;
-use super::reload::{Reloader, read_deny};
+use super::reload::{Overrides, Reloader, read_deny};
 use super::watch::FileWatch;
 use super::workers::{Workers, runtime};
 use crate::clock::{Clock, SystemClock};
@@ -46,6 +46,8 @@ pub type OnReady = Box<dyn FnOnce(&Bound)>;
 pub struct ServeOptions {
     /// Start from a snapshot that is older than one this gateway has known.
     pub accept_old_snapshot: bool,
+    /// Where to listen, in place of the configured addresses.
+    pub listen: Option<SocketAddr>,
     /// Where to start an upstream that echoes.
     pub echo: Option<SocketAddr>,
     /// Called once the gateway answers.
@@ -56,6 +58,7 @@ impl std::fmt::Debug for ServeOptions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ServeOptions")
             .field("accept_old_snapshot", &self.accept_old_snapshot)
+            .field("listen", &self.listen)
             .field("echo", &self.echo)
             .finish_non_exhaustive()
     }
@@ -158,7 +161,8 @@ impl Running {
         metrics: Metrics,
         runtime: &Runtime,
     ) -> Result<Self, AppError> {
-        config.sync.accept_old_snapshot |= options.accept_old_snapshot;
+        let overrides = Overrides { accept_old_snapshot: options.accept_old_snapshot, listen: options.listen };
+        overrides.apply(&mut config);
         let shared_clock: Arc<dyn Clock> = Arc::clone(clock) as Arc<dyn Clock>;
         let certificates = config.gateway.tls.clone().map(Certificates::load).transpose();
         let certificates = certificates.map_err(AppError::Certificates)?.map(Arc::new);
@@ -246,6 +250,7 @@ impl Running {
         let reloader = Reloader {
             config,
             environment: Environment::of_process(),
+            overrides,
             settings,
             listen_settings,
             connections,
@@ -278,7 +283,7 @@ impl Running {
         let outcome = loop {
             tokio::select! {
                 () = self.table.wait_ready(), if on_ready.is_some() => {
-                    tracing::info!(keys = self.table.keys(), revision = self.table.applied(), "ready");
+                    tracing::info!(keys = self.table.keys(), "ready");
                     if let Some(Some(tell)) = on_ready.take() {
                         tell(&self.bound);
                     }

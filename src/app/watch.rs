@@ -1,14 +1,17 @@
 //! Files that a reload depends on, and word that one of them changed.
 //!
 //! Folders are watched, not files: editors, certificate renewers and orchestrators replace a file by
-//! renaming another over it, or swap a symbolic link beside it.
+//! renaming another over it, or swap a symbolic link beside it. What else happens in those folders,
+//! such as the store's writes, counts for nothing.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use parking_lot::RwLock;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
@@ -18,6 +21,7 @@ const SETTLE: Duration = Duration::from_millis(200);
 /// Watches the folders of some files.
 pub(super) struct FileWatch {
     watcher: RecommendedWatcher,
+    files: Arc<RwLock<BTreeSet<PathBuf>>>,
     folders: BTreeSet<PathBuf>,
     touched: Arc<Notify>,
 }
@@ -29,19 +33,22 @@ impl FileWatch {
     /// When the operating system has no watch to give.
     pub(super) fn new() -> notify::Result<Self> {
         let touched = Arc::new(Notify::new());
-        let waker = Arc::clone(&touched);
+        let files = Arc::<RwLock<BTreeSet<PathBuf>>>::default();
+        let (waker, watched) = (Arc::clone(&touched), Arc::clone(&files));
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            // Reading the files again makes access events of its own; they are no change.
-            if !event.is_ok_and(|event| matches!(event.kind, EventKind::Access(_))) {
+            // An error means that events were lost: better to look once too often.
+            if event.map_or(true, |event| is_change(&event, &watched.read())) {
                 waker.notify_one();
             }
         })?;
-        Ok(Self { watcher, folders: BTreeSet::new(), touched })
+        Ok(Self { watcher, files, folders: BTreeSet::new(), touched })
     }
 
     /// Watches the folders of these files, and no others.
     pub(super) fn follow<'p>(&mut self, files: impl Iterator<Item = &'p Path>) {
-        let wanted: BTreeSet<PathBuf> = files.map(folder_of).collect();
+        let files: BTreeSet<PathBuf> = files.map(as_reported).collect();
+        let wanted: BTreeSet<PathBuf> = files.iter().map(|file| folder_of(file)).collect();
+        *self.files.write() = files;
         for gone in self.folders.difference(&wanted) {
             // A folder that is gone already has no watch left to take back.
             self.watcher.unwatch(gone).ok();
@@ -61,6 +68,18 @@ impl FileWatch {
     }
 }
 
+/// Whether one of `files` may be another than before. Reading them makes events of its own.
+fn is_change(event: &notify::Event, files: &BTreeSet<PathBuf>) -> bool {
+    // Kubernetes swaps the link `..data` beside the files, which are links through it.
+    let is_swap = |path: &Path| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".."));
+    !matches!(event.kind, EventKind::Access(_)) && event.paths.iter().any(|path| files.contains(path) || is_swap(path))
+}
+
+/// The file's path as events name it: its folder's, and its name.
+fn as_reported(file: &Path) -> PathBuf {
+    folder_of(file).join(file.file_name().unwrap_or(OsStr::new("")))
+}
+
 fn folder_of(file: &Path) -> PathBuf {
     match file.parent() {
         Some(folder) if folder.as_os_str().is_empty() => PathBuf::from("."),
@@ -72,6 +91,7 @@ fn folder_of(file: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use notify::event::{AccessKind, CreateKind, EventAttributes, ModifyKind};
     use std::fs;
 
     #[tokio::test]
@@ -85,5 +105,20 @@ mod tests {
         fs::rename(folder.path().join("new"), &file)?;
         timeout(Duration::from_secs(10), watch.changed()).await?;
         Ok(())
+    }
+
+    #[test]
+    fn other_files_of_the_folder_count_for_nothing() {
+        let files = BTreeSet::from([as_reported(Path::new("keyward.toml")), as_reported(Path::new("tls/api.pem"))]);
+        let touched = |kind, path: &str| {
+            let event = notify::Event { kind, paths: vec![PathBuf::from(path)], attrs: EventAttributes::default() };
+            is_change(&event, &files)
+        };
+        let modified = EventKind::Modify(ModifyKind::Any);
+        assert!(touched(modified, "./keyward.toml"));
+        assert!(touched(modified, "tls/api.pem"));
+        assert!(touched(EventKind::Create(CreateKind::Any), "tls/..data"));
+        assert!(!touched(modified, "./keyward.db-wal"));
+        assert!(!touched(EventKind::Access(AccessKind::Read), "./keyward.toml"));
     }
 }

@@ -68,19 +68,20 @@ pub(super) fn init(config: &Config) -> Result<app::Initialised, Failure> {
 }
 
 /// Makes what is missing in the folder of a quickstart, and a demo key.
-pub(super) fn prepare_quickstart(
-    folder: &Path,
-    upstream: Option<&str>,
-    listen: Option<SocketAddr>,
-) -> Result<Demo, Failure> {
-    let asked = Quickstart { folder, upstream, listen };
+pub(super) fn prepare_quickstart(folder: &Path, upstream: Option<&str>) -> Result<Demo, Failure> {
+    let asked = Quickstart { folder, upstream };
     Ok(runtime()?.block_on(app::prepare_quickstart(&asked, &Environment::of_process(), clock()))?)
 }
 
 /// Serves a quickstart; `ready` is told where, once it answers.
-pub(super) fn serve_quickstart(demo: Demo, ready: impl FnOnce(SocketAddr) + 'static) -> Result<(), Failure> {
+pub(super) fn serve_quickstart(
+    demo: Demo,
+    listen: Option<SocketAddr>,
+    ready: impl FnOnce(SocketAddr) + 'static,
+) -> Result<(), Failure> {
     let on_ready = |bound: &Bound| bound.gateway.first().copied().map_or((), ready);
-    let options = ServeOptions { echo: demo.echo, on_ready: Some(Box::new(on_ready)), ..ServeOptions::default() };
+    let options =
+        ServeOptions { echo: demo.echo, listen, on_ready: Some(Box::new(on_ready)), ..ServeOptions::default() };
     Ok(app::serve(demo.config, options)?)
 }
 

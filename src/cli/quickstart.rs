@@ -30,10 +30,10 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
-    let demo = place::prepare_quickstart(&args.dir, args.upstream.as_deref(), args.listen)?;
+    let demo = place::prepare_quickstart(&args.dir, args.upstream.as_deref())?;
     print_made(&demo, output)?;
     let (token, certificate) = (demo.token.clone(), demo.certificate.clone());
-    place::serve_quickstart(demo, move |address| {
+    place::serve_quickstart(demo, args.listen, move |address| {
         if let Err(unprinted) = print_curl_lines(&token, &certificate, address, &mut Output::stdout()) {
             complain(&unprinted);
         }

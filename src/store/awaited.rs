@@ -141,12 +141,12 @@ mod tests {
     use super::*;
     use crate::clock::{Clock, ManualClock, Timestamp};
     use crate::store::SqliteStore;
-    use std::path::PathBuf;
+    use std::path::Path;
 
     const SECRET: (u32, [u8; 32]) = (1, [7; 32]);
 
-    fn awaited(path: &PathBuf, id: StoreId, secret: (u32, [u8; 32])) -> AwaitedStore {
-        let path = path.clone();
+    fn awaited(path: &Path, id: StoreId, secret: (u32, [u8; 32])) -> AwaitedStore {
+        let path = path.to_owned();
         let name = path.display().to_string();
         let open = move || -> Result<SharedStore, StoreError> { Ok(Arc::new(SqliteStore::open(&path, clock())?)) };
         AwaitedStore::new(name, id, secret, Arc::new(open))
