@@ -40,21 +40,44 @@ pub(crate) struct Curl {
 }
 
 impl Gateway {
+    /// Starts it, and waits until it can decide requests.
     pub(crate) fn start(site: &Site) -> Self {
-        let (mut child, log, stdout) = spawn(site.command(["serve", "-c", "keyward.toml"]));
-        let listening = |name: &str| {
-            let line = log.find(|line| said(line) == "listening" && field(line, "listener") == name)?;
-            Some(field(&line, "address").parse::<SocketAddr>().expect("an address"))
-        };
-        until("a ready gateway", || {
-            let ended = child.try_wait().expect("a child process");
-            assert!(ended.is_none(), "serve ended with {ended:?}:\n{}", log.text());
-            log.find(|line| said(line) == "ready").is_some()
-        });
-        let address = listening("gateway").expect("a ready gateway listens");
-        let ops = listening("ops").expect("a ready gateway listens");
+        let mut gateway = Self::start_unready(site);
+        gateway.until_it_says("ready");
+        gateway
+    }
+
+    /// Starts it, and waits until it listens.
+    pub(crate) fn start_unready(site: &Site) -> Self {
+        let (child, log, stdout) = spawn(site.command(["serve", "-c", "keyward.toml"]));
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let certificate = site.certificate().cloned();
         let trusted_file = site.path("tls/chain.pem");
-        Self { child, address, ops, log, stdout, certificate: site.certificate().cloned(), trusted_file }
+        let mut gateway = Self { child, log, stdout, address: nowhere, ops: nowhere, certificate, trusted_file };
+        gateway.address = gateway.until_it_listens("gateway");
+        gateway.ops = gateway.until_it_listens("ops");
+        gateway
+    }
+
+    fn until_it_listens(&mut self, listener: &str) -> SocketAddr {
+        let wanted = |line: &Value| said(line) == "listening" && field(line, "listener") == listener;
+        let line = self.until_a_line(listener, wanted);
+        field(&line, "address").parse().expect("an address")
+    }
+
+    fn until_it_says(&mut self, message: &str) {
+        self.until_a_line(message, |line| said(line) == message);
+    }
+
+    fn until_a_line(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let mut found = None;
+        until(what, || {
+            let ended = self.child.try_wait().expect("a child process");
+            assert!(ended.is_none(), "serve ended with {ended:?}:\n{}", self.log.text());
+            found = self.log.find(&wanted);
+            found.is_some()
+        });
+        found.expect("it was found")
     }
 
     pub(crate) fn address(&self) -> SocketAddr {

@@ -168,6 +168,11 @@ impl Site {
         Gateway::start(self)
     }
 
+    /// Serves, and waits only until it listens.
+    pub(crate) fn start_unready(&self) -> Gateway {
+        Gateway::start_unready(self)
+    }
+
     /// Every file below the folder.
     pub(crate) fn files(&self) -> Vec<PathBuf> {
         fn collect(folder: &Path, files: &mut Vec<PathBuf>) {

@@ -1,5 +1,7 @@
 //! The gateway starts and the store is not there.
 
+use std::fs;
+
 use crate::harness::{Config, Site, Upstream, get, until};
 
 #[test]
@@ -42,6 +44,36 @@ fn a_revocation_that_was_enforced_survives_a_crash_and_the_loss_of_the_store() {
     site.hide_store();
     let gateway = site.start();
     assert_eq!((status(&gateway, &kept.token), status(&gateway, &revoked.token)), (200, 401));
+}
+
+#[test]
+fn a_damaged_snapshot_decides_nothing_until_the_store_is_back() {
+    let upstream = Upstream::start();
+    let site = Site::new(&Config::in_front_of(&upstream));
+    let key = site.key(&[]);
+    let mut gateway = site.start();
+    gateway.terminate();
+    assert!(gateway.ended().success());
+
+    let mut damaged = 0;
+    for file in site.files().iter().filter(|file| file.to_string_lossy().contains("snapshot")) {
+        let mut bytes = fs::read(file).expect("a file");
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(file, bytes).expect("a file");
+        damaged += 1;
+    }
+    assert!(damaged > 0, "{:?}", site.files());
+    site.hide_store();
+    let gateway = site.start_unready();
+    let send = || gateway.send(get("/any/x").bearer(&key.token));
+    assert_eq!((send().status, send().code().as_str()), (503, "not_ready"));
+    assert_eq!(gateway.send(get("/nowhere")).status, 404, "routes need no keys");
+    assert_eq!((gateway.ops("/livez").status, gateway.ops("/readyz").status), (200, 503));
+
+    site.restore_store();
+    until("the store", || send().status == 200);
+    assert_eq!(gateway.ops("/readyz").status, 200);
 }
 
 #[test]
