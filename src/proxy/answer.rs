@@ -17,7 +17,7 @@ use super::metrics::{UpstreamCells, UpstreamError};
 use super::streams::{OpenStream, Streams};
 use super::upstream::{Http1, Lease};
 use crate::policy::Code;
-use crate::wire::Transfer;
+use crate::wire::{Transfer, strip_trailers};
 
 /// The body of an answer.
 #[derive(Debug)]
@@ -156,7 +156,13 @@ impl Relayed {
                     if frame.is_trailers() || self.body.is_end_stream() {
                         self.end();
                     }
-                    Poll::Ready(Some(Ok(frame)))
+                    Poll::Ready(Some(Ok(match frame.into_trailers() {
+                        Ok(mut trailers) => {
+                            strip_trailers(&mut trailers);
+                            Frame::trailers(trailers)
+                        }
+                        Err(frame) => frame,
+                    })))
                 }
                 Poll::Ready(None) => {
                     self.end();

@@ -58,7 +58,8 @@ pub(super) async fn forward(
     let transfer = Rc::new(Transfer::default());
     let limit = route.forward.request_body_max.unwrap_or(u64::MAX);
     let length = declared_length(&parts, &body);
-    let body = Inbound::new(peer.paced(body), limit, grpc, Rc::clone(&transfer));
+    let body =
+        Inbound::new(if grpc { peer.streamed(body) } else { peer.paced(body) }, limit, grpc, Rc::clone(&transfer));
     account.received = Some(Rc::clone(&transfer));
     if length.is_some_and(|length| length > limit) {
         return Err(Refused::new(Code::BodyTooLarge, Some(body)));
@@ -105,6 +106,10 @@ pub(super) async fn forward(
     *request.method_mut() = parts.method;
     *request.uri_mut() = target;
     *request.headers_mut() = parts.headers;
+    if length.is_none() && source.is_some() {
+        // Said by name: hyper's client takes a GET without it for one without a body, and drops what there is.
+        request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
     let head = request.method() == Method::HEAD;
     let unread = Unread::new(source, Rc::clone(peer), parts.version);
 
