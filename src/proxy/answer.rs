@@ -73,12 +73,19 @@ pub enum AnswerFault {
     Cut(#[source] h2::Error),
 }
 
+/// What there still is of the request while its answer is relayed.
+pub(super) struct RequestLeft {
+    /// How far its body has come.
+    pub(super) upload: Rc<Transfer>,
+    /// What nobody has read of it.
+    pub(super) unread: Unread,
+}
+
 impl Relayed {
     pub(super) fn new(
         body: Incoming,
         lease: Lease<Http1>,
-        upload: Rc<Transfer>,
-        unread: Unread,
+        request: RequestLeft,
         rules: RelayRules,
         cells: Arc<UpstreamCells>,
         streams: Rc<Streams>,
@@ -88,8 +95,8 @@ impl Relayed {
             body,
             rules,
             lease: Some(lease),
-            upload,
-            unread,
+            upload: request.upload,
+            unread: request.unread,
             cells,
             streams,
             idle: Idle::new(rules.idle),

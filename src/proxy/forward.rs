@@ -16,7 +16,7 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
 use super::account::Account;
-use super::answer::{Content, RelayRules, Relayed};
+use super::answer::{Content, RelayRules, Relayed, RequestLeft};
 use super::drain::Unread;
 use super::handle::{Admitted, Refused};
 use super::handshake::{Handshake, handshake};
@@ -302,8 +302,7 @@ fn relay(
     let relayed = Relayed::new(
         body,
         lease,
-        relay.transfer,
-        relay.unread,
+        RequestLeft { upload: relay.transfer, unread: relay.unread },
         rules,
         Arc::clone(relay.cells),
         Rc::clone(&worker.streams),
