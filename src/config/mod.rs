@@ -28,6 +28,7 @@ use toml::de::DeTable;
 use crate::secret::Secret;
 use crate::table::OnStale;
 use crate::telemetry::{Format as LogFormat, LogSettings};
+use crate::wire::Network;
 use crate::{listen, proxy, store, sync, tls};
 
 pub use fault::Fault;
@@ -83,6 +84,8 @@ pub struct Gateway {
     pub limits: listen::Limits,
     /// How patient it is.
     pub timeouts: listen::Timeouts,
+    /// Whose connections begin with a PROXY header.
+    pub proxy_protocol: Vec<Network>,
     /// The file of refused keys.
     pub deny_file: Option<PathBuf>,
 }
@@ -91,7 +94,11 @@ impl Gateway {
     /// What its listeners are told, and told again by a reload.
     #[must_use]
     pub fn listen_settings(&self) -> listen::Settings {
-        listen::Settings { timeouts: self.timeouts.clone(), limits: self.limits.clone() }
+        listen::Settings {
+            timeouts: self.timeouts.clone(),
+            limits: self.limits.clone(),
+            proxy_protocol: self.proxy_protocol.clone(),
+        }
     }
 }
 

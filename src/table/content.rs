@@ -24,6 +24,10 @@ const PROJECTS_MAX: u64 = 1 << 24;
 const ENVIRONMENTS_MAX: u64 = 1 << 20;
 /// Many small shards: a rehash, or a walk over one of them, stops few look-ups and not for long.
 const SHARDS: usize = 256;
+/// A walk over all keys takes so many over the map, each for the keys whose last byte begins alike:
+/// time that nobody waits for, against a copy of all heads in memory.
+const WALKS: usize = 16;
+const WALK_BITS: u32 = 4;
 
 /// The fields of one key, written under the write guard of its map shard and read under its read
 /// guard; each by itself is atomic only because that needs no `unsafe`. 64 bytes.
@@ -325,10 +329,13 @@ impl Content {
     /// Walks over all keys. Each is read whole, all of them not of one moment; no guard is held
     /// while `each` runs.
     pub(super) fn for_each_key(&self, mut each: impl FnMut(&KeyRef<'_>)) {
-        let heads: Vec<Head> = self.map.iter().map(|entry| *entry.key()).collect();
-        for head in heads {
-            if let Some(key) = self.key(head) {
-                each(&key);
+        let mut heads: Vec<Head> = Vec::with_capacity(self.keys() / WALKS * 5 / 4);
+        for part in 0..=u8::MAX >> WALK_BITS {
+            heads.extend(self.map.iter().map(|entry| *entry.key()).filter(|head| head.last() >> WALK_BITS == part));
+            for head in heads.drain(..) {
+                if let Some(key) = self.key(head) {
+                    each(&key);
+                }
             }
         }
     }

@@ -315,6 +315,19 @@ proptest! {
 }
 
 #[test]
+fn a_walk_sees_every_key_once() {
+    let table = Table::new();
+    for number in 0..=u8::MAX {
+        apply(&table, row(number, 1));
+    }
+    let mut seen = Vec::new();
+    table.for_each_key(|key| seen.push(key.id));
+    seen.sort_unstable();
+    let expected: Vec<KeyId> = (0..=u8::MAX).map(|number| row(number, 1).id).collect();
+    assert_eq!(seen, expected);
+}
+
+#[test]
 fn a_key_of_another_lineage_keeps_it() {
     let table = Table::new();
     let mut successor = row(1, 1);

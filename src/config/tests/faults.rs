@@ -18,7 +18,7 @@ fn each_fault_has_its_line() {
         (
             2,
             r#"colour = "red""#,
-            "keyward.toml:3: gateway.colour: unknown key; known here: listen, workers, cleartext, access_log, denied_status, reveal_reason, trusted_proxies, realm, token_prefix, credential, expiry_notice, deny_file, requests_max, connections_max, encoded_slashes, path_parameters, encoded_percent, non_ascii, empty_segments, failure_limit, tls, timeouts, limits",
+            "keyward.toml:3: gateway.colour: unknown key; known here: listen, workers, cleartext, access_log, denied_status, reveal_reason, trusted_proxies, proxy_protocol, realm, token_prefix, credential, expiry_notice, deny_file, requests_max, connections_max, encoded_slashes, path_parameters, encoded_percent, non_ascii, empty_segments, failure_limit, tls, timeouts, limits",
         ),
         (
             2,
@@ -34,7 +34,7 @@ fn each_fault_has_its_line() {
         (
             9,
             "\"a\\nb\" = 1",
-            "keyward.toml:10: routes[0].\"a\\nb\": unknown key; known here: name, host, path, methods, any_flags, all_flags, any_key, public, projects, environments, credential, shadow, shadow_until, denied_status, upstream, strip_prefix, rewrite_prefix, host_rewrite, forward_credential, upgrades, body_max, shared_cache, on_stale, keep_override_headers, encoded_slashes, path_parameters, encoded_percent, non_ascii, empty_segments",
+            "keyward.toml:10: routes[0].\"a\\nb\": unknown key; known here: name, host, path, methods, any_flags, all_flags, any_key, public, projects, environments, credential, shadow, shadow_until, denied_status, upstream, strip_prefix, rewrite_prefix, host_rewrite, forward_credential, upgrades, upgrade_idle, body_max, shared_cache, on_stale, keep_override_headers, encoded_slashes, path_parameters, encoded_percent, non_ascii, empty_segments",
         ),
         (
             2,
@@ -115,6 +115,11 @@ fn each_fault_has_its_line() {
             2,
             r#"trusted_proxies = ["10.0.0.1/8"]"#,
             r#"keyward.toml:3: gateway.trusted_proxies[0]: 10.0.0.1/8 names an address inside a network: write "10.0.0.0/8""#,
+        ),
+        (
+            2,
+            "proxy_protocol = true",
+            "keyward.toml:3: gateway.proxy_protocol: is true, and nobody is believed: add trusted_proxies, the balancers' networks",
         ),
         (
             2,

@@ -113,6 +113,7 @@ rewrite_prefix = "/v2"
 host_rewrite = "target"
 forward_credential = true
 upgrades = ["websocket"]
+upgrade_idle = "90s"
 body_max = "10MiB"
 shared_cache = true
 on_stale = "deny"
@@ -155,6 +156,7 @@ empty_segments = "merge""#,
             host: HostForward::Target,
             forward_credential: true,
             websocket: true,
+            websocket_idle: Duration::from_secs(90),
             request_body_max: Some(10 << 20),
             shared_cache: true,
             keep_override_fields: vec![field("x-http-method-override")],
