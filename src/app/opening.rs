@@ -35,7 +35,7 @@ pub(super) struct Followed {
 }
 
 /// How long a start waits for a store that it can begin without.
-const PATIENCE: Duration = Duration::from_millis(400);
+const PATIENCE: Duration = Duration::from_millis(600);
 
 /// The store that `config` names, opened now or, where it is away and this gateway has followed it
 /// before, once it is there. A store that somebody keeps locked is away.

@@ -434,6 +434,7 @@ fn live(steps: &[(Step, bool)], may_grant: u8) -> Result<(), TestCaseError> {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "longer where it is asked for")]
 fn every_life_of_a_key_is_as_the_model_says() {
     let cases = std::env::var("KEYWARD_SOAK_LIVES").map_or(LIVES, |lives| lives.parse().expect("a number of lives"));
     let lives = (proptest::collection::vec((step(), any::<bool>()), 1..24), 0_u8..8);

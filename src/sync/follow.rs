@@ -90,7 +90,7 @@ enum Stuck {
 /// How long a poll may take, and how long a read of rows may bring none.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long the first poll may take where there is a snapshot to serve from meanwhile.
-const PATIENCE_AT_START: Duration = Duration::from_millis(400);
+const PATIENCE_AT_START: Duration = Duration::from_millis(350);
 const ROWS_PATIENCE: Duration = Duration::from_secs(5);
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);

@@ -62,6 +62,7 @@ impl Writer {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "longer where it is asked for")]
 fn no_acknowledged_key_is_lost_to_a_kill() {
     let upstream = Upstream::start();
     let site = Site::new(&Config::in_front_of(&upstream).sync("usage_flush = '1s'"));

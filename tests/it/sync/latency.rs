@@ -16,6 +16,7 @@ const REVOCATIONS: usize = 10;
 const ENFORCED_WITHIN: Duration = Duration::from_millis(200);
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "longer where it is asked for")]
 fn a_revocation_is_enforced_within_200_ms_of_its_commit() {
     let upstream = Upstream::start();
     let site = Site::new(&Config::in_front_of(&upstream));
