@@ -145,6 +145,13 @@ impl Content {
         self.map.contains_key(head)
     }
 
+    /// The newest change known of a key; none if it is not known.
+    pub(super) fn stamp(&self, head: &Head) -> Option<Stamp> {
+        let number = self.map.get(head)?;
+        let slot = self.slots.get(*number)?;
+        Some(stamp_of(&slot.revision, &slot.ordinal))
+    }
+
     pub(super) fn lookup(&self, head: &Head) -> Option<Record> {
         let number = self.map.get(head)?;
         let slot = self.slots.get(*number)?;
@@ -297,9 +304,11 @@ impl Content {
         if user.deleted || known & USER_DELETED != 0 {
             state |= USER_DELETED;
         }
-        slot.revision.store(user.stamp.revision, Ordering::Relaxed);
-        slot.ordinal.store(user.stamp.ordinal, Ordering::Relaxed);
+        // The stamp last: whoever walks over the users while this is written may see the new state
+        // under the old stamp, which the journal then sets right, and never the reverse.
         slot.state.store(state, Ordering::Release);
+        slot.ordinal.store(user.stamp.ordinal, Ordering::Release);
+        slot.revision.store(user.stamp.revision, Ordering::Release);
         if known & USER_KNOWN == 0 {
             Fate::New
         } else if known & USER_DELETED != 0 && !user.deleted {
@@ -340,10 +349,11 @@ impl Content {
         }
     }
 
-    /// Walks over all users.
+    /// Walks over all users. A state may be newer than its stamp, and is never older.
     pub(super) fn for_each_user(&self, mut each: impl FnMut(UserRow)) {
         for number in 0..u32::try_from(self.user_ids.len()).unwrap_or(u32::MAX) {
             let (Some(id), Some(slot)) = (self.user_ids.value(number), self.users.get(number)) else { continue };
+            let stamp = user_stamp_of(slot);
             let state = slot.state.load(Ordering::Acquire);
             if state & USER_KNOWN != 0 {
                 each(UserRow {
@@ -351,7 +361,7 @@ impl Content {
                     flags: self.user_flags(state).as_ref().clone(),
                     active: state & USER_ACTIVE != 0,
                     deleted: state & USER_DELETED != 0,
-                    stamp: stamp_of(&slot.revision, &slot.ordinal),
+                    stamp,
                 });
             }
         }
@@ -427,6 +437,12 @@ fn store_wide(halves: &[AtomicU64; 2], bits: u128) {
     let half = |bits: u128| u64::try_from(bits & u128::from(u64::MAX)).unwrap_or(0);
     high.store(half(bits >> 64), Ordering::Relaxed);
     low.store(half(bits), Ordering::Relaxed);
+}
+
+/// The revision before the ordinal, as the reverse is written: see [`Content::apply_user`].
+fn user_stamp_of(slot: &UserSlot) -> Stamp {
+    let revision = slot.revision.load(Ordering::Acquire);
+    Stamp { revision, ordinal: slot.ordinal.load(Ordering::Acquire) }
 }
 
 fn stamp_of(revision: &AtomicU64, ordinal: &AtomicU32) -> Stamp {
