@@ -104,6 +104,7 @@ fn start(
         mac_key: MacKey::new(&[7; 32]),
         metrics: Arc::new(SyncMetrics::new()),
         reassert: None,
+        lent_lock: None,
     })?;
     Ok((sync, tokio::sync::watch::Sender::new(false)))
 }

@@ -1,6 +1,7 @@
 //! The composition root: builds every part from a checked configuration, binds, starts, reloads and
 //! drains. It holds no rule of its own; it hands the parts to each other.
 
+mod channel;
 mod echo;
 mod error;
 mod init;
@@ -8,7 +9,12 @@ mod opening;
 mod process;
 mod quickstart;
 mod reload;
+mod running;
 mod serve;
+mod signals;
+mod sockets;
+mod supervisor;
+mod upgrade;
 mod watch;
 mod workers;
 

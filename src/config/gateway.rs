@@ -10,7 +10,7 @@ use toml::de::DeValue;
 
 use super::fault::{Faults, shown};
 use super::reader::{Item, Section, set};
-use super::{Admin, Gateway};
+use super::{Admin, Gateway, Leaving};
 use crate::key::TokenPrefix;
 use crate::policy::{CredentialSource, DeniedStatus, EmptySegments, Pass, PathOptions};
 use crate::sync::FailureLimit;
@@ -97,6 +97,7 @@ pub(super) fn read<'a>(section: &Section<'a>, base: &Path) -> Read<'a> {
             limits,
             timeouts: read_timeouts(&section.section("timeouts")),
             proxy_protocol: if introduced { proxy.trusted_proxies.clone() } else { Vec::new() },
+            leaving: read_leaving(&section.section("timeouts")),
             deny_file: section.file("deny_file", base),
         },
         proxy,
@@ -210,6 +211,14 @@ fn read_timeouts(section: &Section<'_>) -> listen::Timeouts {
     set(&mut timeouts.connection_age, section.duration("connection_age"));
     set(&mut timeouts.drain, section.duration("drain"));
     timeouts
+}
+
+fn read_leaving(section: &Section<'_>) -> Leaving {
+    let mut leaving = Leaving::default();
+    set(&mut leaving.drain_delay, section.duration("drain_delay"));
+    set(&mut leaving.upgrade, section.duration("upgrade"));
+    set(&mut leaving.upgrade_drain, section.duration("upgrade_drain"));
+    leaving
 }
 
 fn read_failure_limit(section: &Section<'_>) -> FailureLimit {

@@ -266,7 +266,25 @@ pub const KEYS: &[Key] = &[
         "gateway.timeouts.drain",
         Kind::Duration { min: Duration::ZERO, max: seconds(DAY) },
         LeftOut::Is("\"30s\""),
-        "After a stop was asked for, until open requests are cut.",
+        "After a stop was asked for, until open requests are cut. A tenth of it is what idle connections get.",
+    ),
+    key(
+        "gateway.timeouts.drain_delay",
+        Kind::Duration { min: Duration::ZERO, max: seconds(3600) },
+        LeftOut::Is("\"0s\""),
+        "After a stop was asked for, how long `/readyz` says so before the listeners close.",
+    ),
+    key(
+        "gateway.timeouts.upgrade",
+        Kind::Duration { min: seconds(1), max: seconds(3600) },
+        LeftOut::Is("\"60s\""),
+        "How long a new binary may take, after SIGUSR2, until it is ready.",
+    ),
+    key(
+        "gateway.timeouts.upgrade_drain",
+        Kind::Duration { min: Duration::ZERO, max: seconds(7 * DAY) },
+        LeftOut::Is("\"10m\""),
+        "What `drain` is for a process whose place a new binary took.",
     ),
     key(
         "gateway.limits.head",

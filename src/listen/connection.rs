@@ -15,7 +15,8 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::header::{CONNECTION, HeaderValue};
+use http::{Request, Response, StatusCode};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::rt::{Sleep, Timer};
@@ -61,7 +62,7 @@ impl<H: Handler> Accepted<H> {
         let ticker = &self.worker.ticker;
         let flow = Flow::new(ticker.watch(), ticker.coarse().clone(), &self.settings);
         if self.worker.stopping.get() {
-            flow.hurry();
+            flow.hurry(self.worker.idle_until.get());
         }
         let introduced = self.settings.proxy_protocol.iter().any(|network| network.contains(self.address.ip()));
         if introduced {
@@ -277,11 +278,14 @@ impl<H: Handler> HttpConnection<H> {
                 if let Poll::Ready(read) = read.as_mut().poll(cx) {
                     return Poll::Ready(read.ok().filter(|&count| count > 0));
                 }
+                if self.worker.stopping.get() {
+                    flow.hurry(self.worker.idle_until.get());
+                }
                 let is_late = flow.is_late(Slot::Phase);
                 if is_late {
                     self.metrics.timeouts.with_label_values(&[Phase::Idle.name()]).inc();
                 }
-                let over = is_late || flow.is_late(Slot::Age) || self.worker.stopping.get();
+                let over = is_late || flow.is_late(Slot::Age);
                 if over { Poll::Ready(None) } else { Poll::Pending }
             })
             .await
@@ -366,13 +370,18 @@ impl<H: Handler> HttpConnection<H> {
             return Ok(Answer::own(refusal.answer(http1), open, metrics));
         }
         let handled = Caught::new(async { self.handler.handle(request, &self.peer).await }).await;
-        Ok(match handled {
+        let mut answer = match handled {
             Ok(answer) => Answer::of_handler(answer, open, metrics),
             Err(Panicked) => {
                 metrics.panics.inc();
                 Answer::own(Refusal::Internal.answer(http1), open, metrics)
             }
-        })
+        };
+        if http1 && self.worker.stopping.get() && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+            // Said and not just done: a client that knows sends no request into a closing connection.
+            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        Ok(answer)
     }
 
     /// Polls the connection until it ends or is late, and asks it to end when idle, old or told to stop.
@@ -380,7 +389,8 @@ impl<H: Handler> HttpConnection<H> {
     where
         C: Future<Output = hyper::Result<()>> + Unpin,
     {
-        let mut leave = self.worker.stopping.get();
+        let stops = || self.worker.stopping.get() && flow.is_http2();
+        let mut leave = stops();
         let mut left = false;
         let mut connection = Caught::new(connection);
         let end = poll_fn(|cx| {
@@ -403,8 +413,10 @@ impl<H: Handler> HttpConnection<H> {
                     return Poll::Ready(End::Resting);
                 }
                 if self.worker.stopping.get() {
-                    leave = true;
-                    flow.hurry();
+                    // GOAWAY tells a client of HTTP/2. One of HTTP/1 can only be told by an answer, so it gets
+                    // some time for another request.
+                    leave |= stops();
+                    flow.hurry(self.worker.idle_until.get());
                 }
             }
             loop {
@@ -490,7 +502,7 @@ async fn in_time<T>(flow: &Flow, worker: &Worker, future: impl Future<Output = T
                 return Poll::Ready(Err(TooSlow(flow.phase())));
             }
             if worker.stopping.get() {
-                flow.hurry();
+                flow.hurry(worker.idle_until.get());
             }
         }
         future.as_mut().poll(cx).map(Ok)

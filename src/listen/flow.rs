@@ -81,6 +81,8 @@ pub(super) struct Flow {
     unread: AtomicBool,
     unflushed: AtomicBool,
     eof: AtomicBool,
+    /// Until when the other side may leave the connection without a request.
+    idle_until: AtomicU64,
 }
 
 impl Flow {
@@ -101,6 +103,7 @@ impl Flow {
             unread: AtomicBool::new(false),
             unflushed: AtomicBool::new(false),
             eof: AtomicBool::new(false),
+            idle_until: AtomicU64::new(NEVER),
         };
         flow.enter(Phase::FirstByte);
         Arc::new(flow)
@@ -125,7 +128,10 @@ impl Flow {
         let rests = phase == Phase::Idle && !self.http2.load(Ordering::Relaxed);
         let rest = if rests { self.coarse.after(REST_AFTER.min(self.timeouts.idle / 4)) } else { NEVER };
         self.alarm.set(Slot::Rest, rest);
-        self.alarm.set(Slot::Phase, if limit == Duration::MAX { NEVER } else { self.coarse.after(limit) });
+        let deadline = if limit == Duration::MAX { NEVER } else { self.coarse.after(limit) };
+        let waits = matches!(phase, Phase::FirstByte | Phase::Idle);
+        let deadline = if waits { deadline.min(self.idle_until.load(Ordering::Relaxed)) } else { deadline };
+        self.alarm.set(Slot::Phase, deadline);
         if phase == Phase::Upgraded {
             self.alarm.set(Slot::Write, NEVER);
             self.alarm.set(Slot::Age, NEVER);
@@ -140,11 +146,18 @@ impl Flow {
         }
     }
 
-    /// A silent connection need not be waited for any longer than this.
-    pub(super) fn hurry(&self) {
-        if self.phase() == Phase::FirstByte {
-            self.alarm.set(Slot::Phase, self.coarse.after(LINGER.min(self.timeouts.first_byte)));
+    /// The listener stops: a connection without a request is waited for until `idle_until` at most.
+    pub(super) fn hurry(&self, idle_until: Tick) {
+        if self.idle_until.swap(idle_until, Ordering::Relaxed) != idle_until
+            && matches!(self.phase(), Phase::FirstByte | Phase::Idle)
+        {
+            self.enter(self.phase());
         }
+    }
+
+    /// Whether it speaks HTTP/2.
+    pub(super) fn is_http2(&self) -> bool {
+        self.http2.load(Ordering::Relaxed)
     }
 
     /// The connection takes no further requests.

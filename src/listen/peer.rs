@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use super::credit::Credit;
 use super::paced::Paced;
 use super::settings::Settings;
-use super::ticker::Ticker;
+use super::ticker::{NEVER, Tick, Ticker};
 use crate::clock::Clock;
 
 /// The other end of one connection. Shared by all its requests.
@@ -104,10 +104,18 @@ pub(super) struct Worker {
     pub(super) streams: Cell<usize>,
     /// Whether it drains.
     pub(super) stopping: Cell<bool>,
+    /// Until when it then waits for connections without a request.
+    pub(super) idle_until: Cell<Tick>,
 }
 
 impl Worker {
     pub(super) fn new(ticker: Rc<Ticker>) -> Rc<Self> {
-        Rc::new(Self { ticker, tasks: RefCell::default(), streams: Cell::new(0), stopping: Cell::new(false) })
+        Rc::new(Self {
+            ticker,
+            tasks: RefCell::default(),
+            streams: Cell::new(0),
+            stopping: Cell::new(false),
+            idle_until: Cell::new(NEVER),
+        })
     }
 }

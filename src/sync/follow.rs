@@ -9,10 +9,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
 use super::Settings;
+use super::loan::{Ask, Holding};
 use super::metrics::{Alarm, SyncMetrics, shown};
 use super::state::{Plan, Restored, StateDir};
 use crate::clock::{Clock, Timestamp};
@@ -50,6 +51,8 @@ pub(super) struct Follower {
     refused_at: Option<Instant>,
     marked_at: Option<Instant>,
     snapshots: Snapshots,
+    asked: mpsc::UnboundedReceiver<Ask>,
+    holding: Holding,
 }
 
 /// What must be remembered before it is reported as applied.
@@ -157,6 +160,7 @@ impl Follower {
         state: Arc<Mutex<StateDir>>,
         wake: Arc<Notify>,
         reassert: Option<Arc<dyn Reassert>>,
+        asked: mpsc::UnboundedReceiver<Ask>,
     ) -> Self {
         Self {
             store,
@@ -176,6 +180,8 @@ impl Follower {
             refused_at: None,
             marked_at: None,
             snapshots: Snapshots::default(),
+            asked,
+            holding: Holding::Ours,
         }
     }
 
@@ -432,10 +438,20 @@ impl Follower {
 
     /// Remembers what is owed, and reports as applied what then is.
     async fn settle(&mut self) {
+        match self.holding {
+            Holding::Ours => {}
+            // It would not survive a crash of both.
+            Holding::Lent if self.owes() => return,
+            Holding::Lent => return self.table.report(self.at.revision),
+            Holding::Given => {
+                self.owed = Owed::default();
+                return self.table.report(self.at.revision);
+            }
+        }
         let (contact_at, now) = (self.contact_at(), self.clock.now());
         let due = self.marked_at.is_none_or(|marked_at| marked_at.elapsed() >= MARK_EVERY);
         let mark = due && self.following.is_some() && self.failures == 0;
-        if self.owed.forget || !self.owed.rows.is_empty() || mark {
+        if self.owes() || mark {
             let (state, owed) = (Arc::clone(&self.state), std::mem::take(&mut self.owed));
             let remembering = tokio::task::spawn_blocking(move || {
                 let mut state = state.lock();
@@ -465,6 +481,58 @@ impl Follower {
         self.table.report(self.at.revision);
     }
 
+    /// Whether something is applied and not remembered.
+    fn owes(&self) -> bool {
+        self.owed.forget || !self.owed.rows.is_empty()
+    }
+
+    /// Lends the state folder, takes it back, or gives it away.
+    pub(super) async fn answer(&mut self, ask: Ask) {
+        match ask {
+            Ask::Lend(reply) => {
+                if self.snapshots.writing.is_some() {
+                    self.turn_snapshot().await;
+                }
+                self.settle().await;
+                let lent = if self.owes() {
+                    Err(std::io::Error::other("changes cannot be remembered: the state folder fails"))
+                } else {
+                    self.state.lock().lend()
+                };
+                if lent.is_ok() {
+                    self.holding = Holding::Lent;
+                    self.snapshots.lacking_since = None;
+                }
+                if reply.send(lent).is_err() {
+                    self.take_back();
+                }
+            }
+            Ask::TakeBack => self.take_back(),
+            Ask::Give => {
+                self.holding = Holding::Given;
+                self.state.lock().let_go();
+            }
+        }
+    }
+
+    fn take_back(&mut self) {
+        if self.holding != Holding::Lent {
+            return;
+        }
+        self.holding = Holding::Ours;
+        let written = self.state.lock().take_back();
+        match written {
+            Ok(rows) => self.apply(rows),
+            Err(fault) => {
+                self.alarm(Alarm::State, "what another process wrote into the state folder cannot be read");
+                tracing::error!(fault, "the state folder is written anew");
+                self.owed.forget = true;
+            }
+        }
+        self.snapshots.lacking_since = Some(Instant::now());
+        self.snapshots.begun_at = None;
+    }
+
     /// Waits for news, for a reason to write a snapshot, or for the pause to pass.
     async fn wait(&mut self, pause: Pause, stop: &mut watch::Receiver<bool>) {
         let until = Instant::now() + pause.length();
@@ -483,6 +551,7 @@ impl Follower {
             tokio::select! {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => return,
+                Some(ask) = self.asked.recv() => return self.answer(ask).await,
                 () = wake.notified() => return,
                 () = self.snapshots.step() => self.turn_snapshot().await,
                 () = news => return,
@@ -522,6 +591,10 @@ impl Follower {
     }
 
     fn begin_snapshot(&mut self) {
+        if self.holding != Holding::Ours {
+            self.snapshots.lacking_since = None;
+            return;
+        }
         // What is owed is in the table but in no journal; a snapshot taken now would hold it, and
         // is all the more wanted.
         let (contact_at, now) = (self.contact_at(), self.clock.now());

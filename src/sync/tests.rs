@@ -12,6 +12,7 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 
 use super::fake::{FakeStore, Mood, hash, key, keys, revoked, user};
+use super::loan::Ask;
 use super::metrics::{Alarm, SyncMetrics};
 use super::{FailureLimit, MacKey, Parts, Settings, StateError, Sync};
 use crate::clock::{Clock, ManualClock, Timestamp};
@@ -48,6 +49,10 @@ impl House {
     }
 
     fn start(&self) -> Result<Run, StateError> {
+        self.start_with(None)
+    }
+
+    fn start_with(&self, lent_lock: Option<std::fs::File>) -> Result<Run, StateError> {
         let (table, metrics) = (Arc::new(Table::new()), Arc::new(SyncMetrics::new()));
         let sync = Sync::start(Parts {
             settings: self.settings.clone(),
@@ -57,6 +62,7 @@ impl House {
             mac_key: MacKey::new(&[7; 32]),
             metrics: Arc::clone(&metrics),
             reassert: None,
+            lent_lock,
         })?;
         Ok(Run { sync, table, metrics, clock: Arc::clone(&self.clock) })
     }
@@ -94,6 +100,17 @@ impl Run {
 
     async fn resolve(&self, number: u32) -> MissAnswer {
         self.sync.misses.resolve(&hash(number), HERE, self.clock.now()).await
+    }
+
+    /// Lends the state folder.
+    async fn lend(&mut self) -> std::fs::File {
+        let (reply, replied) = tokio::sync::oneshot::channel();
+        self.sync.runner.follower.answer(Ask::Lend(reply)).await;
+        replied.await.expect("an answer").expect("everything is written down")
+    }
+
+    async fn take_back(&mut self) {
+        self.sync.runner.follower.answer(Ask::TakeBack).await;
     }
 
     /// Ends as a drained gateway does.
@@ -705,6 +722,72 @@ async fn a_snapshot_that_finds_the_disk_full_gives_back_the_room_it_took() {
     assert!(house.file("snapshot.").exists());
 }
 
+/// A gateway that has followed for a while, so that there is a snapshot.
+async fn settled(house: &House) -> Run {
+    house.store.commit(keys([key(0), key(1), key(2)]));
+    let mut run = house.run();
+    run.turn().await;
+    run.drain().await;
+    let mut run = house.run();
+    run.turn().await;
+    run
+}
+
+#[tokio::test]
+async fn a_lent_state_folder_is_written_by_the_borrower_alone() {
+    let house = House::new();
+    let mut old = settled(&house).await;
+    let lock = old.lend().await;
+    assert!(matches!(house.start(), Err(StateError::InUse(_))), "a third process stays out");
+    let mut new = house.start_with(Some(lock)).expect("the lock is lent");
+    new.turn().await;
+    house.store.commit(keys([revoked(1)]));
+    old.turn().await;
+    assert_eq!(old.status(1), Some(Status::Revoked), "it is enforced");
+    assert_eq!(old.table.applied(), 1, "but nobody remembers it yet");
+    new.turn().await;
+    assert_eq!(new.table.applied(), 2);
+    old.sync.runner.follower.answer(Ask::Give).await;
+    old.turn().await;
+    assert_eq!(old.table.applied(), 2);
+    old.drain().await;
+    assert!(matches!(house.start(), Err(StateError::InUse(_))), "the lock has gone over");
+    house.store.commit(keys([revoked(2)]));
+    new.turn().await;
+    drop(new);
+    house.store.set(Mood::Gone);
+    let mut run = house.run();
+    run.turn().await;
+    assert_eq!((run.status(0), run.status(1)), (Some(Status::Active), Some(Status::Revoked)));
+    assert_eq!(run.status(2), Some(Status::Revoked));
+}
+
+#[tokio::test]
+async fn a_state_folder_that_comes_back_holds_what_the_borrower_wrote() {
+    let house = House::new();
+    let mut old = settled(&house).await;
+    let lock = old.lend().await;
+    let mut new = house.start_with(Some(lock)).expect("the lock is lent");
+    new.turn().await;
+    house.store.commit(keys([revoked(1)]));
+    new.turn().await;
+    drop(new);
+    house.store.set(Mood::Gone);
+    old.take_back().await;
+    assert_eq!(old.status(1), Some(Status::Revoked), "the store could not have told");
+    house.store.set(Mood::Well);
+    house.store.commit(keys([revoked(2)]));
+    old.turn().await;
+    assert_eq!(old.table.applied(), 3);
+    assert!(matches!(house.start(), Err(StateError::InUse(_))));
+    drop(old);
+    house.store.set(Mood::Gone);
+    let mut run = house.run();
+    run.turn().await;
+    let statuses = [0, 1, 2].map(|number| run.status(number));
+    assert_eq!(statuses, [Some(Status::Active), Some(Status::Revoked), Some(Status::Revoked)]);
+}
+
 /// A folder with a real store.
 struct RealHouse {
     folder: TempDir,
@@ -736,6 +819,7 @@ impl RealHouse {
             mac_key: MacKey::new(&[7; 32]),
             metrics: Arc::clone(&metrics),
             reassert: None,
+            lent_lock: None,
         });
         Run { sync: sync.expect("the state folder is free"), table, metrics, clock: Arc::clone(&self.clock) }
     }

@@ -25,3 +25,5 @@ mod routes;
 mod streams;
 #[cfg(test)]
 mod sync;
+#[cfg(test)]
+mod upgrade;

@@ -30,3 +30,10 @@ impl Stopwatch {
         SystemClock::default().monotonic() - self.0
     }
 }
+
+/// How many times something is done: `short` times, or as often as this variable of the long runs
+/// says (`make soak`).
+#[expect(clippy::disallowed_methods, reason = "the one place where the tests read the environment")]
+pub(crate) fn times(variable: &str, short: usize) -> usize {
+    std::env::var(variable).map_or(short, |times| times.parse().expect("a number"))
+}
