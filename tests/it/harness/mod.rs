@@ -20,7 +20,7 @@ pub(crate) use gateway::Gateway;
 pub(crate) use quickstart::Quickstart;
 pub(crate) use site::{Key, Ran, Site};
 pub(crate) use upstream::{Gate, Reply, Upstream};
-pub(crate) use wait::{Stopwatch, until};
+pub(crate) use wait::{Stopwatch, number, until};
 
 mod tests {
     use super::call::Connection;

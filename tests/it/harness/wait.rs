@@ -30,3 +30,10 @@ impl Stopwatch {
         SystemClock::default().monotonic() - self.0
     }
 }
+
+/// How much of something a long run asks for by this variable of the environment, or `usual`.
+#[expect(clippy::disallowed_methods, reason = "long runs are asked for by the environment")]
+pub(crate) fn number(variable: &str, usual: u64) -> u64 {
+    let asked = std::env::var(variable).ok();
+    asked.map_or(usual, |text| text.parse().unwrap_or_else(|_| panic!("{variable} is no number: {text}")))
+}
