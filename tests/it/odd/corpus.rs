@@ -130,7 +130,11 @@ impl Corpus {
         self.add("SSH", "SSH-2.0-OpenSSH_9.6\r\n", Refused(400));
         self.add("SMTP", "EHLO a.example\r\n", Refused(400));
         self.add("redis", "*1\r\n$4\r\nPING\r\n", Refused(400));
-        self.add("a PROXY header", "PROXY TCP4 6.6.6.6 1.1.1.1 1 2\r\nGET /public/x HTTP/1.1\r\nHost: a\r\n\r\n", Refused(400));
+        self.add(
+            "a PROXY header",
+            "PROXY TCP4 6.6.6.6 1.1.1.1 1 2\r\nGET /public/x HTTP/1.1\r\nHost: a\r\n\r\n",
+            Refused(400),
+        );
         self.add("a mark of bytes", b"\xef\xbb\xbfGET /public/x HTTP/1.1\r\nHost: a\r\n\r\n", Refused(400));
         self.add("a broken preface", "PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n", Refused(400));
     }
@@ -449,8 +453,22 @@ impl Corpus {
             Arrives(1),
         );
         for length in [
-            "-1", "+3", "3 3", "3,3,4", "3, 4", "0x3", "3.0", "3e0", "three", "", "3;", "\u{b}3", "99999999999999999999",
-            "18446744073709551616", "3\0", "\u{ff13}",
+            "-1",
+            "+3",
+            "3 3",
+            "3,3,4",
+            "3, 4",
+            "0x3",
+            "3.0",
+            "3e0",
+            "three",
+            "",
+            "3;",
+            "\u{b}3",
+            "99999999999999999999",
+            "18446744073709551616",
+            "3\0",
+            "\u{ff13}",
         ] {
             self.post(&format!("Content-Length: {length}"), "abc", Refused(400));
         }
@@ -667,7 +685,8 @@ impl Corpus {
             "Tracestate",
         ];
         for name in never {
-            for options in [name.to_owned(), format!("close, {name}"), format!("{name},close"), format!(" ,\t{name} ,")] {
+            for options in [name.to_owned(), format!("close, {name}"), format!("{name},close"), format!(" ,\t{name} ,")]
+            {
                 self.line(&format!("Connection: {options}"), Refused(400));
             }
             self.line(&format!("Connection: close\r\nConnection: {name}"), Refused(400));
@@ -702,7 +721,8 @@ impl Corpus {
                 format!("x_keyward_{name}"),
                 format!("keyward~{name}"),
             ] {
-                let request = format!("GET /any/x HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {{T}}\r\n{spelt}: root\r\n\r\n");
+                let request =
+                    format!("GET /any/x HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {{T}}\r\n{spelt}: root\r\n\r\n");
                 self.add(&spelt, request, Arrives(1));
             }
             self.line(&format!("Keyward-{name}: root"), Arrives(1));
@@ -821,7 +841,11 @@ impl Corpus {
         self.add("two in a row", format!("{get}\r\n{get}\r\n"), Arrives(2));
         self.add("a second that is bad", format!("{get}\r\nGET x HTTP/1.1\r\nHost: a\r\n\r\n"), Arrives(1));
         self.add("a second after close", format!("{get}Connection: close\r\n\r\n{get}\r\n"), Arrives(1));
-        self.add("a second of 1.0", "GET /public/x HTTP/1.0\r\nHost: a\r\n\r\nGET /public/x HTTP/1.1\r\nHost: a\r\n\r\n", Arrives(1));
+        self.add(
+            "a second of 1.0",
+            "GET /public/x HTTP/1.0\r\nHost: a\r\n\r\nGET /public/x HTTP/1.1\r\nHost: a\r\n\r\n",
+            Arrives(1),
+        );
         let inner = "GET /public/admin/x HTTP/1.1\r\nHost: a\r\n\r\n";
         let length = inner.len();
         let post = "POST /public/x HTTP/1.1\r\nHost: a\r\n";
@@ -839,7 +863,9 @@ impl Corpus {
         self.add("one inside the star's", star, Refused(204));
         let unknown = format!("FOO /public/x HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n{inner}");
         self.add("one inside an unknown method's", unknown, Refused(501));
-        let waits = format!("POST /any/x HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: {length}\r\n\r\n{inner}");
+        let waits = format!(
+            "POST /any/x HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: {length}\r\n\r\n{inner}"
+        );
         self.add("one inside one that waits", waits, Refused(401));
     }
 }

@@ -1,8 +1,13 @@
 //! Requests that nobody sends by accident: each reaches the service as one request that can be read in
 //! one way only, or not at all.
 
+mod caps;
 mod corpus;
+mod frames;
+mod http2;
+mod identity;
 mod mutants;
+mod paths;
 mod recorder;
 mod requests;
 mod strict;

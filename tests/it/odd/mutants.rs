@@ -73,7 +73,7 @@ const PIECES: &[&[u8]] = &[
 ];
 
 /// `SplitMix64`.
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
     fn next(&mut self) -> u64 {
@@ -83,7 +83,7 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    fn below(&mut self, limit: usize) -> usize {
+    pub(super) fn below(&mut self, limit: usize) -> usize {
         usize::try_from(self.next() % limit.max(1) as u64).expect("below a usize")
     }
 }
@@ -179,7 +179,10 @@ fn whatever_is_made_of_a_request_what_arrives_is_one_that_may() {
                     if number >= count {
                         return;
                     }
-                    send(scene.gateway.address(), &with_token(&mutant(first + number, &cases, good_count), &scene.key.token));
+                    send(
+                        scene.gateway.address(),
+                        &with_token(&mutant(first + number, &cases, good_count), &scene.key.token),
+                    );
                 }
             });
         }

@@ -185,9 +185,22 @@ fn judge(request: &Request, identity: &HashMap<String, String>) -> Result<(), St
             "content-length" | "content-type" | "content-encoding" => true,
             "te" => value == "trailers",
             "transfer-encoding" => value == "chunked",
-            "connection" | "keep-alive" | "upgrade" | "expect" | "proxy" | "proxy-connection" | "http2-settings"
-            | "proxy-authorization" | "forwarded" | "x-real-ip" | "x-forwarded" | "x-original-url"
-            | "x-rewrite-url" | "x-http-method-override" | "x-http-method" | "x-method-override"
+            "connection"
+            | "keep-alive"
+            | "upgrade"
+            | "expect"
+            | "proxy"
+            | "proxy-connection"
+            | "http2-settings"
+            | "proxy-authorization"
+            | "forwarded"
+            | "x-real-ip"
+            | "x-forwarded"
+            | "x-original-url"
+            | "x-rewrite-url"
+            | "x-http-method-override"
+            | "x-http-method"
+            | "x-method-override"
             | "x-original-method" => false,
             other => {
                 if other.starts_with("x-forwarded-") {
