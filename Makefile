@@ -15,7 +15,7 @@ FUZZ_SECONDS ?= 10
 # What is called, and the Debian package that has it.
 NEEDED := cc:gcc curl:curl wrk:wrk
 
-.PHONY: run test lint bench fuzz ci tools
+.PHONY: run test lint bench fuzz soak ci tools
 
 # A gateway to try things on, with everything it needs made in ./keyward-data.
 run:
@@ -31,6 +31,14 @@ lint:
 
 bench:
 	cargo bench --locked
+
+# The long forms of tests that are short in `make test`. What they run is said by variables, each of
+# which can be set by hand; KEYWARD_SEED begins them elsewhere.
+soak: export KEYWARD_MUTANTS ?= 100000
+soak: export KEYWARD_PATHS ?= 1000000
+soak: export KEYWARD_SLOW ?= 9000
+soak: tools
+	cargo nextest run --locked --no-fail-fast odd::
 
 # On the stable toolchain: RUSTC_BOOTSTRAP lets it instrument the code. No address sanitizer: this
 # code has no unsafe blocks, and without it the build and the runs are several times faster.
