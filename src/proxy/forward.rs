@@ -187,16 +187,34 @@ fn upstream_target(path: &CanonicalPath<'_>, route: &RouteSpec, uri: Uri) -> Res
     let path = route.forward.prefix.apply(&merged, &route.path_options).map_err(ambiguous)?;
     let asked = uri.into_parts().path_and_query;
     let target = match asked {
-        Some(asked) if asked.path() == path => asked,
+        Some(asked) if asked.path() == path && asked.as_str().is_ascii() => asked,
         asked => {
             let text = match asked.as_ref().and_then(PathAndQuery::query) {
-                Some(query) => Cow::Owned(format!("{path}?{query}")),
+                Some(query) => Cow::Owned(format!("{path}?{}", in_ascii(query))),
                 None => path,
             };
             PathAndQuery::try_from(text.as_ref()).map_err(|_unfit| Code::AmbiguousPath)?
         }
     };
     Ok(Uri::from(target))
+}
+
+/// A query as RFC 3986 spells it: hyper takes raw UTF-8, a stricter server behind us may not.
+fn in_ascii(query: &str) -> Cow<'_, str> {
+    use std::fmt::Write as _;
+    if query.is_ascii() {
+        return Cow::Borrowed(query);
+    }
+    let mut text = String::with_capacity(query.len() * 2);
+    for byte in query.bytes() {
+        if byte.is_ascii() {
+            text.push(char::from(byte));
+        } else {
+            // A String takes whatever is written to it.
+            let _never = write!(text, "%{byte:02X}");
+        }
+    }
+    Cow::Owned(text)
 }
 
 /// What a request that got no response is refused with.

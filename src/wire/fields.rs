@@ -99,9 +99,9 @@ fn folds_to(name: &[u8], wanted: &str) -> bool {
     name.len() == wanted.len() && name.iter().zip(wanted.as_bytes()).all(|(have, want)| fold(*have) == *want)
 }
 
-/// Whether `name` begins with the folded `wanted` and goes on after it.
+/// Whether `name` begins with the folded `wanted`.
 fn folds_to_prefix(name: &[u8], wanted: &str) -> bool {
-    name.len() > wanted.len() && name.iter().zip(wanted.as_bytes()).all(|(have, want)| fold(*have) == *want)
+    name.len() >= wanted.len() && name.iter().zip(wanted.as_bytes()).all(|(have, want)| fold(*have) == *want)
 }
 
 fn class(name: &[u8]) -> Class {
@@ -380,6 +380,15 @@ mod tests {
             let keep = Upstreamward { keep_overrides: &named, ..Upstreamward::default() };
             strip_request_fields(&mut headers, keep).expect("no nomination");
             assert!(headers.contains_key(name));
+        }
+    }
+
+    #[test]
+    fn a_prefix_with_nothing_after_it_is_ours_too() {
+        for name in ["keyward-", "keyward_", "x-keyward!", "x-forwarded-", "x-forwarded*"] {
+            let mut headers = of(&[(name, "root")]);
+            strip_request_fields(&mut headers, Upstreamward::default()).expect("no nomination");
+            assert!(headers.is_empty(), "{name}");
         }
     }
 
