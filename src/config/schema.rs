@@ -402,6 +402,12 @@ pub const KEYS: &[Key] = &[
     ),
     key("routes[].upgrades", Kind::List("\"websocket\""), LeftOut::Is("[]"), "The upgrades that are let through."),
     key(
+        "routes[].upgrade_idle",
+        TIMEOUT,
+        LeftOut::Is("\"5m\""),
+        "How long a WebSocket may go without a byte either way.",
+    ),
+    key(
         "routes[].body_max",
         Kind::Size { min: 0, max: 1024 * GIB },
         LeftOut::Says("[gateway.limits] body"),

@@ -121,7 +121,7 @@ impl Handler for Gateway {
             }
             Ok(Admitted::Tunnel(response, tunnel)) => {
                 account.status = response.status().as_u16();
-                tunnel.run(peer, account, &worker.streams);
+                tunnel.run(peer, account);
                 response.map(|()| AnswerBody::none())
             }
             Err(refused) => {
@@ -182,6 +182,8 @@ fn open_account(worker: &Worker, view: &View, parts: &Parts, peer: &Peer) -> Box
         authority: None,
         target: parts.uri.path_and_query().cloned(),
         route: None,
+        upstream: None,
+        websocket: false,
         key: None,
         decided: None,
         denial: None,
@@ -247,6 +249,7 @@ async fn admit(
     };
     account.route = Some(Rc::clone(&route_view.name));
     account.cells = Arc::clone(&route_view.cells);
+    account.upstream = Some(Rc::clone(&route_view.upstream));
 
     let version = worker.shared.table.version();
     let deny = worker.shared.deny.load();

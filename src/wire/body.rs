@@ -29,6 +29,11 @@ impl Transfer {
         self.bytes.get()
     }
 
+    /// So many more bytes have passed that were no request's body, such as those of a tunnel.
+    pub fn add(&self, bytes: u64) {
+        self.bytes.set(self.bytes.get().saturating_add(bytes));
+    }
+
     /// Whether the whole body has been handed on.
     #[must_use]
     pub fn is_ended(&self) -> bool {

@@ -22,4 +22,8 @@ mod reload;
 #[cfg(test)]
 mod request;
 #[cfg(test)]
+mod routes;
+#[cfg(test)]
+mod streams;
+#[cfg(test)]
 mod sync;

@@ -30,11 +30,11 @@ impl Config {
 
     /// No routes yet; the ones that are added go to `upstream`.
     pub(crate) fn bare(upstream: &Upstream) -> Self {
-        Self::bare_at(upstream.address())
+        Self::to(upstream.address())
     }
 
-    /// The same for a service that is no [`Upstream`].
-    pub(crate) fn bare_at(address: SocketAddr) -> Self {
+    /// No routes yet; the ones that are added go to whatever listens at `address`.
+    pub(crate) fn to(address: SocketAddr) -> Self {
         let target = format!("[upstreams.service]\ntargets = ['http://{address}']");
         Self { upstreams: vec![target], ..Self::default() }
     }

@@ -14,7 +14,7 @@ mod stream;
 mod upstream;
 mod wait;
 
-pub(crate) use call::{Answer, Call, Http, get, post, put};
+pub(crate) use call::{Answer, Call, Http, client_config, get, post, put};
 pub(crate) use config::Config;
 pub(crate) use gateway::Gateway;
 pub(crate) use quickstart::Quickstart;

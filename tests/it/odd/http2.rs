@@ -191,8 +191,7 @@ fn a_body_over_http_2_that_is_not_as_long_as_it_says_arrives_in_no_form() {
 #[test]
 fn a_stream_that_is_reset_takes_its_call_to_the_service_with_it() {
     let service = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let config =
-        Config::bare_at(service.local_addr().expect("bound")).route("name = 'x'\npath = '/{*rest}'\npublic = true");
+    let config = Config::to(service.local_addr().expect("bound")).route("name = 'x'\npath = '/{*rest}'\npublic = true");
     let site = Site::new(&config);
     let gateway = site.start();
     let mut frames = Frames::connect(gateway.address());
@@ -213,7 +212,7 @@ fn a_stream_that_is_reset_takes_its_call_to_the_service_with_it() {
 #[test]
 fn a_connection_has_no_more_streams_than_it_may() {
     let service = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let config = Config::bare_at(service.local_addr().expect("bound"))
+    let config = Config::to(service.local_addr().expect("bound"))
         .gateway("limits = { http2_streams = 3 }")
         .route("name = 'x'\npath = '/{*rest}'\npublic = true");
     let site = Site::new(&config);

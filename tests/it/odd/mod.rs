@@ -37,7 +37,7 @@ impl Scene {
     fn config(recorder: &Recorder, timeouts: &str) -> Config {
         let lax = "encoded_slashes = 'forward'\npath_parameters = 'forward'\nencoded_percent = 'forward'\n\
                    non_ascii = 'forward'\nempty_segments = 'merge'";
-        Config::bare_at(recorder.address())
+        Config::to(recorder.address())
             .gateway("access_log = false")
             .gateway(timeouts)
             .route("name = 'public'\npath = '/public/{*rest}'\npublic = true\nrewrite_prefix = '/r-public'")
