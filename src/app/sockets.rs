@@ -71,7 +71,8 @@ impl Sockets {
         }
         let fault = || AppError::runtime("a socket of another process cannot be used");
         if sockets.is_empty() {
-            sockets = bind(address, workers)?;
+            let fault = |fault| AppError::Listen { key: format!("{listener}.listen"), fault };
+            sockets = bind(address, workers).map_err(fault)?;
         } else {
             sockets = sockets.into_iter().map(adopt).collect::<io::Result<_>>().map_err(fault())?;
         }

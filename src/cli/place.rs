@@ -68,8 +68,12 @@ pub(super) fn init(config: &Config) -> Result<app::Initialised, Failure> {
 }
 
 /// Makes what is missing in the folder of a quickstart, and a demo key.
-pub(super) fn prepare_quickstart(folder: &Path, upstream: Option<&str>) -> Result<Demo, Failure> {
-    let asked = Quickstart { folder, upstream };
+pub(super) fn prepare_quickstart(
+    folder: &Path,
+    upstream: Option<&str>,
+    listen: Option<SocketAddr>,
+) -> Result<Demo, Failure> {
+    let asked = Quickstart { folder, upstream, listen };
     Ok(runtime()?.block_on(app::prepare_quickstart(&asked, &Environment::of_process(), clock()))?)
 }
 

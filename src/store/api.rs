@@ -34,7 +34,7 @@ pub enum StoreError {
         cause: String,
     },
     /// The store is not there.
-    #[error("no store at {store}: make it with `keyward init`")]
+    #[error("no store at {store}: put it back, or make a new one with `keyward init`")]
     Missing {
         /// Which store.
         store: String,
