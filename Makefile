@@ -28,6 +28,9 @@ test: tools
 # read; each can be set from outside.
 soak: export KEYWARD_TEST_UPGRADES ?= 50
 soak: export KEYWARD_TEST_RELOADS ?= 1000
+soak: export KEYWARD_MUTANTS ?= 100000
+soak: export KEYWARD_PATHS ?= 1000000
+soak: export KEYWARD_SLOW ?= 9000
 soak: tools
 	@if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --locked $(SOAK); else cargo test --locked $(SOAK); fi
 

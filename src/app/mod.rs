@@ -22,4 +22,4 @@ pub use error::AppError;
 pub use init::{Initialised, init};
 pub use opening::open_store;
 pub use quickstart::{Demo, Quickstart, prepare as prepare_quickstart};
-pub use serve::{Bound, OnReady, ServeOptions, metric_names, serve};
+pub use serve::{Bound, OnReady, ServeOptions, serve};

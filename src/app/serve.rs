@@ -109,17 +109,6 @@ impl Metrics {
     }
 }
 
-/// The name of every metric that a gateway can show, sorted: what its documentation must list.
-///
-/// # Errors
-/// When two metrics have one name.
-pub fn metric_names() -> Result<Vec<String>, AppError> {
-    let metrics = Metrics::new(None)?;
-    let mut names: Vec<String> = metrics.registry.gather().iter().map(|family| family.name().to_owned()).collect();
-    names.sort();
-    Ok(names)
-}
-
 /// Runs the gateway until it is told to stop by SIGTERM or SIGINT and has drained. A second such signal
 /// ends it at once.
 ///

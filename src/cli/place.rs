@@ -58,7 +58,7 @@ pub(super) fn load(path: &Path) -> Result<Config, Failure> {
 /// Where the gateway of the configuration in `path` answers questions about itself.
 pub(super) fn ops_address(path: &Path) -> Result<SocketAddr, Failure> {
     load(path)?.ops.ok_or_else(|| {
-        Failure::config([format!("{}: ops.listen is missing: without it nobody can be asked", path.display())])
+        Failure::config([format!("{}: ops.listen is missing: add [ops], which is what health asks", path.display())])
     })
 }
 

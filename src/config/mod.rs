@@ -29,6 +29,7 @@ use toml::de::DeTable;
 use crate::secret::Secret;
 use crate::table::OnStale;
 use crate::telemetry::{Format as LogFormat, LogSettings};
+use crate::wire::Network;
 use crate::{listen, proxy, store, sync, tls};
 
 pub use fault::Fault;
@@ -84,6 +85,8 @@ pub struct Gateway {
     pub limits: listen::Limits,
     /// How patient it is.
     pub timeouts: listen::Timeouts,
+    /// Whose connections begin with a PROXY header.
+    pub proxy_protocol: Vec<Network>,
     /// How it makes way.
     pub leaving: Leaving,
     /// The file of refused keys.
@@ -111,7 +114,11 @@ impl Gateway {
     /// What its listeners are told, and told again by a reload.
     #[must_use]
     pub fn listen_settings(&self) -> listen::Settings {
-        listen::Settings { timeouts: self.timeouts.clone(), limits: self.limits.clone() }
+        listen::Settings {
+            timeouts: self.timeouts.clone(),
+            limits: self.limits.clone(),
+            proxy_protocol: self.proxy_protocol.clone(),
+        }
     }
 }
 

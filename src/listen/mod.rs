@@ -8,6 +8,7 @@ mod answer;
 mod bind;
 mod cap;
 mod connection;
+mod credit;
 mod drain;
 mod flow;
 mod handler;

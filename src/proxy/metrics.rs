@@ -42,8 +42,8 @@ families! {
     UPSTREAM_RETRIES = "keyward_upstream_retries_total" ["upstream"];
     /// Connections that lie idle in the pools, by target.
     UPSTREAM_IDLE = "keyward_upstream_idle_connections" ["target"];
-    /// Tunnels and other streams cut because what let them through no longer does.
-    STREAMS_CUT = "keyward_streams_cut_total" [];
+    /// Tunnels and other streams cut because what let them through no longer does, by true reason.
+    STREAMS_CUT = "keyward_streams_cut_total" ["reason"];
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -70,11 +70,21 @@ pub(super) enum Outcome {
     Failed,
     /// The client went away first.
     Abandoned,
+    /// It was let through and its answer had begun, when what let it through no longer did.
+    Cut,
 }
 
 impl Outcome {
-    const ALL: [Self; 7] =
-        [Self::Allowed, Self::Public, Self::Shadow, Self::Answered, Self::Denied, Self::Failed, Self::Abandoned];
+    const ALL: [Self; 8] = [
+        Self::Allowed,
+        Self::Public,
+        Self::Shadow,
+        Self::Answered,
+        Self::Denied,
+        Self::Failed,
+        Self::Abandoned,
+        Self::Cut,
+    ];
 
     /// The name in log and metric.
     pub(super) const fn as_str(self) -> &'static str {
@@ -86,6 +96,7 @@ impl Outcome {
             Self::Denied => "denied",
             Self::Failed => "failed",
             Self::Abandoned => "abandoned",
+            Self::Cut => "cut",
         }
     }
 }
@@ -223,8 +234,7 @@ pub(super) struct WorkerCells {
     denials: Vec<Cell>,
     /// Requests in flight.
     pub(super) in_flight: Cell,
-    /// Streams cut.
-    pub(super) streams_cut: Cell,
+    streams_cut: Vec<Cell>,
 }
 
 impl WorkerCells {
@@ -235,7 +245,7 @@ impl WorkerCells {
             pools: Mutex::default(),
             denials: reasons().map(|_| Cell::default()).collect(),
             in_flight: Cell::default(),
-            streams_cut: Cell::default(),
+            streams_cut: reasons().map(|_| Cell::default()).collect(),
         }
     }
 
@@ -256,10 +266,19 @@ impl WorkerCells {
 
     /// Counts a refusal.
     pub(super) fn denied(&self, denial: &Denial) {
-        let at = reasons().position(|(code, reason)| code == denial.code && reason == denial.reason);
-        if let Some(cell) = at.and_then(|at| self.denials.get(at)) {
-            cell.add(1);
-        }
+        count_reason(&self.denials, denial);
+    }
+
+    /// Counts a stream that is cut.
+    pub(super) fn cut(&self, denial: &Denial) {
+        count_reason(&self.streams_cut, denial);
+    }
+}
+
+fn count_reason(cells: &[Cell], denial: &Denial) {
+    let at = reasons().position(|(code, reason)| code == denial.code && reason == denial.reason);
+    if let Some(cell) = at.and_then(|at| cells.get(at)) {
+        cell.add(1);
     }
 }
 
@@ -364,7 +383,7 @@ struct Sums {
     upstream_errors: BTreeMap<(Arc<str>, &'static str), u64>,
     upstream_retries: BTreeMap<Arc<str>, u64>,
     idle: BTreeMap<Arc<str>, u64>,
-    streams_cut: u64,
+    streams_cut: BTreeMap<&'static str, u64>,
 }
 
 impl Sums {
@@ -394,7 +413,9 @@ impl Sums {
             *self.denials.entry((code.as_str(), reason.as_str())).or_default() += cell.read();
         }
         self.in_flight += worker.in_flight.read();
-        self.streams_cut += worker.streams_cut.read();
+        for ((_, reason), cell) in reasons().zip(&worker.streams_cut) {
+            *self.streams_cut.entry(reason.as_str()).or_default() += cell.read();
+        }
     }
 
     fn families(&self) -> Vec<MetricFamily> {
@@ -431,7 +452,11 @@ impl Sums {
                 MetricType::GAUGE,
                 self.idle.iter().map(|(target, value)| gauge(UPSTREAM_IDLE, &[target], *value)),
             ),
-            family(STREAMS_CUT, MetricType::COUNTER, [counter(STREAMS_CUT, &[], self.streams_cut)]),
+            family(
+                STREAMS_CUT,
+                MetricType::COUNTER,
+                self.streams_cut.iter().map(|(reason, value)| counter(STREAMS_CUT, &[reason], *value)),
+            ),
         ];
         families.retain(|family| !family.get_metric().is_empty());
         families

@@ -17,8 +17,8 @@ use super::loan::{Ask, Holding};
 use super::metrics::{Alarm, SyncMetrics, shown};
 use super::state::{Plan, Restored, StateDir};
 use crate::clock::{Clock, Timestamp};
-use crate::key::{KeyId, UserId};
-use crate::store::{Batch, CommitId, Cursor, Poll, Row as StoredRow, SharedStore, StoreError, StoreId};
+use crate::key::{KeyId, Stamp, UserId};
+use crate::store::{Batch, CommitId, Cursor, Damaged, Poll, Row as StoredRow, SharedStore, StoreError, StoreId};
 use crate::table::{BoxFuture, Conflict, KeyRow, Load, Row, Table, UserRow};
 
 /// Tells the store again what this gateway knows for good and the store has forgotten. Implemented
@@ -92,6 +92,8 @@ enum Stuck {
 
 /// How long a poll may take, and how long a read of rows may bring none.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long the first poll may take where there is a snapshot to serve from meanwhile.
+const PATIENCE_AT_START: Duration = Duration::from_millis(350);
 const ROWS_PATIENCE: Duration = Duration::from_secs(5);
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
@@ -107,6 +109,8 @@ const MARK_EVERY: Duration = Duration::from_secs(60);
 struct Staged {
     rows: Vec<Row>,
     load: Option<Load>,
+    /// Rows that cannot be read, with why.
+    damaged: Vec<(Damaged, Stamp, String)>,
     handed: u64,
     end: Option<Poll>,
 }
@@ -114,16 +118,33 @@ struct Staged {
 impl Staged {
     fn take(&mut self, batch: Batch) {
         match batch {
-            Batch::Row(_, row) => {
-                self.handed += 1;
-                match (&self.load, row) {
-                    (Some(load), StoredRow::Key(key)) => load.key(&KeyRow::from(*key).view()),
-                    (Some(load), StoredRow::User(user)) => load.user(&UserRow::from(user)),
-                    (None, StoredRow::Key(key)) => self.rows.push(Row::Key(Box::new(KeyRow::from(*key)))),
-                    (None, StoredRow::User(user)) => self.rows.push(Row::User(UserRow::from(user))),
+            Batch::Row(_, StoredRow::Key(key)) => self.key(KeyRow::from(*key)),
+            Batch::Row(_, StoredRow::User(user)) => self.user(UserRow::from(user)),
+            Batch::Damaged(stamp, what, cause) => {
+                match &what {
+                    Damaged::Key { id, hash: Some(hash) } => self.key(KeyRow::refused(*id, hash, stamp)),
+                    Damaged::User(id) => self.user(UserRow::refused(id.clone(), stamp)),
+                    Damaged::Key { hash: None, .. } | Damaged::Unnamed => self.handed += 1,
                 }
+                self.damaged.push((what, stamp, cause));
             }
             Batch::End(poll) => self.end = Some(poll),
+        }
+    }
+
+    fn key(&mut self, key: KeyRow) {
+        self.handed += 1;
+        match &self.load {
+            Some(load) => load.key(&key.view()),
+            None => self.rows.push(Row::Key(Box::new(key))),
+        }
+    }
+
+    fn user(&mut self, user: UserRow) {
+        self.handed += 1;
+        match &self.load {
+            Some(load) => load.user(&user),
+            None => self.rows.push(Row::User(user)),
         }
     }
 }
@@ -250,6 +271,9 @@ impl Follower {
         if end.store != poll.store || end.at_cursor != Some(self.commit_at_cursor()) {
             return self.diverged().await;
         }
+        let lost = staged.damaged.iter().filter_map(|(what, stamp, _)| self.refused_by_id(what, *stamp));
+        staged.rows.extend(lost);
+        self.tell_damaged(&staged.damaged);
         self.apply(staged.rows);
         self.at = end.newest;
         Ok(())
@@ -261,7 +285,8 @@ impl Follower {
     }
 
     async fn poll(&self) -> Result<Poll, Stuck> {
-        match tokio::time::timeout(PATIENCE, self.store.poll(self.at)).await {
+        let patience = if self.restored && !self.table.is_ready() { PATIENCE_AT_START } else { PATIENCE };
+        match tokio::time::timeout(patience, self.store.poll(self.at)).await {
             Ok(Ok(poll)) => Ok(poll),
             Ok(Err(error)) => {
                 self.metrics.store_error("poll");
@@ -305,6 +330,32 @@ impl Follower {
         Ok(staged)
     }
 
+    /// The row that refuses a key whose stored row does not even have its hash any more.
+    fn refused_by_id(&self, what: &Damaged, stamp: Stamp) -> Option<Row> {
+        let Damaged::Key { id, hash: None } = what else { return None };
+        let mut known = None;
+        self.table.for_each_key(|key| {
+            if key.id == *id {
+                known = Some(key.to_row());
+            }
+        });
+        let mut row = known?;
+        row.states.disabled = true;
+        row.stamp = stamp;
+        Some(Row::Key(Box::new(row)))
+    }
+
+    fn tell_damaged(&self, damaged: &[(Damaged, Stamp, String)]) {
+        self.metrics.alarm(Alarm::Damaged, damaged.len());
+        for (what, _, cause) in damaged {
+            match what {
+                Damaged::Key { id, .. } => tracing::error!(key = %id, cause, "a key cannot be read: it is refused"),
+                Damaged::User(id) => tracing::error!(user = %id, cause, "a user cannot be read: its keys are refused"),
+                Damaged::Unnamed => tracing::error!(cause, "a row cannot be read, nor of what it is"),
+            }
+        }
+    }
+
     fn apply(&mut self, rows: Vec<Row>) {
         let applied = self.table.apply(rows);
         for conflict in &applied.conflicts {
@@ -342,6 +393,7 @@ impl Follower {
             self.alarm(Alarm::OtherStore, "the store is another one than was followed");
             return Err(Stuck::OtherStore { store: self.store_name() });
         }
+        self.tell_damaged(&staged.damaged);
         let keys = load.keys();
         // Walking both key sets takes a while where they are large.
         let (table, drop_max) = (Arc::clone(&self.table), self.settings.reload_drop_max_percent);

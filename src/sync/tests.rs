@@ -680,6 +680,48 @@ async fn a_running_follower_applies_a_commit_and_leaves_a_snapshot_when_it_is_st
     assert_eq!(run.status(0), Some(Status::Revoked));
 }
 
+#[tokio::test]
+async fn on_a_full_disk_a_revocation_is_enforced_but_not_reported_before_it_is_remembered() {
+    let house = House::new();
+    house.store.commit(keys([key(0), key(1)]));
+    let mut run = house.run();
+    run.turn().await;
+    run.sync.runner.follower.finish().await;
+    let newest = house.file("snapshot.");
+    let number = newest.extension().and_then(|number| number.to_str()).expect("a number").to_owned();
+    let journal = house.state().join(format!("journal.{number}"));
+    house.store.commit(keys([revoked(1)]));
+    for attempt in 1..4 {
+        std::os::unix::fs::symlink("/dev/full", &journal).expect("a journal that takes nothing");
+        run.turn().await;
+        assert_eq!((run.status(1), run.table.applied()), (Some(Status::Revoked), 1));
+        assert_eq!(run.metrics.alarms_of(Alarm::Journal), attempt);
+        assert!(!journal.is_symlink(), "what never held a record is not kept");
+    }
+    run.turn().await;
+    assert_eq!((run.status(1), run.table.applied()), (Some(Status::Revoked), 2));
+    drop(run);
+    house.store.set(Mood::Gone);
+    let mut run = house.run();
+    run.turn().await;
+    assert_eq!((run.status(0), run.status(1)), (Some(Status::Active), Some(Status::Revoked)));
+}
+
+#[tokio::test]
+async fn a_snapshot_that_finds_the_disk_full_gives_back_the_room_it_took() {
+    let house = House::new();
+    house.store.commit(keys([key(0)]));
+    let mut run = house.run();
+    run.turn().await;
+    let unfinished = house.state().join("snapshot.2.new");
+    std::os::unix::fs::symlink("/dev/full", &unfinished).expect("a file that takes nothing");
+    run.sync.runner.follower.finish().await;
+    assert_eq!(run.metrics.snapshot_failures.get(), 1);
+    assert!(!unfinished.is_symlink());
+    run.sync.runner.follower.finish().await;
+    assert!(house.file("snapshot.").exists());
+}
+
 /// A gateway that has followed for a while, so that there is a snapshot.
 async fn settled(house: &House) -> Run {
     house.store.commit(keys([key(0), key(1), key(2)]));
@@ -885,4 +927,40 @@ async fn a_store_file_replaced_by_a_backup_is_noticed_and_revives_nothing() {
     assert_eq!((run.table.applied(), run.status(0)), (1, Some(Status::Active)));
     assert_eq!(run.status(1), Some(Status::Revoked));
     assert_eq!(run.metrics.alarms_of(Alarm::TakenBack), 1);
+}
+
+#[tokio::test]
+async fn a_row_that_cannot_be_read_is_refused_and_holds_up_no_other() {
+    let house = RealHouse::new();
+    let store = house.open();
+    commit(&store, (0..4).map(key).collect()).await;
+    let mut run = house.run(Arc::clone(&store));
+    run.turn().await;
+    let file = rusqlite::Connection::open(house.path()).expect("the file is there");
+    let on = |sql: &str, number: u32| {
+        let id = key(number).id.bits().to_be_bytes();
+        assert_eq!(file.execute(sql, [&id[..]]).expect("a statement"), 1, "{sql}");
+    };
+    commit(&store, vec![key(0), key(2)]).await;
+    on("UPDATE keys SET flags = 'no flag!' WHERE id = ?1", 0);
+    on("DELETE FROM keys WHERE id = ?1", 2);
+    commit(&store, vec![revoked(1)]).await;
+    run.turn().await;
+    assert_eq!((run.table.applied(), run.table.contact_lost_at()), (3, None));
+    let statuses = |run: &Run| [0, 1, 2, 3].map(|number| run.status(number));
+    let (off, gone, works) = (Some(Status::Disabled), Some(Status::Revoked), Some(Status::Active));
+    assert_eq!(statuses(&run), [off, gone, off, works]);
+    assert_eq!(run.metrics.alarms_of(Alarm::Damaged), 2);
+
+    commit(&store, vec![key(5)]).await;
+    on("UPDATE keys SET flags = 'no flag!' WHERE id = ?1", 5);
+    assert!(matches!(run.resolve(5).await, MissAnswer::UnknownYet));
+    assert_eq!(run.table.contact_lost_at(), None, "one row is not the store");
+    drop(run);
+
+    std::fs::remove_dir_all(house.folder.path().join("state")).expect("the state folder");
+    let mut run = house.run(Arc::clone(&store));
+    run.turn().await;
+    assert_eq!(statuses(&run), [off, gone, None, works]);
+    assert_eq!((run.status(5), run.metrics.alarms_of(Alarm::Damaged)), (off, 2));
 }

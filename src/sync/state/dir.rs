@@ -294,9 +294,13 @@ impl StateDir {
             none => none.insert(Journal::open(&self.folder, self.number)?),
         };
         if let Err(error) = journal.append(rows, self.sequence + 1, store, &self.key) {
-            // The file may end in half a record: the next attempt gets a file of its own.
+            // The file may end in half a record: the next attempt gets a file of its own. One that
+            // never held a record is not kept, or a disk that stays full would be filled with them.
+            let was_empty = journal.bytes() == 0;
             self.journal = None;
-            self.number += 1;
+            if !was_empty || remove(&journal::path(&self.folder, self.number)).is_err() {
+                self.number += 1;
+            }
             return Err(error);
         }
         self.sequence += rows.len() as u64;

@@ -1,6 +1,7 @@
 //! A configuration, line by line.
 
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 
 use super::upstream::Upstream;
 
@@ -29,7 +30,12 @@ impl Config {
 
     /// No routes yet; the ones that are added go to `upstream`.
     pub(crate) fn bare(upstream: &Upstream) -> Self {
-        let target = format!("[upstreams.service]\ntargets = ['http://{}']", upstream.address());
+        Self::to(upstream.address())
+    }
+
+    /// No routes yet; the ones that are added go to whatever listens at `address`.
+    pub(crate) fn to(address: SocketAddr) -> Self {
+        let target = format!("[upstreams.service]\ntargets = ['http://{address}']");
         Self { upstreams: vec![target], ..Self::default() }
     }
 

@@ -8,7 +8,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use rustls::pki_types::{CertificateDer, ServerName};
 use serde_json::Value;
 
@@ -268,6 +268,23 @@ impl Gateway {
     pub(crate) fn kill(&mut self) {
         self.child.kill().expect("a child process");
         self.child.wait().expect("a child process");
+    }
+
+    /// Lets it have so many more open files than it has now.
+    pub(crate) fn leave_files(&self, more: u64) {
+        let pid = self.child.id();
+        let open = fs::read_dir(format!("/proc/{pid}/fd")).expect("a live process").count();
+        let limit = Some(u64::try_from(open).expect("few") + more);
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        prlimit(pid, Resource::Nofile, Rlimit { current: limit, maximum: limit }).expect("our own child");
+    }
+
+    /// The time it has spent on the processor, in ticks of a hundredth of a second.
+    pub(crate) fn cpu_ticks(&self) -> u64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("a live process");
+        let after_name = stat.rsplit(')').next().expect("Linux names the program");
+        // The 14th and 15th of all: in the program, and in the system for it.
+        after_name.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<u64>().expect("a number")).sum()
     }
 
     /// The most memory it has held at a time, in KiB.
