@@ -11,8 +11,8 @@ Examples:
   keyward serve -c keyward.toml
 
 On SIGTERM open requests are finished, up to the configured drain time. On SIGHUP, and when a file
-changes, configuration, certificates and deny list are read again; a bad file leaves the old ones. On
-SIGUSR2 the binary is started anew and takes over the sockets; this process then finishes and ends.")]
+changes, configuration, certificates and deny list are read again; a bad file leaves the old ones.
+On SIGUSR2 the binary is started anew and takes over the sockets; this process finishes and ends.")]
 pub(super) struct Args {
     #[command(flatten)]
     config: ConfigFile,
