@@ -48,7 +48,8 @@ pub(super) struct Follower {
     failures: u32,
     /// The monotonic instant of the last contact.
     contact: Option<std::time::Instant>,
-    refused_at: Option<Instant>,
+    /// When a reload was refused, and what the store held then.
+    refused: Option<(std::time::Instant, Cursor)>,
     marked_at: Option<Instant>,
     snapshots: Snapshots,
     asked: mpsc::UnboundedReceiver<Ask>,
@@ -177,7 +178,7 @@ impl Follower {
             owed: Owed::default(),
             failures: 0,
             contact: None,
-            refused_at: None,
+            refused: None,
             marked_at: None,
             snapshots: Snapshots::default(),
             asked,
@@ -261,7 +262,7 @@ impl Follower {
             return self.reload().await;
         }
         if poll.at_cursor != Some(self.commit_at_cursor()) {
-            return self.diverged().await;
+            return self.diverged(poll.newest).await;
         }
         if poll.newest == self.at {
             return Ok(());
@@ -269,7 +270,7 @@ impl Follower {
         let mut staged = self.read(self.at, None).await?;
         let end = staged.end.take().ok_or_else(|| Stuck::Early { store: self.store_name() })?;
         if end.store != poll.store || end.at_cursor != Some(self.commit_at_cursor()) {
-            return self.diverged().await;
+            return self.diverged(end.newest).await;
         }
         let lost = staged.damaged.iter().filter_map(|(what, stamp, _)| self.refused_by_id(what, *stamp));
         staged.rows.extend(lost);
@@ -375,8 +376,11 @@ impl Follower {
         self.snapshots.lacking_since.get_or_insert_with(Instant::now);
     }
 
-    async fn diverged(&mut self) -> Result<(), Stuck> {
-        if self.refused_at.is_some_and(|refused_at| refused_at.elapsed() < REFUSED_FOR) {
+    async fn diverged(&mut self, newest: Cursor) -> Result<(), Stuck> {
+        // What was refused stays refused until the store holds something else; reading it all again
+        // would cost memory each time, for it has keys that have no place here yet.
+        let too_soon = |at| self.clock.monotonic().saturating_duration_since(at) < REFUSED_FOR;
+        if self.refused.is_some_and(|(at, then)| then == newest || too_soon(at)) {
             return Err(Stuck::TooManyLost { store: self.store_name(), lost: "as before".to_owned() });
         }
         self.alarm(Alarm::History, "the store's history is another than the one that was followed: it was restored?");
@@ -401,13 +405,13 @@ impl Follower {
         let merged = match swapped {
             Ok(Ok(merged)) => merged,
             Ok(Err(refused)) => {
-                self.refused_at = Some(Instant::now());
+                self.refused = Some((self.clock.monotonic(), end.newest));
                 self.alarm(Alarm::TooManyLost, "a reload would lose too many keys");
                 return Err(Stuck::TooManyLost { store: self.store_name(), lost: refused.to_string() });
             }
             Err(_panicked) => return Err(Stuck::Early { store: self.store_name() }),
         };
-        self.refused_at = None;
+        self.refused = None;
         self.following = Some(end.store);
         self.state.lock().set_store(end.store);
         self.at = end.newest;

@@ -497,6 +497,12 @@ async fn a_reload_that_would_lose_too_many_keys_or_is_of_another_store_is_refuse
     assert_eq!(run.metrics.alarms_of(Alarm::TooManyLost), 1);
     assert!(run.table.contact_lost_at().is_some());
     assert!(matches!(run.resolve(50).await, MissAnswer::UnknownYet));
+    house.clock.advance(Duration::from_secs(60));
+    run.turn().await;
+    assert_eq!(run.metrics.alarms_of(Alarm::TooManyLost), 1, "nothing new is there to be read");
+    house.store.commit(keys([key(11)]));
+    run.turn().await;
+    assert_eq!((run.table.keys(), run.metrics.alarms_of(Alarm::TooManyLost)), (10, 2));
     let mut other = house.store.backup();
     other.id = StoreId(8);
     house.store.restore(other);
