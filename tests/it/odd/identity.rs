@@ -35,7 +35,9 @@ const SPOOFED: &str = "spoofed";
 
 /// A name as it may be read for the same.
 fn spellings(name: &str) -> [String; 7] {
-    let title: Vec<_> = name.split('-').map(|part| part[..1].to_uppercase() + &part[1..]).collect();
+    let capital =
+        |part: &str| part.char_indices().map(|(at, c)| if at == 0 { c.to_ascii_uppercase() } else { c }).collect();
+    let title: Vec<String> = name.split('-').map(capital).collect();
     [
         name.to_owned(),
         title.join("-"),

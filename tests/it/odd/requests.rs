@@ -33,7 +33,7 @@ fn exchange(address: SocketAddr, bytes: &[u8]) -> Vec<u16> {
 /// The statuses of the answers in `bytes`, without those of 1xx.
 fn statuses(bytes: &[u8]) -> Vec<u16> {
     let text = String::from_utf8_lossy(bytes);
-    let heads = text.match_indices("HTTP/1.").map(|(at, _)| &text[at..]);
+    let heads = text.match_indices("HTTP/1.").filter_map(|(at, _)| text.get(at..));
     heads.filter_map(|head| head.get(9..12)?.parse().ok()).filter(|status| *status >= 200).collect()
 }
 
