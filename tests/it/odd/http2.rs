@@ -205,6 +205,7 @@ fn a_stream_that_is_reset_takes_its_call_to_the_service_with_it() {
     }
     let stream = frames.head(&bytes(&and(&[])), END_STREAM);
     let (mut call, _peer) = service.accept().expect("a call");
+    assert!(call.read(&mut [0; 4096]).expect("a request") > 0);
     call.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").expect("a socket");
     assert_eq!(frames.outcome(stream), Came::Status(200));
 }

@@ -33,11 +33,14 @@ const FIELDS: [&str; 22] = [
 ];
 const SPOOFED: &str = "spoofed";
 
+fn capital(word: &str) -> String {
+    let (first, rest) = word.split_at(1);
+    first.to_uppercase() + rest
+}
+
 /// A name as it may be read for the same.
 fn spellings(name: &str) -> [String; 7] {
-    let capital =
-        |part: &str| part.char_indices().map(|(at, c)| if at == 0 { c.to_ascii_uppercase() } else { c }).collect();
-    let title: Vec<String> = name.split('-').map(capital).collect();
+    let title: Vec<_> = name.split('-').map(capital).collect();
     [
         name.to_owned(),
         title.join("-"),

@@ -33,8 +33,8 @@ fn exchange(address: SocketAddr, bytes: &[u8]) -> Vec<u16> {
 /// The statuses of the answers in `bytes`, without those of 1xx.
 fn statuses(bytes: &[u8]) -> Vec<u16> {
     let text = String::from_utf8_lossy(bytes);
-    let heads = text.match_indices("HTTP/1.").filter_map(|(at, _)| text.get(at..));
-    heads.filter_map(|head| head.get(9..12)?.parse().ok()).filter(|status| *status >= 200).collect()
+    let heads = text.split("HTTP/1.").skip(1);
+    heads.filter_map(|head| head.get(2..5)?.parse().ok()).filter(|status| *status >= 200).collect()
 }
 
 /// What is wrong with what became of `case`.

@@ -67,11 +67,10 @@ pub(super) fn read(bytes: &[u8]) -> Result<Option<(Request, usize)>, String> {
     Ok(Some((request, at)))
 }
 
-/// Lines, and where what follows them begins.
-type Lines = (Vec<Vec<u8>>, usize);
+type Lines = Vec<Vec<u8>>;
 
 /// The lines from `at` to the empty one, and where that ends.
-fn lines(bytes: &[u8], mut at: usize) -> Result<Option<Lines>, String> {
+fn lines(bytes: &[u8], mut at: usize) -> Result<Option<(Lines, usize)>, String> {
     let mut lines = Vec::new();
     loop {
         let Some(line) = line(bytes, at)? else { return Ok(None) };
