@@ -12,7 +12,9 @@ mod trace;
 
 pub use body::{BrokenOff, Inbound, InboundFault, Transfer};
 pub use client::{Network, client_address};
-pub use fields::{ForbiddenNomination, Upstreamward, strip_request_fields, strip_response_fields};
+pub use fields::{
+    ForbiddenNomination, Upstreamward, is_decided_here, remove_spellings, strip_request_fields, strip_response_fields,
+};
 pub use problem::{CONTENT_TYPE as PROBLEM_JSON, Problem};
 pub use request_id::{IdSource, RequestId};
 pub use trace::TraceParent;

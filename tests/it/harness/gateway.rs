@@ -47,9 +47,22 @@ impl Gateway {
         gateway
     }
 
+    /// Starts it with these environment variables, and waits until it can decide requests.
+    pub(crate) fn start_with(site: &Site, environment: &[(&str, &str)]) -> Self {
+        let mut gateway = Self::launch(site, environment);
+        gateway.until_it_says("ready");
+        gateway
+    }
+
     /// Starts it, and waits until it listens.
     pub(crate) fn start_unready(site: &Site) -> Self {
-        let (child, log, stdout) = spawn(site.command(["serve", "-c", "keyward.toml"]));
+        Self::launch(site, &[])
+    }
+
+    fn launch(site: &Site, environment: &[(&str, &str)]) -> Self {
+        let mut command = site.command(["serve", "-c", "keyward.toml"]);
+        command.envs(environment.iter().copied());
+        let (child, log, stdout) = spawn(command);
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let certificate = site.certificate().cloned();
         let trusted_file = site.path("tls/chain.pem");

@@ -14,7 +14,7 @@ mod stream;
 mod upstream;
 mod wait;
 
-pub(crate) use call::{Answer, Call, Http, client_config, get, post, put};
+pub(crate) use call::{Answer, Call, Connection, Http, client_config, get, post, put};
 pub(crate) use config::Config;
 pub(crate) use gateway::Gateway;
 pub(crate) use quickstart::Quickstart;
@@ -23,7 +23,6 @@ pub(crate) use upstream::{Gate, Reply, Upstream};
 pub(crate) use wait::{Stopwatch, until};
 
 mod tests {
-    use super::call::Connection;
     use super::*;
 
     #[test]
