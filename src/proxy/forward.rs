@@ -16,7 +16,7 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
 use super::account::Account;
-use super::answer::{Content, RelayRules, Relayed};
+use super::answer::{Content, RelayRules, Relayed, Watch};
 use super::drain::Unread;
 use super::handle::{Admitted, Refused};
 use super::handshake::{Handshake, handshake};
@@ -303,8 +303,7 @@ fn relay(
         relay.unread,
         rules,
         Arc::clone(relay.cells),
-        Rc::clone(&worker.streams),
-        relay.open,
+        Watch { streams: Rc::clone(&worker.streams), open: relay.open },
     );
     head.version = Version::default();
     head.extensions = http::Extensions::new();

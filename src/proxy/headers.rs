@@ -284,7 +284,7 @@ pub(super) fn rewrite_response(
         vary_on(headers, name);
     }
     if notice.private && !says_who_may_share(headers) {
-        headers.append(CACHE_CONTROL, HeaderValue::from_static("private"));
+        into_one_field(headers, &CACHE_CONTROL, Some(HeaderValue::from_static("private")));
     }
 }
 
@@ -299,13 +299,37 @@ fn says_who_may_share(headers: &HeaderMap) -> bool {
     })
 }
 
-/// Says that an answer depends on this field of its request.
+/// Says that an answer depends on this field of its request. In one field with all others: of
+/// several `Vary` some caches, nginx 1.22 among them, see only one, and serve one caller's answer to
+/// another.
 pub(super) fn vary_on(headers: &mut HeaderMap, name: &HeaderName) {
-    if !varies_on(headers, name) {
-        let value =
-            if *name == AUTHORIZATION { HeaderValue::from_static("authorization") } else { name.clone().into() };
-        headers.append(VARY, value);
-    }
+    let entry = if varies_on(headers, name) {
+        None
+    } else if *name == AUTHORIZATION {
+        Some(HeaderValue::from_static("authorization"))
+    } else {
+        Some(name.clone().into())
+    };
+    into_one_field(headers, &VARY, entry);
+}
+
+/// Joins the fields of a list, and one more entry, into one field.
+fn into_one_field(headers: &mut HeaderMap, name: &HeaderName, entry: Option<HeaderValue>) {
+    let mut values = headers.get_all(name).iter();
+    let (first, second) = (values.next(), values.next());
+    let joined = match (first, second, entry) {
+        (None, _, Some(entry)) => entry,
+        (None, _, None) | (Some(_), None, None) => return,
+        (Some(_), _, entry) => {
+            let values = headers.get_all(name).iter().chain(&entry).map(HeaderValue::as_bytes);
+            let joined = values.filter(|value| !value.is_empty()).collect::<Vec<_>>().join(&b", "[..]);
+            match HeaderValue::from_maybe_shared(Bytes::from(joined)) {
+                Ok(joined) => joined,
+                Err(_impossible) => return,
+            }
+        }
+    };
+    headers.insert(name.clone(), joined);
 }
 
 fn varies_on(headers: &HeaderMap, name: &HeaderName) -> bool {

@@ -25,10 +25,10 @@ impl Frame {
         let bit = if mask.is_some() { 0x80 } else { 0 };
         let mut bytes = vec![0x80 | self.opcode];
         match self.payload.len() {
-            length @ 0..=125 => bytes.push(bit | length as u8),
+            length @ 0..=125 => bytes.push(bit | u8::try_from(length).expect("small")),
             length @ 126..=0xffff => {
                 bytes.push(bit | 126);
-                bytes.extend_from_slice(&(length as u16).to_be_bytes());
+                bytes.extend_from_slice(&u16::try_from(length).expect("16 bits").to_be_bytes());
             }
             length => {
                 bytes.push(bit | 127);
