@@ -3,25 +3,20 @@
 //! when it is wrong.
 
 use std::fmt;
-use std::fs::File;
-use std::io::Read;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use aws_lc_rs::hkdf;
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
 use zeroize::Zeroizing;
 
-use super::Config;
 use super::fault::Fault;
+use super::{Config, private};
 use crate::secret::{NoRandomness, Secret};
 use crate::store::StoreId;
 
 /// The environment variable that takes the file's place.
 pub const MASTER_SECRET_VARIABLE: &str = "KEYWARD_MASTER_SECRET";
 const SECRET_BYTES: usize = 32;
-/// The longest file that is read: the secret, a line end, and room for a mistake to be named.
-const FILE_BYTES_MAX: u64 = 4096;
 
 /// 32 bytes from which every other secret of an installation is derived.
 #[derive(Clone, PartialEq, Eq)]
@@ -118,27 +113,10 @@ pub fn master_secret(config: &Config) -> Result<MasterSecret, Fault> {
 }
 
 fn from_file(path: &Path) -> Result<MasterSecret, String> {
-    let shown = path.display();
-    let mut file = File::open(path).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => {
-            format!("no file {shown}: put it back, or make a new store with `keyward init`; {MASTER_SECRET_VARIABLE} takes its place")
-        }
-        _ => format!("cannot open {shown}: {error}"),
-    })?;
-    let metadata = file.metadata().map_err(|error| format!("cannot read {shown}: {error}"))?;
-    if !metadata.is_file() {
-        return Err(format!("{shown} is no file"));
-    }
-    let mode = metadata.permissions().mode() & 0o777;
-    if mode & 0o177 != 0 {
-        return Err(format!("{shown} has mode {mode:04o}, expected 0600 or stricter: chmod 600 {shown}"));
-    }
-    let mut text = Zeroizing::new(Vec::with_capacity(4096));
-    file.by_ref()
-        .take(FILE_BYTES_MAX)
-        .read_to_end(&mut text)
-        .map_err(|error| format!("cannot read {shown}: {error}"))?;
-    MasterSecret::parse(&text).map_err(|fault| format!("{shown}: {fault}"))
+    let remedy =
+        format!("put it back, or make a new store with `keyward init`; {MASTER_SECRET_VARIABLE} takes its place");
+    let text = private::read(path, &remedy)?;
+    MasterSecret::parse(&text).map_err(|fault| format!("{}: {fault}", path.display()))
 }
 
 #[cfg(test)]

@@ -6,9 +6,12 @@
 //! file are read by those who use them; the master secret by [`master_secret`]. This module opens no
 //! socket and no store.
 
+mod cors;
 mod fault;
+mod fields;
 mod gateway;
 mod master;
+mod private;
 mod reader;
 mod routes;
 pub mod schema;
@@ -67,6 +70,8 @@ pub struct Config {
     pub sync: sync::Settings,
     /// What is logged.
     pub log: LogSettings,
+    /// Files of secrets that were read with the configuration: when one changes, it is to be read again.
+    pub secret_files: Vec<PathBuf>,
     environment: Environment,
     /// Where `secrets.master_file` stands, for the faults of that file.
     master_file_line: Option<usize>,
@@ -139,6 +144,24 @@ pub struct Environment {
     pub master_secret: Option<Secret>,
     /// `KEYWARD_LOG`.
     pub log: Option<String>,
+    /// Any variable that the file names.
+    pub variables: Variables,
+}
+
+/// Looks an environment variable up.
+#[derive(Clone, Copy)]
+pub struct Variables(pub fn(&str) -> Option<Secret>);
+
+impl Default for Variables {
+    fn default() -> Self {
+        Self(|_name| None)
+    }
+}
+
+impl std::fmt::Debug for Variables {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Variables(..)")
+    }
 }
 
 impl Environment {
@@ -149,7 +172,8 @@ impl Environment {
         use std::os::unix::ffi::OsStringExt;
         let read = |name| std::env::var_os(name).map(OsStringExt::into_vec).filter(|text| !text.is_empty());
         let log = read(LOG_VARIABLE).map(|level| String::from_utf8_lossy(&level).into_owned());
-        Self { master_secret: read(MASTER_SECRET_VARIABLE).map(Secret::new), log }
+        let variables = Variables(|name| std::env::var_os(name).map(|value| Secret::new(value.into_vec())));
+        Self { master_secret: read(MASTER_SECRET_VARIABLE).map(Secret::new), log, variables }
     }
 }
 
@@ -195,7 +219,8 @@ impl Config {
         let base = path.parent().unwrap_or(Path::new(""));
         let read = gateway::read(&root.section("gateway"), base);
         let upstreams = upstreams::read(root);
-        let routes = routes::read(root, &read.routes, &upstreams);
+        let secrets = fields::Secrets::new(base, environment.variables);
+        let routes = routes::read(root, &read.routes, &upstreams, &secrets);
         let mut listeners = read.listeners;
         let admin = gateway::read_admin(&root.section("admin"), base, &mut listeners);
         let ops = gateway::read_ops(&root.section("ops"), &mut listeners);
@@ -228,6 +253,7 @@ impl Config {
             store,
             sync,
             log,
+            secret_files: secrets.into_files(),
             environment: environment.clone(),
             master_file_line,
         })

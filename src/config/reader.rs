@@ -173,6 +173,16 @@ impl<'a> Section<'a> {
         Some(self.list(key)?.iter().filter_map(Item::parsed).collect())
     }
 
+    /// The names and values of the table under `key`, in file order.
+    pub(super) fn entries(&self, key: &str) -> Option<Vec<(&'a str, Item<'a>)>> {
+        let item = self.item(key)?;
+        let entries = item.entries();
+        if entries.is_none() {
+            item.expected("a table of field names and values");
+        }
+        entries
+    }
+
     pub(super) fn switch(&self, key: &str) -> Option<bool> {
         let item = self.item(key)?;
         let DeValue::Boolean(is_on) = item.value else {
@@ -325,6 +335,24 @@ impl<'a> Item<'a> {
 
     pub(super) const fn value(&self) -> &'a DeValue<'a> {
         self.value
+    }
+
+    /// Whether this is text.
+    pub(super) const fn is_text(&self) -> bool {
+        matches!(self.value, DeValue::String(_))
+    }
+
+    /// The names and values of a table, in file order; none where this is no table.
+    pub(super) fn entries(&self) -> Option<Vec<(&'a str, Self)>> {
+        let DeValue::Table(table) = self.value else { return None };
+        let entries = table.iter().map(|(name, value)| {
+            let at = name.span().start;
+            let name: &'a str = name.get_ref();
+            (name, Self { value: value.get_ref(), at, path: join(&self.path, name), faults: self.faults })
+        });
+        let mut entries: Vec<_> = entries.collect();
+        entries.sort_by_key(|(_, item)| item.at);
+        Some(entries)
     }
 
     /// A fault that says what is here and what should be.

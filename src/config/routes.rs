@@ -7,18 +7,25 @@ use std::str::FromStr;
 use http::{HeaderName, Method};
 use toml::de::DeValue;
 
+use super::cors;
 use super::fault::{nearest, shown};
+use super::fields::{Secrets, read_credential_for_upstream, read_rules};
 use super::gateway::{RouteDefaults, read_credential, read_denied_status, read_path_options};
 use super::reader::{Item, Section, set};
 use super::upstreams::{Upstreams, is_name};
 use crate::clock::Timestamp;
 use crate::policy::{
-    Access, FlagTemplate, Forward, HostForward, HostPattern, Prefix, RouteFault, RouteProblem, RouteSpec, RouteTable,
-    Shadow, StaleRule, normalize_host,
+    Access, CredentialSource, FlagTemplate, Forward, HostForward, HostPattern, Prefix, RouteFault, RouteProblem,
+    RouteSpec, RouteTable, Shadow, StaleRule, normalize_host,
 };
 
 /// Reads every route and builds the table. None where any of it is at fault.
-pub(super) fn read(root: &Section<'_>, defaults: &RouteDefaults, upstreams: &Upstreams) -> Option<RouteTable> {
+pub(super) fn read(
+    root: &Section<'_>,
+    defaults: &RouteDefaults,
+    upstreams: &Upstreams,
+    secrets: &Secrets<'_>,
+) -> Option<RouteTable> {
     let Some(sections) = root.sections("routes") else {
         if !root.has("routes") {
             root.missing("routes", "add [[routes]] with name, path, upstream, and one of any_flags, any_key, public");
@@ -34,7 +41,7 @@ pub(super) fn read(root: &Section<'_>, defaults: &RouteDefaults, upstreams: &Ups
     let mut is_complete = true;
     for section in &sections {
         let name = read_name(section, &mut names);
-        let Some((spec, is_whole)) = read_route(section, name, defaults, upstreams) else {
+        let Some((spec, is_whole)) = read_route(section, name, defaults, upstreams, secrets) else {
             is_complete = false;
             continue;
         };
@@ -95,6 +102,7 @@ fn read_route(
     name: Option<&str>,
     defaults: &RouteDefaults,
     upstreams: &Upstreams,
+    secrets: &Secrets<'_>,
 ) -> Option<(RouteSpec, bool)> {
     if !section.has("path") {
         section.missing("path", "add path = \"/…\"; \"/{*rest}\" is every path");
@@ -102,7 +110,7 @@ fn read_route(
     let path = section.text("path");
     let host = if section.has("host") { section.parsed("host") } else { Some(HostPattern::Any) };
     let access = read_access(section);
-    let forward = read_forward(section, defaults, upstreams);
+    let mut forward = read_forward(section, defaults, upstreams);
     let mut path_options = defaults.path_options;
     read_path_options(section, &mut path_options);
     let methods = read_methods(section);
@@ -112,7 +120,10 @@ fn read_route(
     let credential = read_credential(section).unwrap_or_else(|| defaults.credential.clone());
     let denied_status = read_denied_status(section).unwrap_or(defaults.denied_status);
     let on_stale = section.choice("on_stale", &[StaleRule::Serve, StaleRule::Deny]);
-    let is_whole = name.is_some() && access.is_some() && forward.is_some();
+    read_fields(section, &mut forward, &credential, secrets);
+    forward.cors = cors::read(&section.section("cors"), &methods, access.as_ref(), &credential);
+    // Without an upstream it leads nowhere.
+    let is_whole = name.is_some() && access.is_some() && !forward.upstream.is_empty();
     let spec = RouteSpec {
         name: name.map_or_else(|| format!("unnamed-{}", section.line()), str::to_owned),
         host: host?,
@@ -126,7 +137,7 @@ fn read_route(
         denied_status,
         path_options,
         on_stale,
-        forward: forward.unwrap_or_else(|| Forward::to("")),
+        forward,
     };
     Some((spec, is_whole))
 }
@@ -195,8 +206,13 @@ fn read_methods(section: &Section<'_>) -> Vec<Method> {
     if items.is_empty() {
         section.fault_of("methods", "is empty: name a method, or remove it for any method");
     }
+    read_method_items(&items)
+}
+
+/// The methods of a list.
+pub(super) fn read_method_items(items: &[Item<'_>]) -> Vec<Method> {
     let mut methods = Vec::new();
-    for item in &items {
+    for item in items {
         let Some(text) = item.text() else { continue };
         match method(text) {
             Ok(method) if methods.contains(&method) => item.fault(format!("{method} is there twice: keep one")),
@@ -255,7 +271,7 @@ fn read_time(item: &Item<'_>) -> Option<Timestamp> {
     time
 }
 
-fn read_forward(section: &Section<'_>, defaults: &RouteDefaults, upstreams: &Upstreams) -> Option<Forward> {
+fn read_forward(section: &Section<'_>, defaults: &RouteDefaults, upstreams: &Upstreams) -> Forward {
     if !section.has("upstream") {
         section.missing("upstream", "add upstream = \"…\", the name of one of [upstreams.NAME]");
     }
@@ -281,7 +297,27 @@ fn read_forward(section: &Section<'_>, defaults: &RouteDefaults, upstreams: &Ups
     for item in section.list("keep_override_headers").unwrap_or_default() {
         forward.keep_override_fields.extend(read_override(&item));
     }
-    upstream.is_some().then_some(forward)
+    forward
+}
+
+/// What the route says of fields, and of a credential of the gateway's own.
+fn read_fields(section: &Section<'_>, forward: &mut Forward, keyed: &[CredentialSource], secrets: &Secrets<'_>) {
+    forward.request_fields = read_rules(&section.section("request_headers"), secrets);
+    forward.response_fields = read_rules(&section.section("response_headers"), secrets);
+    let credential = section.section("upstream_credential");
+    if !credential.is_there() {
+        return;
+    }
+    forward.upstream_credential = read_credential_for_upstream(&credential, secrets);
+    let Some((name, _)) = &forward.upstream_credential else { return };
+    let rules = &forward.request_fields;
+    let is_ruled = rules.remove.contains(name) || rules.set.iter().chain(&rules.add).any(|(other, _)| other == name);
+    if is_ruled {
+        credential.fault_of("header", format!("{name} is in request_headers too: keep one"));
+    }
+    if forward.forward_credential && keyed.iter().any(|source| source.field() == name) {
+        credential.fault_of("header", format!("{name} cannot also be forwarded: remove forward_credential"));
+    }
 }
 
 fn read_prefix(section: &Section<'_>) -> Prefix {

@@ -69,6 +69,8 @@ pub enum Kind {
     Address,
     /// A list of these.
     List(&'static str),
+    /// A table of field names, each with its value.
+    Fields,
 }
 
 impl Kind {
@@ -88,6 +90,7 @@ impl Kind {
             Self::Path => "path".to_owned(),
             Self::Address => "address:port".to_owned(),
             Self::List(of) => format!("list of {of}"),
+            Self::Fields => "table of field names and values".to_owned(),
         }
     }
 }
@@ -102,6 +105,19 @@ pub const SECTIONS: &[(&str, &str)] = &[
     ("gateway.limits", "`[gateway.limits]`: how large a request may be"),
     ("upstreams.NAME", "`[upstreams.NAME]`: a service behind the gateway"),
     ("routes[]", "`[[routes]]`: who may do what"),
+    (
+        "routes[].request_headers",
+        "`[routes.request_headers]`: fields that the service gets otherwise than the caller sent them",
+    ),
+    (
+        "routes[].response_headers",
+        "`[routes.response_headers]`: fields that the caller gets otherwise than the service sent them",
+    ),
+    ("routes[].upstream_credential", "`[routes.upstream_credential]`: how the gateway shows the service who it is"),
+    (
+        "routes[].cors",
+        "`[routes.cors]`: what scripts of other origins may do; the gateway answers their preflights, without a key",
+    ),
     ("admin", "`[admin]`: the management listener; checked, and not yet served by this version"),
     ("admin.tls", "`[admin.tls]`: certificates; without this table the listener must be on loopback"),
     ("admin.tls.certificates[]", "each of `[admin.tls] certificates`"),
@@ -450,6 +466,66 @@ pub const KEYS: &[Key] = &[
     key("routes[].non_ascii", REJECT, LeftOut::Says("the gateway's"), "As in [gateway]."),
     key("routes[].empty_segments", EMPTY, LeftOut::Says("the gateway's"), "As in [gateway]."),
     key(
+        "routes[].request_headers.set",
+        Kind::Fields,
+        LeftOut::Says("none"),
+        "Put in place of any of the name. A value is text, { env = \"NAME\" } or { file = \"PATH\" }.",
+    ),
+    key("routes[].request_headers.add", Kind::Fields, LeftOut::Says("none"), "Put beside any of the name."),
+    key("routes[].request_headers.remove", Kind::List("field names"), LeftOut::Is("[]"), "Taken off."),
+    key(
+        "routes[].response_headers.set",
+        Kind::Fields,
+        LeftOut::Says("none"),
+        "Put in place of any of the name. Values as above.",
+    ),
+    key("routes[].response_headers.add", Kind::Fields, LeftOut::Says("none"), "Put beside any of the name."),
+    key("routes[].response_headers.remove", Kind::List("field names"), LeftOut::Is("[]"), "Taken off."),
+    key(
+        "routes[].upstream_credential.header",
+        Kind::Text("field name"),
+        LeftOut::Is("\"authorization\""),
+        "The field, in place of any that the caller sent.",
+    ),
+    key(
+        "routes[].upstream_credential.file",
+        Kind::Path,
+        LeftOut::Required,
+        "The secret, mode 0600; read again by a reload, also when the file changes.",
+    ),
+    key(
+        "routes[].upstream_credential.prefix",
+        Kind::Text("text"),
+        LeftOut::Is("\"Bearer \""),
+        "Put before the secret in the field.",
+    ),
+    key(
+        "routes[].cors.origins",
+        Kind::List("origins such as \"https://app.example.com\", or \"*\" alone"),
+        LeftOut::Required,
+        "Whose scripts may call, and read what they are answered.",
+    ),
+    key("routes[].cors.methods", Kind::List("methods"), LeftOut::Says("the route's"), "The methods that they may use."),
+    key(
+        "routes[].cors.headers",
+        Kind::List("field names"),
+        LeftOut::Says("where a credential may be, and content-type"),
+        "The fields that they may send.",
+    ),
+    key(
+        "routes[].cors.expose",
+        Kind::List("field names"),
+        LeftOut::Is("[]"),
+        "The fields of answers that they may read, beyond those that every script may.",
+    ),
+    key("routes[].cors.credentials", Kind::Switch, LeftOut::Is("false"), "Lets requests carry cookies."),
+    key(
+        "routes[].cors.max_age",
+        Kind::Duration { min: Duration::ZERO, max: seconds(DAY) },
+        LeftOut::Is("\"10m\""),
+        "How long a browser may remember the answer to a preflight.",
+    ),
+    key(
         "admin.listen",
         Kind::Address,
         LeftOut::Is("\"127.0.0.1:9443\""),
@@ -586,7 +662,7 @@ pub(super) fn homes_of(name: &str) -> Vec<String> {
     });
     let written = tables.map(|table| match table.strip_suffix("[]") {
         Some(list) => format!("[[{list}]]"),
-        None => format!("[{table}]"),
+        None => format!("[{}]", table.replace("[].", ".")),
     });
     written.collect()
 }

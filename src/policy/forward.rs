@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use http::HeaderName;
+use http::{HeaderName, HeaderValue, Method};
 
 use super::path::{PathFault, PathOptions, canonicalize};
 
@@ -30,6 +30,43 @@ pub struct Forward {
     /// Fields such as `X-HTTP-Method-Override` that are let through although they are stripped by
     /// default.
     pub keep_override_fields: Vec<HeaderName>,
+    /// What becomes of the fields of requests beyond what holds for all.
+    pub request_fields: FieldRules,
+    /// What becomes of the fields of answers beyond what holds for all.
+    pub response_fields: FieldRules,
+    /// A field by which the gateway shows the upstream who it is. Its value is marked sensitive.
+    pub upstream_credential: Option<(HeaderName, HeaderValue)>,
+    /// What scripts of other origins may do; none for nothing.
+    pub cors: Option<Cors>,
+}
+
+/// Changes of a message's fields, in this order. None of them touches a field that the gateway
+/// itself decides about.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct FieldRules {
+    /// Fields that are taken off.
+    pub remove: Vec<HeaderName>,
+    /// Fields that take the place of any of their name.
+    pub set: Vec<(HeaderName, HeaderValue)>,
+    /// Fields that come beside any of their name.
+    pub add: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// What scripts of other origins may do with a route, by the rules that browsers keep (CORS).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cors {
+    /// The origins whose scripts may; none means those of any.
+    pub origins: Option<Vec<HeaderValue>>,
+    /// The methods that they may use.
+    pub methods: Vec<Method>,
+    /// The fields that they may send.
+    pub headers: Vec<HeaderName>,
+    /// The fields of answers that they may read, beyond the few that they may always.
+    pub expose: Vec<HeaderName>,
+    /// Whether requests may carry cookies.
+    pub credentials: bool,
+    /// How long a browser may remember this.
+    pub max_age: Duration,
 }
 
 impl Forward {
@@ -49,6 +86,10 @@ impl Forward {
             request_body_max: None,
             shared_cache: false,
             keep_override_fields: Vec::new(),
+            request_fields: FieldRules::default(),
+            response_fields: FieldRules::default(),
+            upstream_credential: None,
+            cors: None,
         }
     }
 }

@@ -26,7 +26,7 @@ pub use decide::{Presented, decide};
 pub use denial::{Challenge, Code, Denial, DeniedStatus, Reason};
 pub use deny::{DenyList, LineFault};
 pub use explain::{Alternative, Explanation, Outcome, explain};
-pub use forward::{Forward, HostForward, Prefix, StaleRule};
+pub use forward::{Cors, FieldRules, Forward, HostForward, Prefix, StaleRule};
 pub use host::{HostFault, HostPattern, normalize_host};
 pub use matcher::{Allow, Captures, Found, RouteMatch, RouteTable};
 pub use path::{CanonicalPath, EmptySegments, Feature, Features, Pass, PathFault, PathOptions, canonicalize};

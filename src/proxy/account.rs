@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use http::uri::{Authority, PathAndQuery};
 use http::{Method, Version};
 
+use super::cors::CorsFields;
 use super::metrics::{Outcome, RouteCells, WorkerCells};
 use crate::clock::{Clock, Timestamp};
 use crate::key::{KeyId, ProjectId, TokenHash, TokenPrefix};
@@ -46,6 +47,8 @@ pub(super) struct Account {
     /// What was decided, for as long as the answer lasts.
     pub(super) decided: Option<Decided>,
     pub(super) denial: Option<Denial>,
+    /// What the answer says to a script of another origin, whatever the answer is.
+    pub(super) cors: Option<CorsFields>,
     pub(super) outcome: Outcome,
     pub(super) status: u16,
     pub(super) upstream_took: Option<Duration>,

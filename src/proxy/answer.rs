@@ -88,9 +88,9 @@ impl Relayed {
         request: RequestLeft,
         rules: RelayRules,
         cells: Arc<UpstreamCells>,
-        streams: Rc<Streams>,
-        open: Option<Rc<OpenStream>>,
+        watch: Watch,
     ) -> Self {
+        let Watch { streams, open } = watch;
         let mut relayed = Self {
             body,
             rules,
@@ -239,6 +239,13 @@ fn farewell(denial: &Denial) -> HeaderMap {
     trailers.insert("grpc-status", HeaderValue::from(u16::from(denial.grpc_status())));
     trailers.insert("grpc-message", HeaderValue::from_static(denial.code.as_str()));
     trailers
+}
+
+/// By whom an answer is watched over, and whether it is already.
+#[derive(Debug)]
+pub(super) struct Watch {
+    pub(super) streams: Rc<Streams>,
+    pub(super) open: Option<Rc<OpenStream>>,
 }
 
 /// By what an upstream's body is relayed.

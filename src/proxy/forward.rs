@@ -16,7 +16,7 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
 use super::account::Account;
-use super::answer::{Content, RelayRules, Relayed, RequestLeft};
+use super::answer::{Content, RelayRules, Relayed, RequestLeft, Watch};
 use super::drain::Unread;
 use super::handle::{Admitted, Refused};
 use super::handshake::{Handshake, handshake};
@@ -276,6 +276,7 @@ fn relay(
     account: &Account,
 ) -> Result<Admitted, Box<Refused>> {
     let Exchange { mut response, lease, .. } = exchange;
+    let Forwarding { worker, route, .. } = relay.forwarding;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let agreed = response.headers().get(UPGRADE).is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"));
         let (Some(client), true) = (upgrade, agreed) else {
@@ -284,13 +285,12 @@ fn relay(
             let mut unread = relay.unread;
             return Err(Refused::failed(Code::UpstreamBroken, unread.take()));
         };
-        rewrite_response(response.headers_mut(), &relay.notice, &account.request_id, false);
+        rewrite_response(response.headers_mut(), &route.forward, &relay.notice, &account.request_id, false);
         let mut switching = Response::new(());
         *switching.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         switching.headers_mut().clone_from(response.headers());
         switching.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
         switching.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
-        let Forwarding { worker, route, .. } = relay.forwarding;
         let open = relay.open.or_else(|| worker.streams.open(account));
         let idle = route.forward.websocket_idle;
         return Ok(Admitted::Tunnel(switching, Box::new(Tunnel { client, response, lease, open, idle })));
@@ -299,7 +299,10 @@ fn relay(
     // Length and coding together: the coding counts, and nothing after the body can be trusted.
     let both = response.headers().contains_key(TRANSFER_ENCODING) && response.headers().contains_key(CONTENT_LENGTH);
     let (mut head, body) = response.into_parts();
-    rewrite_response(&mut head.headers, &relay.notice, &account.request_id, relay.grpc);
+    rewrite_response(&mut head.headers, &route.forward, &relay.notice, &account.request_id, relay.grpc);
+    if let Some(cors) = &account.cors {
+        cors.write(&mut head.headers);
+    }
     if both || head.status == StatusCode::NO_CONTENT {
         head.headers.remove(CONTENT_LENGTH);
     } else if !relay.head
@@ -313,7 +316,6 @@ fn relay(
         // An answer before the end of the request: what is left is read only within bounds.
         head.headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    let Forwarding { worker, .. } = relay.forwarding;
     let idle = relay.forwarding.service.map_or(std::time::Duration::MAX, |(service, _)| service.upstream.idle_timeout);
     let farewell = relay.grpc && account.version == Version::HTTP_2;
     let rules = RelayRules { idle, trailers: relay.grpc, poolable: !both, farewell };
@@ -323,8 +325,7 @@ fn relay(
         RequestLeft { upload: relay.transfer, unread: relay.unread },
         rules,
         Arc::clone(relay.cells),
-        Rc::clone(&worker.streams),
-        relay.open,
+        Watch { streams: Rc::clone(&worker.streams), open: relay.open },
     );
     head.version = Version::default();
     head.extensions = http::Extensions::new();

@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use super::account::{Account, Decided};
 use super::answer::{AnswerBody, Content};
 use super::authenticate::{Authenticated, authenticate};
+use super::cors::{self, CorsFields};
 use super::drain::{KEPT_BYTES_MAX, drain};
 use super::forward::{Forwarding, forward};
 use super::gate;
@@ -135,7 +136,10 @@ impl Handler for Gateway {
                     realm: &view.settings.realm,
                     reveal_reason: view.settings.reveal_reason,
                 };
-                let response = answer(&refused.denial, asked, refused.allow, close);
+                let mut response = answer(&refused.denial, asked, refused.allow, close);
+                if let Some(cors) = &account.cors {
+                    cors.write(response.headers_mut());
+                }
                 account.status = response.status().as_u16();
                 if let Some(body) = refused.unread
                     && !expects
@@ -187,6 +191,7 @@ fn open_account(worker: &Worker, view: &View, parts: &Parts, peer: &Peer) -> Box
         key: None,
         decided: None,
         denial: None,
+        cors: None,
         outcome: Outcome::Abandoned,
         // What nginx logs where the client went away before its answer.
         status: 499,
@@ -233,6 +238,19 @@ async fn admit(
         Ok(path) => path,
         Err(_fault) => return Err(refuse(Code::AmbiguousPath.into(), body)),
     };
+    if let Some(method) = cors::asked_method(&parts)
+        && let Found::Route(found) = settings.routes.find(gated.host().as_deref(), &method, &path)
+        && let Some(rules) = &found.route.spec().forward.cors
+    {
+        if let Some(route_view) = view.route(found.route.index()) {
+            account.route = Some(Rc::clone(&route_view.name));
+            account.cells = Arc::clone(&route_view.cells);
+        }
+        let mut response = nothing_to_say(account);
+        response.headers_mut().remove(ALLOW);
+        cors::write_preflight(rules, &parts.headers, response.headers_mut());
+        return Ok(Admitted::Answer(response));
+    }
     let found = match settings.routes.find(gated.host().as_deref(), &parts.method, &path) {
         Found::Route(found) => found,
         Found::NoRoute => return Err(refuse(Code::NoRoute.into(), body)),
@@ -250,6 +268,7 @@ async fn admit(
     account.route = Some(Rc::clone(&route_view.name));
     account.cells = Arc::clone(&route_view.cells);
     account.upstream = Some(Rc::clone(&route_view.upstream));
+    account.cors = route.forward.cors.as_ref().map(|rules| CorsFields::of(rules, &parts.headers));
 
     let version = worker.shared.table.version();
     let deny = worker.shared.deny.load();

@@ -20,8 +20,10 @@ use http::uri::Authority;
 
 use crate::clock::Timestamp;
 use crate::key::{FlagSet, KeyId, Record, RecordFlags, Status};
-use crate::policy::{Code, CredentialSource, Forward, HostForward, Permit, PermitKind, strip_credential};
-use crate::wire::{RequestId, TraceParent, Upstreamward, strip_request_fields, strip_response_fields};
+use crate::policy::{Code, CredentialSource, FieldRules, Forward, HostForward, Permit, PermitKind, strip_credential};
+use crate::wire::{
+    RequestId, TraceParent, Upstreamward, remove_spellings, strip_request_fields, strip_response_fields,
+};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -99,6 +101,11 @@ pub(super) fn rewrite_request(headers: &mut HeaderMap, permit: &Permit, passage:
     if passage.version == Version::HTTP_2 {
         join_cookies(headers);
     }
+    apply(&passage.forward.request_fields, headers);
+    if let Some((name, value)) = &passage.forward.upstream_credential {
+        remove_spellings(headers, name);
+        headers.insert(name.clone(), value.clone());
+    }
     set_framing(headers, passage);
     set_way(headers, passage);
     match permit.kind() {
@@ -114,6 +121,20 @@ pub(super) fn rewrite_request(headers: &mut HeaderMap, permit: &Permit, passage:
         }
     }
     Ok(())
+}
+
+/// Applies what a route says of fields.
+fn apply(rules: &FieldRules, headers: &mut HeaderMap) {
+    for name in &rules.remove {
+        remove_spellings(headers, name);
+    }
+    for (name, value) in &rules.set {
+        remove_spellings(headers, name);
+        headers.insert(name.clone(), value.clone());
+    }
+    for (name, value) in &rules.add {
+        headers.append(name.clone(), value.clone());
+    }
 }
 
 /// Host, length, and what is said to the next hop alone.
@@ -241,8 +262,15 @@ impl Notice {
 }
 
 /// Rewrites the fields of an upstream's response.
-pub(super) fn rewrite_response(headers: &mut HeaderMap, notice: &Notice, request_id: &RequestId, grpc: bool) {
+pub(super) fn rewrite_response(
+    headers: &mut HeaderMap,
+    forward: &Forward,
+    notice: &Notice,
+    request_id: &RequestId,
+    grpc: bool,
+) {
     strip_response_fields(headers, grpc);
+    apply(&forward.response_fields, headers);
     headers.insert(REQUEST_ID, request_id.value().clone());
     if let Some((status, end)) = notice.expiry {
         if status == Status::Grace {
@@ -253,15 +281,55 @@ pub(super) fn rewrite_response(headers: &mut HeaderMap, notice: &Notice, request
         }
     }
     for name in &notice.vary {
-        if !varies_on(headers, name) {
-            let value =
-                if *name == AUTHORIZATION { HeaderValue::from_static("authorization") } else { name.clone().into() };
-            headers.append(VARY, value);
+        vary_on(headers, name);
+    }
+    if notice.private && !says_who_may_share(headers) {
+        into_one_field(headers, &CACHE_CONTROL, Some(HeaderValue::from_static("private")));
+    }
+}
+
+/// Whether an answer says whether caches may share it: then it is left as it is. How long it may be
+/// kept says nothing of that, for the upstream sees no credential and cannot know that there was one.
+fn says_who_may_share(headers: &HeaderMap) -> bool {
+    let directives =
+        headers.get_all(CACHE_CONTROL).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    directives.map(<[u8]>::trim_ascii).any(|directive| {
+        let name = directive.split(|byte| *byte == b'=').next().unwrap_or_default().trim_ascii();
+        ["public", "private", "no-store", "s-maxage"].iter().any(|known| name.eq_ignore_ascii_case(known.as_bytes()))
+    })
+}
+
+/// Says that an answer depends on this field of its request. In one field with all others: of
+/// several `Vary` some caches, nginx 1.22 among them, see only one, and serve one caller's answer to
+/// another.
+pub(super) fn vary_on(headers: &mut HeaderMap, name: &HeaderName) {
+    let entry = if varies_on(headers, name) {
+        None
+    } else if *name == AUTHORIZATION {
+        Some(HeaderValue::from_static("authorization"))
+    } else {
+        Some(name.clone().into())
+    };
+    into_one_field(headers, &VARY, entry);
+}
+
+/// Joins the fields of a list, and one more entry, into one field.
+fn into_one_field(headers: &mut HeaderMap, name: &HeaderName, entry: Option<HeaderValue>) {
+    let mut values = headers.get_all(name).iter();
+    let (first, second) = (values.next(), values.next());
+    let joined = match (first, second, entry) {
+        (None, _, Some(entry)) => entry,
+        (None, _, None) | (Some(_), None, None) => return,
+        (Some(_), _, entry) => {
+            let values = headers.get_all(name).iter().chain(&entry).map(HeaderValue::as_bytes);
+            let joined = values.filter(|value| !value.is_empty()).collect::<Vec<_>>().join(&b", "[..]);
+            match HeaderValue::from_maybe_shared(Bytes::from(joined)) {
+                Ok(joined) => joined,
+                Err(_impossible) => return,
+            }
         }
-    }
-    if notice.private && !headers.contains_key(CACHE_CONTROL) {
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("private"));
-    }
+    };
+    headers.insert(name.clone(), joined);
 }
 
 fn varies_on(headers: &HeaderMap, name: &HeaderName) -> bool {

@@ -8,6 +8,7 @@
 mod account;
 mod answer;
 mod authenticate;
+mod cors;
 mod drain;
 mod forward;
 mod frames;

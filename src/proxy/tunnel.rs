@@ -6,7 +6,7 @@
 
 use std::future::{pending, poll_fn};
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -83,10 +83,15 @@ impl Tunnel {
                 None => pending().await,
             }
         };
+        let mut sides = pin!(async { tokio::join!(client, Http1Link::tunnel(response)) });
         let sides = tokio::select! {
             biased;
-            denial = cut => return End::Cut(denial),
-            sides = async { tokio::join!(client, Http1Link::tunnel(response)) } => sides,
+            sides = &mut sides => sides,
+            // One that is cut before it has quite begun is told so too.
+            denial = cut => match tokio::time::timeout(FRAME_PATIENCE, &mut sides).await {
+                Ok(sides) => sides,
+                Err(_late) => return End::Cut(denial),
+            },
         };
         let (Ok(client), Ok(upstream)) = sides else { return End::Sides };
         let mut flow = Flow::new(TokioIo::new(client), upstream);

@@ -132,6 +132,24 @@ fn class(name: &[u8]) -> Class {
     }
 }
 
+/// Whether a field is the gateway's own to decide about, in any spelling: hop-by-hop, framing, host,
+/// identity, the way of the request, and what stands in for method or target.
+#[must_use]
+pub fn is_decided_here(name: &HeaderName) -> bool {
+    const FRAMING: [&str; 4] = ["host", "content-length", "expect", "tracestate"];
+    let name = name.as_str().as_bytes();
+    class(name) != Class::Plain || FRAMING.iter().any(|framing| folds_to(name, framing))
+}
+
+/// Removes a field in all spellings that some server reads as the same one.
+pub fn remove_spellings(headers: &mut HeaderMap, wanted: &HeaderName) {
+    let same = |name: &HeaderName| {
+        let (name, wanted) = (name.as_str().as_bytes(), wanted.as_str().as_bytes());
+        name.len() == wanted.len() && name.iter().zip(wanted).all(|(have, want)| fold(*have) == fold(*want))
+    };
+    remove_where(headers, same);
+}
+
 /// Whether a field is spelt as its standard spells it, and not only by folding.
 fn is_canonical(name: &HeaderName) -> bool {
     name.as_str().bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')

@@ -53,6 +53,14 @@ fn the_key_ring_example_has_each_flag_on_its_own_route() {
     );
 }
 
+/// A file with one key of a schema table, on its second line.
+fn one_key(section: &str, line: &str) -> String {
+    match section.split_once("[].") {
+        Some((list, table)) => format!("[[{list}]]\n{table} = {{ {line} }}\n"),
+        None => format!("{}\n{line}\n", header_of(section)),
+    }
+}
+
 /// The header line of a schema table, as a file has it.
 pub(super) fn header_of(section: &str) -> String {
     match section.strip_suffix("[]") {
@@ -72,7 +80,7 @@ fn every_key_is_read_by_its_kind() {
         // Nothing is a time of day.
         let text = match section.strip_suffix(".certificates[]") {
             Some(table) => format!("[{table}]\ncertificates = [{{ {name} = 07:32:00 }}]\n"),
-            None => format!("{}\n{name} = 07:32:00\n", header_of(section)),
+            None => one_key(section, &format!("{name} = 07:32:00")),
         };
         let place = key.path.replace("NAME", "x").replace("[]", "[0]");
         let line = format!(":2: {place}: found the time 07:32:00, expected ");
@@ -96,7 +104,7 @@ fn ranges_end_where_the_schema_says() {
     for key in KEYS {
         let (section, name) = section_and_name(key);
         let at = |value: String| {
-            let faults = faults_of(&format!("{}\n{name} = {value}\n", header_of(section)));
+            let faults = faults_of(&one_key(section, &format!("{name} = {value}")));
             faults.iter().any(|fault| fault.contains(&format!("{name}: found ")))
         };
         let quoted = |span: Duration| format!("\"{}\"", format_duration(span));
@@ -121,7 +129,8 @@ fn ranges_end_where_the_schema_says() {
             | Kind::Time
             | Kind::Path
             | Kind::Address
-            | Kind::List(_) => {}
+            | Kind::List(_)
+            | Kind::Fields => {}
         }
     }
 }
@@ -144,6 +153,7 @@ fn settings_of(text: &str) -> Vec<Line<'_>> {
             let name = bare.trim_matches(['[', ']']);
             let is_list = bare.starts_with("[[");
             let named = name.split_once("upstreams.").map_or(name, |_| "upstreams.NAME");
+            let named = named.replace("routes.", "routes[].");
             section = format!("{named}{}", if is_list { "[]" } else { "" });
             continue;
         }
@@ -182,19 +192,22 @@ fn the_full_example_has_every_key_with_its_default() {
 #[test]
 fn writing_every_default_out_changes_nothing() {
     let text = std::fs::read_to_string(repository().join("config/keyward.toml")).expect("the example");
+    // Without what they must have there are no tables to spell out.
+    let is_absent = |section: &str| {
+        section.starts_with("admin") || ["routes[].upstream_credential", "routes[].cors"].contains(&section)
+    };
     let mut spelled = String::new();
     let mut section = String::new();
     for line in text.lines() {
         let bare = line.strip_prefix("# ").unwrap_or(line);
         if bare.starts_with('[') {
             section = settings_of(&format!("{bare}\nx = 0"))[0].section.clone();
-            // Without its listener there is no table to spell out.
-            let is_absent = section.starts_with("admin");
+            let is_absent = is_absent(&section);
             spelled += if is_absent { line } else { bare };
         } else {
             let has_default = settings_of(bare).first().is_some_and(|setting| {
                 let key = schema::key_at(&format!("{section}.{}", setting.name));
-                key.is_some_and(|key| matches!(key.default, LeftOut::Is(_))) && !section.starts_with("admin")
+                key.is_some_and(|key| matches!(key.default, LeftOut::Is(_))) && !is_absent(&section)
             });
             spelled += if has_default { bare } else { line };
         }

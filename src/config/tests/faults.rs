@@ -14,6 +14,76 @@ use crate::config::{Config, Environment, Fault, master_secret};
 #[test]
 fn each_fault_has_its_line() {
     let cases: &[(usize, &str, &str)] = &[
+        (
+            9,
+            "[routes.request_headers]\nset = { Connection = \"x\" }",
+            "keyward.toml:11: routes[0].request_headers.set.Connection: connection is the gateway's own to decide about: remove it",
+        ),
+        (
+            9,
+            "[routes.request_headers]\nadd = { x_forwarded_for = \"x\" }",
+            "keyward.toml:11: routes[0].request_headers.add.x_forwarded_for: x_forwarded_for is the gateway's own to decide about: remove it",
+        ),
+        (
+            9,
+            "[routes.request_headers]\nset = { host = \"x\" }",
+            "keyward.toml:11: routes[0].request_headers.set.host: host is the gateway's own to decide about: remove it",
+        ),
+        (
+            9,
+            "[routes.response_headers]\nremove = [\"Keyward_User\"]",
+            "keyward.toml:11: routes[0].response_headers.remove[0]: keyward_user is the gateway's own to decide about: remove it",
+        ),
+        (
+            9,
+            "[routes.response_headers]\nset = { \"a b\" = \"x\" }",
+            "keyward.toml:11: routes[0].response_headers.set.\"a b\": \"a b\" is not the name of a field",
+        ),
+        (
+            9,
+            "[routes.response_headers]\nset = { a = \"x\\ny\" }",
+            "keyward.toml:11: routes[0].response_headers.set.a: is no value that a field can have",
+        ),
+        (
+            9,
+            "[routes.response_headers]\nset = { a = \"x\", A = \"y\" }",
+            "keyward.toml:11: routes[0].response_headers.set.A: a is there twice: keep one",
+        ),
+        (
+            9,
+            "[routes.request_headers]\nset = { a = { environment = \"x\" } }",
+            "keyward.toml:11: routes[0].request_headers.set.a: found a table, expected text, { env = \"NAME\" } or { file = \"PATH\" }",
+        ),
+        (
+            9,
+            "[routes.request_headers]\nset = { a = { env = \"NOT_THERE\" } }",
+            "keyward.toml:11: routes[0].request_headers.set.a.env: the environment has no \"NOT_THERE\"",
+        ),
+        (
+            9,
+            "[routes.upstream_credential]\nprefix = \"x\"",
+            "keyward.toml:10: routes[0].upstream_credential.file: is missing: add file = \"…\", which holds the secret",
+        ),
+        (
+            9,
+            "[routes.upstream_credential]\nfile = \"no-such-file\"",
+            "keyward.toml:11: routes[0].upstream_credential.file: no file no-such-file: put the secret there, mode 0600",
+        ),
+        (
+            9,
+            "[routes.cors]\norigins = [\"https://a.example/\"]",
+            "keyward.toml:11: routes[0].cors.origins[0]: found \"https://a.example/\", expected an origin such as \"https://app.example.com\", as a browser sends it: lower case, no path, no default port",
+        ),
+        (
+            9,
+            "[routes.cors]\norigins = [\"*\"]\ncredentials = true",
+            "keyward.toml:11: routes[0].cors.origins[0]: \"*\" cannot stand beside credentials = true: name the origins",
+        ),
+        (
+            9,
+            "[routes.cors]\ncredentials = true",
+            "keyward.toml:10: routes[0].cors.origins: is missing: add origins = [\"https://app.example.com\"], or [\"*\"] for any",
+        ),
         (2, "worker = 4", "keyward.toml:3: gateway.worker: unknown key; did you mean workers?"),
         (
             2,
@@ -34,7 +104,7 @@ fn each_fault_has_its_line() {
         (
             9,
             "\"a\\nb\" = 1",
-            "keyward.toml:10: routes[0].\"a\\nb\": unknown key; known here: name, host, path, methods, any_flags, all_flags, any_key, public, projects, environments, credential, shadow, shadow_until, denied_status, upstream, strip_prefix, rewrite_prefix, host_rewrite, forward_credential, upgrades, upgrade_idle, body_max, shared_cache, on_stale, keep_override_headers, encoded_slashes, path_parameters, encoded_percent, non_ascii, empty_segments",
+            "keyward.toml:10: routes[0].\"a\\nb\": unknown key; known here: name, host, path, methods, any_flags, all_flags, any_key, public, projects, environments, credential, shadow, shadow_until, denied_status, upstream, strip_prefix, rewrite_prefix, host_rewrite, forward_credential, upgrades, upgrade_idle, body_max, shared_cache, on_stale, keep_override_headers, encoded_slashes, path_parameters, encoded_percent, non_ascii, empty_segments, request_headers, response_headers, upstream_credential, cors",
         ),
         (
             2,

@@ -160,6 +160,7 @@ empty_segments = "merge""#,
             request_body_max: Some(10 << 20),
             shared_cache: true,
             keep_override_fields: vec![field("x-http-method-override")],
+            ..Forward::to("api")
         },
     };
     assert_eq!(config.proxy.routes.routes()[1].spec(), &expected);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Request};
+use http::{HeaderMap, HeaderValue, Request};
 use http_body::Frame;
 use http_body_util::{BodyExt, Empty};
 
@@ -306,5 +306,32 @@ fn a_client_that_goes_away_ends_the_exchange_upstream() {
         drop(client);
         while upstream.try_send(&"x".repeat(64 * 1024)).await.is_ok() {}
         drop(upstream);
+    });
+}
+
+#[test]
+fn the_length_of_what_has_no_body_is_kept_where_it_can_be() {
+    in_house(Plan::default(), async |house| {
+        let mut sender = house.connect_http2::<Empty<Bytes>>().await;
+        for (method, answer) in [
+            ("HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 1234\r\nConnection: close\r\n\r\n"),
+            ("GET", "HTTP/1.1 304 Not Modified\r\nContent-Length: 1234\r\nConnection: close\r\n\r\n"),
+        ] {
+            let request = http::Request::builder()
+                .method(method)
+                .uri("http://a/any/x")
+                .header("authorization", format!("Bearer {}", token(1)))
+                .body(Empty::new())
+                .expect("a request");
+            let upstream = async {
+                let mut upstream = house.accept().await;
+                upstream.head().await;
+                upstream.send(answer).await;
+            };
+            let (response, ()) = tokio::join!(sender.send_request(request), upstream);
+            let response = response.expect("an answer");
+            assert_eq!(response.headers().get("content-length").map(HeaderValue::as_bytes), Some(b"1234".as_slice()));
+            assert!(response.into_body().collect().await.expect("no body").to_bytes().is_empty());
+        }
     });
 }

@@ -159,7 +159,7 @@ fn what_an_upstream_says_of_caching_stands() {
             .await;
         let (head, _) = client.answer().await;
         assert_eq!(head.field("cache-control"), Some("public"));
-        assert_eq!(head.fields("vary"), ["Authorization", "x-api-key"]);
+        assert_eq!(head.fields("vary"), ["Authorization, x-api-key"]);
     });
 }
 

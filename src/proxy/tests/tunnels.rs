@@ -7,6 +7,8 @@ use http::HeaderValue;
 use http_body_util::{BodyExt, Empty};
 
 use super::harness::{House, NOW, Plan, in_house, token};
+use crate::proxy::Settings;
+use crate::table::OnStale;
 use std::error::Error;
 
 const ASK: &str = "Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
@@ -206,4 +208,29 @@ fn an_answer_that_nobody_reads_is_cut_at_its_source() {
         let rest = client.rest().await;
         assert!(rest.starts_with("HTTP/1.1 200 ") && rest.len() < 100_000_000);
     });
+}
+
+#[test]
+fn streams_end_with_the_grace_of_their_key_and_with_keys_too_old_for_their_route() {
+    let stale = |settings: &mut Settings| settings.on_stale = OnStale::Deny;
+    for (reason, end) in [("superseded", 60), ("stale_keys", 3600)] {
+        in_house(Plan { settings: Some(stale), ..Plan::default() }, async |house| {
+            house.table.set_max_staleness(Duration::from_secs(1800));
+            if reason == "superseded" {
+                house.put(1, |row| row.grace_expires_at = Some(NOW.plus(Duration::from_secs(60))));
+            }
+            let mut client = house.connect();
+            client.get("/any/events", "").await;
+            let mut upstream = house.accept().await;
+            upstream.head().await;
+            upstream.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+            assert_eq!(client.head().await.status(), 200);
+            house.table.contact_lost(NOW);
+            house.clock.advance(Duration::from_secs(end));
+            assert_eq!(client.rest().await, "");
+            assert_eq!(upstream.rest().await, "");
+            let text = house.metrics();
+            assert!(text.contains(&format!("keyward_streams_cut_total{{reason=\"{reason}\"}} 1")), "{text}");
+        });
+    }
 }

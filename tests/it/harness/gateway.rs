@@ -49,9 +49,16 @@ impl Gateway {
         gateway
     }
 
+    /// Starts it with these environment variables, and waits until it can decide requests.
+    pub(crate) fn start_with(site: &Site, environment: &[(&str, &str)]) -> Self {
+        let mut gateway = Self::launch(site, environment);
+        gateway.until_it_says("ready");
+        gateway
+    }
+
     /// Starts it, and waits until it listens.
     pub(crate) fn start_unready(site: &Site) -> Self {
-        Self::of_command(site, site.command(["serve", "-c", "keyward.toml"]))
+        Self::launch(site, &[])
     }
 
     /// Runs a command that serves, and waits until it can decide requests.
@@ -59,6 +66,12 @@ impl Gateway {
         let mut gateway = Self::of_command(site, command);
         gateway.until_it_says("ready");
         gateway
+    }
+
+    fn launch(site: &Site, environment: &[(&str, &str)]) -> Self {
+        let mut command = site.command(["serve", "-c", "keyward.toml"]);
+        command.envs(environment.iter().copied());
+        Self::of_command(site, command)
     }
 
     fn of_command(site: &Site, command: Command) -> Self {

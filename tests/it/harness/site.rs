@@ -168,6 +168,11 @@ impl Site {
         Gateway::start(self)
     }
 
+    /// Serves with these environment variables, and waits until it is ready.
+    pub(crate) fn start_with(&self, environment: &[(&str, &str)]) -> Gateway {
+        Gateway::start_with(self, environment)
+    }
+
     /// Serves, and waits only until it listens.
     pub(crate) fn start_unready(&self) -> Gateway {
         Gateway::start_unready(self)

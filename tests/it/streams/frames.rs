@@ -24,16 +24,15 @@ impl Frame {
     pub(super) fn to_bytes(&self, mask: Option<[u8; 4]>) -> Vec<u8> {
         let bit = if mask.is_some() { 0x80 } else { 0 };
         let mut bytes = vec![0x80 | self.opcode];
-        let length = self.payload.len();
-        match (u8::try_from(length), u16::try_from(length)) {
-            (Ok(length @ 0..=125), _) => bytes.push(bit | length),
-            (_, Ok(length)) => {
+        match self.payload.len() {
+            length @ 0..=125 => bytes.push(bit | u8::try_from(length).expect("small")),
+            length @ 126..=0xffff => {
                 bytes.push(bit | 126);
-                bytes.extend_from_slice(&length.to_be_bytes());
+                bytes.extend_from_slice(&u16::try_from(length).expect("16 bits").to_be_bytes());
             }
-            (_, Err(_long)) => {
+            length => {
                 bytes.push(bit | 127);
-                bytes.extend_from_slice(&u64::try_from(length).expect("a length").to_be_bytes());
+                bytes.extend_from_slice(&(length as u64).to_be_bytes());
             }
         }
         bytes.extend(mask.into_iter().flatten());

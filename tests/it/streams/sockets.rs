@@ -121,8 +121,8 @@ fn a_handshake_that_is_not_right_never_reaches_the_service() {
     assert!(gateway.raw(&keyless).starts_with("HTTP/1.1 401 "));
     assert_eq!(service.begun(), 0);
     // Where the route allows no upgrade it is an ordinary request.
-    let plain = gateway.raw(good.replace("/s/ws", "/plain/upload"));
-    assert_eq!(plain, "", "{plain}");
+    let plain = gateway.raw(good.replace("/s/ws", "/plain/ws"));
+    assert!(plain.starts_with("HTTP/1.1 502 "), "{plain}");
     until("the plain request", || service.begun() == 1);
     let seen = service.seen.heads.lock().unwrap_or_else(PoisonError::into_inner)[0].to_ascii_lowercase();
     assert!(!seen.contains("upgrade"), "{seen}");
