@@ -13,7 +13,7 @@ export PATH := $(TOOLS)/bin:$(PATH)
 FUZZ_SECONDS ?= 10
 
 # What is called, and the Debian package that has it.
-NEEDED := cc:gcc curl:curl wrk:wrk
+NEEDED := cc:gcc curl:curl nginx:nginx-light wrk:wrk
 
 .PHONY: run test lint bench fuzz ci tools
 

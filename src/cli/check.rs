@@ -74,6 +74,9 @@ impl Findings {
         }
         findings.say("routes", routes_text(config));
         findings.say("upstreams", config.proxy.upstreams.len().to_string());
+        if let Err(faults) = config.proxy.load_certificates() {
+            findings.faults.extend(faults.iter().map(|fault| Chain(fault).to_string()));
+        }
         findings.add_deny_list(config);
         findings.add_store(config)?;
         Ok(findings)

@@ -167,7 +167,7 @@ impl Config {
     fn read(path: &Path, root: &Section<'_>, environment: &Environment, faults: &Faults) -> Option<Self> {
         let base = path.parent().unwrap_or(Path::new(""));
         let read = gateway::read(&root.section("gateway"), base);
-        let upstreams = upstreams::read(root);
+        let upstreams = upstreams::read(root, base);
         let routes = routes::read(root, &read.routes, &upstreams);
         let mut listeners = read.listeners;
         let admin = gateway::read_admin(&root.section("admin"), base, &mut listeners);

@@ -15,7 +15,7 @@ use super::account::Account;
 use super::drain::Unread;
 use super::metrics::{UpstreamCells, UpstreamError};
 use super::streams::{OpenStream, Streams};
-use super::upstream::{Http1, Lease};
+use super::upstream::{Connector, Lease};
 use crate::policy::Code;
 use crate::wire::Transfer;
 
@@ -41,10 +41,12 @@ pub(super) enum Content {
 pub(super) struct Relayed {
     body: Incoming,
     idle: Duration,
+    /// By when all of it must be over.
+    deadline: Option<Pin<Box<Sleep>>>,
     trailers: bool,
     poolable: bool,
     /// Held to the end of the body: a lease that is dropped closes its connection.
-    lease: Option<Lease<Http1>>,
+    lease: Option<Lease<Connector>>,
     upload: Rc<Transfer>,
     /// What is left of the request's body, to be read to an end if the answer is done before it.
     unread: Unread,
@@ -68,6 +70,9 @@ pub enum AnswerFault {
     /// The upstream broke off.
     #[error("the upstream broke off its answer")]
     Upstream(#[source] hyper::Error),
+    /// Request and answer together took too long.
+    #[error("the request took longer than it may in all")]
+    Total,
     /// The upstream paused for too long.
     #[error("the upstream paused its answer for too long")]
     Idle,
@@ -79,17 +84,18 @@ pub enum AnswerFault {
 impl Relayed {
     pub(super) fn new(
         body: Incoming,
-        lease: Lease<Http1>,
+        lease: Lease<Connector>,
         upload: Rc<Transfer>,
         unread: Unread,
         rules: RelayRules,
         cells: Arc<UpstreamCells>,
         streams: Rc<Streams>,
     ) -> Self {
-        let RelayRules { idle, trailers, poolable } = rules;
+        let RelayRules { idle, deadline, trailers, poolable } = rules;
         let mut relayed = Self {
             body,
             idle,
+            deadline: deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline))),
             trailers,
             poolable,
             lease: Some(lease),
@@ -143,6 +149,10 @@ impl Relayed {
         loop {
             if self.open.as_ref().is_some_and(|open| open.is_cut(cx)) {
                 return Poll::Ready(Some(Err(self.broke(AnswerFault::Cut, None, account))));
+            }
+            if self.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready()) {
+                let error = Some(UpstreamError::TotalTimeout);
+                return Poll::Ready(Some(Err(self.broke(AnswerFault::Total, error, account))));
             }
             return match Pin::new(&mut self.body).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
@@ -199,7 +209,7 @@ impl Relayed {
         if let Some(account) = account {
             account.broke_off(match fault {
                 AnswerFault::Upstream(_) => Code::UpstreamBroken,
-                AnswerFault::Idle => Code::UpstreamTimeout,
+                AnswerFault::Idle | AnswerFault::Total => Code::UpstreamTimeout,
                 AnswerFault::Cut => Code::InvalidKey,
             });
         }
@@ -212,6 +222,8 @@ impl Relayed {
 pub(super) struct RelayRules {
     /// How long it may pause.
     pub(super) idle: Duration,
+    /// By when all of it must be over.
+    pub(super) deadline: Option<tokio::time::Instant>,
     /// Whether trailers pass.
     pub(super) trailers: bool,
     /// Whether the connection may serve another request afterwards.

@@ -22,7 +22,7 @@ use super::metrics::{UpstreamCells, UpstreamError};
 use super::refusal::is_grpc;
 use super::settings::Settings;
 use super::tunnel::Tunnel;
-use super::upstream::{Exchange, Failure, Http1, Service, Source, Upload};
+use super::upstream::{Connector, Exchange, Failure, Service, Source, Upload};
 use super::worker::Worker;
 use crate::clock::Timestamp;
 use crate::listen::{BodyFault, Peer};
@@ -35,7 +35,7 @@ pub(super) struct Forwarding<'a> {
     pub(super) worker: &'a Worker,
     pub(super) settings: &'a Settings,
     pub(super) route: &'a RouteSpec,
-    pub(super) service: Option<&'a (Rc<Service<Http1>>, Arc<UpstreamCells>)>,
+    pub(super) service: Option<&'a (Rc<Service<Connector>>, Arc<UpstreamCells>)>,
     pub(super) peer: &'a Rc<Peer>,
     pub(super) trusted: bool,
     pub(super) path: &'a CanonicalPath<'a>,
@@ -100,7 +100,7 @@ pub(super) async fn forward(
     drop(passage);
 
     let source = (!transfer.is_ended()).then_some(body).map(Source::new);
-    let upload = source.as_ref().map_or(Upload::Empty, |source| Upload::Stream(Rc::clone(source)));
+    let upload = source.as_ref().map_or(Upload::Empty, Upload::of);
     let mut request = Request::new(upload);
     *request.method_mut() = parts.method;
     *request.uri_mut() = target;
@@ -109,16 +109,21 @@ pub(super) async fn forward(
     let unread = Unread::new(source, Rc::clone(peer), parts.version);
 
     let sent = worker.shared.clock.monotonic();
-    let answered = service.send(request, &transfer).await;
+    let deadline = service.upstream.total_timeout.map(|total| tokio::time::Instant::from_std(sent + total));
+    let sending = service.send(request, &transfer, websocket);
+    let answered = match deadline {
+        None => sending.await,
+        Some(deadline) => tokio::time::timeout_at(deadline, sending).await.unwrap_or(Err(Failure::TotalTimeout)),
+    };
     let took = worker.shared.clock.monotonic().saturating_duration_since(sent);
     account.upstream_took = Some(took);
     let exchange = match answered {
         Ok(exchange) => exchange,
         Err(failure) => return Err(failed(&failure, &transfer, unread, cells, grpc)),
     };
-    cells.answered(took, exchange.retries);
+    cells.answered(took);
     let upgrade = client_upgrade.filter(|_| websocket);
-    relay(exchange, upgrade, Relay { forwarding, notice, grpc, head, transfer, unread, cells }, account)
+    relay(exchange, upgrade, Relay { forwarding, notice, grpc, head, transfer, unread, cells, deadline }, account)
 }
 
 /// Where a route's answers depend on a credential.
@@ -172,6 +177,7 @@ fn failed(
         return Refused::new(code_of(&fault), None);
     }
     let (code, error) = match failure {
+        Failure::NoTarget => (Code::NoTarget, UpstreamError::NoTarget),
         Failure::Unreachable(error) => {
             tracing::debug!(error = &**error, "upstream unreachable");
             (Code::UpstreamUnreachable, UpstreamError::Unreachable)
@@ -180,6 +186,7 @@ fn failed(
         Failure::ConnectTimeout if grpc => (Code::UpstreamUnreachable, UpstreamError::ConnectTimeout),
         Failure::ConnectTimeout => (Code::UpstreamTimeout, UpstreamError::ConnectTimeout),
         Failure::HeadTimeout => (Code::UpstreamTimeout, UpstreamError::HeadTimeout),
+        Failure::TotalTimeout => (Code::UpstreamTimeout, UpstreamError::TotalTimeout),
         Failure::Broken(error) => {
             tracing::debug!(error = &**error, "upstream broke off");
             (Code::UpstreamBroken, UpstreamError::Broken)
@@ -208,15 +215,16 @@ struct Relay<'a> {
     transfer: Rc<Transfer>,
     unread: Unread,
     cells: &'a Arc<UpstreamCells>,
+    deadline: Option<tokio::time::Instant>,
 }
 
 fn relay(
-    exchange: Exchange<Http1>,
+    exchange: Exchange<Connector>,
     upgrade: Option<OnUpgrade>,
     relay: Relay<'_>,
     account: &Account,
 ) -> Result<Admitted, Box<Refused>> {
-    let Exchange { mut response, lease, .. } = exchange;
+    let Exchange { mut response, lease } = exchange;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let agreed = response.headers().get(UPGRADE).is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"));
         let (Some(client), true) = (upgrade, agreed) else {
@@ -253,7 +261,7 @@ fn relay(
     }
     let Forwarding { worker, .. } = relay.forwarding;
     let idle = relay.forwarding.service.map_or(std::time::Duration::MAX, |(service, _)| service.upstream.idle_timeout);
-    let rules = RelayRules { idle, trailers: relay.grpc, poolable: !both };
+    let rules = RelayRules { idle, deadline: relay.deadline, trailers: relay.grpc, poolable: !both };
     let relayed = Relayed::new(
         body,
         lease,

@@ -11,7 +11,7 @@ use tokio::io::copy_bidirectional;
 
 use super::account::Account;
 use super::streams::Streams;
-use super::upstream::{Http1, Http1Link, Lease, Link};
+use super::upstream::{AnyLink, Connector, Lease, Link};
 use crate::listen::Peer;
 
 /// The two ends of a WebSocket.
@@ -22,7 +22,7 @@ pub(super) struct Tunnel {
     /// The upstream's 101.
     pub(super) response: Response<Incoming>,
     /// The upstream's connection, closed with the tunnel.
-    pub(super) lease: Lease<Http1>,
+    pub(super) lease: Lease<Connector>,
 }
 
 impl Tunnel {
@@ -48,7 +48,7 @@ impl Tunnel {
     /// the other, which sees its connection end.
     async fn carry(self) -> u64 {
         let Self { client, response, lease } = self;
-        let (client, upstream) = tokio::join!(client, Http1Link::tunnel(response));
+        let (client, upstream) = tokio::join!(client, AnyLink::tunnel(response));
         let (Ok(client), Ok(mut upstream)) = (client, upstream) else { return 0 };
         let mut client = TokioIo::new(client);
         let carried = copy_bidirectional(&mut client, &mut upstream).await;

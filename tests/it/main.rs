@@ -21,3 +21,5 @@ mod reload;
 mod request;
 #[cfg(test)]
 mod sync;
+#[cfg(test)]
+mod upstream;

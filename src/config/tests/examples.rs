@@ -143,7 +143,12 @@ fn settings_of(text: &str) -> Vec<Line<'_>> {
         if bare.starts_with('[') {
             let name = bare.trim_matches(['[', ']']);
             let is_list = bare.starts_with("[[");
-            let named = name.split_once("upstreams.").map_or(name, |_| "upstreams.NAME");
+            let table = name.strip_prefix("upstreams.").map(|of| of.split_once('.').map_or("", |(_, table)| table));
+            let named = match table {
+                None => name.to_owned(),
+                Some("") => "upstreams.NAME".to_owned(),
+                Some(table) => format!("upstreams.NAME.{table}"),
+            };
             section = format!("{named}{}", if is_list { "[]" } else { "" });
             continue;
         }
@@ -179,6 +184,11 @@ fn the_full_example_has_every_key_with_its_default() {
     }
 }
 
+/// Whether a table that is not there is another thing than one with every default.
+fn is_optional(section: &str) -> bool {
+    section.starts_with("admin") || ["upstreams.NAME.tls", "upstreams.NAME.health"].contains(&section)
+}
+
 #[test]
 fn writing_every_default_out_changes_nothing() {
     let text = std::fs::read_to_string(repository().join("config/keyward.toml")).expect("the example");
@@ -189,12 +199,12 @@ fn writing_every_default_out_changes_nothing() {
         if bare.starts_with('[') {
             section = settings_of(&format!("{bare}\nx = 0"))[0].section.clone();
             // Without its listener there is no table to spell out.
-            let is_absent = section.starts_with("admin");
+            let is_absent = is_optional(&section);
             spelled += if is_absent { line } else { bare };
         } else {
             let has_default = settings_of(bare).first().is_some_and(|setting| {
                 let key = schema::key_at(&format!("{section}.{}", setting.name));
-                key.is_some_and(|key| matches!(key.default, LeftOut::Is(_))) && !section.starts_with("admin")
+                key.is_some_and(|key| matches!(key.default, LeftOut::Is(_))) && !is_optional(&section)
             });
             spelled += if has_default { bare } else { line };
         }

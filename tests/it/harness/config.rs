@@ -9,6 +9,7 @@ use super::upstream::Upstream;
 pub(crate) struct Config {
     gateway: Vec<String>,
     tls: bool,
+    workers: Option<usize>,
     sync: Vec<String>,
     upstreams: Vec<String>,
     routes: Vec<String>,
@@ -31,6 +32,20 @@ impl Config {
     pub(crate) fn bare(upstream: &Upstream) -> Self {
         let target = format!("[upstreams.service]\ntargets = ['http://{}']", upstream.address());
         Self { upstreams: vec![target], ..Self::default() }
+    }
+
+    /// One route, `/any/…` for any key and `/public/…` for none, to a service that these lines of
+    /// TOML define.
+    pub(crate) fn towards(service: &str) -> Self {
+        let upstreams = vec![format!("[upstreams.service]\n{service}")];
+        Self { upstreams, ..Self::default() }
+            .route("name = 'any'\npath = '/any/{*rest}'\nany_key = true\nupgrades = ['websocket']")
+            .route("name = 'public'\npath = '/public/{*rest}'\npublic = true")
+    }
+
+    /// So many workers in place of two.
+    pub(crate) fn gateway_workers(self, workers: usize) -> Self {
+        Self { workers: Some(workers), ..self }
     }
 
     /// A line of `[gateway]`.
@@ -61,7 +76,8 @@ impl Config {
     }
 
     pub(crate) fn to_toml(&self) -> String {
-        let mut text = String::from("[gateway]\nlisten = ['127.0.0.1:0']\nworkers = 2\n");
+        let workers = self.workers.unwrap_or(2);
+        let mut text = format!("[gateway]\nlisten = ['127.0.0.1:0']\nworkers = {workers}\n");
         let mut add = |line: &str| writeln!(text, "{line}").expect("text grows");
         self.gateway.iter().for_each(|line| add(line));
         if self.tls {
