@@ -153,6 +153,8 @@ pub(super) enum Retry {
     Stale,
     /// Another target is tried.
     Target,
+    /// A fresh connection broke before any answer.
+    Broken,
     /// The service said that it refused the request unprocessed.
     Refused,
     /// It was not, because the budget was used up.
@@ -160,12 +162,13 @@ pub(super) enum Retry {
 }
 
 impl Retry {
-    const ALL: [Self; 4] = [Self::Stale, Self::Target, Self::Refused, Self::OverBudget];
+    const ALL: [Self; 5] = [Self::Stale, Self::Target, Self::Broken, Self::Refused, Self::OverBudget];
 
     const fn as_str(self) -> &'static str {
         match self {
             Self::Stale => "stale_connection",
             Self::Target => "other_target",
+            Self::Broken => "broken_connection",
             Self::Refused => "refused_stream",
             Self::OverBudget => "over_budget",
         }

@@ -2,9 +2,9 @@
 //!
 //! A request is sent again only if it provably was not processed: none of it was written; or the other
 //! side said so, by a `GOAWAY` or `REFUSED_STREAM` of HTTP/2, and none of its body was read; or it is
-//! idempotent without a body and the *pooled* connection it went out on died before a single byte of
-//! an answer. In the last case the second attempt uses a fresh connection, so a pool full of dead
-//! connections cannot use it up; the retry budget is for the others.
+//! idempotent without a body and its connection died before a single byte of an answer. The next
+//! attempt then uses a fresh connection, so a pool full of dead connections cannot use it up. What
+//! happened on a connection that had been idle costs nothing of the retry budget; the rest does.
 
 mod balance;
 mod budget;
@@ -35,7 +35,7 @@ use crate::clock::Clock;
 use crate::wire::Transfer;
 use balance::{Candidate, Chooser};
 use budget::Budget;
-use link::{Lost, Word};
+use link::{LinkState, Lost, Word};
 use pool::{DialFault, Dialled};
 
 /// One service as one worker sees it.
@@ -227,9 +227,16 @@ impl<D: Dial> Service<D> {
                     Err(DialFault::TimedOut) => return Tried::Back(Box::new(request), Failure::ConnectTimeout),
                 },
             };
+            if reused && lease.rested && !replayable {
+                // What cannot be sent twice waits for news of the connection that are here already.
+                tokio::task::yield_now().await;
+                if lease.link.state() == LinkState::Closed {
+                    continue;
+                }
+            }
             // Others' word that a request was not processed exists on shared connections alone.
             let shared = lease.link.is_multiplexed();
-            let copy = (shared || (reused && replayable)).then(|| copy_of(&request));
+            let copy = (shared || replayable).then(|| copy_of(&request));
             let lost = match self.exchange(&mut lease.link, request, transfer).await {
                 Ok(response) => return Tried::Answered(Exchange { response, lease }),
                 Err(ExchangeFault::TimedOut) => return Tried::Failed(Failure::HeadTimeout),
@@ -238,11 +245,24 @@ impl<D: Dial> Service<D> {
             let again = copy.filter(|_| transfer.bytes() == 0 && !transfer.is_broken()).map(again);
             match (lost, again) {
                 (Lost { untouched: Some(back), .. }, _) if reused => request = *back,
+                // Others may have used up a shared connection before this one got to it.
+                (Lost { untouched: Some(back), .. }, _) if shared && said_no < REFUSALS_MAX => {
+                    request = *back;
+                    said_no += 1;
+                }
                 (Lost { untouched: Some(back), cause, .. }, _) => return Tried::Back(back, Failure::Broken(cause)),
                 (Lost { word: Word::Silent, .. }, Some(copy)) if reused && replayable => {
                     self.cells.retried(Retry::Stale);
                     request = copy;
                     use_pool = false;
+                }
+                (Lost { word: Word::Silent, cause, .. }, Some(copy)) if replayable && said_no == 0 => {
+                    if !self.may_retry(Retry::Broken) {
+                        return Tried::Failed(Failure::Broken(cause));
+                    }
+                    request = copy;
+                    use_pool = false;
+                    said_no += 1;
                 }
                 // That connection is closed to new requests, so this ends.
                 (Lost { word: Word::GoingAway, .. }, Some(copy)) if said_no < REFUSALS_MAX => {
@@ -277,7 +297,7 @@ impl<D: Dial> Service<D> {
 }
 
 /// How often one target may say that it did not process a request.
-const REFUSALS_MAX: u32 = 2;
+const REFUSALS_MAX: u32 = 4;
 
 enum ExchangeFault {
     Lost(Lost),

@@ -21,6 +21,9 @@ use crate::proxy::metrics;
 use crate::proxy::settings::{Speaks, Target, Upstream};
 use crate::tls;
 
+/// Sooner than this no service closes a connection for being idle.
+const RESTED_AFTER: Duration = Duration::from_millis(1);
+
 /// One target as one worker sees it.
 #[derive(Debug)]
 pub(crate) struct Pool<D: Dial> {
@@ -58,6 +61,8 @@ pub(crate) struct Lease<D: Dial> {
     until: Instant,
     at: Active<D>,
     size: usize,
+    /// Whether it lay idle for long enough that the other side may have closed it.
+    pub(super) rested: bool,
 }
 
 /// A request at a target.
@@ -80,7 +85,7 @@ impl<D: Dial> Drop for Active<D> {
 impl<D: Dial> Lease<D> {
     /// Back to the idle ones, if it still lives and there is room.
     pub(crate) fn give_back(self) {
-        let Self { link, until, at: Active(ref pool), size } = self;
+        let Self { link, until, at: Active(ref pool), size, rested: _ } = self;
         // One that is shared is still there.
         if link.is_multiplexed() || link.state() == LinkState::Closed {
             return;
@@ -164,9 +169,10 @@ impl<D: Dial> Pool<D> {
             let fresh = Self::is_fresh(entry, upstream, now);
             match entry.link.state() {
                 LinkState::Ready if fresh => {
-                    let Idle { link, until, .. } = idle.remove(at)?;
+                    let Idle { link, until, since } = idle.remove(at)?;
                     self.count(idle.len());
-                    return Some(Lease { link, until, at: Active::begin(self), size: upstream.pool_size });
+                    let rested = now.saturating_duration_since(since) >= RESTED_AFTER;
+                    return Some(Lease { link, until, at: Active::begin(self), size: upstream.pool_size, rested });
                 }
                 // It may become ready within this turn of the loop.
                 LinkState::Busy if fresh => {}
@@ -187,7 +193,8 @@ impl<D: Dial> Pool<D> {
         let entry = shared.iter_mut().find(|entry| good(entry))?;
         entry.since = now;
         let link = entry.link.share()?;
-        Some(Lease { link, until: entry.until, at: Active::begin(self), size: upstream.pool_size })
+        let rested = false;
+        Some(Lease { link, until: entry.until, at: Active::begin(self), size: upstream.pool_size, rested })
     }
 
     fn count(&self, idle: usize) {
@@ -260,7 +267,7 @@ impl<D: Dial> Pool<D> {
             }
             None => link,
         };
-        Ok(Dialled { lease: Lease { link, until, at, size: upstream.pool_size }, anew: true })
+        Ok(Dialled { lease: Lease { link, until, at, size: upstream.pool_size, rested: false }, anew: true })
     }
 
     /// How long the next connection is used: up to a tenth less than `most`, so that those that were

@@ -4,7 +4,7 @@ use std::thread;
 
 use super::peer::tally;
 use super::sum;
-use crate::harness::{Config, Gate, Gateway, Http, Reply, Site, Upstream, get, until};
+use crate::harness::{Config, Gate, Gateway, Http, Reply, Site, Upstream, get, post, until};
 
 fn named(name: &'static str) -> Upstream {
     Upstream::answering(move |_request| Reply::text(name))
@@ -83,7 +83,7 @@ fn a_target_that_breaks_off_again_and_again_is_ejected_but_never_all() {
     let gateway = site.start();
     let mut connection = gateway.connect(Http::One);
     for _ in 0..40 {
-        assert_eq!(connection.send(get("/public/x")).status, 502);
+        assert_eq!(connection.send(post("/public/x")).status, 502);
     }
     let (fewer, more) = (one.count().min(two.count()), one.count().max(two.count()));
     assert!(fewer <= 4 && more >= 36, "{fewer} {more}");

@@ -23,13 +23,15 @@ fn requests() -> usize {
 /// How often each POST arrived, by its number.
 type Arrived = Arc<Mutex<HashMap<String, usize>>>;
 
-/// Answers requests without a body, and closes after 2 ms of silence.
+/// Answers requests without a body, and closes after 2 ms of silence after each.
 async fn closes_soon(mut stream: AnyIo, arrived: Arrived) {
     let (mut bytes, mut chunk) = (Vec::new(), [0; 4096]);
+    let mut patience = Duration::from_secs(10);
     loop {
-        let read = tokio::time::timeout(Duration::from_millis(2), stream.read(&mut chunk)).await;
+        let read = tokio::time::timeout(patience, stream.read(&mut chunk)).await;
         let Ok(Ok(length @ 1..)) = read else { return };
         bytes.extend_from_slice(&chunk[..length]);
+        patience = Duration::from_millis(2);
         while let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
             let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
             bytes.drain(..end + 4);

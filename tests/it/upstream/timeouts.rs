@@ -27,7 +27,8 @@ fn an_answer_that_goes_on_too_long_in_all_is_cut() {
         None,
         std::sync::Arc::new(|mut stream, _number, _seen| {
             Box::pin(async move {
-                use tokio::io::AsyncWriteExt;
+                use tokio::io::{AsyncReadExt, AsyncWriteExt};
+                let _head = stream.read(&mut [0; 4096]).await;
                 let head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
                 if stream.write_all(head).await.is_err() {
                     return;
