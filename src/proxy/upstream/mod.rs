@@ -242,8 +242,8 @@ impl<D: Dial> Service<D> {
                 Err(ExchangeFault::TimedOut) => return Tried::Failed(Failure::HeadTimeout),
                 Err(ExchangeFault::Lost(lost)) => lost,
             };
-            let again = copy.filter(|_| transfer.bytes() == 0 && !transfer.is_broken()).map(again);
-            match (lost, again) {
+            let copy = copy.filter(|_| transfer.bytes() == 0 && !transfer.is_broken());
+            match (lost, copy) {
                 (Lost { untouched: Some(back), .. }, _) if reused => request = *back,
                 // Others may have used up a shared connection before this one got to it.
                 (Lost { untouched: Some(back), .. }, _) if shared && said_no < REFUSALS_MAX => {
@@ -253,28 +253,28 @@ impl<D: Dial> Service<D> {
                 (Lost { untouched: Some(back), cause, .. }, _) => return Tried::Back(back, Failure::Broken(cause)),
                 (Lost { word: Word::Silent, .. }, Some(copy)) if reused && replayable => {
                     self.cells.retried(Retry::Stale);
-                    request = copy;
+                    request = again(copy);
                     use_pool = false;
                 }
                 (Lost { word: Word::Silent, cause, .. }, Some(copy)) if replayable && said_no == 0 => {
                     if !self.may_retry(Retry::Broken) {
                         return Tried::Failed(Failure::Broken(cause));
                     }
-                    request = copy;
+                    request = again(copy);
                     use_pool = false;
                     said_no += 1;
                 }
                 // That connection is closed to new requests, so this ends.
                 (Lost { word: Word::GoingAway, .. }, Some(copy)) if said_no < REFUSALS_MAX => {
                     self.cells.retried(Retry::Stale);
-                    request = copy;
+                    request = again(copy);
                     said_no += 1;
                 }
                 (Lost { word: Word::Refused, cause, .. }, Some(copy)) => {
                     if said_no >= REFUSALS_MAX || !self.may_retry(Retry::Refused) {
                         return Tried::Failed(Failure::Broken(cause));
                     }
-                    request = copy;
+                    request = again(copy);
                     said_no += 1;
                 }
                 (Lost { cause, .. }, _) => return Tried::Failed(Failure::Broken(cause)),
