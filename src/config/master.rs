@@ -121,7 +121,7 @@ fn from_file(path: &Path) -> Result<MasterSecret, String> {
     let shown = path.display();
     let mut file = File::open(path).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => {
-            format!("no file {shown}: make it with `keyward init`, or put the secret into {MASTER_SECRET_VARIABLE}")
+            format!("no file {shown}: put it back, or make a new store with `keyward init`; {MASTER_SECRET_VARIABLE} takes its place")
         }
         _ => format!("cannot open {shown}: {error}"),
     })?;

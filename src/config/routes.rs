@@ -28,19 +28,20 @@ pub(super) fn read(root: &Section<'_>, defaults: &RouteDefaults, upstreams: &Ups
     if sections.is_empty() {
         root.fault_of("routes", "is empty, expected at least one route");
     }
-    let count = sections.len();
     let mut names: BTreeMap<&str, String> = BTreeMap::new();
     let mut specs = Vec::new();
     let mut of_spec = Vec::new();
+    let mut is_complete = true;
     for section in &sections {
         let name = read_name(section, &mut names);
-        let spec = read_route(section, name, defaults, upstreams);
-        if let Some(spec) = spec {
-            specs.push(spec);
-            of_spec.push(section);
-        }
+        let Some((spec, is_whole)) = read_route(section, name, defaults, upstreams) else {
+            is_complete = false;
+            continue;
+        };
+        is_complete &= is_whole;
+        specs.push(spec);
+        of_spec.push(section);
     }
-    let is_complete = specs.len() == count;
     match RouteTable::build(specs, defaults.path_options) {
         Ok(table) => is_complete.then_some(table),
         Err(faults) => {
@@ -87,12 +88,14 @@ fn read_name<'a>(section: &Section<'a>, names: &mut BTreeMap<&'a str, String>) -
     Some(name)
 }
 
+/// The route, and whether it is whole. What is at fault and says nothing about path and host has a
+/// stand-in, so that the faults of those are told too.
 fn read_route(
     section: &Section<'_>,
     name: Option<&str>,
     defaults: &RouteDefaults,
     upstreams: &Upstreams,
-) -> Option<RouteSpec> {
+) -> Option<(RouteSpec, bool)> {
     if !section.has("path") {
         section.missing("path", "add path = \"/…\"; \"/{*rest}\" is every path");
     }
@@ -109,12 +112,13 @@ fn read_route(
     let credential = read_credential(section).unwrap_or_else(|| defaults.credential.clone());
     let denied_status = read_denied_status(section).unwrap_or(defaults.denied_status);
     let on_stale = section.choice("on_stale", &[StaleRule::Serve, StaleRule::Deny]);
-    Some(RouteSpec {
-        name: name?.to_owned(),
+    let is_whole = name.is_some() && access.is_some() && forward.is_some();
+    let spec = RouteSpec {
+        name: name.map_or_else(|| format!("unnamed-{}", section.line()), str::to_owned),
         host: host?,
         path: path?.to_owned(),
         methods,
-        access: access?,
+        access: access.unwrap_or(Access::AnyKey),
         credential,
         projects,
         environments,
@@ -122,8 +126,9 @@ fn read_route(
         denied_status,
         path_options,
         on_stale,
-        forward: forward?,
-    })
+        forward: forward.unwrap_or_else(|| Forward::to("")),
+    };
+    Some((spec, is_whole))
 }
 
 /// Exactly one of flags, `any_key` and `public`.
@@ -272,6 +277,7 @@ fn read_forward(section: &Section<'_>, defaults: &RouteDefaults, upstreams: &Ups
             None => {}
         }
     }
+    set(&mut forward.websocket_idle, section.duration("upgrade_idle"));
     for item in section.list("keep_override_headers").unwrap_or_default() {
         forward.keep_override_fields.extend(read_override(&item));
     }

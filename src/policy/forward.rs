@@ -2,6 +2,7 @@
 //! that has to do with paths: the prefix.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use http::HeaderName;
 
@@ -20,6 +21,8 @@ pub struct Forward {
     pub forward_credential: bool,
     /// Whether a WebSocket may be opened. Nothing else is ever upgraded.
     pub websocket: bool,
+    /// How long a WebSocket may go without a byte either way.
+    pub websocket_idle: Duration,
     /// The most bytes of a request's body; none for no limit.
     pub request_body_max: Option<u64>,
     /// Whether shared caches may keep answers: then no `Cache-Control: private` is added.
@@ -30,6 +33,9 @@ pub struct Forward {
 }
 
 impl Forward {
+    /// How long a WebSocket may go without a byte where the route does not say.
+    pub const WEBSOCKET_IDLE: Duration = Duration::from_secs(300);
+
     /// The defaults, to the upstream of this name.
     #[must_use]
     pub fn to(upstream: impl Into<String>) -> Self {
@@ -39,6 +45,7 @@ impl Forward {
             host: HostForward::Client,
             forward_credential: false,
             websocket: false,
+            websocket_idle: Self::WEBSOCKET_IDLE,
             request_body_max: None,
             shared_cache: false,
             keep_override_fields: Vec::new(),

@@ -38,6 +38,10 @@ pub(super) struct Account {
     pub(super) authority: Option<Authority>,
     pub(super) target: Option<PathAndQuery>,
     pub(super) route: Option<Rc<str>>,
+    /// The name of the upstream, once there is one to reach.
+    pub(super) upstream: Option<Rc<str>>,
+    /// Whether it is to become a WebSocket.
+    pub(super) websocket: bool,
     pub(super) key: Option<(KeyId, Option<ProjectId>)>,
     /// What was decided, for as long as the answer lasts.
     pub(super) decided: Option<Decided>,
@@ -89,6 +93,12 @@ impl Account {
     pub(super) fn broke_off(&mut self, code: Code) {
         self.denial = Some(code.into());
         self.outcome = Outcome::Failed;
+    }
+
+    /// Notes that an answer was cut.
+    pub(super) fn cut(&mut self, denial: Denial) {
+        self.denial = Some(denial);
+        self.outcome = Outcome::Cut;
     }
 }
 

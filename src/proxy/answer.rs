@@ -6,18 +6,20 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
-use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
-use tokio::time::Sleep;
-
 use super::account::Account;
 use super::drain::Unread;
+use super::frames::Messages;
+use super::idle::Idle;
 use super::metrics::{UpstreamCells, UpstreamError};
 use super::streams::{OpenStream, Streams};
 use super::upstream::{Connector, Lease};
-use crate::policy::Code;
-use crate::wire::Transfer;
+use crate::policy::{Code, Denial};
+use crate::wire::{Transfer, strip_trailers};
+use bytes::{Buf, Bytes};
+use http::{HeaderMap, HeaderValue};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::Sleep;
 
 /// The body of an answer.
 #[derive(Debug)]
@@ -40,11 +42,9 @@ pub(super) enum Content {
 #[derive(Debug)]
 pub(super) struct Relayed {
     body: Incoming,
-    idle: Duration,
+    rules: RelayRules,
     /// By when all of it must be over.
     deadline: Option<Pin<Box<Sleep>>>,
-    trailers: bool,
-    poolable: bool,
     /// Held to the end of the body: a lease that is dropped closes its connection.
     lease: Option<Lease<Connector>>,
     upload: Rc<Transfer>,
@@ -52,17 +52,15 @@ pub(super) struct Relayed {
     unread: Unread,
     cells: Arc<UpstreamCells>,
     streams: Rc<Streams>,
-    timer: Option<Timer>,
+    idle: Idle,
+    messages: Messages,
+    passed: usize,
+    over: bool,
     open: Option<Rc<OpenStream>>,
 }
 
-/// A coarse timer: it fires between one and two times `idle` after the last progress, and is not
-/// touched by progress itself.
-#[derive(Debug)]
-struct Timer {
-    sleep: Pin<Box<Sleep>>,
-    progressed: bool,
-}
+/// An answer of which so much has passed is watched over though it never had to wait.
+const UNWATCHED_BYTES_MAX: usize = 64 * 1024;
 
 /// Why an answer broke off.
 #[derive(Debug, thiserror::Error)]
@@ -78,33 +76,41 @@ pub enum AnswerFault {
     Idle,
     /// What let the request through does so no longer.
     #[error("the key may no longer do this")]
-    Cut,
+    Cut(#[source] h2::Error),
+}
+
+/// What there still is of the request while its answer is relayed.
+pub(super) struct RequestLeft {
+    /// How far its body has come.
+    pub(super) upload: Rc<Transfer>,
+    /// What nobody has read of it.
+    pub(super) unread: Unread,
 }
 
 impl Relayed {
     pub(super) fn new(
         body: Incoming,
         lease: Lease<Connector>,
-        upload: Rc<Transfer>,
-        unread: Unread,
+        request: RequestLeft,
         rules: RelayRules,
         cells: Arc<UpstreamCells>,
         streams: Rc<Streams>,
+        open: Option<Rc<OpenStream>>,
     ) -> Self {
-        let RelayRules { idle, deadline, trailers, poolable } = rules;
         let mut relayed = Self {
             body,
-            idle,
-            deadline: deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline))),
-            trailers,
-            poolable,
+            rules,
+            deadline: rules.deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline))),
             lease: Some(lease),
-            upload,
-            unread,
+            upload: request.upload,
+            unread: request.unread,
             cells,
             streams,
-            timer: None,
-            open: None,
+            idle: Idle::new(rules.idle),
+            messages: Messages::default(),
+            passed: 0,
+            over: false,
+            open,
         };
         if relayed.body.is_end_stream() {
             relayed.end();
@@ -115,9 +121,9 @@ impl Relayed {
     /// The whole response was read: its connection can serve another request, if the request was
     /// written whole too.
     fn end(&mut self) {
-        self.timer = None;
-        if let Some(lease) = self.lease.take() {
-            if self.poolable && self.upload.is_ended() {
+        self.idle.stop();
+        if let Some(lease) = self.take_lease() {
+            if self.rules.poolable && self.upload.is_ended() {
                 lease.give_back();
             } else {
                 drop(lease);
@@ -126,19 +132,21 @@ impl Relayed {
         self.unread.drain();
     }
 
-    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let idle = self.idle;
-        let timer =
-            self.timer.get_or_insert_with(|| Timer { sleep: Box::pin(tokio::time::sleep(idle)), progressed: false });
-        loop {
-            if timer.sleep.as_mut().poll(cx).is_pending() {
-                return Poll::Pending;
-            }
-            if !std::mem::take(&mut timer.progressed) {
-                return Poll::Ready(());
-            }
-            timer.sleep = Box::pin(tokio::time::sleep(idle));
+    fn take_lease(&mut self) -> Option<Lease<Connector>> {
+        self.lease.take().or_else(|| self.open.as_ref().and_then(|open| open.release()))
+    }
+
+    /// Has the answer watched over from now on.
+    fn watch(&mut self, account: Option<&Account>) -> bool {
+        if self.open.is_none() {
+            self.open = account.and_then(|account| self.streams.open(account));
         }
+        if let Some(open) = &self.open
+            && let Some(lease) = self.lease.take()
+        {
+            open.hold(Some(lease));
+        }
+        self.open.is_some()
     }
 
     fn poll(
@@ -146,27 +154,42 @@ impl Relayed {
         cx: &mut Context<'_>,
         account: Option<&mut Account>,
     ) -> Poll<Option<Result<Frame<Bytes>, AnswerFault>>> {
+        if self.over {
+            return Poll::Ready(None);
+        }
+        let mut account = account;
         loop {
-            if self.open.as_ref().is_some_and(|open| open.is_cut(cx)) {
-                return Poll::Ready(Some(Err(self.broke(AnswerFault::Cut, None, account))));
+            if let Some(denial) = self.open.as_ref().and_then(|open| open.poll_cut(cx)) {
+                return Poll::Ready(Some(self.cut(denial, account)));
             }
             if self.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready()) {
-                let error = Some(UpstreamError::TotalTimeout);
-                return Poll::Ready(Some(Err(self.broke(AnswerFault::Total, error, account))));
+                return Poll::Ready(Some(Err(self.broke(AnswerFault::Total, UpstreamError::TotalTimeout, account))));
             }
             return match Pin::new(&mut self.body).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
-                    if let Some(timer) = &mut self.timer {
-                        timer.progressed = true;
-                    }
-                    if frame.is_trailers() && !self.trailers {
+                    self.idle.progressed();
+                    if frame.is_trailers() && !self.rules.trailers {
                         continue;
+                    }
+                    if let Some(data) = frame.data_ref() {
+                        self.passed = self.passed.saturating_add(data.len());
+                        if self.rules.farewell {
+                            self.messages.pass(data);
+                        }
                     }
                     // Nobody polls again after trailers.
                     if frame.is_trailers() || self.body.is_end_stream() {
                         self.end();
+                    } else if self.open.is_none() && self.passed > UNWATCHED_BYTES_MAX {
+                        self.watch(account.as_deref());
                     }
-                    Poll::Ready(Some(Ok(frame)))
+                    Poll::Ready(Some(Ok(match frame.into_trailers() {
+                        Ok(mut trailers) => {
+                            strip_trailers(&mut trailers);
+                            Frame::trailers(trailers)
+                        }
+                        Err(frame) => frame,
+                    })))
                 }
                 Poll::Ready(None) => {
                     self.end();
@@ -174,20 +197,18 @@ impl Relayed {
                 }
                 Poll::Ready(Some(Err(error))) => {
                     let fault = AnswerFault::Upstream(error);
-                    Poll::Ready(Some(Err(self.broke(fault, Some(UpstreamError::BodyBroken), account))))
+                    Poll::Ready(Some(Err(self.broke(fault, UpstreamError::BodyBroken, account))))
                 }
                 Poll::Pending => {
-                    if self.open.is_none()
-                        && let Some(account) = account.as_deref()
-                        && let Some(open) = self.streams.open(account)
-                    {
-                        // Looked at from its beginning on: the table may have moved meanwhile.
-                        self.open = Some(open);
+                    if self.open.is_none() && self.watch(account.as_deref_mut().map(|account| &*account)) {
                         continue;
                     }
-                    if self.poll_idle(cx).is_ready() {
-                        let error = Some(UpstreamError::BodyTimeout);
-                        return Poll::Ready(Some(Err(self.broke(AnswerFault::Idle, error, account))));
+                    if self.idle.poll(cx).is_ready() {
+                        return Poll::Ready(Some(Err(self.broke(
+                            AnswerFault::Idle,
+                            UpstreamError::BodyTimeout,
+                            account,
+                        ))));
                     }
                     Poll::Pending
                 }
@@ -195,26 +216,39 @@ impl Relayed {
         }
     }
 
-    fn broke(
-        &mut self,
-        fault: AnswerFault,
-        error: Option<UpstreamError>,
-        account: Option<&mut Account>,
-    ) -> AnswerFault {
-        self.lease = None;
-        self.timer = None;
-        if let Some(error) = error {
-            self.cells.failed(error);
+    /// Ends the answer here and now. gRPC over HTTP/2 is told why, where a message has just ended.
+    fn cut(&mut self, denial: Denial, account: Option<&mut Account>) -> Result<Frame<Bytes>, AnswerFault> {
+        drop(self.take_lease());
+        self.idle.stop();
+        self.over = true;
+        let farewell = (self.rules.farewell && self.messages.is_between()).then(|| farewell(&denial));
+        if let Some(account) = account {
+            account.cut(denial);
         }
+        farewell.map(Frame::trailers).ok_or_else(|| AnswerFault::Cut(h2::Reason::CANCEL.into()))
+    }
+
+    fn broke(&mut self, fault: AnswerFault, error: UpstreamError, account: Option<&mut Account>) -> AnswerFault {
+        drop(self.take_lease());
+        self.idle.stop();
+        self.cells.failed(error);
         if let Some(account) = account {
             account.broke_off(match fault {
                 AnswerFault::Upstream(_) => Code::UpstreamBroken,
                 AnswerFault::Idle | AnswerFault::Total => Code::UpstreamTimeout,
-                AnswerFault::Cut => Code::InvalidKey,
+                AnswerFault::Cut(_) => Code::InvalidKey,
             });
         }
         fault
     }
+}
+
+/// The trailers by which gRPC says how a call ended.
+fn farewell(denial: &Denial) -> HeaderMap {
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", HeaderValue::from(u16::from(denial.grpc_status())));
+    trailers.insert("grpc-message", HeaderValue::from_static(denial.code.as_str()));
+    trailers
 }
 
 /// By what an upstream's body is relayed.
@@ -228,6 +262,8 @@ pub(super) struct RelayRules {
     pub(super) trailers: bool,
     /// Whether the connection may serve another request afterwards.
     pub(super) poolable: bool,
+    /// Whether it is gRPC over HTTP/2, which can be told at any message's end that it is over.
+    pub(super) farewell: bool,
 }
 
 impl AnswerBody {
@@ -261,7 +297,7 @@ impl Body for AnswerBody {
     fn is_end_stream(&self) -> bool {
         match &self.content {
             Content::Own(text) => text.is_none(),
-            Content::Relayed(relayed) => relayed.body.is_end_stream(),
+            Content::Relayed(relayed) => relayed.over || relayed.body.is_end_stream(),
         }
     }
 

@@ -2,6 +2,8 @@
 //! a decision there is nothing to call this with.
 
 use std::borrow::Cow;
+use std::cell::OnceCell;
+use std::future::pending;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -14,19 +16,21 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
 use super::account::Account;
-use super::answer::{Content, RelayRules, Relayed};
+use super::answer::{Content, RelayRules, Relayed, RequestLeft};
 use super::drain::Unread;
 use super::handle::{Admitted, Refused};
-use super::headers::{Notice, Passage, rewrite_request, rewrite_response, wants_websocket};
+use super::handshake::{Handshake, handshake};
+use super::headers::{Notice, Passage, rewrite_request, rewrite_response};
 use super::metrics::{UpstreamCells, UpstreamError};
 use super::refusal::is_grpc;
 use super::settings::Settings;
+use super::streams::{OpenStream, Streams};
 use super::tunnel::Tunnel;
 use super::upstream::{Connector, Exchange, Failure, Service, Source, Upload};
 use super::worker::Worker;
 use crate::clock::Timestamp;
 use crate::listen::{BodyFault, Peer};
-use crate::policy::{Access, CanonicalPath, Code, Permit, RouteSpec};
+use crate::policy::{Access, CanonicalPath, Code, Denial, Permit, RouteSpec};
 use crate::wire::{Inbound, InboundFault, TraceParent, Transfer};
 
 /// What forwarding needs to know of a request beside its permit.
@@ -58,7 +62,8 @@ pub(super) async fn forward(
     let transfer = Rc::new(Transfer::default());
     let limit = route.forward.request_body_max.unwrap_or(u64::MAX);
     let length = declared_length(&parts, &body);
-    let body = Inbound::new(peer.paced(body), limit, grpc, Rc::clone(&transfer));
+    let body =
+        Inbound::new(if grpc { peer.streamed(body) } else { peer.paced(body) }, limit, grpc, Rc::clone(&transfer));
     account.received = Some(Rc::clone(&transfer));
     if length.is_some_and(|length| length > limit) {
         return Err(Refused::new(Code::BodyTooLarge, Some(body)));
@@ -69,9 +74,12 @@ pub(super) async fn forward(
 
     let mut parts = parts;
     let client_upgrade = parts.extensions.remove::<OnUpgrade>();
-    let websocket = route.forward.websocket
-        && client_upgrade.is_some()
-        && wants_websocket(&parts.method, parts.version, &parts.headers);
+    let websocket = match handshake(&parts.method, parts.version, &parts.headers) {
+        Handshake::Asked => route.forward.websocket && client_upgrade.is_some(),
+        Handshake::Wrong if route.forward.websocket => return Err(Refused::new(Code::BadRequest, Some(body))),
+        Handshake::Wrong | Handshake::None => false,
+    };
+    account.websocket = websocket;
     let notice = Notice::of(&permit, keyed(route), &route.forward, settings.expiry_notice, forwarding.now);
     let target = match upstream_target(forwarding.path, route, parts.uri) {
         Ok(target) => target,
@@ -105,25 +113,60 @@ pub(super) async fn forward(
     *request.method_mut() = parts.method;
     *request.uri_mut() = target;
     *request.headers_mut() = parts.headers;
+    if length.is_none() && source.is_some() {
+        // Said by name: hyper's client takes a GET without it for one without a body, and drops what there is.
+        request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
     let head = request.method() == Method::HEAD;
-    let unread = Unread::new(source, Rc::clone(peer), parts.version);
+    let mut unread = Unread::new(source, Rc::clone(peer), parts.version);
 
     let sent = worker.shared.clock.monotonic();
     let deadline = service.upstream.total_timeout.map(|total| tokio::time::Instant::from_std(sent + total));
-    let sending = service.send(request, &transfer, websocket);
-    let answered = match deadline {
-        None => sending.await,
-        Some(deadline) => tokio::time::timeout_at(deadline, sending).await.unwrap_or(Err(Failure::TotalTimeout)),
+    let sending = async {
+        let sending = service.send(request, &transfer, websocket);
+        match deadline {
+            None => sending.await,
+            Some(deadline) => tokio::time::timeout_at(deadline, sending).await.unwrap_or(Err(Failure::TotalTimeout)),
+        }
+    };
+    let open = OnceCell::new();
+    let answered = tokio::select! {
+        biased;
+        answered = sending => Ok(answered),
+        denial = no_longer(&worker.streams, account, &transfer, &open) => Err(denial),
     };
     let took = worker.shared.clock.monotonic().saturating_duration_since(sent);
     account.upstream_took = Some(took);
     let exchange = match answered {
-        Ok(exchange) => exchange,
-        Err(failure) => return Err(failed(&failure, &transfer, unread, cells, grpc)),
+        Ok(Ok(exchange)) => exchange,
+        Ok(Err(failure)) => return Err(failed(&failure, &transfer, unread, cells, grpc)),
+        Err(denial) => return Err(Refused::new(denial, unread.take())),
     };
     cells.answered(took);
     let upgrade = client_upgrade.filter(|_| websocket);
-    relay(exchange, upgrade, Relay { forwarding, notice, grpc, head, transfer, unread, cells, deadline }, account)
+    relay(
+        exchange,
+        upgrade,
+        Relay { forwarding, notice, grpc, head, transfer, unread, cells, deadline, open: open.into_inner() },
+        account,
+    )
+}
+
+/// Ends when a request that waits for its answer is no longer permitted. An upload is watched over
+/// from its beginning on; what has nothing left to send, once it has waited for a while.
+async fn no_longer(
+    streams: &Streams,
+    account: &Account,
+    transfer: &Transfer,
+    open: &OnceCell<Rc<OpenStream>>,
+) -> Denial {
+    if transfer.is_ended() {
+        streams.next_round().await;
+    }
+    match streams.open(account) {
+        Some(stream) => open.get_or_init(|| stream).until_cut().await,
+        None => pending().await,
+    }
 }
 
 /// Where a route's answers depend on a credential.
@@ -152,16 +195,34 @@ fn upstream_target(path: &CanonicalPath<'_>, route: &RouteSpec, uri: Uri) -> Res
     let path = route.forward.prefix.apply(&merged, &route.path_options).map_err(ambiguous)?;
     let asked = uri.into_parts().path_and_query;
     let target = match asked {
-        Some(asked) if asked.path() == path => asked,
+        Some(asked) if asked.path() == path && asked.as_str().is_ascii() => asked,
         asked => {
             let text = match asked.as_ref().and_then(PathAndQuery::query) {
-                Some(query) => Cow::Owned(format!("{path}?{query}")),
+                Some(query) => Cow::Owned(format!("{path}?{}", in_ascii(query))),
                 None => path,
             };
             PathAndQuery::try_from(text.as_ref()).map_err(|_unfit| Code::AmbiguousPath)?
         }
     };
     Ok(Uri::from(target))
+}
+
+/// A query as RFC 3986 spells it: hyper takes raw UTF-8, a stricter server behind us may not.
+fn in_ascii(query: &str) -> Cow<'_, str> {
+    use std::fmt::Write as _;
+    if query.is_ascii() {
+        return Cow::Borrowed(query);
+    }
+    let mut text = String::with_capacity(query.len() * 2);
+    for byte in query.bytes() {
+        if byte.is_ascii() {
+            text.push(char::from(byte));
+        } else {
+            // A String takes whatever is written to it.
+            let _never = write!(text, "%{byte:02X}");
+        }
+    }
+    Cow::Owned(text)
 }
 
 /// What a request that got no response is refused with.
@@ -216,6 +277,7 @@ struct Relay<'a> {
     unread: Unread,
     cells: &'a Arc<UpstreamCells>,
     deadline: Option<tokio::time::Instant>,
+    open: Option<Rc<OpenStream>>,
 }
 
 fn relay(
@@ -239,7 +301,10 @@ fn relay(
         switching.headers_mut().clone_from(response.headers());
         switching.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
         switching.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
-        return Ok(Admitted::Tunnel(switching, Box::new(Tunnel { client, response, lease })));
+        let Forwarding { worker, route, .. } = relay.forwarding;
+        let open = relay.open.or_else(|| worker.streams.open(account));
+        let idle = route.forward.websocket_idle;
+        return Ok(Admitted::Tunnel(switching, Box::new(Tunnel { client, response, lease, open, idle })));
     }
 
     // Length and coding together: the coding counts, and nothing after the body can be trusted.
@@ -261,15 +326,16 @@ fn relay(
     }
     let Forwarding { worker, .. } = relay.forwarding;
     let idle = relay.forwarding.service.map_or(std::time::Duration::MAX, |(service, _)| service.upstream.idle_timeout);
-    let rules = RelayRules { idle, deadline: relay.deadline, trailers: relay.grpc, poolable: !both };
+    let farewell = relay.grpc && account.version == Version::HTTP_2;
+    let rules = RelayRules { idle, deadline: relay.deadline, trailers: relay.grpc, poolable: !both, farewell };
     let relayed = Relayed::new(
         body,
         lease,
-        relay.transfer,
-        relay.unread,
+        RequestLeft { upload: relay.transfer, unread: relay.unread },
         rules,
         Arc::clone(relay.cells),
         Rc::clone(&worker.streams),
+        relay.open,
     );
     head.version = Version::default();
     head.extensions = http::Extensions::new();

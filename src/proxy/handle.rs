@@ -29,7 +29,7 @@ use super::worker::{Shared, View, Worker, ends_at};
 use crate::listen::{Handler, Peer};
 use crate::policy::{Access, Code, Denial, Found, PermitKind, canonicalize, decide};
 use crate::secret::NoRandomness;
-use crate::wire::{Inbound, RequestId, TraceParent, Transfer, client_address};
+use crate::wire::{Inbound, RequestId, TraceParent, Transfer, client_address, trim_values};
 
 /// The data plane of one worker: lets through what a key, or a public route, allows.
 #[derive(Debug)]
@@ -100,7 +100,11 @@ impl Handler for Gateway {
         let worker = &*self.worker;
         let view = worker.view();
         let in_flight = worker.ledger.begin();
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
+        if parts.version == Version::HTTP_2 {
+            // hyper has done so for HTTP/1.
+            trim_values(&mut parts.headers);
+        }
         let mut account = open_account(worker, &view, &parts, peer);
         let grpc = is_grpc(&parts.headers);
         let head = is_head(&parts.method);
@@ -118,7 +122,7 @@ impl Handler for Gateway {
             }
             Ok(Admitted::Tunnel(response, tunnel)) => {
                 account.status = response.status().as_u16();
-                tunnel.run(peer, account, &worker.streams);
+                tunnel.run(peer, account);
                 response.map(|()| AnswerBody::none())
             }
             Err(refused) => {
@@ -179,6 +183,8 @@ fn open_account(worker: &Worker, view: &View, parts: &Parts, peer: &Peer) -> Box
         authority: None,
         target: parts.uri.path_and_query().cloned(),
         route: None,
+        upstream: None,
+        websocket: false,
         key: None,
         decided: None,
         denial: None,
@@ -244,6 +250,7 @@ async fn admit(
     };
     account.route = Some(Rc::clone(&route_view.name));
     account.cells = Arc::clone(&route_view.cells);
+    account.upstream = Some(Rc::clone(&route_view.upstream));
 
     let version = worker.shared.table.version();
     let deny = worker.shared.deny.load();

@@ -11,12 +11,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use http::Version;
 use http::header::{
     AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue,
     TE, UPGRADE, VARY, VIA,
 };
 use http::uri::Authority;
-use http::{Method, Version};
 
 use crate::clock::Timestamp;
 use crate::key::{FlagSet, KeyId, Record, RecordFlags, Status};
@@ -207,19 +207,6 @@ fn join_cookies(headers: &mut HeaderMap) {
         value.set_sensitive(true);
         headers.insert(COOKIE, value);
     }
-}
-
-/// Whether a request asks for a WebSocket and nothing else (RFC 6455, 4.1).
-pub(super) fn wants_websocket(method: &Method, version: Version, headers: &HeaderMap) -> bool {
-    let asks = headers
-        .get_all(CONNECTION)
-        .iter()
-        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
-        .any(|option| option.trim_ascii().eq_ignore_ascii_case(b"upgrade"));
-    method == Method::GET
-        && version == Version::HTTP_11
-        && asks
-        && is_one(headers, &UPGRADE, |value| value.eq_ignore_ascii_case(b"websocket"))
 }
 
 /// What a response is told beyond what the upstream said.

@@ -51,8 +51,8 @@ families! {
     UPSTREAM_EJECTIONS = "keyward_upstream_ejections_total" ["upstream", "target"];
     /// Health checks of a target, by result.
     UPSTREAM_CHECKS = "keyward_upstream_health_checks_total" ["upstream", "target", "result"];
-    /// Tunnels and other streams cut because what let them through no longer does.
-    STREAMS_CUT = "keyward_streams_cut_total" [];
+    /// Tunnels and other streams cut because what let them through no longer does, by true reason.
+    STREAMS_CUT = "keyward_streams_cut_total" ["reason"];
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -79,11 +79,21 @@ pub(super) enum Outcome {
     Failed,
     /// The client went away first.
     Abandoned,
+    /// It was let through and its answer had begun, when what let it through no longer did.
+    Cut,
 }
 
 impl Outcome {
-    const ALL: [Self; 7] =
-        [Self::Allowed, Self::Public, Self::Shadow, Self::Answered, Self::Denied, Self::Failed, Self::Abandoned];
+    const ALL: [Self; 8] = [
+        Self::Allowed,
+        Self::Public,
+        Self::Shadow,
+        Self::Answered,
+        Self::Denied,
+        Self::Failed,
+        Self::Abandoned,
+        Self::Cut,
+    ];
 
     /// The name in log and metric.
     pub(super) const fn as_str(self) -> &'static str {
@@ -95,6 +105,7 @@ impl Outcome {
             Self::Denied => "denied",
             Self::Failed => "failed",
             Self::Abandoned => "abandoned",
+            Self::Cut => "cut",
         }
     }
 }
@@ -286,8 +297,7 @@ pub(super) struct WorkerCells {
     denials: Vec<Cell>,
     /// Requests in flight.
     pub(super) in_flight: Cell,
-    /// Streams cut.
-    pub(super) streams_cut: Cell,
+    streams_cut: Vec<Cell>,
 }
 
 impl WorkerCells {
@@ -298,7 +308,7 @@ impl WorkerCells {
             pools: Mutex::default(),
             denials: reasons().map(|_| Cell::default()).collect(),
             in_flight: Cell::default(),
-            streams_cut: Cell::default(),
+            streams_cut: reasons().map(|_| Cell::default()).collect(),
         }
     }
 
@@ -319,10 +329,19 @@ impl WorkerCells {
 
     /// Counts a refusal.
     pub(super) fn denied(&self, denial: &Denial) {
-        let at = reasons().position(|(code, reason)| code == denial.code && reason == denial.reason);
-        if let Some(cell) = at.and_then(|at| self.denials.get(at)) {
-            cell.add(1);
-        }
+        count_reason(&self.denials, denial);
+    }
+
+    /// Counts a stream that is cut.
+    pub(super) fn cut(&self, denial: &Denial) {
+        count_reason(&self.streams_cut, denial);
+    }
+}
+
+fn count_reason(cells: &[Cell], denial: &Denial) {
+    let at = reasons().position(|(code, reason)| code == denial.code && reason == denial.reason);
+    if let Some(cell) = at.and_then(|at| cells.get(at)) {
+        cell.add(1);
     }
 }
 
@@ -431,7 +450,7 @@ struct Sums {
     upstream_connections: BTreeMap<Arc<str>, u64>,
     idle: BTreeMap<TargetName, u64>,
     targets: Vec<(TargetName, Told)>,
-    streams_cut: u64,
+    streams_cut: BTreeMap<&'static str, u64>,
 }
 
 impl Sums {
@@ -464,7 +483,9 @@ impl Sums {
             *self.denials.entry((code.as_str(), reason.as_str())).or_default() += cell.read();
         }
         self.in_flight += worker.in_flight.read();
-        self.streams_cut += worker.streams_cut.read();
+        for ((_, reason), cell) in reasons().zip(&worker.streams_cut) {
+            *self.streams_cut.entry(reason.as_str()).or_default() += cell.read();
+        }
     }
 
     fn families(&self) -> Vec<MetricFamily> {
@@ -532,7 +553,11 @@ impl Sums {
                         .map(|(result, value)| counter(UPSTREAM_CHECKS, &[upstream, target, result], value))
                 }),
             ),
-            family(STREAMS_CUT, MetricType::COUNTER, [counter(STREAMS_CUT, &[], self.streams_cut)]),
+            family(
+                STREAMS_CUT,
+                MetricType::COUNTER,
+                self.streams_cut.iter().map(|(reason, value)| counter(STREAMS_CUT, &[reason], *value)),
+            ),
         ];
         families.retain(|family| !family.get_metric().is_empty());
         families

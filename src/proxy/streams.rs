@@ -1,5 +1,5 @@
-//! Answers and tunnels that last: what let them through is asked again whenever the answer may have
-//! changed, and what is no longer permitted is cut.
+//! Requests, answers and tunnels that last: what let them through is asked again whenever the answer
+//! may have changed, and what is no longer permitted is cut.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -9,16 +9,21 @@ use std::task::{Context, Poll, Waker};
 use http::Method;
 use http::uri::{Authority, PathAndQuery};
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 use super::account::{Account, Decided};
+use super::upstream::{Connector, Lease};
 use crate::clock::Timestamp;
+use crate::policy::Denial;
 
 /// The open streams of one worker.
 #[derive(Debug, Default)]
 pub(super) struct Streams {
     open: RefCell<Vec<Weak<OpenStream>>>,
-    /// A stream was opened that has to be looked at.
-    pub(super) opened: Notify,
+    /// Not looked at since they were opened.
+    fresh: RefCell<Vec<Weak<OpenStream>>>,
+    opened: Notify,
+    round: Notify,
 }
 
 /// One stream, and what it was decided by.
@@ -27,9 +32,23 @@ pub(super) struct OpenStream {
     pub(super) method: Method,
     pub(super) authority: Option<Authority>,
     pub(super) target: PathAndQuery,
+    /// The name of the upstream that it reaches.
+    pub(super) upstream: Rc<str>,
+    /// Whether it is, or is about to be, a WebSocket.
+    pub(super) websocket: bool,
     pub(super) decided: Cell<Decided>,
-    cut: Cell<bool>,
+    /// Closed by a cut, also where nobody polls the stream because its reader has stopped reading.
+    held: RefCell<Option<Lease<Connector>>>,
+    cut: RefCell<Option<Denial>>,
     waker: RefCell<Option<Waker>>,
+}
+
+/// The streams that a review takes its time with.
+#[derive(Debug)]
+pub(super) struct Review<'a> {
+    streams: &'a Streams,
+    waiting: Vec<Weak<OpenStream>>,
+    done: Vec<Weak<OpenStream>>,
 }
 
 impl Streams {
@@ -39,45 +58,74 @@ impl Streams {
             method: account.method.clone(),
             authority: account.authority.clone(),
             target: account.target.clone()?,
+            upstream: account.upstream.clone()?,
+            websocket: account.websocket,
             decided: Cell::new(account.decided?),
-            cut: Cell::new(false),
+            held: RefCell::default(),
+            cut: RefCell::default(),
             waker: RefCell::default(),
         });
-        self.open.borrow_mut().push(Rc::downgrade(&stream));
+        self.fresh.borrow_mut().push(Rc::downgrade(&stream));
+        // Looked at from its beginning on: the table may have moved meanwhile.
         self.opened.notify_one();
         Some(stream)
     }
 
-    /// Asks `permitted` of every open stream that is `due`, and cuts those it denies. How many.
-    pub(super) fn review(
-        &self,
-        due: impl Fn(&Decided) -> bool,
-        permitted: impl Fn(&OpenStream) -> Option<Decided>,
-    ) -> u64 {
-        let mut cut = 0;
-        self.open.borrow_mut().retain(|stream| {
-            let Some(stream) = stream.upgrade() else { return false };
-            if !due(&stream.decided.get()) {
-                return true;
-            }
-            match permitted(&stream) {
-                Some(again) => {
-                    stream.decided.set(again);
-                    true
-                }
-                None => {
-                    stream.cut();
-                    cut += 1;
-                    false
-                }
-            }
-        });
-        cut
+    /// Ends when streams were opened that have to be looked at.
+    pub(super) fn opened(&self) -> Notified<'_> {
+        self.opened.notified()
     }
 
-    /// Whether nothing is open.
-    pub(super) fn is_empty(&self) -> bool {
-        self.open.borrow().is_empty()
+    /// Ends at the next round. What still waits then is watched over.
+    pub(super) fn next_round(&self) -> Notified<'_> {
+        self.round.notified()
+    }
+
+    /// A round begins.
+    pub(super) fn begin_round(&self) {
+        self.round.notify_waiters();
+    }
+
+    /// Takes up the streams that were opened since they were last taken up.
+    pub(super) fn review_fresh(&self) -> Review<'_> {
+        Review { streams: self, waiting: self.fresh.take(), done: Vec::new() }
+    }
+
+    /// Takes up all streams.
+    pub(super) fn review_all(&self) -> Review<'_> {
+        let mut waiting = self.open.take();
+        waiting.append(&mut self.fresh.borrow_mut());
+        Review { streams: self, waiting, done: Vec::new() }
+    }
+}
+
+impl Review<'_> {
+    /// Asks `again` of up to `count` streams, and cuts those that it denies. Whether any are left.
+    pub(super) fn advance(
+        &mut self,
+        count: usize,
+        mut again: impl FnMut(&OpenStream) -> Result<Decided, Denial>,
+    ) -> bool {
+        let from = self.waiting.len().saturating_sub(count);
+        for stream in self.waiting.drain(from..) {
+            let Some(open) = stream.upgrade() else { continue };
+            match again(&open) {
+                Ok(decided) => {
+                    open.decided.set(decided);
+                    self.done.push(stream);
+                }
+                Err(denial) => open.cut(denial),
+            }
+        }
+        !self.waiting.is_empty()
+    }
+}
+
+impl Drop for Review<'_> {
+    fn drop(&mut self) {
+        let mut open = self.streams.open.borrow_mut();
+        open.append(&mut self.done);
+        open.append(&mut self.waiting);
     }
 }
 
@@ -89,27 +137,38 @@ impl Decided {
 }
 
 impl OpenStream {
-    fn cut(&self) {
-        self.cut.set(true);
-        if let Some(waker) = self.waker.borrow_mut().take() {
+    fn cut(&self, denial: Denial) {
+        *self.cut.borrow_mut() = Some(denial);
+        drop(self.held.take());
+        if let Some(waker) = self.waker.take() {
             waker.wake();
         }
     }
 
-    /// Whether it was cut. If not, `cx` is woken when it is.
-    pub(super) fn is_cut(&self, cx: &Context<'_>) -> bool {
-        if self.cut.get() {
-            return true;
+    /// Hands the upstream's connection over for as long as the stream lasts.
+    pub(super) fn hold(&self, lease: Option<Lease<Connector>>) {
+        *self.held.borrow_mut() = lease;
+    }
+
+    /// Takes it back; none where the stream was cut.
+    pub(super) fn release(&self) -> Option<Lease<Connector>> {
+        self.held.take()
+    }
+
+    /// Why it was cut. If it was not, `cx` is woken when it is.
+    pub(super) fn poll_cut(&self, cx: &Context<'_>) -> Option<Denial> {
+        if let Some(denial) = &*self.cut.borrow() {
+            return Some(denial.clone());
         }
         let mut waker = self.waker.borrow_mut();
         if !waker.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
             *waker = Some(cx.waker().clone());
         }
-        false
+        None
     }
 
-    /// Ends when it is cut.
-    pub(super) async fn until_cut(&self) {
-        poll_fn(|cx| if self.is_cut(cx) { Poll::Ready(()) } else { Poll::Pending }).await;
+    /// Ends when it is cut, with the reason.
+    pub(super) async fn until_cut(&self) -> Denial {
+        poll_fn(|cx| self.poll_cut(cx).map_or(Poll::Pending, Poll::Ready)).await
     }
 }

@@ -9,22 +9,27 @@ use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::time::MissedTickBehavior;
 
 use super::account::{Decided, Ledger};
 use super::authenticate::{Registry, again};
 use super::headers::{Identities, PeerText};
 use super::metrics::{Metrics, RouteCells, UpstreamCells, WorkerCells};
 use super::settings::Settings;
-use super::streams::{OpenStream, Streams};
+use super::streams::{OpenStream, Review, Streams};
 use super::upstream::{Connector, Pool, Service};
 use crate::clock::{Clock, Timestamp};
-use crate::policy::{DenyList, Found, Permit, PermitKind, RouteSpec, canonicalize, decide};
+use crate::policy::{Code, Denial, DenyList, Found, Permit, PermitKind, RouteSpec, canonicalize, decide};
 use crate::secret::{NoRandomness, random};
 use crate::table::{Freshness, MissResolver, Table};
 use crate::wire::IdSource;
 
 /// How often clocks are looked at for open streams, and idle connections for their age.
 const ROUND: Duration = Duration::from_millis(250);
+/// The least time between two looks at all open streams, so that many changes at once do not cost a look each.
+const BETWEEN_REVIEWS: Duration = Duration::from_millis(50);
+/// How many open streams are looked at before requests have their turn.
+const STREAMS_AT_ONCE: usize = 256;
 
 /// What all workers of the data plane share.
 #[derive(Debug, Clone)]
@@ -76,6 +81,7 @@ pub(super) struct View {
 #[derive(Debug)]
 pub(super) struct RouteView {
     pub(super) name: Rc<str>,
+    pub(super) upstream: Rc<str>,
     pub(super) cells: Arc<RouteCells>,
     /// None where the configuration names an upstream that it does not define, which its check
     /// rules out.
@@ -165,6 +171,7 @@ impl Worker {
         standings.retain(|upstream, target| kept.contains_key(&(upstream.to_owned(), target.to_owned())));
         let routes = settings.routes.routes().iter().map(|route| RouteView {
             name: route.name().into(),
+            upstream: route.spec().forward.upstream.as_str().into(),
             cells: self.cells.route(route.name()),
             service: services.get(route.spec().forward.upstream.as_str()).cloned(),
         });
@@ -182,13 +189,28 @@ impl Worker {
     /// Looks after open streams and idle connections, for ever.
     pub(super) async fn tend(self: Rc<Self>) {
         let mut changes = self.shared.table.changes();
+        let mut round = tokio::time::interval(ROUND);
+        round.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut reviewed = self.shared.clock.monotonic();
         loop {
             tokio::select! {
+                () = self.streams.opened() => {
+                    let fresh = self.streams.review_fresh();
+                    self.review(fresh, true).await;
+                    continue;
+                }
+                _tick = round.tick() => {
+                    self.sweep();
+                    self.streams.begin_round();
+                }
                 changed = changes.changed() => if changed.is_err() { return },
-                () = self.streams.opened.notified() => {}
-                () = tokio::time::sleep(ROUND) => self.sweep(),
             }
-            self.review();
+            let since = self.shared.clock.monotonic().saturating_duration_since(reviewed);
+            tokio::time::sleep(BETWEEN_REVIEWS.saturating_sub(since)).await;
+            // What changed meanwhile is looked at too.
+            changes.mark_unchanged();
+            self.review_all().await;
+            reviewed = self.shared.clock.monotonic();
         }
     }
 
@@ -202,25 +224,40 @@ impl Worker {
     }
 
     /// Decides again on the open streams that may be decided otherwise by now.
-    fn review(&self) {
-        if self.streams.is_empty() {
-            return;
-        }
+    async fn review_all(&self) {
         let now = self.shared.clock.now();
-        let version = self.shared.table.version();
-        let view = self.view();
-        let deny = self.shared.deny.load_full();
         let with = Reviewed {
-            settings: Arc::as_ptr(&view.settings).addr(),
-            deny: Arc::as_ptr(&deny).addr(),
+            settings: Arc::as_ptr(&self.view().settings).addr(),
+            deny: Arc::as_ptr(&self.shared.deny.load()).addr(),
             freshness: self.shared.table.freshness(now),
         };
         let all = self.reviewed.replace(Some(with)) != Some(with);
-        let cut = self.streams.review(
-            |decided| all || decided.is_past(version, now),
-            |stream| self.decide_again(stream, &view.settings, &deny, version, now),
-        );
-        self.cells.streams_cut.add(cut);
+        self.review(self.streams.review_all(), all).await;
+    }
+
+    /// Decides again on these streams: on all of them, or on those that the table or the clock has
+    /// moved past.
+    async fn review(&self, review: Review<'_>, all: bool) {
+        let mut review = review;
+        loop {
+            let now = self.shared.clock.now();
+            let version = self.shared.table.version();
+            let view = self.view();
+            let deny = self.shared.deny.load_full();
+            let more = review.advance(STREAMS_AT_ONCE, |stream| {
+                let decided = stream.decided.get();
+                if !all && !decided.is_past(version, now) {
+                    return Ok(decided);
+                }
+                self.decide_again(stream, &view.settings, &deny, version, now).inspect_err(|denial| {
+                    self.cells.cut(denial);
+                })
+            });
+            if !more {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
     }
 
     fn decide_again(
@@ -230,15 +267,24 @@ impl Worker {
         deny: &DenyList,
         version: u64,
         now: Timestamp,
-    ) -> Option<Decided> {
-        let path = canonicalize(stream.target.path()).ok()?;
+    ) -> Result<Decided, Denial> {
+        let path = canonicalize(stream.target.path()).map_err(|_fault| Code::AmbiguousPath)?;
         let host = stream.authority.as_ref().map(http::uri::Authority::as_str);
-        let Found::Route(found) = settings.routes.find(host, &stream.method, &path) else { return None };
+        let found = match settings.routes.find(host, &stream.method, &path) {
+            Found::Route(found) => found,
+            Found::NoRoute => return Err(Code::NoRoute.into()),
+            Found::WrongMethod(_) => return Err(Code::MethodNotAllowed.into()),
+            Found::Ambiguous(_) => return Err(Code::AmbiguousPath.into()),
+        };
         let route = found.route.spec();
+        // It reaches another service than the route does by now, or is what the route no longer allows.
+        if *route.forward.upstream != *stream.upstream || (stream.websocket && !route.forward.websocket) {
+            return Err(Code::NoRoute.into());
+        }
         let hash = stream.decided.get().hash;
         let authenticated = again(self.registry(settings, deny), hash, route, now);
-        let permit = decide(&found, authenticated.presented(), deny, now).ok()?;
-        Some(Decided { hash, version, ends_at: ends_at(&permit, route) })
+        let permit = decide(&found, authenticated.presented(), deny, now)?;
+        Ok(Decided { hash, version, ends_at: ends_at(&permit, route) })
     }
 
     /// Where keys are looked up under this configuration.

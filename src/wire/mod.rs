@@ -7,12 +7,16 @@ mod body;
 mod client;
 mod fields;
 mod problem;
+mod proxy_header;
 mod request_id;
 mod trace;
 
 pub use body::{BrokenOff, Inbound, InboundFault, Transfer};
 pub use client::{Network, client_address};
-pub use fields::{ForbiddenNomination, Upstreamward, strip_request_fields, strip_response_fields};
+pub use fields::{
+    ForbiddenNomination, Upstreamward, strip_request_fields, strip_response_fields, strip_trailers, trim_values,
+};
 pub use problem::{CONTENT_TYPE as PROBLEM_JSON, Problem};
+pub use proxy_header::{NoProxyHeader, ProxyHeader, ProxyTold};
 pub use request_id::{IdSource, RequestId};
 pub use trace::TraceParent;

@@ -16,10 +16,18 @@ mod cli;
 #[cfg(test)]
 mod key_life;
 #[cfg(test)]
+mod odd;
+#[cfg(test)]
 mod reload;
 #[cfg(test)]
 mod request;
 #[cfg(test)]
+mod routes;
+#[cfg(test)]
+mod streams;
+#[cfg(test)]
 mod sync;
+#[cfg(test)]
+mod upgrade;
 #[cfg(test)]
 mod upstream;

@@ -113,6 +113,7 @@ rewrite_prefix = "/v2"
 host_rewrite = "target"
 forward_credential = true
 upgrades = ["websocket"]
+upgrade_idle = "90s"
 body_max = "10MiB"
 shared_cache = true
 on_stale = "deny"
@@ -155,6 +156,7 @@ empty_segments = "merge""#,
             host: HostForward::Target,
             forward_credential: true,
             websocket: true,
+            websocket_idle: Duration::from_secs(90),
             request_body_max: Some(10 << 20),
             shared_cache: true,
             keep_override_fields: vec![field("x-http-method-override")],
@@ -211,7 +213,7 @@ fn the_master_secret_comes_from_the_variable_or_from_a_private_file() {
     assert_eq!(
         read(),
         Err(format!(
-            "{place}: no file {shown}: make it with `keyward init`, or put the secret into KEYWARD_MASTER_SECRET"
+            "{place}: no file {shown}: put it back, or make a new store with `keyward init`; KEYWARD_MASTER_SECRET takes its place"
         ))
     );
     std::fs::write(&at, SECRET).expect("written");

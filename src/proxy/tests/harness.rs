@@ -323,7 +323,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// All until the other side closes.
     pub(super) async fn rest(&mut self) -> String {
         while self.more().await {}
-        String::from_utf8(std::mem::take(&mut self.seen)).expect("text")
+        String::from_utf8_lossy(&std::mem::take(&mut self.seen)).into_owned()
     }
 
     /// The next answer with a `Content-Length`, whole.

@@ -2,7 +2,12 @@
 
 use std::time::Duration;
 
-use super::harness::{NOW, Plan, in_house};
+use bytes::Bytes;
+use http::HeaderValue;
+use http_body_util::{BodyExt, Empty};
+
+use super::harness::{House, NOW, Plan, in_house, token};
+use std::error::Error;
 
 const ASK: &str = "Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
                    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
@@ -101,12 +106,12 @@ fn a_revoked_key_is_cut_off_a_websocket_and_a_long_answer() {
         assert_eq!(socket_upstream.take(4).await, "ping");
 
         house.put(1, |row| row.states.revoked = true);
-        assert_eq!(socket.rest().await, "");
+        assert!(socket.rest().await.ends_with("invalid_key"));
         assert_eq!(events.rest().await, "");
         assert_eq!(socket_upstream.rest().await, "");
         assert_eq!(events_upstream.rest().await, "");
         let text = house.metrics();
-        assert!(text.contains("keyward_streams_cut_total 2"), "{text}");
+        assert!(text.contains(r#"keyward_streams_cut_total{reason="revoked"} 2"#), "{text}");
     });
 }
 
@@ -123,5 +128,82 @@ fn a_key_that_expires_is_cut_off_by_the_clock_alone() {
         house.clock.advance(Duration::from_secs(60));
         assert_eq!(client.rest().await, "");
         assert_eq!(upstream.rest().await, "");
+    });
+}
+
+const MESSAGE: &str = "\0\0\0\0\u{5}hello";
+
+/// A gRPC call over HTTP/2 whose answer has begun with `first`; it is cut by revoking its key.
+async fn cut_call(house: &House, first: &str) -> Result<Option<http::HeaderMap>, hyper::Error> {
+    let mut sender = house.connect_http2::<Empty<Bytes>>().await;
+    let request = http::Request::post("http://a/pkg.Service/Watch")
+        .header("authorization", format!("Bearer {}", token(1)))
+        .header("content-type", "application/grpc")
+        .body(Empty::new())
+        .expect("a request");
+    let call = sender.send_request(request);
+    let answer = async {
+        let mut upstream = house.accept().await;
+        upstream.head().await;
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: application/grpc\r\nTransfer-Encoding: chunked\r\n\r\n";
+        upstream.send(&format!("{head}{:x}\r\n{first}\r\n", first.len())).await;
+        upstream
+    };
+    let (response, mut upstream) = tokio::join!(call, answer);
+    let mut body = response?.into_body();
+    let frame = body.frame().await.expect("a frame")?;
+    assert_eq!(frame.into_data().ok().as_deref(), Some(first.as_bytes()));
+    house.put(1, |row| row.states.revoked = true);
+    let rest = body.collect().await;
+    assert_eq!(upstream.rest().await, "");
+    rest.map(|rest| rest.trailers().cloned())
+}
+
+#[test]
+fn a_grpc_call_that_is_cut_between_two_messages_is_told_by_its_trailers() {
+    in_house(Plan::default(), async |house| {
+        let trailers = cut_call(&house, MESSAGE).await.expect("a proper end").expect("trailers");
+        assert_eq!(trailers.get("grpc-status").map(HeaderValue::as_bytes), Some(b"16".as_slice()));
+        assert_eq!(trailers.get("grpc-message").map(HeaderValue::as_bytes), Some(b"invalid_key".as_slice()));
+    });
+}
+
+#[test]
+fn a_grpc_call_that_is_cut_inside_a_message_is_reset() {
+    in_house(Plan::default(), async |house| {
+        let fault = cut_call(&house, "\0\0\0\0\u{5}hel").await.expect_err("a reset");
+        let reason = fault.source().and_then(|cause| cause.downcast_ref::<h2::Error>()).and_then(h2::Error::reason);
+        assert_eq!(reason, Some(h2::Reason::CANCEL));
+    });
+}
+
+#[test]
+fn a_request_that_waits_for_its_answer_is_cut_too() {
+    in_house(Plan::default(), async |house| {
+        let mut client = house.connect();
+        client.get("/any/slow", "").await;
+        let mut upstream = house.accept().await;
+        upstream.head().await;
+        house.put(1, |row| row.states.revoked = true);
+        assert_eq!(client.answer().await.0.status(), 401);
+        assert_eq!(upstream.rest().await, "");
+    });
+}
+
+#[test]
+fn an_answer_that_nobody_reads_is_cut_at_its_source() {
+    in_house(Plan::default(), async |house| {
+        let mut client = house.connect();
+        client.get("/any/much", "").await;
+        let mut upstream = house.accept().await;
+        upstream.head().await;
+        upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n").await;
+        // The client takes nothing; at some point the upstream gets nothing rid of any more.
+        let chunk = "x".repeat(64 * 1024);
+        while tokio::time::timeout(Duration::from_millis(500), upstream.send(&chunk)).await.is_ok() {}
+        house.put(1, |row| row.states.revoked = true);
+        assert_eq!(upstream.rest().await, "");
+        let rest = client.rest().await;
+        assert!(rest.starts_with("HTTP/1.1 200 ") && rest.len() < 100_000_000);
     });
 }

@@ -9,7 +9,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::header::HOST;
+use http::header::{HOST, TRANSFER_ENCODING};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Request, Response, Uri, Version};
 use hyper::body::Incoming;
@@ -137,6 +137,8 @@ impl fmt::Debug for Http2Link {
 /// Says the host the way that HTTP/2 does.
 fn address(request: &mut Request<Upload>, scheme: &Scheme) {
     *request.version_mut() = Version::HTTP_2;
+    // Frames say what a coding says.
+    request.headers_mut().remove(TRANSFER_ENCODING);
     let host = request.headers_mut().remove(HOST);
     let authority = host.and_then(|host| Authority::from_maybe_shared(bytes::Bytes::from_owner(host)).ok());
     let Some(authority) = authority else { return };

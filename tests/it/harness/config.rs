@@ -1,6 +1,7 @@
 //! A configuration, line by line.
 
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 
 use super::upstream::Upstream;
 
@@ -30,7 +31,12 @@ impl Config {
 
     /// No routes yet; the ones that are added go to `upstream`.
     pub(crate) fn bare(upstream: &Upstream) -> Self {
-        let target = format!("[upstreams.service]\ntargets = ['http://{}']", upstream.address());
+        Self::to(upstream.address())
+    }
+
+    /// No routes yet; the ones that are added go to whatever listens at `address`.
+    pub(crate) fn to(address: SocketAddr) -> Self {
+        let target = format!("[upstreams.service]\ntargets = ['http://{address}']");
         Self { upstreams: vec![target], ..Self::default() }
     }
 
@@ -46,6 +52,11 @@ impl Config {
     /// So many workers in place of two.
     pub(crate) fn gateway_workers(self, workers: usize) -> Self {
         Self { workers: Some(workers), ..self }
+    }
+
+    /// No routes yet; the ones that are added go to whatever listens on `address`.
+    pub(crate) fn in_front_of_address(address: std::net::SocketAddr) -> Self {
+        Self { upstreams: vec![format!("[upstreams.service]\ntargets = ['http://{address}']")], ..Self::default() }
     }
 
     /// A line of `[gateway]`.

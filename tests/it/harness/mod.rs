@@ -13,17 +13,18 @@ mod site;
 mod stream;
 mod upstream;
 mod wait;
+mod websocket;
 
-pub(crate) use call::{Answer, Call, Http, get, post, put};
+pub(crate) use call::{Answer, Call, Client, Connection, Http, client_config, get, post, put};
 pub(crate) use config::Config;
 pub(crate) use gateway::Gateway;
 pub(crate) use quickstart::Quickstart;
 pub(crate) use site::{Key, Ran, Site};
 pub(crate) use upstream::{Gate, Reply, Upstream};
-pub(crate) use wait::{Stopwatch, until};
+pub(crate) use wait::{Stopwatch, times, until};
+pub(crate) use websocket::{EchoService, WebSocket};
 
 mod tests {
-    use super::call::Connection;
     use super::*;
 
     #[test]

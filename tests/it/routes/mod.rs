@@ -1,0 +1,1 @@
+//! What a route says about the fields of requests and answers.
