@@ -83,6 +83,7 @@ impl Reloader {
         for waits in self.config.waits_for_restart(&new) {
             tracing::warn!(changed = waits, "this change takes effect when the gateway starts again");
         }
+        new.proxy.load_certificates().map_err(AppError::Certificates)?;
         let certificates = self.certificates.as_ref().zip(new.gateway.tls.clone());
         let prepared = certificates
             .map(|(certificates, settings)| Ok((certificates, certificates.prepare(settings)?)))
@@ -119,6 +120,7 @@ impl Reloader {
         let mut files = vec![self.config.path.clone()];
         files.extend(self.config.secret_files.iter().cloned());
         files.extend(self.certificates.iter().flat_map(|certificates| certificates.files()));
+        files.extend(self.config.proxy.certificate_files().map(Path::to_path_buf));
         files
     }
 }

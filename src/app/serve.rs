@@ -164,6 +164,7 @@ impl Running {
         let shared_clock: Arc<dyn Clock> = Arc::clone(clock) as Arc<dyn Clock>;
         let certificates = config.gateway.tls.clone().map(Certificates::load).transpose();
         let certificates = certificates.map_err(AppError::Certificates)?.map(Arc::new);
+        config.proxy.load_certificates().map_err(AppError::Certificates)?;
         let deny = Arc::new(ArcSwap::from_pointee(read_deny(config.gateway.deny_file.as_deref())?));
         let settings = Arc::new(ArcSwap::new(Arc::clone(&config.proxy)));
         let listen_settings = Arc::new(ArcSwap::from_pointee(config.gateway.listen_settings()));

@@ -88,6 +88,9 @@ impl Findings {
         findings.add_routes(config);
         let upstreams = config.proxy.upstreams.len();
         findings.say("upstreams", upstreams.to_string(), json!(upstreams));
+        if let Err(faults) = config.proxy.load_certificates() {
+            findings.faults.extend(faults.iter().map(|fault| Chain(fault).to_string()));
+        }
         findings.add_deny_list(config);
         findings.add_store(config)?;
         Ok(findings)

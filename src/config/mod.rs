@@ -218,7 +218,7 @@ impl Config {
     fn read(path: &Path, root: &Section<'_>, environment: &Environment, faults: &Faults) -> Option<Self> {
         let base = path.parent().unwrap_or(Path::new(""));
         let read = gateway::read(&root.section("gateway"), base);
-        let upstreams = upstreams::read(root);
+        let upstreams = upstreams::read(root, base);
         let secrets = fields::Secrets::new(base, environment.variables);
         let routes = routes::read(root, &read.routes, &upstreams, &secrets);
         let mut listeners = read.listeners;

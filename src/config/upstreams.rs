@@ -2,10 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::ServerName;
 
 use super::fault::{nearest, shown};
 use super::reader::{Item, Section, set};
-use crate::proxy::{Target, Upstream};
+use super::units::format_duration;
+use crate::proxy::{Balance, Ejection, HealthCheck, Probe, RetryBudget, Speaks, Target, Upstream};
+use crate::tls::{self, CertificateFiles, ClientSettings};
 
 /// The services by name. One with a fault is known by name, so that its routes are not at fault too.
 #[derive(Debug)]
@@ -32,13 +39,13 @@ impl Upstreams {
 }
 
 /// Reads every `[upstreams.NAME]`.
-pub(super) fn read(root: &Section<'_>) -> Upstreams {
+pub(super) fn read(root: &Section<'_>, base: &Path) -> Upstreams {
     let sections = root.named_sections("upstreams");
     let read = sections.iter().map(|(name, section)| {
         if !is_name(name) {
             section.fault("is no name, expected 1 to 64 of A-Z a-z 0-9 _ . -");
         }
-        ((*name).to_owned(), read_upstream(section))
+        ((*name).to_owned(), read_upstream(section, base))
     });
     Upstreams(read.collect())
 }
@@ -49,16 +56,129 @@ pub(super) fn is_name(name: &str) -> bool {
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'))
 }
 
-fn read_upstream(section: &Section<'_>) -> Option<Upstream> {
+fn read_upstream(section: &Section<'_>, base: &Path) -> Option<Upstream> {
     let targets = read_targets(section);
     let mut upstream = Upstream::new(targets);
+    set(&mut upstream.balance, section.choice("balance", &[Balance::RoundRobin, Balance::LeastRequests]));
     set(&mut upstream.connect_timeout, section.duration("connect_timeout"));
     set(&mut upstream.head_timeout, section.duration("head_timeout"));
     set(&mut upstream.idle_timeout, section.duration("idle_timeout"));
+    upstream.total_timeout = section.duration("total_timeout").filter(|total| !total.is_zero());
     set(&mut upstream.pool_idle, section.duration("pool_idle"));
     set(&mut upstream.pool_size, section.count("pool_size"));
     set(&mut upstream.connection_age, section.duration("connection_age"));
+    set(&mut upstream.http2_streams, section.count("http2_streams"));
+    set(&mut upstream.resolve_every, section.duration("resolve_every"));
+    set(&mut upstream.slow_start, section.duration("slow_start"));
+    upstream.tls = read_tls(&section.section("tls"), base, &upstream.targets);
+    upstream.ejection = read_ejection(&section.section("ejection"));
+    upstream.retries = read_retries(&section.section("retries"));
+    upstream.health = read_health(&section.section("health"), &upstream.targets);
     (!upstream.targets.is_empty()).then_some(upstream)
+}
+
+fn read_ejection(section: &Section<'_>) -> Ejection {
+    let mut rules = Ejection::DEFAULT;
+    set(&mut rules.failures, section.count("failures"));
+    set(&mut rules.base, section.duration("base"));
+    set(&mut rules.max, section.duration("max"));
+    set(&mut rules.share_max, section.count("share_max"));
+    if rules.max < rules.base {
+        let (max, base) = (format_duration(rules.max), format_duration(rules.base));
+        section.fault_of("max", format!("is {max}, expected at least base, which is {base}"));
+    }
+    rules
+}
+
+fn read_retries(section: &Section<'_>) -> RetryBudget {
+    let mut budget = RetryBudget::DEFAULT;
+    set(&mut budget.share, section.count("share"));
+    set(&mut budget.per_second, section.count("per_second"));
+    budget
+}
+
+/// How `https://` targets are spoken to, where there is one.
+fn read_tls(section: &Section<'_>, base: &Path, targets: &[Target]) -> Option<Arc<tls::Client>> {
+    let mut settings =
+        ClientSettings { ca: section.file("ca", base), certificate: None, server_name: None, http2: true };
+    set(&mut settings.http2, section.switch("http2"));
+    settings.certificate = match (section.file("certificate", base), section.file("key", base)) {
+        (Some(chain), Some(key)) => Some(CertificateFiles { chain, key }),
+        (None, None) => None,
+        (Some(_), None) => {
+            section.missing("key", "add key = \"…\", the private key of certificate");
+            None
+        }
+        (None, Some(_)) => {
+            section.missing("certificate", "add certificate = \"…\", the chain that key belongs to");
+            None
+        }
+    };
+    if let Some(name) = section.text("server_name") {
+        match ServerName::try_from(name) {
+            Ok(name) => settings.server_name = Some(name.to_owned()),
+            Err(_invalid) => {
+                section.fault_of("server_name", format!("found {}, expected a host name or an address", shown(name)));
+            }
+        }
+    }
+    let speaks_tls = targets.iter().any(|target| target.speaks == Speaks::Https);
+    if section.is_there() && !speaks_tls && !targets.is_empty() {
+        section.fault("is of no use: no target begins with https://");
+    }
+    speaks_tls.then(|| Arc::new(tls::Client::new(settings)))
+}
+
+fn read_health(section: &Section<'_>, targets: &[Target]) -> Option<HealthCheck> {
+    if !section.is_there() {
+        return None;
+    }
+    if !section.has("kind") {
+        section.missing("kind", "add kind = \"http\", \"grpc\" or \"tcp\"");
+    }
+    #[derive(Clone, Copy, PartialEq)]
+    enum Kind {
+        Http,
+        Grpc,
+        Tcp,
+    }
+    let kind = section.choice("kind", &[Kind::Http, Kind::Grpc, Kind::Tcp]);
+    let path = section.text("path").unwrap_or("/");
+    if !path.starts_with('/') || path.parse::<http::uri::PathAndQuery>().is_err() {
+        section.fault_of("path", format!("found {}, expected a path such as \"/healthz\"", shown(path)));
+    }
+    let service = section.text("service").unwrap_or_default();
+    if service.len() > 127 {
+        section.fault_of("service", "is longer than 127 bytes");
+    }
+    if section.has("path") && kind.is_some_and(|kind| kind != Kind::Http) {
+        section.fault_of("path", "is for kind = \"http\" only; remove it");
+    }
+    if section.has("service") && kind.is_some_and(|kind| kind != Kind::Grpc) {
+        section.fault_of("service", "is for kind = \"grpc\" only; remove it");
+    }
+    let speaks_http1 = |target: &&Target| matches!(target.speaks, Speaks::Http | Speaks::Unix(_));
+    if let (Some(Kind::Grpc), Some(target)) = (kind, targets.iter().find(speaks_http1)) {
+        let what = format!("is \"grpc\", which needs HTTP/2: {} is none of h2c:// and https://", target.authority);
+        section.fault_of("kind", what);
+    }
+    let mut check = HealthCheck {
+        probe: Probe::Tcp,
+        interval: Duration::from_secs(5),
+        timeout: Duration::from_secs(2),
+        healthy_after: 2,
+        unhealthy_after: 3,
+    };
+    set(&mut check.interval, section.duration("interval"));
+    set(&mut check.timeout, section.duration("timeout"));
+    set(&mut check.healthy_after, section.count("healthy_after"));
+    set(&mut check.unhealthy_after, section.count("unhealthy_after"));
+    check.probe = match kind? {
+        Kind::Http => Probe::Http(path.to_owned()),
+        Kind::Grpc => Probe::Grpc(service.to_owned()),
+        Kind::Tcp => Probe::Tcp,
+    };
+    Some(check)
 }
 
 fn read_targets(section: &Section<'_>) -> Vec<Target> {
@@ -74,8 +194,11 @@ fn read_targets(section: &Section<'_>) -> Vec<Target> {
     let mut targets = Vec::new();
     for item in &items {
         let Some(target) = read_target(item) else { continue };
-        if targets.contains(&target) {
+        if targets.iter().any(|other: &Target| other.authority == target.authority) {
             item.fault(format!("{} is there twice: keep one", target.authority));
+        } else if targets.len() == Upstream::TARGETS_MAX {
+            let most = Upstream::TARGETS_MAX;
+            item.fault(format!("is one of more than {most}: give one name that has all the addresses"));
         } else {
             targets.push(target);
         }
@@ -88,30 +211,37 @@ fn read_target(item: &Item<'_>) -> Option<Target> {
     target(text).map_err(|what| item.fault(what)).ok()
 }
 
-/// Reads `http://host:port`. Text that may hold a password is not shown.
+/// Reads `scheme://host:port` or `unix:/path`. Text that may hold a password is not shown.
 fn target(text: &str) -> Result<Target, String> {
-    const EXPECTED: &str = "expected \"http://host:port\"";
+    const EXPECTED: &str = "expected \"http://host:port\", https://, h2c:// or \"unix:/path\"";
+    let fault = || format!("found {}, {EXPECTED}", shown(text));
+    if let Some(path) = text.strip_prefix("unix:") {
+        let path = path.strip_prefix("//").unwrap_or(path);
+        // What the kernel takes (sun_path, with its end).
+        if !path.starts_with('/') || path.len() > 107 || path.contains('\0') {
+            return Err(format!(
+                "found {}, expected \"unix:/path\" of at most 107 bytes, from the root on",
+                shown(text)
+            ));
+        }
+        let (authority, speaks) = (format!("unix:{path}"), Speaks::Unix(PathBuf::from(path)));
+        return Ok(Target { authority, host: String::new(), port: 0, address: None, speaks });
+    }
     if text.contains('@') {
         return Err(format!("holds a user or password, {EXPECTED}"));
     }
-    let fault = || format!("found {}, {EXPECTED}", shown(text));
-    let Some((scheme, rest)) =
-        text.split_once("://").or_else(|| text.split_once("unix:").map(|(_, path)| ("unix", path)))
-    else {
-        return Err(fault());
-    };
-    match scheme.to_ascii_lowercase().as_str() {
-        "http" => {}
-        "https" | "h2c" | "unix" => {
-            return Err(format!("{scheme} targets are not supported by this version, {EXPECTED}"));
-        }
+    let (scheme, rest) = text.split_once("://").ok_or_else(fault)?;
+    let (speaks, port) = match scheme.to_ascii_lowercase().as_str() {
+        "http" => (Speaks::Http, 80),
+        "https" => (Speaks::Https, 443),
+        "h2c" => (Speaks::H2c, 80),
         _ => return Err(fault()),
-    }
+    };
     let authority = rest.strip_suffix('/').unwrap_or(rest);
     if authority.contains(['/', '?', '#']) {
         return Err(format!("found {}, {EXPECTED} without a path: use rewrite_prefix on the route", shown(text)));
     }
-    let (host, port) = split_port(authority).ok_or_else(fault)?;
+    let (host, port) = split_port(authority, port).ok_or_else(fault)?;
     let (host, address) = if let Some(bracketed) = host.strip_prefix('[') {
         let inner = bracketed.strip_suffix(']').ok_or_else(fault)?;
         let address: Ipv6Addr = inner.parse().map_err(|_no_address| fault())?;
@@ -124,14 +254,14 @@ fn target(text: &str) -> Result<Target, String> {
     }
     let address = address.map(|address| SocketAddr::new(address, port));
     let authority = address.map_or_else(|| format!("{host}:{port}"), |address| address.to_string());
-    Ok(Target { authority, host, port, address })
+    Ok(Target { authority, host, port, address, speaks })
 }
 
-/// Host and port of an authority; port 80 where it has none.
-fn split_port(authority: &str) -> Option<(&str, u16)> {
+/// Host and port of an authority; the scheme's port where it has none.
+fn split_port(authority: &str, default: u16) -> Option<(&str, u16)> {
     let end_of_address = authority.rfind(']').map_or(0, |at| at + 1);
     let Some(colon) = authority.get(end_of_address..)?.find(':').map(|at| at + end_of_address) else {
-        return Some((authority, 80));
+        return Some((authority, default));
     };
     let (host, port) = authority.split_at_checked(colon)?;
     let port = port.strip_prefix(':')?;
@@ -200,14 +330,28 @@ mod tests {
     #[test]
     fn a_password_in_a_target_is_not_shown() {
         let fault = target("http://me:hunter2@host").expect_err("a password");
-        assert_eq!(fault, "holds a user or password, expected \"http://host:port\"");
+        assert_eq!(
+            fault,
+            "holds a user or password, expected \"http://host:port\", https://, h2c:// or \"unix:/path\""
+        );
     }
 
     #[test]
-    fn targets_of_later_versions_say_so() {
-        for text in ["https://a:443", "h2c://a:80", "unix:/run/a.sock", "unix:///run/a.sock"] {
-            assert!(target(text).expect_err(text).contains("not supported by this version"), "{text}");
+    fn a_scheme_says_what_is_spoken() -> Result<(), String> {
+        let tls = target("https://API.example.com")?;
+        assert_eq!((tls.authority.as_str(), tls.speaks.clone()), ("api.example.com:443", Speaks::Https));
+        assert_eq!(tls.host_field(), "api.example.com");
+        let prior = target("h2c://[::1]:50051")?;
+        assert_eq!((prior.authority.as_str(), prior.speaks.clone()), ("[::1]:50051", Speaks::H2c));
+        for text in ["unix:/run/a.sock", "unix:///run/a.sock"] {
+            let unix = target(text)?;
+            assert_eq!((unix.authority.as_str(), unix.host_field()), ("unix:/run/a.sock", "localhost"));
+            assert_eq!(unix.speaks, Speaks::Unix("/run/a.sock".into()));
         }
+        for text in ["unix:", "unix:run/a.sock", "unix://run", "https://", "h2c://a/b"] {
+            assert!(target(text).is_err(), "{text}");
+        }
+        Ok(())
     }
 
     proptest! {

@@ -12,13 +12,14 @@ use super::frames::Messages;
 use super::idle::Idle;
 use super::metrics::{UpstreamCells, UpstreamError};
 use super::streams::{OpenStream, Streams};
-use super::upstream::{Http1, Lease};
+use super::upstream::{Connector, Lease};
 use crate::policy::{Code, Denial};
 use crate::wire::{Transfer, strip_trailers};
 use bytes::{Buf, Bytes};
 use http::{HeaderMap, HeaderValue};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::time::Sleep;
 
 /// The body of an answer.
 #[derive(Debug)]
@@ -42,8 +43,10 @@ pub(super) enum Content {
 pub(super) struct Relayed {
     body: Incoming,
     rules: RelayRules,
+    /// By when all of it must be over.
+    deadline: Option<Pin<Box<Sleep>>>,
     /// Held to the end of the body: a lease that is dropped closes its connection.
-    lease: Option<Lease<Http1>>,
+    lease: Option<Lease<Connector>>,
     upload: Rc<Transfer>,
     /// What is left of the request's body, to be read to an end if the answer is done before it.
     unread: Unread,
@@ -65,6 +68,9 @@ pub enum AnswerFault {
     /// The upstream broke off.
     #[error("the upstream broke off its answer")]
     Upstream(#[source] hyper::Error),
+    /// Request and answer together took too long.
+    #[error("the request took longer than it may in all")]
+    Total,
     /// The upstream paused for too long.
     #[error("the upstream paused its answer for too long")]
     Idle,
@@ -84,7 +90,7 @@ pub(super) struct RequestLeft {
 impl Relayed {
     pub(super) fn new(
         body: Incoming,
-        lease: Lease<Http1>,
+        lease: Lease<Connector>,
         request: RequestLeft,
         rules: RelayRules,
         cells: Arc<UpstreamCells>,
@@ -94,6 +100,7 @@ impl Relayed {
         let mut relayed = Self {
             body,
             rules,
+            deadline: rules.deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline))),
             lease: Some(lease),
             upload: request.upload,
             unread: request.unread,
@@ -125,7 +132,7 @@ impl Relayed {
         self.unread.drain();
     }
 
-    fn take_lease(&mut self) -> Option<Lease<Http1>> {
+    fn take_lease(&mut self) -> Option<Lease<Connector>> {
         self.lease.take().or_else(|| self.open.as_ref().and_then(|open| open.release()))
     }
 
@@ -154,6 +161,9 @@ impl Relayed {
         loop {
             if let Some(denial) = self.open.as_ref().and_then(|open| open.poll_cut(cx)) {
                 return Poll::Ready(Some(self.cut(denial, account)));
+            }
+            if self.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready()) {
+                return Poll::Ready(Some(Err(self.broke(AnswerFault::Total, UpstreamError::TotalTimeout, account))));
             }
             return match Pin::new(&mut self.body).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
@@ -225,7 +235,7 @@ impl Relayed {
         if let Some(account) = account {
             account.broke_off(match fault {
                 AnswerFault::Upstream(_) => Code::UpstreamBroken,
-                AnswerFault::Idle => Code::UpstreamTimeout,
+                AnswerFault::Idle | AnswerFault::Total => Code::UpstreamTimeout,
                 AnswerFault::Cut(_) => Code::InvalidKey,
             });
         }
@@ -253,6 +263,8 @@ pub(super) struct Watch {
 pub(super) struct RelayRules {
     /// How long it may pause.
     pub(super) idle: Duration,
+    /// By when all of it must be over.
+    pub(super) deadline: Option<tokio::time::Instant>,
     /// Whether trailers pass.
     pub(super) trailers: bool,
     /// Whether the connection may serve another request afterwards.

@@ -26,7 +26,7 @@ use super::refusal::is_grpc;
 use super::settings::Settings;
 use super::streams::{OpenStream, Streams};
 use super::tunnel::Tunnel;
-use super::upstream::{Exchange, Failure, Http1, Service, Source, Upload};
+use super::upstream::{Connector, Exchange, Failure, Service, Source, Upload};
 use super::worker::Worker;
 use crate::clock::Timestamp;
 use crate::listen::{BodyFault, Peer};
@@ -39,7 +39,7 @@ pub(super) struct Forwarding<'a> {
     pub(super) worker: &'a Worker,
     pub(super) settings: &'a Settings,
     pub(super) route: &'a RouteSpec,
-    pub(super) service: Option<&'a (Rc<Service<Http1>>, Arc<UpstreamCells>)>,
+    pub(super) service: Option<&'a (Rc<Service<Connector>>, Arc<UpstreamCells>)>,
     pub(super) peer: &'a Rc<Peer>,
     pub(super) trusted: bool,
     pub(super) path: &'a CanonicalPath<'a>,
@@ -108,7 +108,7 @@ pub(super) async fn forward(
     drop(passage);
 
     let source = (!transfer.is_ended()).then_some(body).map(Source::new);
-    let upload = source.as_ref().map_or(Upload::Empty, |source| Upload::Stream(Rc::clone(source)));
+    let upload = source.as_ref().map_or(Upload::Empty, Upload::of);
     let mut request = Request::new(upload);
     *request.method_mut() = parts.method;
     *request.uri_mut() = target;
@@ -121,10 +121,18 @@ pub(super) async fn forward(
     let mut unread = Unread::new(source, Rc::clone(peer), parts.version);
 
     let sent = worker.shared.clock.monotonic();
+    let deadline = service.upstream.total_timeout.map(|total| tokio::time::Instant::from_std(sent + total));
+    let sending = async {
+        let sending = service.send(request, &transfer, websocket);
+        match deadline {
+            None => sending.await,
+            Some(deadline) => tokio::time::timeout_at(deadline, sending).await.unwrap_or(Err(Failure::TotalTimeout)),
+        }
+    };
     let open = OnceCell::new();
     let answered = tokio::select! {
         biased;
-        answered = service.send(request, &transfer) => Ok(answered),
+        answered = sending => Ok(answered),
         denial = no_longer(&worker.streams, account, &transfer, &open) => Err(denial),
     };
     let took = worker.shared.clock.monotonic().saturating_duration_since(sent);
@@ -134,12 +142,12 @@ pub(super) async fn forward(
         Ok(Err(failure)) => return Err(failed(&failure, &transfer, unread, cells, grpc)),
         Err(denial) => return Err(Refused::new(denial, unread.take())),
     };
-    cells.answered(took, exchange.retries);
+    cells.answered(took);
     let upgrade = client_upgrade.filter(|_| websocket);
     relay(
         exchange,
         upgrade,
-        Relay { forwarding, notice, grpc, head, transfer, unread, cells, open: open.into_inner() },
+        Relay { forwarding, notice, grpc, head, transfer, unread, cells, deadline, open: open.into_inner() },
         account,
     )
 }
@@ -230,6 +238,7 @@ fn failed(
         return Refused::new(code_of(&fault), None);
     }
     let (code, error) = match failure {
+        Failure::NoTarget => (Code::NoTarget, UpstreamError::NoTarget),
         Failure::Unreachable(error) => {
             tracing::debug!(error = &**error, "upstream unreachable");
             (Code::UpstreamUnreachable, UpstreamError::Unreachable)
@@ -238,6 +247,7 @@ fn failed(
         Failure::ConnectTimeout if grpc => (Code::UpstreamUnreachable, UpstreamError::ConnectTimeout),
         Failure::ConnectTimeout => (Code::UpstreamTimeout, UpstreamError::ConnectTimeout),
         Failure::HeadTimeout => (Code::UpstreamTimeout, UpstreamError::HeadTimeout),
+        Failure::TotalTimeout => (Code::UpstreamTimeout, UpstreamError::TotalTimeout),
         Failure::Broken(error) => {
             tracing::debug!(error = &**error, "upstream broke off");
             (Code::UpstreamBroken, UpstreamError::Broken)
@@ -266,16 +276,17 @@ struct Relay<'a> {
     transfer: Rc<Transfer>,
     unread: Unread,
     cells: &'a Arc<UpstreamCells>,
+    deadline: Option<tokio::time::Instant>,
     open: Option<Rc<OpenStream>>,
 }
 
 fn relay(
-    exchange: Exchange<Http1>,
+    exchange: Exchange<Connector>,
     upgrade: Option<OnUpgrade>,
     relay: Relay<'_>,
     account: &Account,
 ) -> Result<Admitted, Box<Refused>> {
-    let Exchange { mut response, lease, .. } = exchange;
+    let Exchange { mut response, lease } = exchange;
     let Forwarding { worker, route, .. } = relay.forwarding;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let agreed = response.headers().get(UPGRADE).is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"));
@@ -318,7 +329,7 @@ fn relay(
     }
     let idle = relay.forwarding.service.map_or(std::time::Duration::MAX, |(service, _)| service.upstream.idle_timeout);
     let farewell = relay.grpc && account.version == Version::HTTP_2;
-    let rules = RelayRules { idle, trailers: relay.grpc, poolable: !both, farewell };
+    let rules = RelayRules { idle, deadline: relay.deadline, trailers: relay.grpc, poolable: !both, farewell };
     let relayed = Relayed::new(
         body,
         lease,

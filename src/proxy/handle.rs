@@ -41,15 +41,17 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// The data plane for one more worker.
+    /// The data plane for one more worker, made on that worker's `LocalSet`.
     ///
     /// # Errors
     /// When the operating system has no randomness to give.
     pub fn new(shared: Shared) -> Result<Self, NoRandomness> {
-        Ok(Self { worker: Worker::new(shared)?, chores: RefCell::default() })
+        let gateway = Self { worker: Worker::new(shared)?, chores: RefCell::default() };
+        gateway.begin_chores();
+        Ok(gateway)
     }
 
-    /// Begins to look after open streams and idle connections, which needs the worker's `LocalSet`.
+    /// Begins to look after open streams, idle connections and the targets' health.
     fn begin_chores(&self) {
         let mut chores = self.chores.borrow_mut();
         if chores.is_empty() {
@@ -96,7 +98,6 @@ impl Handler for Gateway {
     type Body = AnswerBody;
 
     async fn handle(&self, request: Request<Incoming>, peer: &Rc<Peer>) -> Response<AnswerBody> {
-        self.begin_chores();
         let worker = &*self.worker;
         let view = worker.view();
         let in_flight = worker.ledger.begin();

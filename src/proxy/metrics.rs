@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 
+use super::upstream::{Standings, Told};
 use crate::policy::{Code, Denial, Reason};
 
 macro_rules! families {
@@ -38,10 +39,18 @@ families! {
     UPSTREAM_DURATION = "keyward_upstream_duration_seconds" ["upstream"];
     /// Requests that an upstream did not answer, or not to the end, by upstream and kind.
     UPSTREAM_ERRORS = "keyward_upstream_errors_total" ["upstream", "kind"];
-    /// Requests sent again after a pooled connection had died, by upstream.
-    UPSTREAM_RETRIES = "keyward_upstream_retries_total" ["upstream"];
+    /// Requests sent again, or not because the budget was used up, by upstream and reason.
+    UPSTREAM_RETRIES = "keyward_upstream_retries_total" ["upstream", "reason"];
+    /// Connections made to an upstream.
+    UPSTREAM_CONNECTIONS = "keyward_upstream_connections_total" ["upstream"];
     /// Connections that lie idle in the pools, by target.
-    UPSTREAM_IDLE = "keyward_upstream_idle_connections" ["target"];
+    UPSTREAM_IDLE = "keyward_upstream_idle_connections" ["upstream", "target"];
+    /// Whether requests go to a target: 0 where it is ejected or its health checks fail.
+    UPSTREAM_UP = "keyward_upstream_target_up" ["upstream", "target"];
+    /// How often a target was passed over because requests failed there.
+    UPSTREAM_EJECTIONS = "keyward_upstream_ejections_total" ["upstream", "target"];
+    /// Health checks of a target, by result.
+    UPSTREAM_CHECKS = "keyward_upstream_health_checks_total" ["upstream", "target", "result"];
     /// Tunnels and other streams cut because what let them through no longer does, by true reason.
     STREAMS_CUT = "keyward_streams_cut_total" ["reason"];
 }
@@ -104,6 +113,8 @@ impl Outcome {
 /// How an upstream failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum UpstreamError {
+    /// Every target was down.
+    NoTarget,
     /// No connection.
     Unreachable,
     /// No connection in time.
@@ -116,20 +127,61 @@ pub(super) enum UpstreamError {
     BodyBroken,
     /// The body of a response paused for too long.
     BodyTimeout,
+    /// Request and response together took too long.
+    TotalTimeout,
 }
 
 impl UpstreamError {
-    const ALL: [Self; 6] =
-        [Self::Unreachable, Self::ConnectTimeout, Self::HeadTimeout, Self::Broken, Self::BodyBroken, Self::BodyTimeout];
+    const ALL: [Self; 8] = [
+        Self::NoTarget,
+        Self::Unreachable,
+        Self::ConnectTimeout,
+        Self::HeadTimeout,
+        Self::Broken,
+        Self::BodyBroken,
+        Self::BodyTimeout,
+        Self::TotalTimeout,
+    ];
 
     const fn as_str(self) -> &'static str {
         match self {
+            Self::NoTarget => "no_target",
             Self::Unreachable => "unreachable",
             Self::ConnectTimeout => "connect_timeout",
             Self::HeadTimeout => "head_timeout",
             Self::Broken => "broken",
             Self::BodyBroken => "body_broken",
             Self::BodyTimeout => "body_timeout",
+            Self::TotalTimeout => "total_timeout",
+        }
+    }
+}
+
+/// Why a request was sent again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Retry {
+    /// The connection it went out on was at its end. No budget is spent on it.
+    Stale,
+    /// Another target is tried.
+    Target,
+    /// A fresh connection broke before any answer.
+    Broken,
+    /// The service said that it refused the request unprocessed.
+    Refused,
+    /// It was not, because the budget was used up.
+    OverBudget,
+}
+
+impl Retry {
+    const ALL: [Self; 5] = [Self::Stale, Self::Target, Self::Broken, Self::Refused, Self::OverBudget];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Stale => "stale_connection",
+            Self::Target => "other_target",
+            Self::Broken => "broken_connection",
+            Self::Refused => "refused_stream",
+            Self::OverBudget => "over_budget",
         }
     }
 }
@@ -204,15 +256,24 @@ impl RouteCells {
 pub(super) struct UpstreamCells {
     duration: Durations,
     errors: [Cell; UpstreamError::ALL.len()],
-    retries: Cell,
+    retries: [Cell; Retry::ALL.len()],
+    connections: Cell,
 }
 
 impl UpstreamCells {
-    pub(super) fn answered(&self, took: Duration, retries: u32) {
+    pub(super) fn answered(&self, took: Duration) {
         self.duration.observe(took);
-        if retries > 0 {
-            self.retries.add(u64::from(retries));
+    }
+
+    pub(super) fn retried(&self, retry: Retry) {
+        let at = Retry::ALL.iter().position(|other| *other == retry);
+        if let Some(cell) = at.and_then(|at| self.retries.get(at)) {
+            cell.add(1);
         }
+    }
+
+    pub(super) fn connected(&self) {
+        self.connections.add(1);
     }
 
     pub(super) fn failed(&self, error: UpstreamError) {
@@ -223,6 +284,8 @@ impl UpstreamCells {
     }
 }
 
+/// Upstream and target.
+type TargetName = (Arc<str>, Arc<str>);
 type ByName<T> = Mutex<BTreeMap<Arc<str>, Arc<T>>>;
 
 /// What one worker counts.
@@ -230,7 +293,7 @@ type ByName<T> = Mutex<BTreeMap<Arc<str>, Arc<T>>>;
 pub(super) struct WorkerCells {
     routes: ByName<RouteCells>,
     upstreams: ByName<UpstreamCells>,
-    pools: ByName<Cell>,
+    pools: Mutex<BTreeMap<TargetName, Arc<Cell>>>,
     denials: Vec<Cell>,
     /// Requests in flight.
     pub(super) in_flight: Cell,
@@ -260,8 +323,8 @@ impl WorkerCells {
     }
 
     /// How many connections to this target lie idle. Locks: for when the configuration changes.
-    pub(super) fn pool(&self, target: &str) -> Arc<Cell> {
-        named(&self.pools, target)
+    pub(super) fn pool(&self, upstream: &str, target: &str) -> Arc<Cell> {
+        Arc::clone(self.pools.lock().entry((upstream.into(), target.into())).or_default())
     }
 
     /// Counts a refusal.
@@ -303,6 +366,8 @@ fn reasons() -> impl Iterator<Item = (Code, Reason)> {
 pub struct Metrics {
     workers: Arc<Mutex<Vec<Arc<WorkerCells>>>>,
     descriptions: Arc<Vec<Desc>>,
+    /// How the targets of upstreams stand, which all workers and whoever scrapes ask for.
+    pub(super) standings: Arc<Standings>,
 }
 
 impl Metrics {
@@ -316,7 +381,7 @@ impl Metrics {
             Desc::new(family.name.to_owned(), family.help.trim().to_owned(), labels, Default::default())
         };
         let descriptions = FAMILIES.iter().map(describe).collect::<prometheus::Result<Vec<_>>>()?;
-        Ok(Self { workers: Arc::default(), descriptions: Arc::new(descriptions) })
+        Ok(Self { workers: Arc::default(), descriptions: Arc::new(descriptions), standings: Arc::default() })
     }
 
     /// Adds these to what is scraped.
@@ -347,7 +412,7 @@ impl Collector for Metrics {
 
     fn collect(&self) -> Vec<MetricFamily> {
         let workers = self.workers.lock().clone();
-        let mut sums = Sums::default();
+        let mut sums = Sums { targets: self.standings.told(), ..Sums::default() };
         for worker in &workers {
             sums.add(worker);
         }
@@ -381,8 +446,10 @@ struct Sums {
     denials: BTreeMap<(&'static str, &'static str), u64>,
     upstream_durations: BTreeMap<Arc<str>, DurationSum>,
     upstream_errors: BTreeMap<(Arc<str>, &'static str), u64>,
-    upstream_retries: BTreeMap<Arc<str>, u64>,
-    idle: BTreeMap<Arc<str>, u64>,
+    upstream_retries: BTreeMap<(Arc<str>, &'static str), u64>,
+    upstream_connections: BTreeMap<Arc<str>, u64>,
+    idle: BTreeMap<TargetName, u64>,
+    targets: Vec<(TargetName, Told)>,
     streams_cut: BTreeMap<&'static str, u64>,
 }
 
@@ -401,13 +468,16 @@ impl Sums {
         }
         for (upstream, cells) in worker.upstreams.lock().iter() {
             self.upstream_durations.entry(Arc::clone(upstream)).or_default().add(&cells.duration);
-            *self.upstream_retries.entry(Arc::clone(upstream)).or_default() += cells.retries.read();
+            for (retry, cell) in Retry::ALL.iter().zip(&cells.retries) {
+                *self.upstream_retries.entry((Arc::clone(upstream), retry.as_str())).or_default() += cell.read();
+            }
+            *self.upstream_connections.entry(Arc::clone(upstream)).or_default() += cells.connections.read();
             for (kind, cell) in UpstreamError::ALL.iter().zip(&cells.errors) {
                 *self.upstream_errors.entry((Arc::clone(upstream), kind.as_str())).or_default() += cell.read();
             }
         }
         for (target, cell) in worker.pools.lock().iter() {
-            *self.idle.entry(Arc::clone(target)).or_default() += cell.read();
+            *self.idle.entry(target.clone()).or_default() += cell.read();
         }
         for ((code, reason), cell) in reasons().zip(&worker.denials) {
             *self.denials.entry((code.as_str(), reason.as_str())).or_default() += cell.read();
@@ -445,12 +515,43 @@ impl Sums {
             family(
                 UPSTREAM_RETRIES,
                 MetricType::COUNTER,
-                self.upstream_retries.iter().map(|(upstream, value)| counter(UPSTREAM_RETRIES, &[upstream], *value)),
+                self.upstream_retries
+                    .iter()
+                    .map(|((upstream, reason), value)| counter(UPSTREAM_RETRIES, &[upstream, reason], *value)),
+            ),
+            family(
+                UPSTREAM_CONNECTIONS,
+                MetricType::COUNTER,
+                self.upstream_connections
+                    .iter()
+                    .map(|(upstream, value)| counter(UPSTREAM_CONNECTIONS, &[upstream], *value)),
             ),
             family(
                 UPSTREAM_IDLE,
                 MetricType::GAUGE,
-                self.idle.iter().map(|(target, value)| gauge(UPSTREAM_IDLE, &[target], *value)),
+                self.idle.iter().map(|((upstream, target), value)| gauge(UPSTREAM_IDLE, &[upstream, target], *value)),
+            ),
+            family(
+                UPSTREAM_UP,
+                MetricType::GAUGE,
+                self.targets
+                    .iter()
+                    .map(|((upstream, target), told)| gauge(UPSTREAM_UP, &[upstream, target], u64::from(told.up))),
+            ),
+            family(
+                UPSTREAM_EJECTIONS,
+                MetricType::COUNTER,
+                self.targets
+                    .iter()
+                    .map(|((upstream, target), told)| counter(UPSTREAM_EJECTIONS, &[upstream, target], told.ejections)),
+            ),
+            family(
+                UPSTREAM_CHECKS,
+                MetricType::COUNTER,
+                self.targets.iter().flat_map(|((upstream, target), told)| {
+                    [("good", told.checks_good), ("bad", told.checks_bad)]
+                        .map(|(result, value)| counter(UPSTREAM_CHECKS, &[upstream, target, result], value))
+                }),
             ),
             family(
                 STREAMS_CUT,
@@ -539,9 +640,10 @@ mod tests {
             let worker = metrics.worker();
             worker.route("ring-read").answered(Outcome::Allowed, 204, Duration::from_millis(3));
             worker.denied(&Denial::from(Reason::Revoked));
-            worker.upstream("rings").answered(Duration::from_millis(700), 1);
+            worker.upstream("rings").answered(Duration::from_millis(700));
+            worker.upstream("rings").retried(Retry::Stale);
             worker.upstream("rings").failed(UpstreamError::Broken);
-            worker.pool("127.0.0.1:9000").set(4);
+            worker.pool("rings", "127.0.0.1:9000").set(4);
             worker.in_flight.add(3);
             worker.in_flight.subtract(1);
         }
@@ -554,8 +656,8 @@ mod tests {
             r#"keyward_denials_total{code="invalid_key",reason="revoked"} 2"#,
             r#"keyward_denials_total{code="missing_key",reason="missing_key"} 0"#,
             r#"keyward_upstream_errors_total{upstream="rings",kind="broken"} 2"#,
-            r#"keyward_upstream_retries_total{upstream="rings"} 2"#,
-            r#"keyward_upstream_idle_connections{target="127.0.0.1:9000"} 8"#,
+            r#"keyward_upstream_retries_total{upstream="rings",reason="stale_connection"} 2"#,
+            r#"keyward_upstream_idle_connections{upstream="rings",target="127.0.0.1:9000"} 8"#,
             "keyward_requests_in_flight 4",
             "# HELP keyward_requests_total Requests answered, by route, outcome and status class.",
         ] {

@@ -31,5 +31,5 @@ pub use crate::wire::Network;
 pub use answer::{AnswerBody, AnswerFault};
 pub use handle::Gateway;
 pub use metrics::Metrics;
-pub use settings::{Settings, Target, Upstream};
+pub use settings::{Balance, Ejection, HealthCheck, Probe, RetryBudget, Settings, Speaks, Target, Upstream};
 pub use worker::Shared;

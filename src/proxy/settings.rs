@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::key::TokenPrefix;
 use crate::policy::RouteTable;
 use crate::table::OnStale;
+use crate::tls::{self, CertificateFault};
 use crate::wire::Network;
 
 /// The data plane's configuration. A request sees one of these from its first byte to its last.
@@ -34,50 +37,192 @@ pub struct Settings {
     pub access_log: bool,
 }
 
+impl Settings {
+    /// Reads the certificates that upstreams are spoken to with.
+    ///
+    /// # Errors
+    /// Every fault of every file.
+    pub fn load_certificates(&self) -> Result<(), Vec<CertificateFault>> {
+        let loaded = self.upstreams.values().filter_map(|upstream| upstream.tls.as_ref()?.load().err());
+        let faults: Vec<_> = loaded.flatten().collect();
+        if faults.is_empty() { Ok(()) } else { Err(faults) }
+    }
+
+    /// The files of those certificates.
+    pub fn certificate_files(&self) -> impl Iterator<Item = &Path> {
+        self.upstreams.values().filter_map(|upstream| upstream.tls.as_deref()).flat_map(tls::Client::files)
+    }
+}
+
 /// One service behind the gateway.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upstream {
-    /// Its addresses. At least one.
+    /// Its addresses. At least one, at most [`Upstream::TARGETS_MAX`].
     pub targets: Vec<Target>,
-    /// For connecting.
+    /// Which target is next.
+    pub balance: Balance,
+    /// How `https://` targets are spoken to. There where one of the targets is such a one.
+    pub tls: Option<Arc<tls::Client>>,
+    /// For connecting, TLS included.
     pub connect_timeout: Duration,
     /// From the end of the request until the head of the response.
     pub head_timeout: Duration,
     /// Between two reads of the response's body.
     pub idle_timeout: Duration,
+    /// From the head of the request to the end of the response; none for no limit.
+    pub total_timeout: Option<Duration>,
     /// How long an unused connection is kept.
     pub pool_idle: Duration,
     /// How many unused connections are kept, per worker and target.
     pub pool_size: usize,
     /// How long a connection is used at all.
     pub connection_age: Duration,
+    /// How many requests share an HTTP/2 connection at a time.
+    pub http2_streams: u32,
+    /// How often the addresses of a name are asked for.
+    pub resolve_every: Duration,
+    /// When a target is passed over because of what requests met there.
+    pub ejection: Ejection,
+    /// How targets are checked beside the requests; none: not at all.
+    pub health: Option<HealthCheck>,
+    /// How long a target that came back gets less than its share.
+    pub slow_start: Duration,
+    /// How many requests may be sent again.
+    pub retries: RetryBudget,
 }
 
 impl Upstream {
+    /// The most targets of one upstream. A name may have any number of addresses.
+    pub const TARGETS_MAX: usize = 64;
+
     /// The defaults, for these targets.
     #[must_use]
     pub const fn new(targets: Vec<Target>) -> Self {
         Self {
             targets,
+            balance: Balance::RoundRobin,
+            tls: None,
             connect_timeout: Duration::from_secs(5),
             head_timeout: Duration::from_secs(60),
             idle_timeout: Duration::from_secs(60),
+            total_timeout: None,
             pool_idle: Duration::from_secs(30),
             pool_size: 256,
             connection_age: Duration::from_secs(300),
+            http2_streams: 100,
+            resolve_every: Duration::from_secs(10),
+            ejection: Ejection::DEFAULT,
+            health: None,
+            slow_start: Duration::ZERO,
+            retries: RetryBudget::DEFAULT,
         }
     }
 }
 
-/// One address of a service: `http://host:port`.
+/// Which target a request goes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Balance {
+    /// Each in turn.
+    RoundRobin,
+    /// The one that this worker has the fewest requests at.
+    LeastRequests,
+}
+
+/// When a target is passed over because of what requests met there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ejection {
+    /// After so many failures in a row; after one where it could not be connected to.
+    pub failures: u32,
+    /// For how long at first. Each time in a row it doubles.
+    pub base: Duration,
+    /// For how long at most.
+    pub max: Duration,
+    /// How many of a hundred targets at most.
+    pub share_max: u32,
+}
+
+impl Ejection {
+    /// What holds where nothing else is said.
+    pub const DEFAULT: Self =
+        Self { failures: 5, base: Duration::from_secs(2), max: Duration::from_secs(60), share_max: 50 };
+}
+
+/// How targets are checked beside the requests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// What is asked.
+    pub probe: Probe,
+    /// How often.
+    pub interval: Duration,
+    /// For the whole check.
+    pub timeout: Duration,
+    /// So many good ones in a row make a target that was down be up.
+    pub healthy_after: u32,
+    /// So many bad ones in a row make it be down.
+    pub unhealthy_after: u32,
+}
+
+/// What a check asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Probe {
+    /// `GET` of this path is answered with 2xx.
+    Http(String),
+    /// `grpc.health.v1.Health/Check` says that this service, or all where it is empty, is serving.
+    Grpc(String),
+    /// A connection is accepted.
+    Tcp,
+}
+
+/// How many requests may be sent again, over all reasons but stale connections. Per worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RetryBudget {
+    /// Of a hundred requests.
+    pub share: u32,
+    /// And so many a second besides.
+    pub per_second: u32,
+}
+
+impl RetryBudget {
+    /// What holds where nothing else is said.
+    pub const DEFAULT: Self = Self { share: 20, per_second: 10 };
+}
+
+/// One address of a service.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Target {
-    /// `host:port` as configured, for messages and metrics.
+    /// `host:port`, or `unix:path`, as configured, for messages and metrics.
     pub authority: String,
-    /// The host: a name or an address.
+    /// The host: a name or an address. Empty for a socket file.
     pub host: String,
     /// The port.
     pub port: u16,
     /// The address, where the host is one.
     pub address: Option<SocketAddr>,
+    /// What is spoken there.
+    pub speaks: Speaks,
+}
+
+/// What a target speaks.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Speaks {
+    /// HTTP/1.1 in clear text.
+    Http,
+    /// HTTP/2 or HTTP/1.1 over TLS, as the handshake settles.
+    Https,
+    /// HTTP/2 in clear text, without asking.
+    H2c,
+    /// HTTP/1.1 over the socket file of this path.
+    Unix(PathBuf),
+}
+
+impl Target {
+    /// What a request that names no host names.
+    #[must_use]
+    pub fn host_field(&self) -> &str {
+        match self.speaks {
+            Speaks::Http | Speaks::H2c => &self.authority,
+            Speaks::Https => self.authority.strip_suffix(":443").unwrap_or(&self.authority),
+            Speaks::Unix(_) => "localhost",
+        }
+    }
 }

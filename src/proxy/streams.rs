@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
 use super::account::{Account, Decided};
-use super::upstream::{Http1, Lease};
+use super::upstream::{Connector, Lease};
 use crate::clock::Timestamp;
 use crate::policy::Denial;
 
@@ -38,7 +38,7 @@ pub(super) struct OpenStream {
     pub(super) websocket: bool,
     pub(super) decided: Cell<Decided>,
     /// Closed by a cut, also where nobody polls the stream because its reader has stopped reading.
-    held: RefCell<Option<Lease<Http1>>>,
+    held: RefCell<Option<Lease<Connector>>>,
     cut: RefCell<Option<Denial>>,
     waker: RefCell<Option<Waker>>,
 }
@@ -146,12 +146,12 @@ impl OpenStream {
     }
 
     /// Hands the upstream's connection over for as long as the stream lasts.
-    pub(super) fn hold(&self, lease: Option<Lease<Http1>>) {
+    pub(super) fn hold(&self, lease: Option<Lease<Connector>>) {
         *self.held.borrow_mut() = lease;
     }
 
     /// Takes it back; none where the stream was cut.
-    pub(super) fn release(&self) -> Option<Lease<Http1>> {
+    pub(super) fn release(&self) -> Option<Lease<Connector>> {
         self.held.take()
     }
 

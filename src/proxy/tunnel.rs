@@ -21,7 +21,7 @@ use super::account::Account;
 use super::frames::{Frames, close_frame};
 use super::idle::Idle;
 use super::streams::OpenStream;
-use super::upstream::{Http1, Http1Link, Lease, Link};
+use super::upstream::{AnyLink, Connector, Lease, Link};
 use crate::listen::Peer;
 use crate::policy::{Code, Denial};
 
@@ -44,7 +44,7 @@ pub(super) struct Tunnel {
     /// The upstream's 101.
     pub(super) response: Response<Incoming>,
     /// The upstream's connection, closed with the tunnel.
-    pub(super) lease: Lease<Http1>,
+    pub(super) lease: Lease<Connector>,
     /// By what it is watched over.
     pub(super) open: Option<Rc<OpenStream>>,
     /// How long it may go without a byte either way.
@@ -83,7 +83,7 @@ impl Tunnel {
                 None => pending().await,
             }
         };
-        let mut sides = pin!(async { tokio::join!(client, Http1Link::tunnel(response)) });
+        let mut sides = pin!(async { tokio::join!(client, AnyLink::tunnel(response)) });
         let sides = tokio::select! {
             biased;
             sides = &mut sides => sides,

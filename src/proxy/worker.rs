@@ -17,7 +17,7 @@ use super::headers::{Identities, PeerText};
 use super::metrics::{Metrics, RouteCells, UpstreamCells, WorkerCells};
 use super::settings::Settings;
 use super::streams::{OpenStream, Review, Streams};
-use super::upstream::{Http1, Pool, Service};
+use super::upstream::{Connector, Pool, Service};
 use crate::clock::{Clock, Timestamp};
 use crate::policy::{Code, Denial, DenyList, Found, Permit, PermitKind, RouteSpec, canonicalize, decide};
 use crate::secret::{NoRandomness, random};
@@ -50,6 +50,9 @@ pub struct Shared {
     pub in_flight: Arc<AtomicUsize>,
 }
 
+/// Upstream and target.
+type TargetName = (String, String);
+
 /// One worker.
 #[derive(Debug)]
 pub(super) struct Worker {
@@ -61,8 +64,8 @@ pub(super) struct Worker {
     pub(super) streams: Rc<Streams>,
     cells: Arc<WorkerCells>,
     unrouted: Arc<RouteCells>,
-    dial: Rc<Http1>,
-    pools: RefCell<HashMap<String, Rc<Pool<Http1>>>>,
+    dial: Rc<Connector>,
+    pools: RefCell<HashMap<TargetName, Rc<Pool<Connector>>>>,
     view: RefCell<Option<Rc<View>>>,
     reviewed: Cell<Option<Reviewed>>,
 }
@@ -82,7 +85,7 @@ pub(super) struct RouteView {
     pub(super) cells: Arc<RouteCells>,
     /// None where the configuration names an upstream that it does not define, which its check
     /// rules out.
-    pub(super) service: Option<(Rc<Service<Http1>>, Arc<UpstreamCells>)>,
+    pub(super) service: Option<(Rc<Service<Connector>>, Arc<UpstreamCells>)>,
 }
 
 impl View {
@@ -142,23 +145,30 @@ impl Worker {
     }
 
     fn view_of(&self, settings: Arc<Settings>) -> View {
+        let standings = &self.shared.metrics.standings;
         let mut kept = HashMap::new();
-        let services: HashMap<&str, (Rc<Service<Http1>>, Arc<UpstreamCells>)> = settings
+        let services: HashMap<&str, (Rc<Service<Connector>>, Arc<UpstreamCells>)> = settings
             .upstreams
             .iter()
             .map(|(name, upstream)| {
                 let pools = upstream.targets.iter().map(|target| {
-                    let pool = self.pools.borrow().get(&target.authority).map(Rc::clone);
-                    let pool = pool.filter(|pool| pool.target() == target).unwrap_or_else(|| {
-                        let gauge = self.cells.pool(&target.authority);
-                        Pool::new(target.clone(), Rc::clone(&self.dial), Arc::clone(&self.shared.clock), gauge)
+                    let key = (name.clone(), target.authority.clone());
+                    let known = self.pools.borrow().get(&key).map(Rc::clone);
+                    let standing = standings.of(name, &target.authority, upstream.health.is_some());
+                    let pool = known.filter(|pool| pool.is_for(target, upstream.tls.as_deref())).unwrap_or_else(|| {
+                        let gauge = self.cells.pool(name, &target.authority);
+                        let (dial, clock) = (Rc::clone(&self.dial), Arc::clone(&self.shared.clock));
+                        Pool::new(target.clone(), upstream.tls.clone(), standing, dial, clock, gauge)
                     });
-                    Rc::clone(kept.entry(target.authority.clone()).or_insert(pool))
+                    Rc::clone(kept.entry(key).or_insert(pool))
                 });
-                let service = Rc::new(Service::new(upstream.clone(), pools.collect()));
-                (name.as_str(), (service, self.cells.upstream(name)))
+                let (clock, cells) = (Arc::clone(&self.shared.clock), self.cells.upstream(name));
+                let pools = pools.collect();
+                let service = Service::new(upstream.clone(), pools, Arc::clone(standings), clock, Arc::clone(&cells));
+                (name.as_str(), (Rc::new(service), cells))
             })
             .collect();
+        standings.retain(|upstream, target| kept.contains_key(&(upstream.to_owned(), target.to_owned())));
         let routes = settings.routes.routes().iter().map(|route| RouteView {
             name: route.name().into(),
             upstream: route.spec().forward.upstream.as_str().into(),
@@ -168,9 +178,9 @@ impl Worker {
         let routes = routes.collect();
         // What is no longer configured goes with the last request that uses it.
         let gone = std::mem::replace(&mut *self.pools.borrow_mut(), kept);
-        for (authority, _) in gone {
-            if !self.pools.borrow().contains_key(&authority) {
-                self.cells.pool(&authority).set(0);
+        for (key, _) in gone {
+            if !self.pools.borrow().contains_key(&key) {
+                self.cells.pool(&key.0, &key.1).set(0);
             }
         }
         View { settings, routes }

@@ -76,6 +76,9 @@ pub enum CertificateProblem {
     /// No pair of files was given at all.
     #[error("no certificate is given: name at least one {{ chain, key }}")]
     NoneGiven,
+    /// The machine trusts no authority, often because a container has no certificates installed.
+    #[error("no authority is trusted by this machine: install ca-certificates, or name a file")]
+    NoSystemRoots,
     /// The files are in order but rustls refuses what they make together.
     #[error("cannot be used for TLS ({0})")]
     Refused(String),

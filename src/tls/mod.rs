@@ -1,5 +1,6 @@
 //! Certificates: what a TLS listener shows, reloaded as pairs, and whom it asks for one.
 
+mod client;
 mod files;
 mod generate;
 mod metrics;
@@ -7,8 +8,9 @@ mod reload;
 mod server;
 mod settings;
 
+pub use client::Client;
 pub use files::{CertificateFault, CertificateInfo, CertificateProblem, CertificateWarning, subject};
 pub use generate::{CannotGenerate, Generated, generate};
 pub use metrics::CertificateMetrics;
 pub use reload::{Certificates, PreparedCertificates};
-pub use settings::{CertificateFiles, ServerSettings};
+pub use settings::{CertificateFiles, ClientSettings, ServerSettings};

@@ -46,6 +46,12 @@ impl Transfer {
         self.waiting.get()
     }
 
+    /// Whether the body broke off, and nobody has asked why.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        self.fault.borrow().is_some()
+    }
+
     /// Why the body broke off, if it did. Given out once.
     #[must_use]
     pub fn take_fault(&self) -> Option<InboundFault> {

@@ -29,3 +29,5 @@ mod streams;
 mod sync;
 #[cfg(test)]
 mod upgrade;
+#[cfg(test)]
+mod upstream;

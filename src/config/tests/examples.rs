@@ -152,8 +152,12 @@ fn settings_of(text: &str) -> Vec<Line<'_>> {
         if bare.starts_with('[') {
             let name = bare.trim_matches(['[', ']']);
             let is_list = bare.starts_with("[[");
-            let named = name.split_once("upstreams.").map_or(name, |_| "upstreams.NAME");
-            let named = named.replace("routes.", "routes[].");
+            let table = name.strip_prefix("upstreams.").map(|of| of.split_once('.').map_or("", |(_, table)| table));
+            let named = match table {
+                None => name.replace("routes.", "routes[]."),
+                Some("") => "upstreams.NAME".to_owned(),
+                Some(table) => format!("upstreams.NAME.{table}"),
+            };
             section = format!("{named}{}", if is_list { "[]" } else { "" });
             continue;
         }
@@ -194,7 +198,8 @@ fn writing_every_default_out_changes_nothing() {
     let text = std::fs::read_to_string(repository().join("config/keyward.toml")).expect("the example");
     // Without what they must have there are no tables to spell out.
     let is_absent = |section: &str| {
-        section.starts_with("admin") || ["routes[].upstream_credential", "routes[].cors"].contains(&section)
+        let tables = ["routes[].upstream_credential", "routes[].cors", "upstreams.NAME.tls", "upstreams.NAME.health"];
+        section.starts_with("admin") || tables.contains(&section)
     };
     let mut spelled = String::new();
     let mut section = String::new();

@@ -355,13 +355,49 @@ fn each_fault_has_its_line() {
         (9, "[secrets]\nmaster = \"x\"", "keyward.toml:11: secrets.master: unknown key; did you mean master_file?"),
         (
             4,
-            "retries = 3",
-            "keyward.toml:5: upstreams.api.retries: unknown key; known here: targets, connect_timeout, head_timeout, idle_timeout, pool_idle, pool_size, connection_age",
+            "colour = 3",
+            "keyward.toml:5: upstreams.api.colour: unknown key; known here: targets, balance, connect_timeout, head_timeout, idle_timeout, total_timeout, pool_idle, pool_size, connection_age, http2_streams, resolve_every, slow_start, tls, health, ejection, retries",
         ),
         (
             4,
-            r#"balance = "round_robin""#,
-            "keyward.toml:5: upstreams.api.balance: not available in this version: targets are taken in turn; remove it",
+            r#"balance = "random""#,
+            r#"keyward.toml:5: upstreams.api.balance: found "random", expected "round_robin" or "least_requests""#,
+        ),
+        (4, "tls = {}", "keyward.toml:5: upstreams.api.tls: is of no use: no target begins with https://"),
+        (
+            4,
+            "[upstreams.web]\ntargets = [\"https://web\"]\ntls = { certificate = \"a.pem\" }",
+            r#"keyward.toml:7: upstreams.web.tls.key: is missing: add key = "…", the private key of certificate"#,
+        ),
+        (
+            4,
+            "[upstreams.web]\ntargets = [\"https://web\"]\ntls = { server_name = \"a b\" }",
+            r#"keyward.toml:7: upstreams.web.tls.server_name: found "a b", expected a host name or an address"#,
+        ),
+        (
+            4,
+            "health = { path = \"/up\" }",
+            r#"keyward.toml:5: upstreams.api.health.kind: is missing: add kind = "http", "grpc" or "tcp""#,
+        ),
+        (
+            4,
+            r#"health = { kind = "http", path = "up" }"#,
+            r#"keyward.toml:5: upstreams.api.health.path: found "up", expected a path such as "/healthz""#,
+        ),
+        (
+            4,
+            r#"health = { kind = "tcp", path = "/up" }"#,
+            r#"keyward.toml:5: upstreams.api.health.path: is for kind = "http" only; remove it"#,
+        ),
+        (
+            4,
+            r#"health = { kind = "grpc" }"#,
+            r#"keyward.toml:5: upstreams.api.health.kind: is "grpc", which needs HTTP/2: 127.0.0.1:9000 is none of h2c:// and https://"#,
+        ),
+        (
+            4,
+            r#"ejection = { base = "2m" }"#,
+            "keyward.toml:5: upstreams.api.ejection.max: is 1m, expected at least base, which is 2m",
         ),
         (
             4,
@@ -376,28 +412,28 @@ fn each_fault_has_its_line() {
         (4, "[upstreams]\nweb = \"http://a\"", r#"keyward.toml:6: upstreams.web: found "http://a", expected a table"#),
         (
             4,
-            "[upstreams.web]\ntargets = [\"https://web:443\"]",
-            r#"keyward.toml:6: upstreams.web.targets[0]: https targets are not supported by this version, expected "http://host:port""#,
+            "[upstreams.web]\ntargets = [\"ftp://web:443\"]",
+            r#"keyward.toml:6: upstreams.web.targets[0]: found "ftp://web:443", expected "http://host:port", https://, h2c:// or "unix:/path""#,
         ),
         (
             4,
-            "[upstreams.web]\ntargets = [\"unix:/run/web.sock\"]",
-            r#"keyward.toml:6: upstreams.web.targets[0]: unix targets are not supported by this version, expected "http://host:port""#,
+            "[upstreams.web]\ntargets = [\"unix:run/web.sock\"]",
+            r#"keyward.toml:6: upstreams.web.targets[0]: found "unix:run/web.sock", expected "unix:/path" of at most 107 bytes, from the root on"#,
         ),
         (
             4,
             "[upstreams.web]\ntargets = [\"http://me:pw@web\"]",
-            r#"keyward.toml:6: upstreams.web.targets[0]: holds a user or password, expected "http://host:port""#,
+            r#"keyward.toml:6: upstreams.web.targets[0]: holds a user or password, expected "http://host:port", https://, h2c:// or "unix:/path""#,
         ),
         (
             4,
             "[upstreams.web]\ntargets = [\"web:80\"]",
-            r#"keyward.toml:6: upstreams.web.targets[0]: found "web:80", expected "http://host:port""#,
+            r#"keyward.toml:6: upstreams.web.targets[0]: found "web:80", expected "http://host:port", https://, h2c:// or "unix:/path""#,
         ),
         (
             4,
             "[upstreams.web]\ntargets = [\"http://web/v1\"]",
-            r#"keyward.toml:6: upstreams.web.targets[0]: found "http://web/v1", expected "http://host:port" without a path: use rewrite_prefix on the route"#,
+            r#"keyward.toml:6: upstreams.web.targets[0]: found "http://web/v1", expected "http://host:port", https://, h2c:// or "unix:/path" without a path: use rewrite_prefix on the route"#,
         ),
         (
             4,
@@ -407,7 +443,7 @@ fn each_fault_has_its_line() {
         (
             4,
             "[upstreams.web]\ntargets = \"http://web\"",
-            r#"keyward.toml:6: upstreams.web.targets: found "http://web", expected a list of "http://host:port""#,
+            r#"keyward.toml:6: upstreams.web.targets: found "http://web", expected a list of "http://host:port", https://, h2c:// (HTTP/2 without TLS) and "unix:/path""#,
         ),
         (
             4,
@@ -664,7 +700,7 @@ url = "postgres://keyward:hunter2@db/keyward"
             "keyward.toml:3: gateway.worker: unknown key; did you mean workers?",
             r#"keyward.toml:4: gateway.expiry_notice: found "a fortnight", expected a duration: a whole number and one of ms s m h d, such as "30s""#,
             r#"keyward.toml:7: gateway.limits.head: found "64KB", expected a size: a whole number of bytes, or one with KiB MiB GiB, such as "64KiB""#,
-            r#"keyward.toml:10: upstreams.billing.targets[0]: found "ftp://billing", expected "http://host:port""#,
+            r#"keyward.toml:10: upstreams.billing.targets[0]: found "ftp://billing", expected "http://host:port", https://, h2c:// or "unix:/path""#,
             r#"keyward.toml:15: routes[0].any_flags: required flag "a.{y}" uses {y}, which path "/a/{x}" has not"#,
             r#"keyward.toml:16: routes[0].upstream: no upstream "bill"; defined: billing"#,
             "keyward.toml:18: routes[1]: says nobody may use it: add one of any_flags or all_flags, any_key = true, public = true",

@@ -21,7 +21,7 @@ use crate::listen::{Handler, Peer};
 use crate::policy::{
     Access, CredentialSource, DenyList, FlagTemplate, Forward, PathOptions, RouteSpec, RouteTable, Shadow,
 };
-use crate::proxy::{Gateway, Metrics, Settings, Shared, Target, Upstream};
+use crate::proxy::{Gateway, Metrics, Settings, Shared, Speaks, Target, Upstream};
 use crate::table::{BoxFuture, Head, KeyRow, MissAnswer, MissResolver, OnStale, Row, Table};
 
 pub(super) const NOW: Timestamp = Timestamp::from_seconds(1_800_000_000);
@@ -262,6 +262,7 @@ pub(super) fn target(address: SocketAddr) -> Target {
         host: address.ip().to_string(),
         port: address.port(),
         address: Some(address),
+        speaks: Speaks::Http,
     }
 }
 

@@ -52,7 +52,10 @@ fn a_pooled_connection_that_died_costs_an_idempotent_request_nothing() {
         fresh.send(EMPTY).await;
         assert_eq!(client.head().await.status(), 200);
         let text = house.metrics();
-        assert!(text.contains(r#"keyward_upstream_retries_total{upstream="api"} 1"#), "{text}");
+        assert!(
+            text.contains(r#"keyward_upstream_retries_total{upstream="api",reason="stale_connection"} 1"#),
+            "{text}"
+        );
     });
 }
 

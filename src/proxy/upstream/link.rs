@@ -2,7 +2,7 @@
 //! knowing whether a connection is still good. A leaner codec can take the place of the present one
 //! by implementing these two traits.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::error::Error;
 use std::fmt;
 use std::future::Future;
@@ -19,15 +19,30 @@ use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::listen::Paced;
-use crate::wire::{BrokenOff, Inbound};
+use crate::proxy::settings::Target;
+use crate::tls;
+use crate::wire::Inbound;
 
 /// Makes connections.
 pub(crate) trait Dial: fmt::Debug + 'static {
     /// A connection.
     type Link: Link;
 
-    /// Connects to `address`. Cancel-safe: a dropped future leaves no connection.
-    fn dial(&self, address: SocketAddr) -> impl Future<Output = io::Result<Self::Link>>;
+    /// Connects. Cancel-safe: a dropped future leaves no connection.
+    fn dial(&self, to: Endpoint<'_>) -> impl Future<Output = io::Result<Self::Link>>;
+}
+
+/// Where to connect to, and how.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Endpoint<'a> {
+    pub(crate) target: &'a Target,
+    /// One of the target's addresses; none for a socket file.
+    pub(crate) address: Option<SocketAddr>,
+    pub(crate) tls: Option<&'a tls::Client>,
+    /// Whether nothing but HTTP/1.1 will do.
+    pub(crate) http1: bool,
+    /// How many exchanges share an HTTP/2 connection.
+    pub(crate) streams: u32,
 }
 
 /// How a connection stands.
@@ -35,14 +50,15 @@ pub(crate) trait Dial: fmt::Debug + 'static {
 pub(crate) enum LinkState {
     /// It can take a request now.
     Ready,
-    /// It is still busy with the last exchange.
+    /// It has all the exchanges that it can have at a time.
     Busy,
-    /// It is closed.
+    /// It is closed, or takes no more requests.
     Closed,
 }
 
-/// One connection. Dropping it closes it, whatever it is in the middle of.
-pub(crate) trait Link: fmt::Debug + 'static {
+/// A connection, or one's share of it. Dropping the last share closes the connection; what is in the
+/// middle of an exchange then ends at once on HTTP/1, and with that exchange on HTTP/2.
+pub(crate) trait Link: fmt::Debug + Sized + 'static {
     /// A response's body.
     type Body: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + fmt::Debug + Unpin + 'static;
     /// The connection's two directions once an upgrade took it over.
@@ -50,6 +66,15 @@ pub(crate) trait Link: fmt::Debug + 'static {
 
     /// How it stands.
     fn state(&self) -> LinkState;
+
+    /// A share for one more exchange; none where the connection carries one at a time.
+    fn share(&self) -> Option<Self>;
+
+    /// Whether the connection carries many exchanges at a time.
+    fn is_multiplexed(&self) -> bool;
+
+    /// Whether others hold a share beside this one.
+    fn is_shared(&self) -> bool;
 
     /// Sends a request and waits for the head of its response.
     fn exchange(&mut self, request: Request<Upload>) -> impl Future<Output = Result<Response<Self::Body>, Lost>>;
@@ -63,10 +88,23 @@ pub(crate) trait Link: fmt::Debug + 'static {
 pub(crate) struct Lost {
     /// The request, if no byte of it was written.
     pub(crate) untouched: Option<Box<Request<Upload>>>,
-    /// Whether any byte of a response had come.
-    pub(crate) answered: bool,
+    /// What the other side said of it.
+    pub(crate) word: Word,
     /// What happened.
     pub(crate) cause: Box<dyn Error + Send + Sync>,
+}
+
+/// What the other side said of a request that it did not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Word {
+    /// Nothing.
+    Silent,
+    /// Part of an answer.
+    Begun,
+    /// That it refuses this one unprocessed (`REFUSED_STREAM`).
+    Refused,
+    /// That it is going away and processed nothing of it (`GOAWAY`).
+    GoingAway,
 }
 
 /// A client's body, limited and paced.
@@ -77,37 +115,85 @@ pub(crate) type ClientBody = Inbound<Paced<Incoming>>;
 pub(crate) enum Upload {
     /// None.
     Empty,
-    /// What the client sends, as it comes.
-    Stream(Rc<Source>),
+    /// What the client sends, as it comes, on the sending of this number.
+    Stream(Rc<Source>, u32),
+    /// A few bytes of our own.
+    Own(Bytes),
 }
 
 /// A client's body that can be taken back from the connection it is sent on, for instance when the
-/// upstream has answered without waiting for all of it.
+/// upstream has answered without waiting for all of it, or when the request is sent again.
 #[derive(Debug)]
-pub(crate) struct Source(RefCell<Option<ClientBody>>);
+pub(crate) struct Source {
+    body: RefCell<Option<ClientBody>>,
+    sending: Cell<u32>,
+}
 
 impl Source {
     /// Puts `body` at the disposal of a connection.
     pub(crate) fn new(body: ClientBody) -> Rc<Self> {
-        Rc::new(Self(RefCell::new(Some(body))))
+        Rc::new(Self { body: RefCell::new(Some(body)), sending: Cell::new(0) })
     }
 
     /// What is left of it. The connection sees a body that broke off.
     pub(crate) fn take(&self) -> Option<ClientBody> {
-        self.0.borrow_mut().take()
+        self.body.borrow_mut().take()
+    }
+}
+
+/// A request's body that ends before its end. Tells HTTP/2 that nobody wants an answer any more.
+#[derive(Debug, thiserror::Error)]
+#[error("the request's body broke off")]
+pub(crate) struct CutShort(#[source] h2::Error);
+
+impl CutShort {
+    fn new() -> Self {
+        Self(h2::Reason::CANCEL.into())
+    }
+}
+
+impl Upload {
+    /// What `source` has, for its present sending.
+    pub(crate) fn of(source: &Rc<Source>) -> Self {
+        Self::Stream(Rc::clone(source), source.sending.get())
+    }
+
+    /// The same, to be sent [`again`](Self::again) if need be.
+    pub(crate) fn kept(&self) -> Self {
+        match self {
+            Self::Empty => Self::Empty,
+            Self::Own(bytes) => Self::Own(bytes.clone()),
+            Self::Stream(source, sending) => Self::Stream(Rc::clone(source), *sending),
+        }
+    }
+
+    /// The same for one sending more, and nothing for those before. Only where nothing of it was read.
+    pub(crate) fn again(&self) -> Self {
+        match self {
+            Self::Empty => Self::Empty,
+            Self::Own(bytes) => Self::Own(bytes.clone()),
+            Self::Stream(source, _) => {
+                source.sending.set(source.sending.get().wrapping_add(1));
+                Self::of(source)
+            }
+        }
     }
 }
 
 impl Body for Upload {
     type Data = Bytes;
-    type Error = BrokenOff;
+    type Error = CutShort;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CutShort>>> {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
-            Self::Stream(source) => match source.0.borrow_mut().as_mut() {
-                Some(body) => Pin::new(body).poll_frame(cx),
-                None => Poll::Ready(Some(Err(BrokenOff))),
+            Self::Own(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Self::Own(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Self::Stream(source, sending) => match source.body.borrow_mut().as_mut() {
+                Some(body) if *sending == source.sending.get() => {
+                    Pin::new(body).poll_frame(cx).map_err(|_broken_off| CutShort::new())
+                }
+                Some(_) | None => Poll::Ready(Some(Err(CutShort::new()))),
             },
         }
     }
@@ -115,14 +201,16 @@ impl Body for Upload {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
-            Self::Stream(source) => source.0.borrow().as_ref().is_some_and(Body::is_end_stream),
+            Self::Own(bytes) => bytes.is_empty(),
+            Self::Stream(source, _) => source.body.borrow().as_ref().is_some_and(Body::is_end_stream),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
-            Self::Stream(source) => source.0.borrow().as_ref().map_or_else(SizeHint::default, Body::size_hint),
+            Self::Own(bytes) => SizeHint::with_exact(u64::try_from(bytes.len()).unwrap_or(u64::MAX)),
+            Self::Stream(source, _) => source.body.borrow().as_ref().map_or_else(SizeHint::default, Body::size_hint),
         }
     }
 }

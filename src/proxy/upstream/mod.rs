@@ -1,29 +1,42 @@
 //! Upstreams: which target a request goes to, over which connection, and when it may be sent again.
 //!
-//! A request is sent again only if it provably was not processed: none of it was written, or it is
-//! idempotent without a body and the *pooled* connection it went out on died before a single byte
-//! of an answer. The second attempt uses a fresh connection, so a pool full of dead connections
-//! cannot use it up.
+//! A request is sent again only if it provably was not processed: none of it was written; or the other
+//! side said so, by a `GOAWAY` or `REFUSED_STREAM` of HTTP/2, and none of its body was read; or it is
+//! idempotent without a body and its connection died before a single byte of an answer. The next
+//! attempt then uses a fresh connection, so a pool full of dead connections cannot use it up. What
+//! happened on a connection that had been idle costs nothing of the retry budget; the rest does.
 
+mod balance;
+mod budget;
+mod connect;
+mod health;
 mod http1;
+mod http2;
 mod link;
 mod pool;
+mod resolve;
+mod standing;
 
-use std::cell::Cell;
 use std::error::Error;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, Request, Response};
 
-pub(crate) use http1::{Http1, Http1Link};
+pub(crate) use connect::{AnyLink, Connector};
 pub(crate) use link::{ClientBody, Dial, Link, Source, Upload};
 pub(crate) use pool::{Lease, Pool};
+pub(crate) use standing::{Standings, Told};
 
+use super::metrics::{Retry, UpstreamCells};
 use super::settings::Upstream;
+use crate::clock::Clock;
 use crate::wire::Transfer;
-use link::Lost;
-use pool::DialFault;
+use balance::{Candidate, Chooser};
+use budget::Budget;
+use link::{LinkState, Lost, Word};
+use pool::{DialFault, Dialled};
 
 /// One service as one worker sees it.
 #[derive(Debug)]
@@ -31,110 +44,242 @@ pub(crate) struct Service<D: Dial> {
     /// Its settings.
     pub(crate) upstream: Upstream,
     pools: Vec<Rc<Pool<D>>>,
-    turn: Cell<usize>,
+    chooser: Chooser,
+    budget: Budget,
+    standings: Arc<Standings>,
+    clock: Arc<dyn Clock>,
+    cells: Arc<UpstreamCells>,
 }
 
 /// A response's head, and the connection that its body comes over.
 pub(crate) struct Exchange<D: Dial> {
     pub(crate) response: Response<<D::Link as Link>::Body>,
     pub(crate) lease: Lease<D>,
-    /// How often the request was sent again.
-    pub(crate) retries: u32,
 }
 
 /// Why there is no response.
 #[derive(Debug)]
 pub(crate) enum Failure {
+    /// Checks found every target down.
+    NoTarget,
     /// No target could be connected to.
     Unreachable(Box<dyn Error + Send + Sync>),
     /// No connection within the connect timeout.
     ConnectTimeout,
     /// The request was sent, and no head of a response came in time.
     HeadTimeout,
+    /// Request and response together took too long.
+    TotalTimeout,
     /// The connection ended before the head of a response, or what came was no HTTP.
     Broken(Box<dyn Error + Send + Sync>),
 }
 
+/// What became of a request at one target.
+enum Tried<D: Dial> {
+    Answered(Exchange<D>),
+    /// Not processed: another target may have it.
+    Back(Box<Request<Upload>>, Failure),
+    /// It may have been processed.
+    Failed(Failure),
+}
+
 impl<D: Dial> Service<D> {
-    pub(crate) const fn new(upstream: Upstream, pools: Vec<Rc<Pool<D>>>) -> Self {
-        Self { upstream, pools, turn: Cell::new(0) }
+    pub(crate) fn new(
+        upstream: Upstream,
+        pools: Vec<Rc<Pool<D>>>,
+        standings: Arc<Standings>,
+        clock: Arc<dyn Clock>,
+        cells: Arc<UpstreamCells>,
+    ) -> Self {
+        let chooser = Chooser::new(upstream.balance, upstream.slow_start);
+        let budget = Budget::new(upstream.retries);
+        Self { upstream, pools, chooser, budget, standings, clock, cells }
     }
 
-    /// Host and port of the first target, for the `Host` of requests that name none.
+    /// What the first target is called, for the `Host` of requests that name none.
     pub(crate) fn target_name(&self) -> &str {
-        self.upstream.targets.first().map_or("", |target| target.authority.as_str())
+        self.upstream.targets.first().map_or("", |target| target.host_field())
     }
 
-    /// Lets go of idle connections that have died or grown too old.
+    /// Lets go of idle connections that have died or grown too old, and begins the checks that are due.
     pub(crate) fn sweep(&self) {
+        let now = self.standings.millis(self.clock.monotonic());
         for pool in &self.pools {
             pool.sweep(&self.upstream);
+            let Some(rules) = &self.upstream.health else { continue };
+            if !pool.standing.claims_check(rules, now) {
+                continue;
+            }
+            let (checked, upstream, rules) = (Rc::downgrade(pool), self.upstream.clone(), rules.clone());
+            let (standings, clock) = (Arc::clone(&self.standings), Arc::clone(&self.clock));
+            pool.spawn(async move {
+                let Some(pool) = checked.upgrade() else { return };
+                let well = health::is_well(&pool, &upstream, &rules).await;
+                let now = standings.millis(clock.monotonic());
+                if pool.standing.checked(&rules, well, now) {
+                    let target = pool.target().authority.as_str();
+                    if well {
+                        tracing::info!(target, "health checks find the target well again");
+                    } else {
+                        tracing::warn!(target, "health checks find the target down");
+                    }
+                }
+            });
         }
     }
 
-    /// Sends `request`. `transfer` tells how far its body has come.
-    pub(crate) async fn send(&self, request: Request<Upload>, transfer: &Transfer) -> Result<Exchange<D>, Failure> {
+    /// Sends `request`. `transfer` tells how far its body has come. `http1`: nothing else will do.
+    pub(crate) async fn send(
+        &self,
+        request: Request<Upload>,
+        transfer: &Transfer,
+        http1: bool,
+    ) -> Result<Exchange<D>, Failure> {
+        self.budget.earn();
+        let mut request = request;
+        let mut tried = 0;
+        let mut last = None;
+        while let Some((at, pool)) = self.next(tried) {
+            tried |= 1 << at;
+            if last.is_some() && !self.may_retry(Retry::Target) {
+                break;
+            }
+            match self.try_target(pool, request, transfer, http1).await {
+                Tried::Answered(exchange) => {
+                    pool.standing.succeeded();
+                    return Ok(exchange);
+                }
+                Tried::Back(back, failure) => {
+                    self.note(pool, &failure, transfer);
+                    request = *back;
+                    last = Some(failure);
+                }
+                Tried::Failed(failure) => {
+                    self.note(pool, &failure, transfer);
+                    return Err(failure);
+                }
+            }
+        }
+        Err(last.unwrap_or(Failure::NoTarget))
+    }
+
+    fn next(&self, tried: u64) -> Option<(usize, &Rc<Pool<D>>)> {
+        let of = |at: usize| {
+            let pool = self.pools.get(at)?;
+            Some(Candidate { standing: &pool.standing, active: pool.active() })
+        };
+        let at = self.chooser.next(self.pools.len(), of, tried, || self.standings.millis(self.clock.monotonic()))?;
+        Some((at, self.pools.get(at)?))
+    }
+
+    fn may_retry(&self, retry: Retry) -> bool {
+        let may = self.budget.spend(self.clock.monotonic());
+        self.cells.retried(if may { retry } else { Retry::OverBudget });
+        may
+    }
+
+    /// Counts a failure against a target, unless it is the client's.
+    fn note(&self, pool: &Pool<D>, failure: &Failure, transfer: &Transfer) {
+        let unconnected = match failure {
+            Failure::Unreachable(_) | Failure::ConnectTimeout => true,
+            Failure::HeadTimeout | Failure::Broken(_) => false,
+            Failure::NoTarget | Failure::TotalTimeout => return,
+        };
+        let rules = &self.upstream.ejection;
+        if transfer.is_broken() || !pool.standing.failed(rules, unconnected) || self.pools.len() < 2 {
+            return;
+        }
+        let now = self.standings.millis(self.clock.monotonic());
+        let ejected = self.pools.iter().filter(|pool| pool.standing.is_ejected(now)).count();
+        let share = usize::try_from(rules.share_max).unwrap_or(100);
+        let most = (self.pools.len() * share / 100).max(usize::from(share > 0)).min(self.pools.len() - 1);
+        if ejected < most && !pool.standing.is_ejected(now) {
+            pool.standing.eject(rules, now);
+            tracing::warn!(target = %pool.target().authority, "the target fails and is passed over for a while");
+        }
+    }
+
+    async fn try_target(
+        &self,
+        pool: &Rc<Pool<D>>,
+        request: Request<Upload>,
+        transfer: &Transfer,
+        http1: bool,
+    ) -> Tried<D> {
         let replayable = is_idempotent(request.method()) && transfer.is_ended() && transfer.bytes() == 0;
         let mut request = request;
-        let mut retries = 0;
-        let mut last = Failure::Unreachable("the upstream has no target".into());
-        for pool in self.in_turn() {
-            while let Some(mut lease) = pool.idle_lease(&self.upstream) {
-                let copy = replayable.then(|| copy_of(&request));
-                match self.exchange(&mut lease.link, request, transfer).await {
-                    Ok(response) => return Ok(Exchange { response, lease, retries }),
-                    Err(ExchangeFault::TimedOut) => return Err(Failure::HeadTimeout),
-                    Err(ExchangeFault::Lost(Lost { untouched: Some(back), .. })) => {
-                        request = *back;
+        let (mut use_pool, mut said_no) = (true, 0);
+        loop {
+            let pooled = if use_pool { pool.pooled(&self.upstream, http1) } else { None };
+            let reused = pooled.is_some();
+            let mut lease = match pooled {
+                Some(lease) => lease,
+                None => match pool.fresh(&self.upstream, http1).await {
+                    Ok(Dialled { lease, anew }) => {
+                        if anew {
+                            self.cells.connected();
+                        }
+                        lease
                     }
-                    Err(ExchangeFault::Lost(Lost { answered, cause, .. })) => {
-                        let (Some(again), false) = (copy, answered) else { return Err(Failure::Broken(cause)) };
-                        request = again;
-                        retries += 1;
-                        break;
+                    Err(DialFault::Refused(error)) => {
+                        return Tried::Back(Box::new(request), Failure::Unreachable(error.into()));
                     }
+                    Err(DialFault::TimedOut) => return Tried::Back(Box::new(request), Failure::ConnectTimeout),
+                },
+            };
+            if reused && lease.rested && !replayable {
+                // What cannot be sent twice waits for news of the connection that are here already.
+                tokio::task::yield_now().await;
+                if lease.link.state() == LinkState::Closed {
+                    continue;
                 }
             }
-            let mut lease = match pool.fresh_lease(&self.upstream).await {
-                Ok(lease) => lease,
-                Err(DialFault::Refused(error)) => {
-                    last = Failure::Unreachable(error.into());
-                    continue;
-                }
-                Err(DialFault::TimedOut) => {
-                    last = Failure::ConnectTimeout;
-                    continue;
-                }
+            // Others' word that a request was not processed exists on shared connections alone.
+            let shared = lease.link.is_multiplexed();
+            let copy = (shared || replayable).then(|| copy_of(&request));
+            let lost = match self.exchange(&mut lease.link, request, transfer).await {
+                Ok(response) => return Tried::Answered(Exchange { response, lease }),
+                Err(ExchangeFault::TimedOut) => return Tried::Failed(Failure::HeadTimeout),
+                Err(ExchangeFault::Lost(lost)) => lost,
             };
-            match self.exchange(&mut lease.link, request, transfer).await {
-                Ok(response) => return Ok(Exchange { response, lease, retries }),
-                Err(ExchangeFault::TimedOut) => return Err(Failure::HeadTimeout),
-                Err(ExchangeFault::Lost(Lost { untouched: Some(back), cause, .. })) => {
+            let copy = copy.filter(|_| transfer.bytes() == 0 && !transfer.is_broken());
+            match (lost, copy) {
+                (Lost { untouched: Some(back), .. }, _) if reused => request = *back,
+                // Others may have used up a shared connection before this one got to it.
+                (Lost { untouched: Some(back), .. }, _) if shared && said_no < REFUSALS_MAX => {
                     request = *back;
-                    last = Failure::Broken(cause);
+                    said_no += 1;
                 }
-                Err(ExchangeFault::Lost(lost)) => return Err(Failure::Broken(lost.cause)),
+                (Lost { untouched: Some(back), cause, .. }, _) => return Tried::Back(back, Failure::Broken(cause)),
+                (Lost { word: Word::Silent, .. }, Some(copy)) if reused && replayable => {
+                    self.cells.retried(Retry::Stale);
+                    request = again(copy);
+                    use_pool = false;
+                }
+                (Lost { word: Word::Silent, cause, .. }, Some(copy)) if replayable && said_no == 0 => {
+                    if !self.may_retry(Retry::Broken) {
+                        return Tried::Failed(Failure::Broken(cause));
+                    }
+                    request = again(copy);
+                    use_pool = false;
+                    said_no += 1;
+                }
+                // That connection is closed to new requests, so this ends.
+                (Lost { word: Word::GoingAway, .. }, Some(copy)) if said_no < REFUSALS_MAX => {
+                    self.cells.retried(Retry::Stale);
+                    request = again(copy);
+                    said_no += 1;
+                }
+                (Lost { word: Word::Refused, cause, .. }, Some(copy)) => {
+                    if said_no >= REFUSALS_MAX || !self.may_retry(Retry::Refused) {
+                        return Tried::Failed(Failure::Broken(cause));
+                    }
+                    request = again(copy);
+                    said_no += 1;
+                }
+                (Lost { cause, .. }, _) => return Tried::Failed(Failure::Broken(cause)),
             }
         }
-        Err(last)
-    }
-
-    /// The pools, beginning with the one whose turn it is; those that could not be connected to a
-    /// moment ago come last.
-    fn in_turn(&self) -> impl Iterator<Item = &Rc<Pool<D>>> {
-        let turn = self.turn.get();
-        self.turn.set(turn.wrapping_add(1));
-        let (before, from) = self.pools.split_at(turn.checked_rem(self.pools.len()).unwrap_or(0));
-        let rotated = || from.iter().chain(before);
-        // Looked at once, so that a target that fails meanwhile is not tried twice.
-        let ejected = |at: usize, pool: &Rc<Pool<D>>| at < 64 && pool.is_ejected() && self.pools.len() > 1;
-        let passed_over =
-            rotated().enumerate().fold(0u64, |set, (at, pool)| if ejected(at, pool) { set | 1 << at } else { set });
-        let of = move |wanted: bool| {
-            let is_passed_over = move |at: usize| at < 64 && passed_over & (1 << at) != 0;
-            rotated().enumerate().filter(move |(at, _)| is_passed_over(*at) == wanted).map(|(_, pool)| pool)
-        };
-        of(false).chain(of(true))
     }
 
     async fn exchange(
@@ -150,6 +295,9 @@ impl<D: Dial> Service<D> {
         }
     }
 }
+
+/// How often one target may say that it did not process a request.
+const REFUSALS_MAX: u32 = 4;
 
 enum ExchangeFault {
     Lost(Lost),
@@ -175,12 +323,22 @@ fn is_idempotent(method: &Method) -> bool {
     [Method::GET, Method::HEAD, Method::PUT, Method::DELETE, Method::OPTIONS].contains(method)
 }
 
-/// The same request again. Only for one without a body.
-fn copy_of(request: &Request<Upload>) -> Request<Upload> {
-    let mut copy = Request::new(Upload::Empty);
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.version_mut() = request.version();
-    *copy.headers_mut() = request.headers().clone();
-    copy
+/// The same request once more, as far as its body is the same for both: see [`again`].
+fn copy_of(request: &Request<Upload>) -> Copied {
+    let mut head = Request::new(());
+    *head.method_mut() = request.method().clone();
+    *head.uri_mut() = request.uri().clone();
+    *head.headers_mut() = request.headers().clone();
+    Copied { head, body: request.body().kept() }
+}
+
+/// A request that may have to be sent again.
+struct Copied {
+    head: Request<()>,
+    body: Upload,
+}
+
+/// Takes the body away from where the request was sent before.
+fn again(Copied { head, body }: Copied) -> Request<Upload> {
+    head.map(|()| body.again())
 }

@@ -1,5 +1,5 @@
 //! The connections of one worker to one target: dialled here, kept here while idle, last in first
-//! out so that the surplus of a busy hour goes idle and is let go.
+//! out so that the surplus of a busy hour goes idle and is let go. HTTP/2 connections are shared.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -9,50 +9,85 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::link::{Dial, Link, LinkState};
+use tokio::sync::Mutex;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::link::{Dial, Endpoint, Link, LinkState};
+use super::resolve::Resolver;
+use super::standing::Standing;
 use crate::clock::Clock;
 use crate::proxy::metrics;
-use crate::proxy::settings::{Target, Upstream};
+use crate::proxy::settings::{Speaks, Target, Upstream};
+use crate::tls;
 
-/// How long the addresses of a name are used before it is asked for again.
-const RESOLVED_FOR: Duration = Duration::from_secs(30);
-/// How long a target that could not be connected to is passed over.
-const EJECTED_FOR: Duration = Duration::from_secs(2);
+/// Sooner than this no service closes a connection for being idle.
+const RESTED_AFTER: Duration = Duration::from_millis(1);
 
 /// One target as one worker sees it.
 #[derive(Debug)]
 pub(crate) struct Pool<D: Dial> {
     target: Target,
+    tls: Option<Arc<tls::Client>>,
+    pub(super) standing: Arc<Standing>,
     dial: Rc<D>,
     clock: Arc<dyn Clock>,
     idle: RefCell<VecDeque<Idle<D::Link>>>,
-    ejected_until: Cell<Option<Instant>>,
-    resolved: RefCell<Option<(Instant, Rc<[SocketAddr]>)>>,
-    turn: Cell<usize>,
+    shared: RefCell<Vec<Idle<D::Link>>>,
+    /// Whether the last connection could be shared; none before the first.
+    shares: Cell<Option<bool>>,
+    /// Held while dialling where others would rather share what comes of it.
+    dialling: Mutex<()>,
+    resolver: Resolver,
+    /// Requests that are there now.
+    active: Cell<usize>,
+    born: Cell<u32>,
     gauge: Arc<metrics::Cell>,
+    chores: RefCell<JoinSet<()>>,
 }
 
 #[derive(Debug)]
 struct Idle<L> {
     link: L,
-    born: Instant,
+    until: Instant,
     since: Instant,
 }
 
-/// A connection in use. Dropping it closes the connection; [`Lease::give_back`] keeps it.
+/// A connection in use. Dropping it closes the connection, or ends this use of one that is shared;
+/// [`Lease::give_back`] keeps it.
 #[derive(Debug)]
 pub(crate) struct Lease<D: Dial> {
     pub(super) link: D::Link,
-    born: Instant,
-    pool: Rc<Pool<D>>,
+    until: Instant,
+    at: Active<D>,
     size: usize,
+    /// Whether it lay idle for long enough that the other side may have closed it.
+    pub(super) rested: bool,
+}
+
+/// A request at a target.
+#[derive(Debug)]
+struct Active<D: Dial>(Rc<Pool<D>>);
+
+impl<D: Dial> Active<D> {
+    fn begin(pool: &Rc<Pool<D>>) -> Self {
+        pool.active.set(pool.active.get() + 1);
+        Self(Rc::clone(pool))
+    }
+}
+
+impl<D: Dial> Drop for Active<D> {
+    fn drop(&mut self) {
+        self.0.active.set(self.0.active.get().saturating_sub(1));
+    }
 }
 
 impl<D: Dial> Lease<D> {
     /// Back to the idle ones, if it still lives and there is room.
     pub(crate) fn give_back(self) {
-        let Self { link, born, pool, size } = self;
-        if link.state() == LinkState::Closed {
+        let Self { link, until, at: Active(ref pool), size, rested: _ } = self;
+        // One that is shared is still there.
+        if link.is_multiplexed() || link.state() == LinkState::Closed {
             return;
         }
         let mut idle = pool.idle.borrow_mut();
@@ -60,43 +95,68 @@ impl<D: Dial> Lease<D> {
             idle.pop_front();
         }
         if idle.len() < size {
-            idle.push_back(Idle { link, born, since: pool.clock.monotonic() });
+            idle.push_back(Idle { link, until, since: pool.clock.monotonic() });
         }
         pool.count(idle.len());
     }
 }
 
 impl<D: Dial> Pool<D> {
-    pub(crate) fn new(target: Target, dial: Rc<D>, clock: Arc<dyn Clock>, gauge: Arc<metrics::Cell>) -> Rc<Self> {
+    pub(crate) fn new(
+        target: Target,
+        tls: Option<Arc<tls::Client>>,
+        standing: Arc<Standing>,
+        dial: Rc<D>,
+        clock: Arc<dyn Clock>,
+        gauge: Arc<metrics::Cell>,
+    ) -> Rc<Self> {
         Rc::new(Self {
             target,
+            tls,
+            standing,
             dial,
             clock,
             idle: RefCell::default(),
-            ejected_until: Cell::new(None),
-            resolved: RefCell::default(),
-            turn: Cell::new(0),
+            shared: RefCell::default(),
+            shares: Cell::new(None),
+            dialling: Mutex::default(),
+            resolver: Resolver::new(),
+            active: Cell::default(),
+            born: Cell::default(),
             gauge,
+            chores: RefCell::default(),
         })
     }
 
-    /// Which target this is.
-    pub(crate) const fn target(&self) -> &Target {
+    /// Whether connections to `target`, spoken to like this, are the ones that are here.
+    pub(crate) fn is_for(&self, target: &Target, tls: Option<&tls::Client>) -> bool {
+        let same_tls = match (self.tls.as_deref(), tls) {
+            (Some(ours), Some(theirs)) => ours.is_same(theirs),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        self.target == *target && same_tls
+    }
+
+    pub(super) const fn target(&self) -> &Target {
         &self.target
     }
 
-    /// Whether it could not be connected to a moment ago.
-    pub(crate) fn is_ejected(&self) -> bool {
-        let Some(until) = self.ejected_until.get() else { return false };
-        if self.clock.monotonic() < until {
-            return true;
-        }
-        self.ejected_until.set(None);
-        false
+    /// How many requests are there now.
+    pub(super) const fn active(&self) -> usize {
+        self.active.get()
     }
 
-    /// The idle connection that was used last, if one is good.
-    pub(crate) fn idle_lease(self: &Rc<Self>, upstream: &Upstream) -> Option<Lease<D>> {
+    fn is_fresh(entry: &Idle<D::Link>, upstream: &Upstream, now: Instant) -> bool {
+        now < entry.until && now.saturating_duration_since(entry.since) < upstream.pool_idle
+    }
+
+    /// A connection that is there already, if one is good. `http1` takes none that is shared.
+    pub(super) fn pooled(self: &Rc<Self>, upstream: &Upstream, http1: bool) -> Option<Lease<D>> {
+        let shared = self.shares.get() == Some(true) && !http1;
+        if shared && let Some(lease) = self.shared_lease(upstream) {
+            return Some(lease);
+        }
         let mut idle = self.idle.borrow_mut();
         if idle.is_empty() {
             return None;
@@ -106,13 +166,13 @@ impl<D: Dial> Pool<D> {
         while let Some(next) = at.checked_sub(1) {
             at = next;
             let entry = idle.get(at)?;
-            let fresh = now.saturating_duration_since(entry.since) < upstream.pool_idle
-                && now.saturating_duration_since(entry.born) < upstream.connection_age;
+            let fresh = Self::is_fresh(entry, upstream, now);
             match entry.link.state() {
                 LinkState::Ready if fresh => {
-                    let Idle { link, born, .. } = idle.remove(at)?;
+                    let Idle { link, until, since } = idle.remove(at)?;
                     self.count(idle.len());
-                    return Some(Lease { link, born, pool: Rc::clone(self), size: upstream.pool_size });
+                    let rested = now.saturating_duration_since(since) >= RESTED_AFTER;
+                    return Some(Lease { link, until, at: Active::begin(self), size: upstream.pool_size, rested });
                 }
                 // It may become ready within this turn of the loop.
                 LinkState::Busy if fresh => {}
@@ -125,88 +185,145 @@ impl<D: Dial> Pool<D> {
         None
     }
 
+    /// A share of a connection that others use too.
+    fn shared_lease(self: &Rc<Self>, upstream: &Upstream) -> Option<Lease<D>> {
+        let now = self.clock.monotonic();
+        let mut shared = self.shared.borrow_mut();
+        let good = |entry: &Idle<D::Link>| entry.link.state() == LinkState::Ready && now < entry.until;
+        let entry = shared.iter_mut().find(|entry| good(entry))?;
+        entry.since = now;
+        let link = entry.link.share()?;
+        let rested = false;
+        Some(Lease { link, until: entry.until, at: Active::begin(self), size: upstream.pool_size, rested })
+    }
+
     fn count(&self, idle: usize) {
         self.gauge.set(u64::try_from(idle).unwrap_or(u64::MAX));
     }
 
-    /// Lets go of idle connections that have died, or lain or lived too long.
-    pub(crate) fn sweep(&self, upstream: &Upstream) {
+    /// Lets go of idle connections that have died, or lain or lived too long, and asks for the
+    /// addresses again where it is time to.
+    pub(super) fn sweep(self: &Rc<Self>, upstream: &Upstream) {
         let now = self.clock.monotonic();
         let mut idle = self.idle.borrow_mut();
-        idle.retain(|entry| {
-            entry.link.state() != LinkState::Closed
-                && now.saturating_duration_since(entry.since) < upstream.pool_idle
-                && now.saturating_duration_since(entry.born) < upstream.connection_age
+        idle.retain(|entry| entry.link.state() != LinkState::Closed && Self::is_fresh(entry, upstream, now));
+        let mut shared = self.shared.borrow_mut();
+        shared.retain_mut(|entry| {
+            if entry.link.is_shared() {
+                entry.since = now;
+            }
+            entry.link.state() != LinkState::Closed && Self::is_fresh(entry, upstream, now)
         });
-        self.count(idle.len());
-    }
-
-    /// A fresh connection. A failure passes the target over for a while.
-    pub(crate) async fn fresh_lease(self: &Rc<Self>, upstream: &Upstream) -> Result<Lease<D>, DialFault> {
-        let dialled = tokio::time::timeout(upstream.connect_timeout, self.dial_any()).await;
-        match dialled {
-            Ok(Ok(link)) => {
-                self.ejected_until.set(None);
-                let born = self.clock.monotonic();
-                Ok(Lease { link, born, pool: Rc::clone(self), size: upstream.pool_size })
-            }
-            Ok(Err(error)) => {
-                self.eject();
-                Err(DialFault::Refused(error))
-            }
-            Err(_elapsed) => {
-                self.eject();
-                Err(DialFault::TimedOut)
-            }
+        self.count(idle.len() + shared.iter().filter(|entry| !entry.link.is_shared()).count());
+        let named = self.target.address.is_none() && !matches!(self.target.speaks, Speaks::Unix(_));
+        let mut chores = self.chores.borrow_mut();
+        while chores.try_join_next().is_some() {}
+        if named && self.resolver.is_due(upstream.resolve_every, now) {
+            let pool = Rc::downgrade(self);
+            chores.spawn_local(async move {
+                let Some(pool) = pool.upgrade() else { return };
+                if let Err(error) = pool.resolver.ask(&pool.target).await {
+                    tracing::warn!(target = %pool.target.authority, %error, "the name cannot be looked up, its last addresses stay");
+                }
+            });
         }
     }
 
-    fn eject(&self) {
-        self.ejected_until.set(Some(self.clock.monotonic() + EJECTED_FOR));
+    /// A fresh connection, or one that somebody else dialled meanwhile and that can be shared.
+    pub(super) async fn fresh(self: &Rc<Self>, upstream: &Upstream, http1: bool) -> Result<Dialled<D>, DialFault> {
+        let at = Active::begin(self);
+        let dialled = timeout(upstream.connect_timeout, async {
+            // Those who come together share a connection, where it is of the kind that is shared.
+            let may_share = match self.target.speaks {
+                Speaks::Http | Speaks::Unix(_) => false,
+                Speaks::H2c => true,
+                Speaks::Https => self.shares.get() != Some(false),
+            };
+            if !may_share || http1 {
+                return self.dial_any(upstream, http1).await.map(Ok);
+            }
+            let _turn = self.dialling.lock().await;
+            if let Some(lease) = self.shared_lease(upstream) {
+                return Ok(Err(lease));
+            }
+            self.dial_any(upstream, http1).await.map(Ok)
+        });
+        let link = match dialled.await {
+            Ok(Ok(Ok(link))) => link,
+            Ok(Ok(Err(lease))) => return Ok(Dialled { lease, anew: false }),
+            Ok(Err(error)) => return Err(DialFault::Refused(error)),
+            Err(_elapsed) => return Err(DialFault::TimedOut),
+        };
+        let now = self.clock.monotonic();
+        let until = now + self.age(upstream.connection_age);
+        let share = link.share();
+        if !http1 {
+            self.shares.set(Some(share.is_some()));
+        }
+        let link = match share {
+            Some(share) => {
+                self.shared.borrow_mut().push(Idle { link, until, since: now });
+                share
+            }
+            None => link,
+        };
+        Ok(Dialled { lease: Lease { link, until, at, size: upstream.pool_size, rested: false }, anew: true })
     }
 
-    async fn dial_any(&self) -> io::Result<D::Link> {
-        if let Some(address) = self.target.address {
-            return self.dial.dial(address).await;
+    /// How long the next connection is used: up to a tenth less than `most`, so that those that were
+    /// dialled together do not end together.
+    fn age(&self, most: Duration) -> Duration {
+        let number = self.born.get().wrapping_add(1);
+        self.born.set(number);
+        // Steps of the golden ratio spread evenly however many there are.
+        let spread = number.wrapping_mul(0x9E37_79B9) >> 22;
+        most.saturating_sub(most / 10 * spread / 1024)
+    }
+
+    async fn dial_any(&self, upstream: &Upstream, http1: bool) -> io::Result<D::Link> {
+        let to = |address: Option<SocketAddr>| Endpoint {
+            target: &self.target,
+            address,
+            tls: self.tls.as_deref(),
+            http1,
+            streams: upstream.http2_streams,
+        };
+        if self.target.address.is_some() || matches!(self.target.speaks, Speaks::Unix(_)) {
+            return self.dial.dial(to(self.target.address)).await;
         }
-        let addresses = self.addresses().await?;
-        let turn = self.turn.get();
-        self.turn.set(turn.wrapping_add(1));
+        let addresses = self.resolver.addresses(&self.target, self.clock.monotonic()).await?;
+        let mut left = u32::try_from(addresses.len()).unwrap_or(u32::MAX);
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-        for step in 0..addresses.len() {
-            let Some(address) = addresses.get(turn.wrapping_add(step) % addresses.len()) else { continue };
-            match self.dial.dial(*address).await {
-                Ok(link) => return Ok(link),
-                Err(error) => last = error,
+        for address in addresses {
+            // One that does not answer leaves time for the others.
+            let patience = upstream.connect_timeout / left.max(1);
+            left = left.saturating_sub(1);
+            match timeout(patience, self.dial.dial(to(Some(address)))).await {
+                Ok(Ok(link)) => return Ok(link),
+                Ok(Err(error)) => last = error,
+                Err(_elapsed) => last = io::ErrorKind::TimedOut.into(),
             }
         }
         Err(last)
     }
 
-    /// The addresses of the target's name: fresh, or where the resolver fails, the last good ones.
-    async fn addresses(&self) -> io::Result<Rc<[SocketAddr]>> {
-        let known = self.resolved.borrow().clone();
-        let now = self.clock.monotonic();
-        if let Some((at, addresses)) = &known
-            && now.saturating_duration_since(*at) < RESOLVED_FOR
-        {
-            return Ok(Rc::clone(addresses));
-        }
-        let asked = tokio::net::lookup_host((self.target.host.as_str(), self.target.port)).await;
-        let found: io::Result<Rc<[SocketAddr]>> = asked.map(Iterator::collect);
-        match (found, known) {
-            (Ok(addresses), _) if !addresses.is_empty() => {
-                *self.resolved.borrow_mut() = Some((now, Rc::clone(&addresses)));
-                Ok(addresses)
-            }
-            (_, Some((_, addresses))) => {
-                // Asked again only after a while, or every request would wait for a dead resolver.
-                *self.resolved.borrow_mut() = Some((now, Rc::clone(&addresses)));
-                Ok(addresses)
-            }
-            (found, None) => found,
-        }
+    /// A connection for a check alone: it never carries a request.
+    pub(super) async fn dial_apart(&self, upstream: &Upstream) -> io::Result<D::Link> {
+        self.dial_any(upstream, false).await
     }
+
+    /// Runs `chore` beside the requests, for as long as this is used at all.
+    pub(super) fn spawn(&self, chore: impl Future<Output = ()> + 'static) {
+        self.chores.borrow_mut().spawn_local(chore);
+    }
+}
+
+/// A connection that was waited for.
+#[derive(Debug)]
+pub(super) struct Dialled<D: Dial> {
+    pub(super) lease: Lease<D>,
+    /// Whether it is new.
+    pub(super) anew: bool,
 }
 
 /// Why no fresh connection came to be.

@@ -10,6 +10,7 @@ use super::upstream::Upstream;
 pub(crate) struct Config {
     gateway: Vec<String>,
     tls: bool,
+    workers: Option<usize>,
     sync: Vec<String>,
     upstreams: Vec<String>,
     routes: Vec<String>,
@@ -37,6 +38,20 @@ impl Config {
     pub(crate) fn to(address: SocketAddr) -> Self {
         let target = format!("[upstreams.service]\ntargets = ['http://{address}']");
         Self { upstreams: vec![target], ..Self::default() }
+    }
+
+    /// One route, `/any/…` for any key and `/public/…` for none, to a service that these lines of
+    /// TOML define.
+    pub(crate) fn towards(service: &str) -> Self {
+        let upstreams = vec![format!("[upstreams.service]\n{service}")];
+        Self { upstreams, ..Self::default() }
+            .route("name = 'any'\npath = '/any/{*rest}'\nany_key = true\nupgrades = ['websocket']")
+            .route("name = 'public'\npath = '/public/{*rest}'\npublic = true")
+    }
+
+    /// So many workers in place of two.
+    pub(crate) fn gateway_workers(self, workers: usize) -> Self {
+        Self { workers: Some(workers), ..self }
     }
 
     /// No routes yet; the ones that are added go to whatever listens on `address`.
@@ -72,7 +87,8 @@ impl Config {
     }
 
     pub(crate) fn to_toml(&self) -> String {
-        let mut text = String::from("[gateway]\nlisten = ['127.0.0.1:0']\nworkers = 2\n");
+        let workers = self.workers.unwrap_or(2);
+        let mut text = format!("[gateway]\nlisten = ['127.0.0.1:0']\nworkers = {workers}\n");
         let mut add = |line: &str| writeln!(text, "{line}").expect("text grows");
         self.gateway.iter().for_each(|line| add(line));
         if self.tls {

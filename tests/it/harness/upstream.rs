@@ -97,7 +97,8 @@ impl Gate {
         self.0.send_replace(true);
     }
 
-    async fn passed(&self) {
+    /// Ends once it is open.
+    pub(crate) async fn passed(&self) {
         self.0.subscribe().wait_for(|open| *open).await.expect("the gate holds its own sender");
     }
 }

@@ -1,0 +1,145 @@
+//! Connecting to a target, by what it speaks.
+
+use std::cell::RefCell;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::{Rc, Weak};
+
+use http::uri::Scheme;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use tokio::net::{TcpStream, UnixStream};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio_rustls::TlsConnector;
+
+use super::http1::Http1Link;
+use super::http2::Http2Link;
+use super::link::{Dial, Endpoint, Link, LinkState, Lost, Upload};
+use crate::proxy::settings::Speaks;
+
+/// Dials upstreams and runs their connections on this worker.
+#[derive(Debug, Default)]
+pub(crate) struct Connector {
+    tasks: Rc<RefCell<JoinSet<()>>>,
+}
+
+/// Runs a connection's tasks on this worker. They end with the worker's connector.
+#[derive(Debug, Clone)]
+pub(super) struct OnWorker(Weak<RefCell<JoinSet<()>>>);
+
+impl OnWorker {
+    /// Runs `task`; not where the worker is on its way out.
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + 'static) -> Option<AbortHandle> {
+        let tasks = self.0.upgrade()?;
+        let mut tasks = tasks.borrow_mut();
+        while tasks.try_join_next().is_some() {}
+        Some(tasks.spawn_local(task))
+    }
+}
+
+impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for OnWorker {
+    fn execute(&self, task: F) {
+        self.spawn(task);
+    }
+}
+
+impl Connector {
+    fn on_worker(&self) -> OnWorker {
+        OnWorker(Rc::downgrade(&self.tasks))
+    }
+}
+
+impl Dial for Connector {
+    type Link = AnyLink;
+
+    async fn dial(&self, to: Endpoint<'_>) -> io::Result<AnyLink> {
+        let on = self.on_worker();
+        match &to.target.speaks {
+            Speaks::Http => Ok(AnyLink::Http1(Http1Link::over(connect(to.address).await?, &on).await?)),
+            Speaks::Unix(path) => Ok(AnyLink::Http1(Http1Link::over(UnixStream::connect(path).await?, &on).await?)),
+            Speaks::H2c if to.http1 => Err(io::Error::other("the target speaks HTTP/2 only, and this needs HTTP/1.1")),
+            Speaks::H2c => {
+                let stream = connect(to.address).await?;
+                Ok(AnyLink::Http2(Http2Link::over(stream, Scheme::HTTP, to.streams, &on).await?))
+            }
+            Speaks::Https => {
+                let config = to.tls.and_then(|tls| tls.config(to.http1));
+                let config = config.ok_or_else(|| io::Error::other("the certificates were not read"))?;
+                let name = server_name(&to)?;
+                let stream = TlsConnector::from(config).connect(name, connect(to.address).await?).await?;
+                if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+                    Ok(AnyLink::Http2(Http2Link::over(stream, Scheme::HTTPS, to.streams, &on).await?))
+                } else {
+                    Ok(AnyLink::Http1(Http1Link::over(stream, &on).await?))
+                }
+            }
+        }
+    }
+}
+
+async fn connect(address: Option<SocketAddr>) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address.ok_or(io::ErrorKind::AddrNotAvailable)?).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// The name that the target's certificate must be for.
+fn server_name(to: &Endpoint<'_>) -> io::Result<ServerName<'static>> {
+    match to.tls.and_then(|tls| tls.server_name()) {
+        Some(name) => Ok(name.clone()),
+        None => ServerName::try_from(to.target.host.trim_end_matches('.'))
+            .map(|name| name.to_owned())
+            .map_err(io::Error::other),
+    }
+}
+
+/// A connection of either protocol.
+#[derive(Debug)]
+pub(crate) enum AnyLink {
+    Http1(Http1Link),
+    Http2(Http2Link),
+}
+
+impl Link for AnyLink {
+    type Body = Incoming;
+    type Tunnel = TokioIo<Upgraded>;
+
+    fn state(&self) -> LinkState {
+        match self {
+            Self::Http1(link) => link.state(),
+            Self::Http2(link) => link.state(),
+        }
+    }
+
+    fn share(&self) -> Option<Self> {
+        match self {
+            Self::Http1(_) => None,
+            Self::Http2(link) => Some(Self::Http2(link.share())),
+        }
+    }
+
+    fn is_multiplexed(&self) -> bool {
+        matches!(self, Self::Http2(_))
+    }
+
+    fn is_shared(&self) -> bool {
+        match self {
+            Self::Http1(_) => false,
+            Self::Http2(link) => link.is_shared(),
+        }
+    }
+
+    async fn exchange(&mut self, request: Request<Upload>) -> Result<Response<Incoming>, Lost> {
+        match self {
+            Self::Http1(link) => link.exchange(request).await,
+            Self::Http2(link) => link.exchange(request).await,
+        }
+    }
+
+    async fn tunnel(response: Response<Incoming>) -> io::Result<TokioIo<Upgraded>> {
+        hyper::upgrade::on(response).await.map(TokioIo::new).map_err(io::Error::other)
+    }
+}
