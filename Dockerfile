@@ -1,10 +1,10 @@
 # The gateway in a small image: built from source, run as nobody in particular, checked by itself.
 #
 #   docker build -t keyward .
-#   docker run -p 8443:8443 -v ./keyward.toml:/etc/keyward/keyward.toml:ro -v keyward:/var/lib/keyward keyward
+#   docker run -p 8443:8443 -v ./etc:/etc/keyward:ro -v keyward:/var/lib/keyward keyward
 #
-# The configuration's paths belong below /var/lib/keyward: store, master secret and state_dir.
-# docs/OPERATIONS.md has one that fits.
+# Store, master secret and state_dir belong below /var/lib/keyward. docs/OPERATIONS.md has a
+# configuration that fits, and the `keyward init` that comes before the first run.
 
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
@@ -15,8 +15,8 @@ COPY config ./config
 RUN cargo build --release --locked --bin keyward
 
 FROM debian:bookworm-slim
-RUN groupadd --system --gid 10001 keyward \
-    && useradd --system --uid 10001 --gid keyward --home-dir /var/lib/keyward --shell /usr/sbin/nologin keyward \
+RUN groupadd --gid 10001 keyward \
+    && useradd --uid 10001 --gid keyward --no-create-home --home-dir /var/lib/keyward --shell /usr/sbin/nologin keyward \
     && install -d -o keyward -g keyward -m 0700 /var/lib/keyward \
     && install -d -m 0755 /etc/keyward
 COPY --from=build /src/target/release/keyward /usr/bin/keyward

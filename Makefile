@@ -13,9 +13,9 @@ export PATH := $(TOOLS)/bin:$(PATH)
 FUZZ_SECONDS ?= 10
 
 # What is called, and the Debian package that has it.
-NEEDED := cc:gcc curl:curl nginx:nginx-light wrk:wrk
+NEEDED := cc:gcc curl:curl nginx:nginx-light wrk:wrk systemd-socket-activate:systemd
 
-.PHONY: run test lint bench fuzz ci tools
+.PHONY: run test soak lint bench fuzz ci tools
 
 # A gateway to try things on, with everything it needs made in ./keyward-data.
 run:
@@ -23,6 +23,19 @@ run:
 
 test: tools
 	@if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --locked; else cargo test --locked; fi
+
+# The long form of every test that has one: an hour or so. What a variable means is said where it is
+# read; each can be set from outside.
+soak: export KEYWARD_TEST_UPGRADES ?= 50
+soak: export KEYWARD_TEST_RELOADS ?= 1000
+soak: export KEYWARD_MUTANTS ?= 100000
+soak: export KEYWARD_PATHS ?= 1000000
+soak: export KEYWARD_SLOW ?= 9000
+soak: export KEYWARD_SOAK_REVOCATIONS ?= 1000
+soak: export KEYWARD_SOAK_KILLS ?= 20
+soak: export KEYWARD_SOAK_LIVES ?= 10000
+soak: tools
+	@if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --locked $(SOAK); else cargo test --locked $(SOAK); fi
 
 lint:
 	cargo fmt --check

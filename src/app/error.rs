@@ -50,8 +50,21 @@ pub enum AppError {
     #[error(transparent)]
     State(#[from] StateError),
     /// A listener cannot be had.
-    #[error(transparent)]
-    Listen(#[from] BindFault),
+    #[error("{key}: {fault}")]
+    Listen {
+        /// The configuration's key for it.
+        key: String,
+        /// Why.
+        fault: BindFault,
+    },
+    /// A value that was typed cannot be used.
+    #[error("{option}: {cause}")]
+    Option {
+        /// The option.
+        option: &'static str,
+        /// What is wrong with it.
+        cause: String,
+    },
     /// A key operation failed.
     #[error(transparent)]
     Manage(#[from] ManageError),
@@ -66,7 +79,7 @@ pub enum AppError {
         cause: io::Error,
     },
     /// A file is there that this would have to change.
-    #[error("{} is there already: {remedy}", .path.display())]
+    #[error("{} is there: {remedy}", .path.display())]
     Occupied {
         /// Its path.
         path: PathBuf,
@@ -118,7 +131,8 @@ impl AppError {
                 | StoreError::DuplicateToken { .. } => false,
             },
             Self::State(error) => matches!(error, StateError::InUse(_)),
-            Self::Listen(_)
+            Self::Listen { .. }
+            | Self::Option { .. }
             | Self::Manage(_)
             | Self::File { .. }
             | Self::Generate(_)

@@ -35,7 +35,8 @@ pub struct Initialised {
 pub async fn init(config: &Config, caller: &Caller, clock: Arc<dyn Clock>) -> Result<Initialised, AppError> {
     let mut made = Vec::new();
     let store::Settings::Sqlite { path } = &config.store;
-    if !path.exists() {
+    // An empty file is one that was made ready for the store, by whoever mounts or owns the folder.
+    if fs::metadata(path).map_or(true, |file| file.len() == 0) {
         make_folder_of(path)?;
         SqliteStore::create(path, Arc::clone(&clock))?;
         made.push(path.clone());

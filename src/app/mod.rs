@@ -1,6 +1,7 @@
 //! The composition root: builds every part from a checked configuration, binds, starts, reloads and
 //! drains. It holds no rule of its own; it hands the parts to each other.
 
+mod channel;
 mod echo;
 mod error;
 mod init;
@@ -8,7 +9,12 @@ mod opening;
 mod process;
 mod quickstart;
 mod reload;
+mod running;
 mod serve;
+mod signals;
+mod sockets;
+mod supervisor;
+mod upgrade;
 mod watch;
 mod workers;
 
@@ -16,4 +22,4 @@ pub use error::AppError;
 pub use init::{Initialised, init};
 pub use opening::open_store;
 pub use quickstart::{Demo, Quickstart, prepare as prepare_quickstart};
-pub use serve::{Bound, OnReady, ServeOptions, metric_names, serve};
+pub use serve::{Bound, OnReady, ServeOptions, serve};

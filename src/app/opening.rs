@@ -4,12 +4,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::error::AppError;
 use super::init::FIRST_SECRET;
 use crate::clock::Clock;
 use crate::config::{Config, MasterSecret, master_secret};
-use crate::store::{self, AwaitedStore, SharedStore, SqliteStore, StoreError, StoreId};
+use crate::store::{self, AwaitedStore, SharedStore, SqliteStore, Store as _, StoreError, StoreId};
 use crate::sync::MacKey;
 
 /// Where a gateway keeps the id of the store it follows, so that it knows it with the store away.
@@ -33,8 +34,11 @@ pub(super) struct Followed {
     pub(super) mac_key: MacKey,
 }
 
+/// How long a start waits for a store that it can begin without.
+const PATIENCE: Duration = Duration::from_millis(600);
+
 /// The store that `config` names, opened now or, where it is away and this gateway has followed it
-/// before, once it is there.
+/// before, once it is there. A store that somebody keeps locked is away.
 ///
 /// # Errors
 /// When the secret cannot be read or is not the store's, the store is of a newer version, or it is
@@ -42,21 +46,31 @@ pub(super) struct Followed {
 pub(super) async fn open_followed(config: &Config, clock: Arc<dyn Clock>) -> Result<Followed, AppError> {
     let secret = secret_of(config)?;
     let remembered = config.sync.state_dir.join(STORE_ID_FILE);
-    match open(config, Arc::clone(&clock)) {
-        Ok(store) => {
-            store.check_secret(FIRST_SECRET, secret.fingerprint()).await?;
-            remember(&remembered, store.id())?;
-            let mac_key = mac_key(&secret, store.id());
-            Ok(Followed { store, mac_key })
+    if let Some(id) = recall(&remembered) {
+        let store = awaited(config, id, &secret, Arc::clone(&clock));
+        let mac_key = mac_key(&secret, id);
+        match tokio::time::timeout(PATIENCE, store.ready()).await {
+            Ok(Ok(())) => return Ok(Followed { store: Arc::new(store), mac_key }),
+            Err(_elapsed) => {
+                tracing::error!(store = store.name(), "the store gives no answer; starting from what is remembered");
+                return Ok(Followed { store: Arc::new(store), mac_key });
+            }
+            Ok(Err(
+                error @ (StoreError::Missing { .. } | StoreError::Unavailable { .. } | StoreError::Damaged { .. }),
+            )) => {
+                tracing::error!(%error, "the store is away; starting from what is remembered of it");
+                return Ok(Followed { store: Arc::new(store), mac_key });
+            }
+            // Another store was put in its place while nothing ran: that one is followed.
+            Ok(Err(StoreError::OtherStore { .. })) => {}
+            Ok(Err(error)) => return Err(error.into()),
         }
-        Err(error @ (StoreError::Missing { .. } | StoreError::Unavailable { .. } | StoreError::Damaged { .. })) => {
-            let Some(id) = recall(&remembered) else { return Err(error.into()) };
-            tracing::error!(%error, "the store is away; starting from what is remembered of it");
-            let store = awaited(config, id, &secret, clock);
-            Ok(Followed { store, mac_key: mac_key(&secret, id) })
-        }
-        Err(error) => Err(error.into()),
     }
+    let store = open(config, clock)?;
+    store.check_secret(FIRST_SECRET, secret.fingerprint()).await?;
+    remember(&remembered, store.id())?;
+    let mac_key = mac_key(&secret, store.id());
+    Ok(Followed { store, mac_key })
 }
 
 fn secret_of(config: &Config) -> Result<MasterSecret, AppError> {
@@ -68,12 +82,12 @@ fn open(config: &Config, clock: Arc<dyn Clock>) -> Result<SharedStore, StoreErro
     Ok(Arc::new(SqliteStore::open(path, clock)?))
 }
 
-fn awaited(config: &Config, id: StoreId, secret: &MasterSecret, clock: Arc<dyn Clock>) -> SharedStore {
+fn awaited(config: &Config, id: StoreId, secret: &MasterSecret, clock: Arc<dyn Clock>) -> AwaitedStore {
     let store::Settings::Sqlite { path } = config.store.clone();
     let name = path.display().to_string();
     let open =
         move || -> Result<SharedStore, StoreError> { Ok(Arc::new(SqliteStore::open(&path, Arc::clone(&clock))?)) };
-    Arc::new(AwaitedStore::new(name, id, (FIRST_SECRET, secret.fingerprint()), Arc::new(open)))
+    AwaitedStore::new(name, id, (FIRST_SECRET, secret.fingerprint()), Arc::new(open))
 }
 
 fn mac_key(secret: &MasterSecret, store: StoreId) -> MacKey {

@@ -13,6 +13,7 @@ use super::init::{Initialised, init, make_folder, write_secret};
 use crate::clock::Clock;
 use crate::config::{Config, Environment, QUICKSTART_TEMPLATE};
 use crate::key::{FlagSet, Grants, Key, KeyId, ProjectId, Status, Token};
+use crate::listen::bind;
 use crate::manage::{Caller, Manager, NewKey};
 use crate::store::{self, KeyQuery, SharedStore, SqliteStore};
 use crate::tls;
@@ -28,6 +29,8 @@ pub struct Quickstart<'q> {
     pub folder: &'q Path,
     /// The service to stand in front of; none to start one that echoes.
     pub upstream: Option<&'q str>,
+    /// Where it will listen; none for what the folder's configuration says.
+    pub listen: Option<SocketAddr>,
 }
 
 /// A folder that is ready to be served from.
@@ -56,12 +59,14 @@ pub async fn prepare(
     environment: &Environment,
     clock: Arc<dyn Clock>,
 ) -> Result<Demo, AppError> {
+    let upstream = asked.upstream.map(check_upstream).transpose()?;
     make_folder(asked.folder)?;
     let mut new_files = Vec::new();
     let certificate = asked.folder.join("tls/server.pem");
     new_files.extend(make_certificate(&certificate, &asked.folder.join("tls/server.key"), clock.as_ref())?);
-    new_files.extend(make_config(asked)?);
+    new_files.extend(make_config(asked.folder, upstream)?);
     let config = Config::load(&asked.folder.join("keyward.toml"), environment).map_err(AppError::Config)?;
+    are_free(&config, asked.listen)?;
     let caller = Caller::Local { login: "quickstart".to_owned() };
     let mut made = init(&config, &caller, Arc::clone(&clock)).await?;
     new_files.append(&mut made.made);
@@ -90,30 +95,56 @@ fn make_certificate(chain: &Path, key: &Path, clock: &dyn Clock) -> Result<Vec<P
 }
 
 /// The configuration, where there is none.
-fn make_config(asked: &Quickstart<'_>) -> Result<Option<PathBuf>, AppError> {
-    let path = asked.folder.join("keyward.toml");
+fn make_config(folder: &Path, upstream: Option<&str>) -> Result<Option<PathBuf>, AppError> {
+    let path = folder.join("keyward.toml");
     if path.exists() {
-        if asked.upstream.is_some() {
+        if upstream.is_some() {
             return Err(AppError::Occupied {
                 path,
-                remedy: "it names an upstream already: change `targets` there, or give another --dir",
+                remedy: "it names its upstream: change `targets` there, or give another --dir",
             });
         }
         return Ok(None);
     }
-    let (name, target) = match asked.upstream {
+    let (name, target) = match upstream {
         Some(url) => ("service", url.to_owned()),
         None => {
             ("echo", format!("http://{}", free_address().map_err(AppError::runtime("no port for the echo upstream"))?))
         }
     };
-    let text = QUICKSTART_TEMPLATE.replace("{name}", name).replace("{upstream}", &target);
-    std::fs::write(&path, text).map_err(AppError::file("write", &path))?;
-    if let Err(faults) = Config::load(&path, &Environment::default()) {
-        std::fs::remove_file(&path).map_err(AppError::file("remove", &path))?;
-        return Err(AppError::Config(faults));
-    }
+    std::fs::write(&path, config_text(name, &target)).map_err(AppError::file("write", &path))?;
     Ok(Some(path))
+}
+
+fn config_text(name: &str, target: &str) -> String {
+    QUICKSTART_TEMPLATE.replace("{name}", name).replace("{upstream}", target)
+}
+
+/// Holds an upstream that was typed against what a configuration takes, before anything is made.
+fn check_upstream(url: &str) -> Result<&str, AppError> {
+    let is_text = !url.contains(['"', '\\', '\n']);
+    let text = config_text("service", if is_text { url } else { "" });
+    match Config::parse(Path::new("keyward.toml"), &text, &Environment::default()) {
+        Ok(_) => Ok(url),
+        Err(faults) => {
+            let cause = faults.first().map(|fault| fault.what().to_owned()).unwrap_or_default();
+            Err(AppError::Option { option: "--upstream", cause })
+        }
+    }
+}
+
+/// Whether nobody else listens where this shall: asked before the demo key of another run, which may
+/// still be going on, is replaced.
+fn are_free(config: &Config, listen: Option<SocketAddr>) -> Result<(), AppError> {
+    let addresses = listen.map_or_else(|| config.gateway.listen.clone(), |listen| vec![listen]);
+    for address in addresses {
+        bind(address, 1).map_err(|fault| AppError::Listen { key: "gateway.listen".to_owned(), fault })?;
+    }
+    // With any port for the gateway, any will do for the other listener.
+    if let Some(address) = config.ops.filter(|_| listen.is_none_or(|listen| listen.port() != 0)) {
+        bind(address, 1).map_err(|fault| AppError::Listen { key: "ops.listen".to_owned(), fault })?;
+    }
+    Ok(())
 }
 
 fn free_address() -> std::io::Result<SocketAddr> {

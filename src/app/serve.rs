@@ -6,14 +6,12 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZero;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread;
 
 use arc_swap::ArcSwap;
 use prometheus::Registry;
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::LocalSet;
 
@@ -22,15 +20,19 @@ use super::error::AppError;
 use super::opening::open_followed;
 use super::process;
 use super::reload::{Overrides, Reloader, read_deny};
-use super::watch::FileWatch;
-use super::workers::{Workers, runtime};
+use super::running::{Crew, Following, Running};
+use super::sockets::Sockets;
+use super::supervisor::Supervisor;
+use super::upgrade::{Predecessor, Program};
+use super::workers::{Times, runtime};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, Environment};
-use crate::listen::{Connections, ListenMetrics, Listening, bind};
+use crate::listen::{Connections, ListenMetrics, Listening};
 use crate::ops::Ops;
 use crate::proxy::{Gateway, Metrics as ProxyMetrics, Shared};
 use crate::ready::Readiness;
-use crate::sync::{self, Runner, Sync, SyncMetrics};
+use crate::report::Chain;
+use crate::sync::{self, Sync, SyncMetrics};
 use crate::table::Table;
 use crate::telemetry::{DroppedLines, ProcessMetrics, start_log};
 use crate::tls::{CertificateMetrics, Certificates};
@@ -107,48 +109,42 @@ impl Metrics {
     }
 }
 
-/// The name of every metric that a gateway can show, sorted: what its documentation must list.
-///
-/// # Errors
-/// When two metrics have one name.
-pub fn metric_names() -> Result<Vec<String>, AppError> {
-    let metrics = Metrics::new(None)?;
-    let mut names: Vec<String> = metrics.registry.gather().iter().map(|family| family.name().to_owned()).collect();
-    names.sort();
-    Ok(names)
-}
-
 /// Runs the gateway until it is told to stop by SIGTERM or SIGINT and has drained. A second such signal
 /// ends it at once.
 ///
 /// # Errors
 /// When it cannot start, or a thread of it ends before it should.
 pub fn serve(config: Config, options: ServeOptions) -> Result<(), AppError> {
+    let program = Program::of_process().map_err(AppError::runtime("cannot tell which program this is"))?;
     let log = start_log(&config.log)?;
     process::prepare();
     let workers = worker_count(&config);
     let clock = Arc::new(SystemClock::default());
     let metrics = Metrics::new(Some(log.dropped()))?;
     let runtime = runtime()?;
-    let running = Running::start(config, &options, workers, &clock, metrics, &runtime)?;
-    LocalSet::new().block_on(&runtime, running.until_told_to_stop(options.on_ready))
+    let (predecessor, inherited) = match Predecessor::of_process()? {
+        Some((predecessor, sockets)) => (Some(Arc::new(predecessor)), Sockets::of(sockets)),
+        None => (None, Sockets::of_service_manager()?),
+    };
+    let origin = Origin { program, predecessor: predecessor.clone(), sockets: inherited };
+    let running =
+        Running::start(config, &options, workers, &clock, metrics, &runtime, origin).inspect_err(|error| {
+            if let Some(predecessor) = &predecessor {
+                predecessor.failed(Chain(error).to_string());
+            }
+        })?;
+    drop(predecessor);
+    let outcome = LocalSet::new().block_on(&runtime, running.until_told_to_stop(options.on_ready));
+    // A thread that drains may be left behind: waiting for it would take as long as the drain.
+    runtime.shutdown_background();
+    outcome
 }
 
-/// A gateway whose threads run.
-struct Running {
-    reloader: Reloader,
-    readiness: Arc<Readiness>,
-    table: Arc<Table>,
-    bound: Bound,
-    workers: Workers,
-    stop: watch::Sender<bool>,
-    /// The thread that follows the store outlives the workers: what they count is written back last.
-    following: Following,
-}
-
-struct Following {
-    stop: watch::Sender<bool>,
-    thread: JoinHandle<()>,
+/// Where this process comes from.
+struct Origin {
+    program: Program,
+    predecessor: Option<Arc<Predecessor>>,
+    sockets: Sockets,
 }
 
 impl Running {
@@ -160,7 +156,9 @@ impl Running {
         clock: &Arc<SystemClock>,
         metrics: Metrics,
         runtime: &Runtime,
+        origin: Origin,
     ) -> Result<Self, AppError> {
+        let Origin { program, predecessor, mut sockets } = origin;
         let overrides = Overrides { accept_old_snapshot: options.accept_old_snapshot, listen: options.listen };
         overrides.apply(&mut config);
         let shared_clock: Arc<dyn Clock> = Arc::clone(clock) as Arc<dyn Clock>;
@@ -173,9 +171,11 @@ impl Running {
 
         let mut addresses = Vec::with_capacity(config.gateway.listen.len());
         for &address in &config.gateway.listen {
-            addresses.push(bind(address, worker_count)?);
+            addresses.push(sockets.listen("gateway", address, worker_count)?);
         }
-        let ops = config.ops.map(|address| bind(address, 1)).transpose()?;
+        let ops = config.ops.map(|address| sockets.listen("ops", address, 1)).transpose()?;
+        let echo = options.echo.map(|address| sockets.listen("echo", address, 1)).transpose()?;
+        sockets.close_unused();
 
         let followed = runtime.block_on(open_followed(&config, Arc::clone(&shared_clock)))?;
         let table = Arc::new(Table::new());
@@ -187,6 +187,8 @@ impl Running {
             mac_key: followed.mac_key,
             metrics: Arc::clone(&metrics.sync),
             reassert: None,
+            // Last, so that as little as possible can go wrong while two processes share the folder.
+            lent_lock: predecessor.as_ref().and_then(|predecessor| predecessor.state()),
         })?;
         if let Some(floor) = sync.clock_floor {
             clock.raise_to(floor);
@@ -194,8 +196,14 @@ impl Running {
 
         let bound = Bound { gateway: addresses_of(&addresses), ops: ops.as_deref().and_then(first_address) };
         let readiness = Arc::new(Readiness::default());
-        let (stop, stopped) = watch::channel(false);
-        let mut workers = Workers::new();
+        // Who comes after another process leaves connections to that one until it can decide them. Where
+        // the service manager listens, they wait in its sockets.
+        let (open, opened) = watch::channel(predecessor.is_none() && !sockets.are_inherited());
+        let (_for_good, at_once) = watch::channel(true);
+        let telling = if predecessor.is_some() { opened.clone() } else { at_once };
+        let (mut workers, stopped) = Crew::new();
+        let (mut tellers, silenced) = Crew::new();
+        let mut pulses = Vec::new();
         let listening = Listening {
             tls: certificates.as_ref().map(|certificates| certificates.config()),
             settings: Arc::clone(&listen_settings),
@@ -215,7 +223,9 @@ impl Running {
         for (number, listeners) in by_worker(addresses, worker_count).into_iter().enumerate() {
             let listeners = listeners.into_iter().map(|listener| (listener, listening.clone())).collect();
             let shared = shared.clone();
-            workers.start(format!("worker-{number}"), listeners, &stopped, move || Gateway::new(shared))?;
+            let times = Times::new(&opened, &stopped);
+            pulses.push(times.pulse.clone());
+            workers.workers.start(format!("worker-{number}"), listeners, times, move || Gateway::new(shared))?;
         }
         if let Some(listeners) = ops {
             let own = Listening {
@@ -233,9 +243,11 @@ impl Running {
                 clock: Arc::clone(&shared_clock),
             };
             let listeners = listeners.into_iter().map(|listener| (listener, own.clone())).collect();
-            workers.start("ops".to_owned(), listeners, &stopped, move || Ok(answering))?;
+            tellers
+                .workers
+                .start("ops".to_owned(), listeners, Times::new(&telling, &silenced), move || Ok(answering))?;
         }
-        if let Some(address) = options.echo {
+        if let Some(listeners) = echo {
             let own = Listening {
                 tls: None,
                 settings: Arc::default(),
@@ -243,10 +255,10 @@ impl Running {
                 clock: Arc::clone(&shared_clock),
                 metrics: ListenMetrics::new("echo")?,
             };
-            let listeners = bind(address, 1)?.into_iter().map(|listener| (listener, own.clone())).collect();
-            workers.start("echo".to_owned(), listeners, &stopped, || Ok(Echo))?;
+            let listeners = listeners.into_iter().map(|listener| (listener, own.clone())).collect();
+            tellers.workers.start("echo".to_owned(), listeners, Times::new(&telling, &silenced), || Ok(Echo))?;
         }
-        let following = Following::start(sync.runner)?;
+        let following = Following::start(sync.runner, sync.loan)?;
         let reloader = Reloader {
             config,
             environment: Environment::of_process(),
@@ -260,119 +272,20 @@ impl Running {
             certificate_metrics: metrics.certificates,
             clock: shared_clock,
         };
-        Ok(Self { reloader, readiness, table, bound, workers, stop, following })
-    }
-
-    /// Serves until a signal says stop, then drains.
-    async fn until_told_to_stop(mut self, on_ready: Option<OnReady>) -> Result<(), AppError> {
-        let mut signals = Signals::listen().map_err(AppError::runtime("cannot listen for signals"))?;
-        self.reloader.process_metrics.reloaded(self.reloader.clock.now().seconds());
-        self.reloader.show_certificates();
-        for address in &self.bound.gateway {
-            tracing::info!(listener = "gateway", %address, "listening");
-        }
-        if let Some(address) = self.bound.ops {
-            tracing::info!(listener = "ops", %address, "listening");
-        }
-        self.readiness.bound();
-        let mut watch = FileWatch::new().map_err(|error| {
-            AppError::runtime("cannot watch the configuration's files")(std::io::Error::other(error))
-        })?;
-        watch.follow(self.reloader.files().iter().map(PathBuf::as_path));
-        let mut on_ready = Some(on_ready);
-        let outcome = loop {
-            tokio::select! {
-                () = self.table.wait_ready(), if on_ready.is_some() => {
-                    tracing::info!(keys = self.table.keys(), "ready");
-                    if let Some(Some(tell)) = on_ready.take() {
-                        tell(&self.bound);
-                    }
-                }
-                told = signals.next() => match told {
-                    Told::Stop => break Ok(()),
-                    Told::Reload => {
-                        self.reloader.reload_deny();
-                        self.reloader.reload();
-                        watch.follow(self.reloader.files().iter().map(PathBuf::as_path));
-                    }
-                },
-                () = watch.changed() => {
-                    self.reloader.reload();
-                    watch.follow(self.reloader.files().iter().map(PathBuf::as_path));
-                }
-                name = self.workers.one_ended() => break Err(AppError::Runtime {
-                    what: "a thread ended before it should",
-                    cause: std::io::Error::other(name),
-                }),
-            }
-        };
-        tracing::info!("stopping");
-        self.readiness.draining();
-        self.stop.send_replace(true);
-        let Self { workers, following, .. } = self;
-        let drained = tokio::task::spawn_blocking(move || {
-            workers.join();
-            following.end();
-        });
-        tokio::select! {
-            ended = drained => drop(ended),
-            () = signals.second_stop() => tracing::warn!("told to stop again: ending at once"),
-        }
-        tracing::info!("stopped");
-        outcome
-    }
-}
-
-impl Following {
-    fn start(runner: Runner) -> Result<Self, AppError> {
-        let (stop, stopped) = watch::channel(false);
-        let runtime = runtime()?;
-        let work = move || runtime.block_on(runner.run(stopped));
-        let thread = thread::Builder::new().name("sync".to_owned()).spawn(work);
-        Ok(Self { stop, thread: thread.map_err(AppError::runtime("cannot start a thread"))? })
-    }
-
-    fn end(self) {
-        self.stop.send_replace(true);
-        if self.thread.join().is_err() {
-            tracing::error!("the thread that follows the store ended by a panic");
-        }
-    }
-}
-
-/// What a signal asks for.
-enum Told {
-    Stop,
-    Reload,
-}
-
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hang_up: Signal,
-}
-
-impl Signals {
-    fn listen() -> std::io::Result<Self> {
         Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hang_up: signal(SignalKind::hangup())?,
+            reloader,
+            readiness,
+            table,
+            bound,
+            sockets,
+            workers,
+            tellers,
+            following,
+            open,
+            program,
+            predecessor,
+            supervisor: Supervisor::new(pulses),
         })
-    }
-
-    /// The next thing asked for. Cancel-safe.
-    async fn next(&mut self) -> Told {
-        tokio::select! {
-            _ = self.terminate.recv() => Told::Stop,
-            _ = self.interrupt.recv() => Told::Stop,
-            _ = self.hang_up.recv() => Told::Reload,
-        }
-    }
-
-    /// Returns once a stop is asked for.
-    async fn second_stop(&mut self) {
-        while let Told::Reload = self.next().await {}
     }
 }
 
@@ -388,8 +301,11 @@ fn first_address(listeners: &[TcpListener]) -> Option<SocketAddr> {
 fn by_worker(addresses: Vec<Vec<TcpListener>>, workers: usize) -> Vec<Vec<TcpListener>> {
     let mut of_each: Vec<Vec<TcpListener>> = (0..workers).map(|_number| Vec::new()).collect();
     for listeners in addresses {
-        for (worker, listener) in of_each.iter_mut().zip(listeners) {
-            worker.push(listener);
+        // There may be more sockets than workers, and a connection may wait in each of them.
+        for (number, listener) in listeners.into_iter().enumerate() {
+            if let Some(worker) = of_each.get_mut(number % workers) {
+                worker.push(listener);
+            }
         }
     }
     of_each

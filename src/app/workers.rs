@@ -11,8 +11,27 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinSet, LocalSet};
 
 use super::error::AppError;
+use super::supervisor::{Pulse, beat_every};
 use crate::listen::{self, Handler, Listening};
 use crate::secret::NoRandomness;
+
+/// When a thread begins and ends, and whether it lives.
+#[derive(Debug, Clone)]
+pub(super) struct Times {
+    /// True once connections may be accepted.
+    pub(super) open: watch::Receiver<bool>,
+    /// True once none may be any more.
+    pub(super) stop: watch::Receiver<bool>,
+    /// The thread's sign of life.
+    pub(super) pulse: Pulse,
+}
+
+impl Times {
+    /// The times of one more thread.
+    pub(super) fn new(open: &watch::Receiver<bool>, stop: &watch::Receiver<bool>) -> Self {
+        Self { open: open.clone(), stop: stop.clone(), pulse: Pulse::default() }
+    }
+}
 
 /// The threads that were started, and word of their end.
 #[derive(Debug)]
@@ -36,17 +55,16 @@ impl Workers {
         &mut self,
         name: String,
         listeners: Vec<(TcpListener, Listening)>,
-        stop: &watch::Receiver<bool>,
+        times: Times,
         make: impl FnOnce() -> Result<H, NoRandomness> + Send + 'static,
     ) -> Result<(), AppError> {
         let runtime = runtime()?;
-        let stop = stop.clone();
         let word = Word { name: name.clone(), ending: self.ending.clone() };
         let work = move || {
             let _word = word;
             let served = LocalSet::new().block_on(&runtime, async {
                 let handler = Rc::new(make().map_err(io::Error::other)?);
-                serve(handler, listeners, stop).await
+                serve(handler, listeners, times).await
             });
             if let Err(error) = served {
                 tracing::error!(%error, "a listener could not be served");
@@ -92,11 +110,21 @@ pub(super) fn runtime() -> Result<Runtime, AppError> {
     Builder::new_current_thread().enable_all().build().map_err(AppError::runtime("cannot start a runtime"))
 }
 
-async fn serve<H: Handler>(
-    handler: Rc<H>,
-    listeners: Vec<(TcpListener, Listening)>,
-    stop: watch::Receiver<bool>,
-) -> io::Result<()> {
+async fn serve<H: Handler>(handler: Rc<H>, listeners: Vec<(TcpListener, Listening)>, times: Times) -> io::Result<()> {
+    let Times { mut open, mut stop, pulse } = times;
+    let mut beating = JoinSet::new();
+    if let Some(every) = beat_every() {
+        beating.spawn_local(pulse.beat(every));
+    }
+    let stopped = tokio::select! {
+        biased;
+        stopped = stop.wait_for(|stop| *stop) => stopped.is_ok(),
+        // Whoever holds the other end is there as long as this thread.
+        opened = open.wait_for(|open| *open) => opened.is_err(),
+    };
+    if stopped {
+        return Ok(());
+    }
     let mut served = JoinSet::new();
     for (listener, listening) in listeners {
         served.spawn_local(listen::serve(listener, Rc::clone(&handler), listening, stop.clone()));

@@ -1,6 +1,10 @@
 //! `keyward check`: everything that would keep a configuration from being served, at once.
 
+use std::net::SocketAddr;
+use std::path::Path;
+
 use serde::{Serialize, Serializer};
+use serde_json::{Value, json};
 
 use super::failure::Failure;
 use super::output::{self, Output};
@@ -35,7 +39,14 @@ struct Findings {
     warnings: Vec<String>,
     /// What there is, by its name, in order.
     #[serde(serialize_with = "as_map")]
-    summary: Vec<(&'static str, String)>,
+    summary: Vec<(&'static str, Part)>,
+}
+
+/// One thing that was looked at: in words, and as JSON.
+#[derive(Debug)]
+struct Part {
+    words: String,
+    value: Value,
 }
 
 pub(super) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
@@ -58,33 +69,40 @@ pub(super) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
         output::note(&format!("warning: {warning}"));
     }
     output.line("ok")?;
-    findings.summary.iter().try_for_each(|(name, what)| output.line(format_args!("  {name:<14} {what}")))
+    findings.summary.iter().try_for_each(|(name, part)| {
+        let name = name.replace('_', " ");
+        output.line(format_args!("  {name:<14} {}", part.words))
+    })
 }
 
 impl Findings {
     fn of(config: &Config) -> Result<Self, Failure> {
         let mut findings = Self::default();
-        let listeners: Vec<_> = config.gateway.listen.iter().map(ToString::to_string).collect();
-        findings.add_listener("gateway", &listeners.join(", "), config.gateway.tls.as_ref());
+        findings.add_listener("gateway", &config.gateway.listen, config.gateway.tls.as_ref());
         if let Some(admin) = &config.admin {
-            findings.add_listener("admin", &admin.listen.to_string(), admin.tls.as_ref());
+            findings.add_listener("admin", &[admin.listen], admin.tls.as_ref());
         }
         if let Some(ops) = &config.ops {
-            findings.say("ops", ops.to_string());
+            findings.say("ops", ops.to_string(), json!({ "listen": ops }));
         }
-        findings.say("routes", routes_text(config));
-        findings.say("upstreams", config.proxy.upstreams.len().to_string());
+        findings.add_routes(config);
+        let upstreams = config.proxy.upstreams.len();
+        findings.say("upstreams", upstreams.to_string(), json!(upstreams));
         findings.add_deny_list(config);
         findings.add_store(config)?;
         Ok(findings)
     }
 
-    fn say(&mut self, name: &'static str, what: String) {
-        self.summary.push((name, what));
+    fn say(&mut self, name: &'static str, words: String, value: Value) {
+        self.summary.push((name, Part { words, value }));
     }
 
-    fn add_listener(&mut self, name: &'static str, address: &str, tls: Option<&ServerSettings>) {
-        let Some(tls) = tls else { return self.say(name, format!("{address}, clear text")) };
+    fn add_listener(&mut self, name: &'static str, listen: &[SocketAddr], tls: Option<&ServerSettings>) {
+        let addresses = listen.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let Some(tls) = tls else {
+            let value = json!({ "listen": listen, "certificates": 0 });
+            return self.say(name, format!("{addresses}, clear text"), value);
+        };
         match Certificates::load(tls.clone()) {
             Err(faults) => self.faults.extend(faults.iter().map(|fault| Chain(fault).to_string())),
             Ok(certificates) => {
@@ -94,10 +112,25 @@ impl Findings {
                     let file = certificate.chain.display();
                     self.warnings.extend(certificate.warnings(now).iter().map(|warning| format!("{file}: {warning}")));
                 }
-                let end = shown.iter().map(|certificate| certificate.expires_at).min().unwrap_or_default();
-                self.say(name, format!("{address}, TLS, {} certificates, the first expires {end}", shown.len()));
+                let count = shown.len();
+                let end = shown.iter().map(|certificate| certificate.expires_at).min().unwrap_or_default().to_rfc3339();
+                let which = if count == 1 { "which" } else { "the first" };
+                let words = format!("{addresses}, TLS, {}, {which} expires {end}", counted(count, "certificate"));
+                self.say(name, words, json!({ "listen": listen, "certificates": count, "first_expires_at": end }));
             }
         }
+    }
+
+    fn add_routes(&mut self, config: &Config) {
+        let routes = config.proxy.routes.routes();
+        let public = routes.iter().filter(|route| route.spec().access == Access::Public).count();
+        let shadow = routes.iter().filter(|route| route.spec().shadow.is_some()).count();
+        let kinds = [(public, "public"), (shadow, "in shadow")];
+        let told: Vec<_> =
+            kinds.iter().filter(|(count, _)| *count > 0).map(|(count, kind)| format!("{count} {kind}")).collect();
+        let kinds = if told.is_empty() { String::new() } else { format!(", {}", told.join(", ")) };
+        let value = json!({ "count": routes.len(), "public": public, "shadow": shadow });
+        self.say("routes", format!("{}{kinds}", routes.len()), value);
     }
 
     fn add_deny_list(&mut self, config: &Config) {
@@ -108,7 +141,8 @@ impl Findings {
             Ok(bytes) => {
                 let (list, faults) = DenyList::parse(bytes);
                 self.faults.extend(faults.iter().map(|fault| format!("{file}: {fault}")));
-                self.say("deny list", format!("{file}, {} entries", list.len()));
+                let words = format!("{file}, {}", counted(list.len(), "line"));
+                self.say("deny_list", words, json!({ "file": path, "lines": list.len() }));
             }
         }
     }
@@ -119,11 +153,12 @@ impl Findings {
         let file = path.display();
         let store = match SqliteStore::open(path, place::clock()) {
             Ok(store) => {
-                self.say("store", format!("{file}, schema known"));
+                self.say("store", file.to_string(), json!({ "file": path, "exists": true }));
                 Some(store)
             }
             Err(store::StoreError::Missing { .. }) => {
-                self.say("store", format!("{file}, not made yet: run `keyward init`"));
+                self.say("store", not_made(path), json!({ "file": path, "exists": false }));
+                self.warn_of_lost_store(config, path);
                 None
             }
             Err(error) => {
@@ -132,10 +167,13 @@ impl Findings {
             }
         };
         if !config.has_master_secret_in_environment() && !config.master_file.exists() {
-            let file = config.master_file.display();
+            let secret = &config.master_file;
             match &store {
-                Some(_) => self.faults.push(format!("no master secret in {file}, which the store was made with")),
-                None => self.say("master secret", format!("{file}, not made yet: run `keyward init`")),
+                Some(_) => self.faults.push(format!(
+                    "the store {file} was made with a master secret, and there is none at {}: put that file back",
+                    secret.display()
+                )),
+                None => self.say("master_secret", not_made(secret), json!({ "file": secret, "exists": false })),
             }
             return Ok(());
         }
@@ -155,18 +193,36 @@ impl Findings {
                 return Ok(());
             }
         }
-        self.say("master secret", "32 bytes".to_owned());
+        if config.has_master_secret_in_environment() {
+            self.say("master_secret", "in the environment".to_owned(), json!({ "file": null, "exists": true }));
+        } else {
+            let file = &config.master_file;
+            self.say("master_secret", file.display().to_string(), json!({ "file": file, "exists": true }));
+        }
         Ok(())
+    }
+
+    /// A gateway that has followed a store remembers it: one that is missing now was not always.
+    fn warn_of_lost_store(&mut self, config: &Config, store: &Path) {
+        let state = &config.sync.state_dir;
+        if std::fs::read_dir(state).is_ok_and(|mut files| files.next().is_some()) {
+            self.warnings.push(format!(
+                "no store at {}, and {} remembers one: put it back before `keyward init` makes an empty one",
+                store.display(),
+                state.display()
+            ));
+        }
     }
 }
 
-fn as_map<S: Serializer>(pairs: &[(&'static str, String)], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_map(pairs.iter().map(|(name, what)| (name, what)))
+fn not_made(file: &Path) -> String {
+    format!("{}, not made yet: run `keyward init`", file.display())
 }
 
-fn routes_text(config: &Config) -> String {
-    let routes = config.proxy.routes.routes();
-    let public = routes.iter().filter(|route| route.spec().access == Access::Public).count();
-    let shadow = routes.iter().filter(|route| route.spec().shadow.is_some()).count();
-    format!("{}, {public} public, {shadow} only watching", routes.len())
+fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+fn as_map<S: Serializer>(parts: &[(&'static str, Part)], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(parts.iter().map(|(name, part)| (name, &part.value)))
 }

@@ -67,14 +67,16 @@ struct Told {
     method: String,
     host: Option<String>,
     path: String,
-    /// `permit`, `denial`, or `shadow` where a denial would pass because the route only watches.
+    /// `permit`, `denial`, or `shadow` where a denial would pass because the route is in shadow.
     decision: &'static str,
     /// What the caller would be answered; none where the request is forwarded.
     status: Option<u16>,
     /// Of a denial.
     code: Option<&'static str>,
-    /// The true reason of a denial, or what lets the request pass.
-    reason: String,
+    /// Of a denial: the true one, as the log has it.
+    reason: Option<&'static str>,
+    /// The same in words, or what lets the request pass.
+    detail: String,
     route: Option<ToldRoute>,
     key: Option<ToldKey>,
 }
@@ -157,7 +159,7 @@ fn deny_list(config: &Config) -> Result<DenyList, Failure> {
 fn tell(asked: &Asked, config: &Config, record: Option<&Record>, deny: &DenyList, now: Timestamp) -> Told {
     let routes = &config.proxy.routes;
     let key = || record.map(|record| ToldKey::of(record, deny, now));
-    let refused = |code: Code, reason: String| Told::refused(asked, key(), code, reason);
+    let refused = |code: Code, detail: String| Told::refused(asked, key(), code, detail);
     if matches!(asked.method, Method::TRACE | Method::CONNECT) {
         return refused(Code::MethodNotAllowed, "this method is never forwarded".to_owned());
     }
@@ -183,7 +185,7 @@ fn tell(asked: &Asked, config: &Config, record: Option<&Record>, deny: &DenyList
                 Err(denial) => told.denied("denial", &denial),
                 Ok(permit) => match permit.kind() {
                     PermitKind::Shadow(denial) => Told { status: None, ..told.denied("shadow", denial) },
-                    PermitKind::Public => Told { reason: "the route is public".to_owned(), ..told },
+                    PermitKind::Public => Told { detail: "the route is public".to_owned(), ..told },
                     PermitKind::Key { .. } => told,
                 },
             }
@@ -200,18 +202,20 @@ impl Told {
             decision: "permit",
             status: None,
             code: None,
-            reason: "the key works and meets what the route requires".to_owned(),
+            reason: None,
+            detail: "the key works and meets what the route requires".to_owned(),
             route: None,
             key,
         }
     }
 
-    fn refused(asked: &Asked, key: Option<ToldKey>, code: Code, reason: String) -> Self {
+    fn refused(asked: &Asked, key: Option<ToldKey>, code: Code, detail: String) -> Self {
         Self {
             decision: "denial",
             status: Some(code.status()),
             code: Some(code.as_str()),
-            reason,
+            reason: Some(code.as_str()),
+            detail,
             ..Self::permitted(asked, key)
         }
     }
@@ -222,7 +226,8 @@ impl Told {
             decision,
             status: Some(denial.status().as_u16()),
             code: Some(denial.code.as_str()),
-            reason: format!("{}: {}{needs}", denial.reason.as_str(), denial.detail(true)),
+            reason: Some(denial.reason.as_str()),
+            detail: format!("{}{needs}", denial.detail(true)),
             ..self
         }
     }
@@ -332,12 +337,15 @@ fn print(told: &Told, output: &mut Output) -> Result<(), Failure> {
         }
     }
     let answer = match (told.decision, told.status, told.code) {
-        ("shadow", ..) => "passes, for the route only watches; it would be a denial".to_owned(),
+        ("shadow", _, Some(code)) => format!("permit, as the route is in shadow; without it a denial, {code}"),
         (_, Some(status), Some(code)) => format!("denial, {status} {code}"),
         _ => "permit".to_owned(),
     };
     say("decision", &answer)?;
-    say("why", &told.reason)
+    match told.reason {
+        Some(reason) if told.code != Some(reason) => say("why", &format!("{reason}: {}", told.detail)),
+        _ => say("why", &told.detail),
+    }
 }
 
 #[cfg(test)]

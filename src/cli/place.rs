@@ -58,7 +58,7 @@ pub(super) fn load(path: &Path) -> Result<Config, Failure> {
 /// Where the gateway of the configuration in `path` answers questions about itself.
 pub(super) fn ops_address(path: &Path) -> Result<SocketAddr, Failure> {
     load(path)?.ops.ok_or_else(|| {
-        Failure::config([format!("{}: ops.listen is missing: without it nobody can be asked", path.display())])
+        Failure::config([format!("{}: ops.listen is missing: add [ops], which is what health asks", path.display())])
     })
 }
 
@@ -68,8 +68,12 @@ pub(super) fn init(config: &Config) -> Result<app::Initialised, Failure> {
 }
 
 /// Makes what is missing in the folder of a quickstart, and a demo key.
-pub(super) fn prepare_quickstart(folder: &Path, upstream: Option<&str>) -> Result<Demo, Failure> {
-    let asked = Quickstart { folder, upstream };
+pub(super) fn prepare_quickstart(
+    folder: &Path,
+    upstream: Option<&str>,
+    listen: Option<SocketAddr>,
+) -> Result<Demo, Failure> {
+    let asked = Quickstart { folder, upstream, listen };
     Ok(runtime()?.block_on(app::prepare_quickstart(&asked, &Environment::of_process(), clock()))?)
 }
 

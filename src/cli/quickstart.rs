@@ -30,7 +30,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
-    let demo = place::prepare_quickstart(&args.dir, args.upstream.as_deref())?;
+    let demo = place::prepare_quickstart(&args.dir, args.upstream.as_deref(), args.listen)?;
     print_made(&demo, output)?;
     let (token, certificate) = (demo.token.clone(), demo.certificate.clone());
     place::serve_quickstart(demo, args.listen, move |address| {

@@ -4,14 +4,15 @@ use super::failure::Failure;
 use super::place;
 use super::values::ConfigFile;
 
-/// Run the gateway until SIGTERM or SIGINT; SIGHUP reloads the configuration
+/// Run the gateway until SIGTERM or SIGINT; SIGHUP reloads, SIGUSR2 upgrades
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   keyward serve -c keyward.toml
 
 On SIGTERM open requests are finished, up to the configured drain time. On SIGHUP, and when a file
-changes, configuration, certificates and deny list are read again; a bad file leaves the old ones.")]
+changes, configuration, certificates and deny list are read again; a bad file leaves the old ones.
+On SIGUSR2 the binary is started anew and takes over the sockets; this process finishes and ends.")]
 pub(super) struct Args {
     #[command(flatten)]
     config: ConfigFile,

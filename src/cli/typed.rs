@@ -65,11 +65,11 @@ pub(super) fn command() -> clap::Command {
     Typed::command()
 }
 
-/// The parser's complaint without its usage, tips and line breaks.
+/// The parser's complaint and its tip, without usage and line breaks.
 fn one_line(text: &str) -> String {
     let complaint = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
     let words: Vec<_> = complaint.filter(|line| !line.is_empty() && !line.starts_with("For more")).collect();
-    let joined = words.join(" ");
+    let joined = words.join(" ").replace(" tip: ", "; ");
     joined.strip_prefix("error: ").unwrap_or(&joined).to_owned()
 }
 
@@ -123,6 +123,11 @@ mod tests {
         let line = refused(&["keys", "list"]);
         assert!(line.contains("required") && line.contains("--config <FILE>"), "{line}");
         assert!(refused(&[]).contains("no command given"));
+        let line = refused(&["chek"]);
+        assert!(
+            line.starts_with("unrecognized subcommand 'chek'; a similar subcommand exists: 'check'; see"),
+            "{line}"
+        );
     }
 
     #[test]

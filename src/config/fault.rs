@@ -89,7 +89,7 @@ impl Faults {
         self.starts.partition_point(|&start| start <= at).max(1)
     }
 
-    /// Text that is no TOML. Whatever else is said of that line is not believed.
+    /// Text that is not TOML. Whatever else is said of that line is not believed.
     pub(super) fn syntax(&self, at: usize, what: String) {
         self.broken.borrow_mut().insert(self.line_of(at));
         self.push(at, "", what);

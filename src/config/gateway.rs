@@ -10,7 +10,7 @@ use toml::de::DeValue;
 
 use super::fault::{Faults, shown};
 use super::reader::{Item, Section, set};
-use super::{Admin, Gateway};
+use super::{Admin, Gateway, Leaving};
 use crate::key::TokenPrefix;
 use crate::policy::{CredentialSource, DeniedStatus, EmptySegments, Pass, PathOptions};
 use crate::sync::FailureLimit;
@@ -79,7 +79,16 @@ pub(super) fn read<'a>(section: &Section<'a>, base: &Path) -> Read<'a> {
     set(&mut routes.credential, read_credential(section));
     set(&mut routes.denied_status, read_denied_status(section));
     set(&mut routes.body_max, limits_section.size("body"));
+    set(&mut limits.rate_min, limits_section.count("rate_min"));
     read_path_options(section, &mut routes.path_options);
+    let proxy = read_proxy(section);
+    let introduced = section.switch("proxy_protocol").unwrap_or(false);
+    if introduced && !section.has("trusted_proxies") {
+        section.fault_of(
+            "proxy_protocol",
+            "is true, and nobody is believed: add trusted_proxies, the balancers' networks",
+        );
+    }
     Read {
         gateway: Gateway {
             listen: listeners.iter().map(|listener| listener.address).collect(),
@@ -87,9 +96,11 @@ pub(super) fn read<'a>(section: &Section<'a>, base: &Path) -> Read<'a> {
             tls,
             limits,
             timeouts: read_timeouts(&section.section("timeouts")),
+            proxy_protocol: if introduced { proxy.trusted_proxies.clone() } else { Vec::new() },
+            leaving: read_leaving(&section.section("timeouts")),
             deny_file: section.file("deny_file", base),
         },
-        proxy: read_proxy(section),
+        proxy,
         routes,
         failure_limit: read_failure_limit(&section.section("failure_limit")),
         listeners,
@@ -200,6 +211,14 @@ fn read_timeouts(section: &Section<'_>) -> listen::Timeouts {
     set(&mut timeouts.connection_age, section.duration("connection_age"));
     set(&mut timeouts.drain, section.duration("drain"));
     timeouts
+}
+
+fn read_leaving(section: &Section<'_>) -> Leaving {
+    let mut leaving = Leaving::default();
+    set(&mut leaving.drain_delay, section.duration("drain_delay"));
+    set(&mut leaving.upgrade, section.duration("upgrade"));
+    set(&mut leaving.upgrade_drain, section.duration("upgrade_drain"));
+    leaving
 }
 
 fn read_failure_limit(section: &Section<'_>) -> FailureLimit {

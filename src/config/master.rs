@@ -113,7 +113,8 @@ pub fn master_secret(config: &Config) -> Result<MasterSecret, Fault> {
 }
 
 fn from_file(path: &Path) -> Result<MasterSecret, String> {
-    let remedy = format!("make it with `keyward init`, or put the secret into {MASTER_SECRET_VARIABLE}");
+    let remedy =
+        format!("put it back, or make a new store with `keyward init`; {MASTER_SECRET_VARIABLE} takes its place");
     let text = private::read(path, &remedy)?;
     MasterSecret::parse(&text).map_err(|fault| format!("{}: {fault}", path.display()))
 }

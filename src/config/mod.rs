@@ -25,12 +25,14 @@ mod tests;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use toml::de::DeTable;
 
 use crate::secret::Secret;
 use crate::table::OnStale;
 use crate::telemetry::{Format as LogFormat, LogSettings};
+use crate::wire::Network;
 use crate::{listen, proxy, store, sync, tls};
 
 pub use fault::Fault;
@@ -88,15 +90,40 @@ pub struct Gateway {
     pub limits: listen::Limits,
     /// How patient it is.
     pub timeouts: listen::Timeouts,
+    /// Whose connections begin with a PROXY header.
+    pub proxy_protocol: Vec<Network>,
+    /// How it makes way.
+    pub leaving: Leaving,
     /// The file of refused keys.
     pub deny_file: Option<PathBuf>,
+}
+
+/// How long a process takes to make way, for a stop or for the next binary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Leaving {
+    /// How long a process that was told to stop says that it is not ready, before it stops listening.
+    pub drain_delay: Duration,
+    /// How long the next binary may take until it is ready.
+    pub upgrade: Duration,
+    /// What stands for `drain` in a process whose place was taken.
+    pub upgrade_drain: Duration,
+}
+
+impl Default for Leaving {
+    fn default() -> Self {
+        Self { drain_delay: Duration::ZERO, upgrade: Duration::from_secs(60), upgrade_drain: Duration::from_secs(600) }
+    }
 }
 
 impl Gateway {
     /// What its listeners are told, and told again by a reload.
     #[must_use]
     pub fn listen_settings(&self) -> listen::Settings {
-        listen::Settings { timeouts: self.timeouts.clone(), limits: self.limits.clone() }
+        listen::Settings {
+            timeouts: self.timeouts.clone(),
+            limits: self.limits.clone(),
+            proxy_protocol: self.proxy_protocol.clone(),
+        }
     }
 }
 

@@ -35,19 +35,20 @@ pub(super) fn read(
     if sections.is_empty() {
         root.fault_of("routes", "is empty, expected at least one route");
     }
-    let count = sections.len();
     let mut names: BTreeMap<&str, String> = BTreeMap::new();
     let mut specs = Vec::new();
     let mut of_spec = Vec::new();
+    let mut is_complete = true;
     for section in &sections {
         let name = read_name(section, &mut names);
-        let spec = read_route(section, name, defaults, upstreams, secrets);
-        if let Some(spec) = spec {
-            specs.push(spec);
-            of_spec.push(section);
-        }
+        let Some((spec, is_whole)) = read_route(section, name, defaults, upstreams, secrets) else {
+            is_complete = false;
+            continue;
+        };
+        is_complete &= is_whole;
+        specs.push(spec);
+        of_spec.push(section);
     }
-    let is_complete = specs.len() == count;
     match RouteTable::build(specs, defaults.path_options) {
         Ok(table) => is_complete.then_some(table),
         Err(faults) => {
@@ -94,13 +95,15 @@ fn read_name<'a>(section: &Section<'a>, names: &mut BTreeMap<&'a str, String>) -
     Some(name)
 }
 
+/// The route, and whether it is whole. What is at fault and says nothing about path and host has a
+/// stand-in, so that the faults of those are told too.
 fn read_route(
     section: &Section<'_>,
     name: Option<&str>,
     defaults: &RouteDefaults,
     upstreams: &Upstreams,
     secrets: &Secrets<'_>,
-) -> Option<RouteSpec> {
+) -> Option<(RouteSpec, bool)> {
     if !section.has("path") {
         section.missing("path", "add path = \"/…\"; \"/{*rest}\" is every path");
     }
@@ -119,12 +122,14 @@ fn read_route(
     let on_stale = section.choice("on_stale", &[StaleRule::Serve, StaleRule::Deny]);
     read_fields(section, &mut forward, &credential, secrets);
     forward.cors = cors::read(&section.section("cors"), &methods, access.as_ref(), &credential);
-    Some(RouteSpec {
-        name: name?.to_owned(),
+    // Without an upstream it leads nowhere.
+    let is_whole = name.is_some() && access.is_some() && !forward.upstream.is_empty();
+    let spec = RouteSpec {
+        name: name.map_or_else(|| format!("unnamed-{}", section.line()), str::to_owned),
         host: host?,
         path: path?.to_owned(),
         methods,
-        access: access?,
+        access: access.unwrap_or(Access::AnyKey),
         credential,
         projects,
         environments,
@@ -132,9 +137,9 @@ fn read_route(
         denied_status,
         path_options,
         on_stale,
-        // Without an upstream it leads nowhere.
-        forward: Some(forward).filter(|forward| !forward.upstream.is_empty())?,
-    })
+        forward,
+    };
+    Some((spec, is_whole))
 }
 
 /// Exactly one of flags, `any_key` and `public`.

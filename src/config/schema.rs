@@ -180,6 +180,12 @@ pub const KEYS: &[Key] = &[
         LeftOut::Is("[]"),
         "Peers whose Forwarded, X-Forwarded-* and X-Real-IP are believed.",
     ),
+    key(
+        "gateway.proxy_protocol",
+        Kind::Switch,
+        LeftOut::Is("false"),
+        "Connections of trusted_proxies begin with a PROXY header (version 1 or 2), whose client is the peer; without one they are closed.",
+    ),
     key("gateway.realm", Kind::Text("text"), LeftOut::Is("\"keyward\""), "The realm of challenges."),
     key(
         "gateway.token_prefix",
@@ -276,7 +282,25 @@ pub const KEYS: &[Key] = &[
         "gateway.timeouts.drain",
         Kind::Duration { min: Duration::ZERO, max: seconds(DAY) },
         LeftOut::Is("\"30s\""),
-        "After a stop was asked for, until open requests are cut.",
+        "After a stop was asked for, until open requests are cut. A tenth of it is what idle connections get.",
+    ),
+    key(
+        "gateway.timeouts.drain_delay",
+        Kind::Duration { min: Duration::ZERO, max: seconds(3600) },
+        LeftOut::Is("\"0s\""),
+        "After a stop was asked for, how long `/readyz` says so before the listeners close.",
+    ),
+    key(
+        "gateway.timeouts.upgrade",
+        Kind::Duration { min: seconds(1), max: seconds(3600) },
+        LeftOut::Is("\"60s\""),
+        "How long a new binary may take, after SIGUSR2, until it is ready.",
+    ),
+    key(
+        "gateway.timeouts.upgrade_drain",
+        Kind::Duration { min: Duration::ZERO, max: seconds(7 * DAY) },
+        LeftOut::Is("\"10m\""),
+        "What `drain` is for a process whose place a new binary took.",
     ),
     key(
         "gateway.limits.head",
@@ -291,6 +315,12 @@ pub const KEYS: &[Key] = &[
         "The target of a request.",
     ),
     key("gateway.limits.fields", Kind::Count { min: 8, max: 1000 }, LeftOut::Is("100"), "Fields of a request."),
+    key(
+        "gateway.limits.rate_min",
+        Kind::Count { min: 0, max: 1_000_000 },
+        LeftOut::Is("240"),
+        "Bytes a second that keep a body or an answer going once body_idle is used up; 0: any byte does.",
+    ),
     key(
         "gateway.limits.http2_streams",
         Kind::Count { min: 1, max: 10_000 },

@@ -1,4 +1,4 @@
-//! Text that is no TOML: the parser's many messages as few faults, without the text itself, which
+//! Text that is not TOML: the parser's many messages as few faults, without the text itself, which
 //! may hold anything.
 
 use toml::de::{DeTable, DeValue, Error};
@@ -25,7 +25,7 @@ pub(super) fn report(errors: &[Error], document: &DeTable<'_>, text: &str, fault
     }
     if let Some(opened) = opened {
         let closing = if text.as_bytes().get(opened) == Some(&b'{') { '}' } else { ']' };
-        faults.syntax(opened, format!("no TOML: what begins here is never closed: add {closing}"));
+        faults.syntax(opened, format!("not TOML: what begins here is never closed: add {closing}"));
         faults.distrust_from(opened);
     }
 }
@@ -39,7 +39,7 @@ fn describe(message: &str, found: &str) -> String {
     if message == "duplicate key" {
         return format!("{} is there twice: keep one", shown(found));
     }
-    format!("no TOML: {message}")
+    format!("not TOML: {message}")
 }
 
 /// Where the outermost list or inline table begins that reaches as far as `at`.

@@ -4,7 +4,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 /// An address that cannot be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -54,18 +54,31 @@ fn open(mut address: SocketAddr, workers: usize) -> io::Result<Vec<TcpListener>>
     Ok(listeners)
 }
 
+/// Makes a listening socket that another process opened like one of [`bind`].
+///
+/// # Errors
+/// When the operating system refuses an option.
+pub fn adopt(listener: TcpListener) -> io::Result<TcpListener> {
+    prepare(&SockRef::from(&listener))?;
+    Ok(listener)
+}
+
 fn socket(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
+    prepare(&SockRef::from(&socket))?;
+    Ok(socket)
+}
+
+fn prepare(socket: &SockRef<'_>) -> io::Result<()> {
     socket.set_nonblocking(true)?;
     // Accepted sockets inherit both on Linux, which saves five system calls a connection.
     socket.set_tcp_nodelay(true)?;
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_EVERY).with_retries(4);
-    socket.set_tcp_keepalive(&keepalive)?;
-    Ok(socket)
+    socket.set_tcp_keepalive(&keepalive)
 }
 
 /// The kernel lowers it to `net.core.somaxconn`.

@@ -15,7 +15,8 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::header::{CONNECTION, HeaderValue};
+use http::{Request, Response, StatusCode};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::rt::{Sleep, Timer};
@@ -40,6 +41,7 @@ use super::stream::{Caught, OpenRequest, Panicked, Streams};
 use super::ticker::{CoarseClock, NEVER, Slot};
 use super::watched::{Prefix, Watched};
 use crate::tls;
+use crate::wire::{ProxyHeader, ProxyTold};
 
 /// A connection that was just accepted, and what it is served with.
 pub(super) struct Accepted<H> {
@@ -56,15 +58,61 @@ pub(super) struct Accepted<H> {
 
 impl<H: Handler> Accepted<H> {
     /// Serves the connection until it is closed or in the hands of an upgrade.
-    pub(super) async fn serve(self, tcp: TcpStream) {
+    pub(super) async fn serve(mut self, mut tcp: TcpStream) {
         let ticker = &self.worker.ticker;
-        let flow = Flow::new(ticker.watch(), ticker.coarse().clone(), self.settings.timeouts.clone());
+        let flow = Flow::new(ticker.watch(), ticker.coarse().clone(), &self.settings);
         if self.worker.stopping.get() {
-            flow.hurry();
+            flow.hurry(self.worker.idle_until.get());
+        }
+        let introduced = self.settings.proxy_protocol.iter().any(|network| network.contains(self.address.ip()));
+        if introduced {
+            match Box::pin(self.read_introduction(&flow, &mut tcp)).await {
+                Some(ProxyTold::Client(address)) => self.address = address,
+                Some(ProxyTold::Nobody) => {}
+                None => return,
+            }
         }
         match self.tls.clone() {
             Some(config) => self.serve_tls(tcp, flow, config).await,
             None => self.serve_clear(tcp, flow).await,
+        }
+    }
+
+    /// Reads the PROXY header that comes before anything else; none where the connection is over. Its time is
+    /// that of the first byte: it comes from a balancer, all at once.
+    async fn read_introduction(&self, flow: &Flow, tcp: &mut TcpStream) -> Option<ProxyTold> {
+        let mut header = ProxyHeader::default();
+        let mut next = [0; INTRODUCTION_BYTES];
+        loop {
+            // Looked at before it is taken: what follows the header is not ours.
+            let seen = match in_time(flow, &self.worker, tcp.peek(&mut next)).await {
+                Ok(Ok(count)) if count > 0 => next.get_mut(..count).unwrap_or_default(),
+                Ok(_gone) => return None,
+                Err(TooSlow(phase)) => {
+                    self.count_timeout(phase);
+                    return None;
+                }
+            };
+            let told = match header.wants(seen) {
+                Ok(count) => {
+                    let mine = seen.get_mut(..count).unwrap_or_default();
+                    tcp.read_exact(mine).await.ok()?;
+                    header.take(mine);
+                    header.told()
+                }
+                Err(no_header) => Err(no_header),
+            };
+            match told {
+                Ok(Some(told)) => {
+                    flow.enter(Phase::FirstByte);
+                    return Some(told);
+                }
+                Ok(None) => {}
+                Err(_no_header) => {
+                    self.metrics.bad_introductions.inc();
+                    return None;
+                }
+            }
         }
     }
 
@@ -157,9 +205,8 @@ impl<H: Handler> Accepted<H> {
     }
 
     fn into_http(self, tls: Option<TlsInfo>) -> (HttpConnection<H>, Place) {
-        let body_idle = self.settings.timeouts.body_idle;
         let worker = Rc::clone(&self.worker);
-        let peer = Peer::new(self.address, self.local, tls, self.number, body_idle, Rc::clone(&worker));
+        let peer = Peer::new(self.address, self.local, tls, self.number, &self.settings, Rc::clone(&worker));
         let (handler, settings, metrics) = (self.handler, self.settings, self.metrics);
         (HttpConnection { handler, peer: Rc::new(peer), worker, settings, metrics }, self.place)
     }
@@ -231,11 +278,14 @@ impl<H: Handler> HttpConnection<H> {
                 if let Poll::Ready(read) = read.as_mut().poll(cx) {
                     return Poll::Ready(read.ok().filter(|&count| count > 0));
                 }
+                if self.worker.stopping.get() {
+                    flow.hurry(self.worker.idle_until.get());
+                }
                 let is_late = flow.is_late(Slot::Phase);
                 if is_late {
                     self.metrics.timeouts.with_label_values(&[Phase::Idle.name()]).inc();
                 }
-                let over = is_late || flow.is_late(Slot::Age) || self.worker.stopping.get();
+                let over = is_late || flow.is_late(Slot::Age);
                 if over { Poll::Ready(None) } else { Poll::Pending }
             })
             .await
@@ -320,13 +370,18 @@ impl<H: Handler> HttpConnection<H> {
             return Ok(Answer::own(refusal.answer(http1), open, metrics));
         }
         let handled = Caught::new(async { self.handler.handle(request, &self.peer).await }).await;
-        Ok(match handled {
+        let mut answer = match handled {
             Ok(answer) => Answer::of_handler(answer, open, metrics),
             Err(Panicked) => {
                 metrics.panics.inc();
                 Answer::own(Refusal::Internal.answer(http1), open, metrics)
             }
-        })
+        };
+        if http1 && self.worker.stopping.get() && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+            // Said and not just done: a client that knows sends no request into a closing connection.
+            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        Ok(answer)
     }
 
     /// Polls the connection until it ends or is late, and asks it to end when idle, old or told to stop.
@@ -334,7 +389,8 @@ impl<H: Handler> HttpConnection<H> {
     where
         C: Future<Output = hyper::Result<()>> + Unpin,
     {
-        let mut leave = self.worker.stopping.get();
+        let stops = || self.worker.stopping.get() && flow.is_http2();
+        let mut leave = stops();
         let mut left = false;
         let mut connection = Caught::new(connection);
         let end = poll_fn(|cx| {
@@ -357,8 +413,10 @@ impl<H: Handler> HttpConnection<H> {
                     return Poll::Ready(End::Resting);
                 }
                 if self.worker.stopping.get() {
-                    leave = true;
-                    flow.hurry();
+                    // GOAWAY tells a client of HTTP/2. One of HTTP/1 can only be told by an answer, so it gets
+                    // some time for another request.
+                    leave |= stops();
+                    flow.hurry(self.worker.idle_until.get());
                 }
             }
             loop {
@@ -444,7 +502,7 @@ async fn in_time<T>(flow: &Flow, worker: &Worker, future: impl Future<Output = T
                 return Poll::Ready(Err(TooSlow(flow.phase())));
             }
             if worker.stopping.get() {
-                flow.hurry();
+                flow.hurry(worker.idle_until.get());
             }
         }
         future.as_mut().poll(cx).map(Ok)
@@ -525,6 +583,8 @@ impl Timer for CoarseTimer {
 
 /// What is read or written ahead of the other side, a connection.
 const BUFFER_BYTES: usize = 64 * 1024;
+/// What is looked at of a PROXY header at a time: most are shorter.
+const INTRODUCTION_BYTES: usize = 128;
 /// What is read of the first request after a rest, before buffers are made for it.
 const FIRST_BYTES: usize = 64;
 /// hyper's own limit of fields.

@@ -11,8 +11,11 @@ use super::peer::Worker;
 
 /// Tells every connection to end and waits until all have, and until `limit` has passed; then cuts the rest.
 ///
-/// HTTP/1 answers what it is answering with `Connection: close`; HTTP/2 sends GOAWAY and finishes its streams.
+/// HTTP/2 sends GOAWAY and finishes its streams. HTTP/1 says `Connection: close` in every answer from now on. One
+/// that is idle gets a tenth of `limit` for another request, to which it can be told: whoever closes an idle
+/// connection unannounced may cross a request on its way, which is lost.
 pub(super) async fn drain(worker: &Worker, open: &mut JoinSet<()>, limit: Duration, metrics: &ListenMetrics) {
+    worker.idle_until.set(worker.ticker.coarse().after(limit / IDLE_SHARE));
     worker.ticker.ring_all();
     let finished = async {
         while let Some(ended) = open.join_next().await {
@@ -41,5 +44,7 @@ pub(super) async fn drain(worker: &Worker, open: &mut JoinSet<()>, limit: Durati
     }
 }
 
+/// The part of the drain that idle connections get.
+const IDLE_SHARE: u32 = 10;
 /// How often what was cut gets to run before it is left behind.
 const TURNS: u32 = 1_000;

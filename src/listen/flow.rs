@@ -6,8 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::settings::Timeouts;
-use super::ticker::{Alarm, CoarseClock, NEVER, Slot};
+use parking_lot::Mutex;
+
+use super::credit::Credit;
+use super::settings::{Settings, Timeouts};
+use super::ticker::{Alarm, CoarseClock, NEVER, Slot, Tick};
 
 /// What a connection is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +57,13 @@ pub(super) enum Protocol {
     Http2,
 }
 
+/// How an answer is taken.
+#[derive(Debug)]
+struct Writing {
+    credit: Credit,
+    blocked_since: Option<Tick>,
+}
+
 /// The state of one connection.
 #[derive(Debug)]
 pub(super) struct Flow {
@@ -61,6 +71,8 @@ pub(super) struct Flow {
     pub(super) alarm: Arc<Alarm>,
     coarse: CoarseClock,
     timeouts: Timeouts,
+    /// The patience with what we write, and since when it is used up.
+    writing: Mutex<Writing>,
     phase: AtomicU8,
     open: AtomicU32,
     read_bytes: AtomicU64,
@@ -69,15 +81,20 @@ pub(super) struct Flow {
     unread: AtomicBool,
     unflushed: AtomicBool,
     eof: AtomicBool,
+    /// Until when the other side may leave the connection without a request.
+    idle_until: AtomicU64,
 }
 
 impl Flow {
-    pub(super) fn new(alarm: Arc<Alarm>, coarse: CoarseClock, timeouts: Timeouts) -> Arc<Self> {
+    pub(super) fn new(alarm: Arc<Alarm>, coarse: CoarseClock, settings: &Settings) -> Arc<Self> {
+        let timeouts = settings.timeouts.clone();
         alarm.set(Slot::Age, coarse.after(timeouts.connection_age));
+        let credit = Credit::new(timeouts.body_idle, settings.limits.rate_min);
         let flow = Self {
             alarm,
             coarse,
             timeouts,
+            writing: Mutex::new(Writing { credit, blocked_since: None }),
             phase: AtomicU8::new(0),
             open: AtomicU32::new(0),
             read_bytes: AtomicU64::new(0),
@@ -86,6 +103,7 @@ impl Flow {
             unread: AtomicBool::new(false),
             unflushed: AtomicBool::new(false),
             eof: AtomicBool::new(false),
+            idle_until: AtomicU64::new(NEVER),
         };
         flow.enter(Phase::FirstByte);
         Arc::new(flow)
@@ -110,7 +128,10 @@ impl Flow {
         let rests = phase == Phase::Idle && !self.http2.load(Ordering::Relaxed);
         let rest = if rests { self.coarse.after(REST_AFTER.min(self.timeouts.idle / 4)) } else { NEVER };
         self.alarm.set(Slot::Rest, rest);
-        self.alarm.set(Slot::Phase, if limit == Duration::MAX { NEVER } else { self.coarse.after(limit) });
+        let deadline = if limit == Duration::MAX { NEVER } else { self.coarse.after(limit) };
+        let waits = matches!(phase, Phase::FirstByte | Phase::Idle);
+        let deadline = if waits { deadline.min(self.idle_until.load(Ordering::Relaxed)) } else { deadline };
+        self.alarm.set(Slot::Phase, deadline);
         if phase == Phase::Upgraded {
             self.alarm.set(Slot::Write, NEVER);
             self.alarm.set(Slot::Age, NEVER);
@@ -125,11 +146,18 @@ impl Flow {
         }
     }
 
-    /// A silent connection need not be waited for any longer than this.
-    pub(super) fn hurry(&self) {
-        if self.phase() == Phase::FirstByte {
-            self.alarm.set(Slot::Phase, self.coarse.after(LINGER.min(self.timeouts.first_byte)));
+    /// The listener stops: a connection without a request is waited for until `idle_until` at most.
+    pub(super) fn hurry(&self, idle_until: Tick) {
+        if self.idle_until.swap(idle_until, Ordering::Relaxed) != idle_until
+            && matches!(self.phase(), Phase::FirstByte | Phase::Idle)
+        {
+            self.enter(self.phase());
         }
+    }
+
+    /// Whether it speaks HTTP/2.
+    pub(super) fn is_http2(&self) -> bool {
+        self.http2.load(Ordering::Relaxed)
     }
 
     /// The connection takes no further requests.
@@ -185,10 +213,14 @@ impl Flow {
         }
     }
 
-    /// The other side took some bytes.
-    pub(super) fn on_write(&self) {
+    /// The other side took so many bytes.
+    pub(super) fn on_write(&self, bytes: usize) {
         if self.alarm.is_set(Slot::Write) {
             self.alarm.set(Slot::Write, NEVER);
+            let mut writing = self.writing.lock();
+            let since = writing.blocked_since.take().unwrap_or_else(|| self.coarse.now());
+            writing.credit.spend(self.coarse.now().saturating_sub(since));
+            writing.credit.earn(bytes);
         }
         if self.phase() == Phase::Idle && !self.http2.load(Ordering::Relaxed) {
             self.enter(Phase::Idle);
@@ -198,7 +230,9 @@ impl Flow {
     /// The other side takes no bytes at present.
     pub(super) fn on_write_blocked(&self) {
         if !self.alarm.is_set(Slot::Write) && self.phase() != Phase::Upgraded {
-            self.alarm.set(Slot::Write, self.coarse.after(self.timeouts.body_idle));
+            let mut writing = self.writing.lock();
+            writing.blocked_since = Some(self.coarse.now());
+            self.alarm.set(Slot::Write, self.coarse.after(writing.credit.left()));
         }
     }
 
@@ -218,7 +252,8 @@ impl Flow {
             self.unflushed.store(false, Ordering::Relaxed);
         }
         if self.is_write_blocked() {
-            self.on_write();
+            // TLS took these bytes before, and counted none of them.
+            self.on_write(TLS_BUFFER_BYTES);
         }
     }
 
@@ -252,6 +287,9 @@ const REST_AFTER: Duration = Duration::from_secs(5);
 
 /// How long the other side may take to agree to a close.
 const LINGER: Duration = Duration::from_secs(2);
+
+/// What rustls holds back at most of what it was given.
+const TLS_BUFFER_BYTES: usize = 64 * 1024;
 
 /// The preface and the header of the SETTINGS frame after it.
 const HTTP2_GREETING_BYTES: u64 = 24 + 9;

@@ -15,6 +15,8 @@ pub struct ListenMetrics {
     pub refused: IntCounter,
     /// Failures to accept a connection, for instance for lack of file descriptors.
     pub accept_errors: IntCounter,
+    /// Connections of trusted proxies that did not begin with a PROXY header, and were closed.
+    pub bad_introductions: IntCounter,
     /// TLS handshakes that succeeded, by protocol version and whether a session was resumed.
     pub handshakes: IntCounterVec,
     /// TLS handshakes that failed, by reason.
@@ -50,6 +52,10 @@ impl ListenMetrics {
                 "keyward_accept_errors_total",
                 "Failures to accept a connection, for instance for lack of file descriptors.",
             ))?,
+            bad_introductions: IntCounter::with_opts(opts(
+                "keyward_proxy_headers_refused_total",
+                "Connections of trusted proxies that did not begin with a PROXY header, and were closed.",
+            ))?,
             handshakes: IntCounterVec::new(
                 opts(
                     "keyward_tls_handshakes_total",
@@ -80,7 +86,7 @@ impl ListenMetrics {
     /// # Errors
     /// When this listener's are registered already.
     pub fn register(&self, registry: &Registry) -> Result<(), prometheus::Error> {
-        for counter in [&self.accepted, &self.refused, &self.accept_errors, &self.panics] {
+        for counter in [&self.accepted, &self.refused, &self.accept_errors, &self.bad_introductions, &self.panics] {
             registry.register(Box::new(counter.clone()))?;
         }
         for family in [&self.handshakes, &self.handshake_failures, &self.timeouts] {

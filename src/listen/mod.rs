@@ -8,6 +8,7 @@ mod answer;
 mod bind;
 mod cap;
 mod connection;
+mod credit;
 mod drain;
 mod flow;
 mod handler;
@@ -23,7 +24,7 @@ mod watched;
 mod tests;
 
 pub use accept::{Listening, serve};
-pub use bind::{BindFault, bind};
+pub use bind::{BindFault, adopt, bind};
 pub use cap::Connections;
 pub use handler::Handler;
 pub use metrics::ListenMetrics;

@@ -6,31 +6,33 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use super::ticker::{Alarm, NEVER, Slot, Ticker};
+use super::credit::Credit;
+use super::ticker::{Alarm, NEVER, Slot, Tick, Ticker};
 
 pin_project! {
-    /// A body that fails with [`BodyFault::TooSlow`] when its sender pauses for too long while somebody waits for it.
+    /// A body that fails with [`BodyFault::TooSlow`] when its sender is too slow while somebody waits for it.
     ///
-    /// Time counts only while a poll is pending: a slow reader is not the sender's fault.
+    /// Time counts only while a poll is pending: a slow reader is not the sender's fault. Waiting uses up
+    /// credit, of which bytes that arrive give some back: a byte now and then does not hold a request open.
     #[derive(Debug)]
     pub struct Paced<B> {
         #[pin]
         body: B,
-        idle: Duration,
+        credit: Credit,
+        waiting_since: Option<Tick>,
         alarm: Option<Arc<Alarm>>,
         ticker: Rc<Ticker>,
     }
 }
 
 impl<B> Paced<B> {
-    pub(super) const fn new(body: B, idle: Duration, ticker: Rc<Ticker>) -> Self {
-        Self { body, idle, alarm: None, ticker }
+    pub(super) const fn new(body: B, credit: Credit, ticker: Rc<Ticker>) -> Self {
+        Self { body, credit, waiting_since: None, alarm: None, ticker }
     }
 }
 
@@ -48,6 +50,15 @@ where
                 if let Some(alarm) = this.alarm {
                     alarm.set(Slot::Phase, NEVER);
                 }
+                if let Some(since) = this.waiting_since.take() {
+                    let waited = this.ticker.coarse().now().saturating_sub(since);
+                    let bytes = match &frame {
+                        Some(Ok(frame)) => frame.data_ref().map_or(0, Bytes::len),
+                        Some(Err(_)) | None => 0,
+                    };
+                    this.credit.spend(waited);
+                    this.credit.earn(bytes);
+                }
                 Poll::Ready(frame.map(|frame| frame.map_err(|error| BodyFault::Broken(error.into()))))
             }
             Poll::Pending => {
@@ -58,8 +69,9 @@ where
                     return Poll::Ready(Some(Err(BodyFault::TooSlow)));
                 }
                 alarm.register(cx.waker());
-                if !alarm.is_set(Slot::Phase) {
-                    alarm.set(Slot::Phase, coarse.after(*this.idle));
+                if this.waiting_since.is_none() {
+                    *this.waiting_since = Some(coarse.now());
+                    alarm.set(Slot::Phase, coarse.after(this.credit.left()));
                 }
                 Poll::Pending
             }
@@ -78,7 +90,7 @@ where
 /// Why a request's body did not arrive.
 #[derive(Debug)]
 pub enum BodyFault {
-    /// The sender paused for longer than `body_idle`: 408.
+    /// The sender paused for longer than `body_idle`, or sent less than `rate_min` for as long: 408.
     TooSlow,
     /// The connection or its framing broke, or the client reset the stream.
     Broken(Box<dyn Error + Send + Sync>),

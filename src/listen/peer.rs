@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
+use super::credit::Credit;
 use super::paced::Paced;
-use super::ticker::Ticker;
+use super::settings::Settings;
+use super::ticker::{NEVER, Tick, Ticker};
 use crate::clock::Clock;
 
 /// The other end of one connection. Shared by all its requests.
@@ -25,6 +27,7 @@ pub struct Peer {
     /// Counts connections of one worker, from 1.
     pub connection: u64,
     body_idle: Duration,
+    rate_min: u32,
     worker: Rc<Worker>,
 }
 
@@ -40,29 +43,36 @@ pub struct TlsInfo {
 }
 
 impl Peer {
-    pub(super) const fn new(
+    pub(super) fn new(
         address: SocketAddr,
         local: SocketAddr,
         tls: Option<TlsInfo>,
         connection: u64,
-        body_idle: Duration,
+        settings: &Settings,
         worker: Rc<Worker>,
     ) -> Self {
-        Self { address, local, tls, connection, body_idle, worker }
+        let (body_idle, rate_min) = (settings.timeouts.body_idle, settings.limits.rate_min);
+        Self { address, local, tls, connection, body_idle, rate_min, worker }
     }
 
     /// A peer of no listener, for tests of handlers. Its bodies are never too slow and it never stops.
     #[must_use]
     pub fn detached(address: SocketAddr, tls: Option<TlsInfo>, clock: Arc<dyn Clock>) -> Rc<Self> {
         let worker = Worker::new(Ticker::new(clock));
-        Rc::new(Self::new(address, address, tls, 1, Duration::from_secs(30), worker))
+        Rc::new(Self::new(address, address, tls, 1, &Settings::default(), worker))
     }
 
     /// This request body, failing with [`BodyFault::TooSlow`](super::BodyFault::TooSlow) when the client pauses
-    /// for longer than the listener's `body_idle`.
+    /// for longer than the listener's `body_idle`, or sends less than its `rate_min` for as long.
     #[must_use]
     pub fn paced<B>(&self, body: B) -> Paced<B> {
-        Paced::new(body, self.body_idle, Rc::clone(&self.worker.ticker))
+        Paced::new(body, Credit::new(self.body_idle, self.rate_min), Rc::clone(&self.worker.ticker))
+    }
+
+    /// The same for a body of messages that are sent when there is something to say: only pauses count.
+    #[must_use]
+    pub fn streamed<B>(&self, body: B) -> Paced<B> {
+        Paced::new(body, Credit::new(self.body_idle, 0), Rc::clone(&self.worker.ticker))
     }
 
     /// Runs `future` on this worker beside its requests, for instance the tunnel of an upgrade. A drain
@@ -94,10 +104,18 @@ pub(super) struct Worker {
     pub(super) streams: Cell<usize>,
     /// Whether it drains.
     pub(super) stopping: Cell<bool>,
+    /// Until when it then waits for connections without a request.
+    pub(super) idle_until: Cell<Tick>,
 }
 
 impl Worker {
     pub(super) fn new(ticker: Rc<Ticker>) -> Rc<Self> {
-        Rc::new(Self { ticker, tasks: RefCell::default(), streams: Cell::new(0), stopping: Cell::new(false) })
+        Rc::new(Self {
+            ticker,
+            tasks: RefCell::default(),
+            streams: Cell::new(0),
+            stopping: Cell::new(false),
+            idle_until: Cell::new(NEVER),
+        })
     }
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::wire::Network;
+
 /// How long a connection may take for each step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timeouts {
@@ -48,11 +50,21 @@ pub struct Limits {
     pub target_bytes: usize,
     /// Fields of a request.
     pub fields: usize,
+    /// Bytes a second of a request's body, or of an answer that the client takes, that keep either going once
+    /// `body_idle` is used up. 0: any byte does.
+    pub rate_min: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections: 0, http2_streams: 100, head_bytes: 32 * 1024, target_bytes: 8 * 1024, fields: 100 }
+        Self {
+            connections: 0,
+            http2_streams: 100,
+            head_bytes: 32 * 1024,
+            target_bytes: 8 * 1024,
+            fields: 100,
+            rate_min: 240,
+        }
     }
 }
 
@@ -63,4 +75,6 @@ pub struct Settings {
     pub timeouts: Timeouts,
     /// How much it takes on.
     pub limits: Limits,
+    /// Connections from here begin with a PROXY header, which says whom they are for. None: nobody's do.
+    pub proxy_protocol: Vec<Network>,
 }

@@ -103,7 +103,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
 impl<S: AsyncWrite + Unpin> Watched<S> {
     fn note(&self, result: &Poll<io::Result<usize>>) {
         match result {
-            Poll::Ready(Ok(_)) => self.flow.on_write(),
+            Poll::Ready(Ok(count)) => self.flow.on_write(*count),
             Poll::Pending => self.flow.on_write_blocked(),
             Poll::Ready(Err(_)) => {}
         }

@@ -497,6 +497,8 @@ mod tests {
             let permissions = ["keyward.keys.**", OPERATORS_WRITE];
             let permissions = permissions.iter().take(if writes_operators { 2 } else { 1 });
             let held: FlagSet = held.iter().cloned().chain(permissions.map(|flag| flag.parse().expect("a flag"))).collect();
+            // Drawn flags may hold it too, by a wildcard.
+            let writes_operators = held.grants(OPERATORS_WRITE);
             let by = Key { may_grant, ..operator(&[], &[]) };
             let by = Key { grants: Grants::Only(held.clone()), ..by };
             let user = user.map(owner);

@@ -10,6 +10,8 @@ mod error;
 mod import;
 mod manager;
 mod may;
+#[cfg(test)]
+mod model;
 mod plan;
 #[cfg(test)]
 mod tests;

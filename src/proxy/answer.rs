@@ -14,7 +14,7 @@ use super::metrics::{UpstreamCells, UpstreamError};
 use super::streams::{OpenStream, Streams};
 use super::upstream::{Http1, Lease};
 use crate::policy::{Code, Denial};
-use crate::wire::Transfer;
+use crate::wire::{Transfer, strip_trailers};
 use bytes::{Buf, Bytes};
 use http::{HeaderMap, HeaderValue};
 use http_body::{Body, Frame, SizeHint};
@@ -73,12 +73,19 @@ pub enum AnswerFault {
     Cut(#[source] h2::Error),
 }
 
+/// What there still is of the request while its answer is relayed.
+pub(super) struct RequestLeft {
+    /// How far its body has come.
+    pub(super) upload: Rc<Transfer>,
+    /// What nobody has read of it.
+    pub(super) unread: Unread,
+}
+
 impl Relayed {
     pub(super) fn new(
         body: Incoming,
         lease: Lease<Http1>,
-        upload: Rc<Transfer>,
-        unread: Unread,
+        request: RequestLeft,
         rules: RelayRules,
         cells: Arc<UpstreamCells>,
         watch: Watch,
@@ -88,8 +95,8 @@ impl Relayed {
             body,
             rules,
             lease: Some(lease),
-            upload,
-            unread,
+            upload: request.upload,
+            unread: request.unread,
             cells,
             streams,
             idle: Idle::new(rules.idle),
@@ -166,7 +173,13 @@ impl Relayed {
                     } else if self.open.is_none() && self.passed > UNWATCHED_BYTES_MAX {
                         self.watch(account.as_deref());
                     }
-                    Poll::Ready(Some(Ok(frame)))
+                    Poll::Ready(Some(Ok(match frame.into_trailers() {
+                        Ok(mut trailers) => {
+                            strip_trailers(&mut trailers);
+                            Frame::trailers(trailers)
+                        }
+                        Err(frame) => frame,
+                    })))
                 }
                 Poll::Ready(None) => {
                     self.end();

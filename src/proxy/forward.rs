@@ -16,7 +16,7 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
 use super::account::Account;
-use super::answer::{Content, RelayRules, Relayed, Watch};
+use super::answer::{Content, RelayRules, Relayed, RequestLeft, Watch};
 use super::drain::Unread;
 use super::handle::{Admitted, Refused};
 use super::handshake::{Handshake, handshake};
@@ -62,7 +62,8 @@ pub(super) async fn forward(
     let transfer = Rc::new(Transfer::default());
     let limit = route.forward.request_body_max.unwrap_or(u64::MAX);
     let length = declared_length(&parts, &body);
-    let body = Inbound::new(peer.paced(body), limit, grpc, Rc::clone(&transfer));
+    let body =
+        Inbound::new(if grpc { peer.streamed(body) } else { peer.paced(body) }, limit, grpc, Rc::clone(&transfer));
     account.received = Some(Rc::clone(&transfer));
     if length.is_some_and(|length| length > limit) {
         return Err(Refused::new(Code::BodyTooLarge, Some(body)));
@@ -112,6 +113,10 @@ pub(super) async fn forward(
     *request.method_mut() = parts.method;
     *request.uri_mut() = target;
     *request.headers_mut() = parts.headers;
+    if length.is_none() && source.is_some() {
+        // Said by name: hyper's client takes a GET without it for one without a body, and drops what there is.
+        request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
     let head = request.method() == Method::HEAD;
     let mut unread = Unread::new(source, Rc::clone(peer), parts.version);
 
@@ -182,16 +187,34 @@ fn upstream_target(path: &CanonicalPath<'_>, route: &RouteSpec, uri: Uri) -> Res
     let path = route.forward.prefix.apply(&merged, &route.path_options).map_err(ambiguous)?;
     let asked = uri.into_parts().path_and_query;
     let target = match asked {
-        Some(asked) if asked.path() == path => asked,
+        Some(asked) if asked.path() == path && asked.as_str().is_ascii() => asked,
         asked => {
             let text = match asked.as_ref().and_then(PathAndQuery::query) {
-                Some(query) => Cow::Owned(format!("{path}?{query}")),
+                Some(query) => Cow::Owned(format!("{path}?{}", in_ascii(query))),
                 None => path,
             };
             PathAndQuery::try_from(text.as_ref()).map_err(|_unfit| Code::AmbiguousPath)?
         }
     };
     Ok(Uri::from(target))
+}
+
+/// A query as RFC 3986 spells it: hyper takes raw UTF-8, a stricter server behind us may not.
+fn in_ascii(query: &str) -> Cow<'_, str> {
+    use std::fmt::Write as _;
+    if query.is_ascii() {
+        return Cow::Borrowed(query);
+    }
+    let mut text = String::with_capacity(query.len() * 2);
+    for byte in query.bytes() {
+        if byte.is_ascii() {
+            text.push(char::from(byte));
+        } else {
+            // A String takes whatever is written to it.
+            let _never = write!(text, "%{byte:02X}");
+        }
+    }
+    Cow::Owned(text)
 }
 
 /// What a request that got no response is refused with.
@@ -299,8 +322,7 @@ fn relay(
     let relayed = Relayed::new(
         body,
         lease,
-        relay.transfer,
-        relay.unread,
+        RequestLeft { upload: relay.transfer, unread: relay.unread },
         rules,
         Arc::clone(relay.cells),
         Watch { streams: Rc::clone(&worker.streams), open: relay.open },

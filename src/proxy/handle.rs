@@ -30,7 +30,7 @@ use super::worker::{Shared, View, Worker, ends_at};
 use crate::listen::{Handler, Peer};
 use crate::policy::{Access, Code, Denial, Found, PermitKind, canonicalize, decide};
 use crate::secret::NoRandomness;
-use crate::wire::{Inbound, RequestId, TraceParent, Transfer, client_address};
+use crate::wire::{Inbound, RequestId, TraceParent, Transfer, client_address, trim_values};
 
 /// The data plane of one worker: lets through what a key, or a public route, allows.
 #[derive(Debug)]
@@ -100,7 +100,11 @@ impl Handler for Gateway {
         let worker = &*self.worker;
         let view = worker.view();
         let in_flight = worker.ledger.begin();
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
+        if parts.version == Version::HTTP_2 {
+            // hyper has done so for HTTP/1.
+            trim_values(&mut parts.headers);
+        }
         let mut account = open_account(worker, &view, &parts, peer);
         let grpc = is_grpc(&parts.headers);
         let head = is_head(&parts.method);

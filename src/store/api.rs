@@ -34,7 +34,7 @@ pub enum StoreError {
         cause: String,
     },
     /// The store is not there.
-    #[error("no store at {store}: make it with `keyward init`")]
+    #[error("no store at {store}: put it back, or make a new one with `keyward init`")]
     Missing {
         /// Which store.
         store: String,
@@ -239,8 +239,27 @@ pub struct Poll {
 pub enum Batch {
     /// A row as it stands at the snapshot, with the event's stamp that made it due, in order.
     Row(Stamp, Row),
+    /// A row that changed and cannot be read, with why. What it grants is unknown, so whoever
+    /// follows must grant nothing by it; the rows after it are none the worse.
+    Damaged(Stamp, Damaged, String),
     /// Every row up to here was handed over: the reader stands at this cursor.
     End(Poll),
+}
+
+/// What a row that cannot be read is of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Damaged {
+    /// A key.
+    Key {
+        /// Its id.
+        id: KeyId,
+        /// Its hash, where that can be read.
+        hash: Option<TokenHash>,
+    },
+    /// A user.
+    User(UserId),
+    /// Nothing that could be named, and so nothing that a reader could know.
+    Unnamed,
 }
 
 /// Which keys to list. Newest first.
@@ -344,7 +363,8 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Hands over everything that changed after `cursor`, in the order of the events, the users of
     /// a revision before its keys, then [`Batch::End`], all of one snapshot. A row that changed
     /// more than once comes as often, each time as it stands at the snapshot. `sink` runs on the
-    /// store's thread. After revision 0: the whole content, users first, each row once.
+    /// store's thread. After revision 0: the whole content, users first, each row once. One row
+    /// that cannot be read is handed over as such and holds up none of the others.
     ///
     /// # Errors
     /// The store failed: what was handed over is no complete revision and must be dropped.

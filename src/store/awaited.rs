@@ -8,8 +8,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::OnceCell;
-use tokio::task::spawn_blocking;
+use tokio::sync::{Mutex, OnceCell};
+use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::{
     Batch, BoxFuture, Committed, Cursor, EventQuery, KeyQuery, KeyUsage, Planned, Poll, ReadRequest, Reading,
@@ -28,22 +28,40 @@ pub struct AwaitedStore {
     secret: (u32, [u8; 32]),
     open: Opener,
     opened: OnceCell<SharedStore>,
+    /// An attempt that somebody began and did not wait for: the next who asks does.
+    opening: Mutex<Option<JoinHandle<Result<SharedStore, StoreError>>>>,
 }
 
 impl AwaitedStore {
     /// The store of this id, which `open` opens and which must know this secret.
     #[must_use]
     pub fn new(name: String, id: StoreId, secret: (u32, [u8; 32]), open: Opener) -> Self {
-        Self { name, id, secret, open, opened: OnceCell::new() }
+        Self { name, id, secret, open, opened: OnceCell::new(), opening: Mutex::default() }
     }
 
     async fn store(&self) -> Result<&SharedStore, StoreError> {
         self.opened.get_or_try_init(|| self.try_open()).await
     }
 
+    /// Tries to open the store, unless it is open. Cancel-safe: an attempt goes on.
+    ///
+    /// # Errors
+    /// When it cannot be opened, or is not the one that was known, with the secret that was known.
+    pub async fn ready(&self) -> Result<(), StoreError> {
+        self.store().await.map(|_store| ())
+    }
+
     async fn try_open(&self) -> Result<SharedStore, StoreError> {
-        let open = Arc::clone(&self.open);
-        let opened = spawn_blocking(move || open()).await;
+        let opened = {
+            let mut opening = self.opening.lock().await;
+            let attempt = opening.get_or_insert_with(|| {
+                let open = Arc::clone(&self.open);
+                spawn_blocking(move || open())
+            });
+            let opened = attempt.await;
+            *opening = None;
+            opened
+        };
         let unavailable = |cause: String| StoreError::Unavailable { store: self.name.clone(), cause };
         let store = opened.map_err(|error| unavailable(error.to_string()))??;
         if store.id() != self.id {
@@ -142,6 +160,7 @@ mod tests {
     use crate::clock::{Clock, ManualClock, Timestamp};
     use crate::store::SqliteStore;
     use std::path::Path;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     const SECRET: (u32, [u8; 32]) = (1, [7; 32]);
 
@@ -154,6 +173,31 @@ mod tests {
 
     fn clock() -> Arc<dyn Clock> {
         Arc::new(ManualClock::at(Timestamp::from_seconds(1_800_000_000)))
+    }
+
+    #[tokio::test]
+    async fn an_attempt_that_takes_longer_than_anyone_waits_still_opens_the_store() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("keys.db");
+        let store = SqliteStore::create(&path, clock()).expect("a store");
+        store.check_secret(SECRET.0, SECRET.1).await.expect("a secret");
+        let (attempts, gate) = (Arc::new(AtomicUsize::new(0)), Arc::new(std::sync::Barrier::new(2)));
+        let opener: Opener = {
+            let (attempts, gate) = (Arc::clone(&attempts), Arc::clone(&gate));
+            Arc::new(move || {
+                attempts.fetch_add(1, Ordering::SeqCst);
+                gate.wait();
+                Ok(Arc::new(SqliteStore::open(&path, clock())?))
+            })
+        };
+        let awaited = AwaitedStore::new("keys".to_owned(), store.id(), SECRET, opener);
+        for _ in 0..3 {
+            let gone = tokio::time::timeout(Duration::from_millis(5), awaited.ready()).await;
+            assert!(gone.is_err(), "nobody waits that long");
+        }
+        gate.wait();
+        assert!(awaited.ready().await.is_ok());
+        assert_eq!(attempts.load(Ordering::SeqCst), 1);
     }
 
     #[tokio::test]

@@ -156,6 +156,7 @@ impl Followed {
                     given.0.stamps.push(stamp);
                     given.0.users.insert(user.id.clone(), user);
                 }
+                Batch::Damaged(_, what, cause) => panic!("{what:?}: {cause}"),
                 Batch::End(poll) => given.1 = Some(poll),
             }
         };

@@ -12,9 +12,9 @@ mod settings;
 mod sqlite;
 
 pub use api::{
-    Answer, Batch, BoxFuture, Change, Changes, CommitId, Committed, Cursor, EventQuery, KeyQuery, KeyUsage, ListedKey,
-    NewEvent, NumberedSecret, Outcome, OwnedKey, Plan, Planned, Poll, ReadRequest, Reading, Refusal, Row, SharedStore,
-    Store, StoreError, StoreId, UsageUpdate,
+    Answer, Batch, BoxFuture, Change, Changes, CommitId, Committed, Cursor, Damaged, EventQuery, KeyQuery, KeyUsage,
+    ListedKey, NewEvent, NumberedSecret, Outcome, OwnedKey, Plan, Planned, Poll, ReadRequest, Reading, Refusal, Row,
+    SharedStore, Store, StoreError, StoreId, UsageUpdate,
 };
 pub use awaited::{AwaitedStore, Opener};
 pub use settings::Settings;

@@ -9,15 +9,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
 use super::Settings;
+use super::loan::{Ask, Holding};
 use super::metrics::{Alarm, SyncMetrics, shown};
 use super::state::{Plan, Restored, StateDir};
 use crate::clock::{Clock, Timestamp};
-use crate::key::{KeyId, UserId};
-use crate::store::{Batch, CommitId, Cursor, Poll, Row as StoredRow, SharedStore, StoreError, StoreId};
+use crate::key::{KeyId, Stamp, UserId};
+use crate::store::{Batch, CommitId, Cursor, Damaged, Poll, Row as StoredRow, SharedStore, StoreError, StoreId};
 use crate::table::{BoxFuture, Conflict, KeyRow, Load, Row, Table, UserRow};
 
 /// Tells the store again what this gateway knows for good and the store has forgotten. Implemented
@@ -47,9 +48,12 @@ pub(super) struct Follower {
     failures: u32,
     /// The monotonic instant of the last contact.
     contact: Option<std::time::Instant>,
-    refused_at: Option<Instant>,
+    /// When a reload was refused, and what the store held then.
+    refused: Option<(std::time::Instant, Cursor)>,
     marked_at: Option<Instant>,
     snapshots: Snapshots,
+    asked: mpsc::UnboundedReceiver<Ask>,
+    holding: Holding,
 }
 
 /// What must be remembered before it is reported as applied.
@@ -89,6 +93,8 @@ enum Stuck {
 
 /// How long a poll may take, and how long a read of rows may bring none.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long the first poll may take where there is a snapshot to serve from meanwhile.
+const PATIENCE_AT_START: Duration = Duration::from_millis(350);
 const ROWS_PATIENCE: Duration = Duration::from_secs(5);
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
@@ -104,6 +110,8 @@ const MARK_EVERY: Duration = Duration::from_secs(60);
 struct Staged {
     rows: Vec<Row>,
     load: Option<Load>,
+    /// Rows that cannot be read, with why.
+    damaged: Vec<(Damaged, Stamp, String)>,
     handed: u64,
     end: Option<Poll>,
 }
@@ -111,16 +119,33 @@ struct Staged {
 impl Staged {
     fn take(&mut self, batch: Batch) {
         match batch {
-            Batch::Row(_, row) => {
-                self.handed += 1;
-                match (&self.load, row) {
-                    (Some(load), StoredRow::Key(key)) => load.key(&KeyRow::from(*key).view()),
-                    (Some(load), StoredRow::User(user)) => load.user(&UserRow::from(user)),
-                    (None, StoredRow::Key(key)) => self.rows.push(Row::Key(Box::new(KeyRow::from(*key)))),
-                    (None, StoredRow::User(user)) => self.rows.push(Row::User(UserRow::from(user))),
+            Batch::Row(_, StoredRow::Key(key)) => self.key(KeyRow::from(*key)),
+            Batch::Row(_, StoredRow::User(user)) => self.user(UserRow::from(user)),
+            Batch::Damaged(stamp, what, cause) => {
+                match &what {
+                    Damaged::Key { id, hash: Some(hash) } => self.key(KeyRow::refused(*id, hash, stamp)),
+                    Damaged::User(id) => self.user(UserRow::refused(id.clone(), stamp)),
+                    Damaged::Key { hash: None, .. } | Damaged::Unnamed => self.handed += 1,
                 }
+                self.damaged.push((what, stamp, cause));
             }
             Batch::End(poll) => self.end = Some(poll),
+        }
+    }
+
+    fn key(&mut self, key: KeyRow) {
+        self.handed += 1;
+        match &self.load {
+            Some(load) => load.key(&key.view()),
+            None => self.rows.push(Row::Key(Box::new(key))),
+        }
+    }
+
+    fn user(&mut self, user: UserRow) {
+        self.handed += 1;
+        match &self.load {
+            Some(load) => load.user(&user),
+            None => self.rows.push(Row::User(user)),
         }
     }
 }
@@ -136,6 +161,7 @@ impl Follower {
         state: Arc<Mutex<StateDir>>,
         wake: Arc<Notify>,
         reassert: Option<Arc<dyn Reassert>>,
+        asked: mpsc::UnboundedReceiver<Ask>,
     ) -> Self {
         Self {
             store,
@@ -152,9 +178,11 @@ impl Follower {
             owed: Owed::default(),
             failures: 0,
             contact: None,
-            refused_at: None,
+            refused: None,
             marked_at: None,
             snapshots: Snapshots::default(),
+            asked,
+            holding: Holding::Ours,
         }
     }
 
@@ -234,7 +262,7 @@ impl Follower {
             return self.reload().await;
         }
         if poll.at_cursor != Some(self.commit_at_cursor()) {
-            return self.diverged().await;
+            return self.diverged(poll.newest).await;
         }
         if poll.newest == self.at {
             return Ok(());
@@ -242,8 +270,11 @@ impl Follower {
         let mut staged = self.read(self.at, None).await?;
         let end = staged.end.take().ok_or_else(|| Stuck::Early { store: self.store_name() })?;
         if end.store != poll.store || end.at_cursor != Some(self.commit_at_cursor()) {
-            return self.diverged().await;
+            return self.diverged(end.newest).await;
         }
+        let lost = staged.damaged.iter().filter_map(|(what, stamp, _)| self.refused_by_id(what, *stamp));
+        staged.rows.extend(lost);
+        self.tell_damaged(&staged.damaged);
         self.apply(staged.rows);
         self.at = end.newest;
         Ok(())
@@ -255,7 +286,8 @@ impl Follower {
     }
 
     async fn poll(&self) -> Result<Poll, Stuck> {
-        match tokio::time::timeout(PATIENCE, self.store.poll(self.at)).await {
+        let patience = if self.restored && !self.table.is_ready() { PATIENCE_AT_START } else { PATIENCE };
+        match tokio::time::timeout(patience, self.store.poll(self.at)).await {
             Ok(Ok(poll)) => Ok(poll),
             Ok(Err(error)) => {
                 self.metrics.store_error("poll");
@@ -299,6 +331,32 @@ impl Follower {
         Ok(staged)
     }
 
+    /// The row that refuses a key whose stored row does not even have its hash any more.
+    fn refused_by_id(&self, what: &Damaged, stamp: Stamp) -> Option<Row> {
+        let Damaged::Key { id, hash: None } = what else { return None };
+        let mut known = None;
+        self.table.for_each_key(|key| {
+            if key.id == *id {
+                known = Some(key.to_row());
+            }
+        });
+        let mut row = known?;
+        row.states.disabled = true;
+        row.stamp = stamp;
+        Some(Row::Key(Box::new(row)))
+    }
+
+    fn tell_damaged(&self, damaged: &[(Damaged, Stamp, String)]) {
+        self.metrics.alarm(Alarm::Damaged, damaged.len());
+        for (what, _, cause) in damaged {
+            match what {
+                Damaged::Key { id, .. } => tracing::error!(key = %id, cause, "a key cannot be read: it is refused"),
+                Damaged::User(id) => tracing::error!(user = %id, cause, "a user cannot be read: its keys are refused"),
+                Damaged::Unnamed => tracing::error!(cause, "a row cannot be read, nor of what it is"),
+            }
+        }
+    }
+
     fn apply(&mut self, rows: Vec<Row>) {
         let applied = self.table.apply(rows);
         for conflict in &applied.conflicts {
@@ -318,8 +376,11 @@ impl Follower {
         self.snapshots.lacking_since.get_or_insert_with(Instant::now);
     }
 
-    async fn diverged(&mut self) -> Result<(), Stuck> {
-        if self.refused_at.is_some_and(|refused_at| refused_at.elapsed() < REFUSED_FOR) {
+    async fn diverged(&mut self, newest: Cursor) -> Result<(), Stuck> {
+        // What was refused stays refused until the store holds something else; reading it all again
+        // would cost memory each time, for it has keys that have no place here yet.
+        let too_soon = |at| self.clock.monotonic().saturating_duration_since(at) < REFUSED_FOR;
+        if self.refused.is_some_and(|(at, then)| then == newest || too_soon(at)) {
             return Err(Stuck::TooManyLost { store: self.store_name(), lost: "as before".to_owned() });
         }
         self.alarm(Alarm::History, "the store's history is another than the one that was followed: it was restored?");
@@ -336,6 +397,7 @@ impl Follower {
             self.alarm(Alarm::OtherStore, "the store is another one than was followed");
             return Err(Stuck::OtherStore { store: self.store_name() });
         }
+        self.tell_damaged(&staged.damaged);
         let keys = load.keys();
         // Walking both key sets takes a while where they are large.
         let (table, drop_max) = (Arc::clone(&self.table), self.settings.reload_drop_max_percent);
@@ -343,13 +405,13 @@ impl Follower {
         let merged = match swapped {
             Ok(Ok(merged)) => merged,
             Ok(Err(refused)) => {
-                self.refused_at = Some(Instant::now());
+                self.refused = Some((self.clock.monotonic(), end.newest));
                 self.alarm(Alarm::TooManyLost, "a reload would lose too many keys");
                 return Err(Stuck::TooManyLost { store: self.store_name(), lost: refused.to_string() });
             }
             Err(_panicked) => return Err(Stuck::Early { store: self.store_name() }),
         };
-        self.refused_at = None;
+        self.refused = None;
         self.following = Some(end.store);
         self.state.lock().set_store(end.store);
         self.at = end.newest;
@@ -380,10 +442,20 @@ impl Follower {
 
     /// Remembers what is owed, and reports as applied what then is.
     async fn settle(&mut self) {
+        match self.holding {
+            Holding::Ours => {}
+            // It would not survive a crash of both.
+            Holding::Lent if self.owes() => return,
+            Holding::Lent => return self.table.report(self.at.revision),
+            Holding::Given => {
+                self.owed = Owed::default();
+                return self.table.report(self.at.revision);
+            }
+        }
         let (contact_at, now) = (self.contact_at(), self.clock.now());
         let due = self.marked_at.is_none_or(|marked_at| marked_at.elapsed() >= MARK_EVERY);
         let mark = due && self.following.is_some() && self.failures == 0;
-        if self.owed.forget || !self.owed.rows.is_empty() || mark {
+        if self.owes() || mark {
             let (state, owed) = (Arc::clone(&self.state), std::mem::take(&mut self.owed));
             let remembering = tokio::task::spawn_blocking(move || {
                 let mut state = state.lock();
@@ -413,6 +485,58 @@ impl Follower {
         self.table.report(self.at.revision);
     }
 
+    /// Whether something is applied and not remembered.
+    fn owes(&self) -> bool {
+        self.owed.forget || !self.owed.rows.is_empty()
+    }
+
+    /// Lends the state folder, takes it back, or gives it away.
+    pub(super) async fn answer(&mut self, ask: Ask) {
+        match ask {
+            Ask::Lend(reply) => {
+                if self.snapshots.writing.is_some() {
+                    self.turn_snapshot().await;
+                }
+                self.settle().await;
+                let lent = if self.owes() {
+                    Err(std::io::Error::other("changes cannot be remembered: the state folder fails"))
+                } else {
+                    self.state.lock().lend()
+                };
+                if lent.is_ok() {
+                    self.holding = Holding::Lent;
+                    self.snapshots.lacking_since = None;
+                }
+                if reply.send(lent).is_err() {
+                    self.take_back();
+                }
+            }
+            Ask::TakeBack => self.take_back(),
+            Ask::Give => {
+                self.holding = Holding::Given;
+                self.state.lock().let_go();
+            }
+        }
+    }
+
+    fn take_back(&mut self) {
+        if self.holding != Holding::Lent {
+            return;
+        }
+        self.holding = Holding::Ours;
+        let written = self.state.lock().take_back();
+        match written {
+            Ok(rows) => self.apply(rows),
+            Err(fault) => {
+                self.alarm(Alarm::State, "what another process wrote into the state folder cannot be read");
+                tracing::error!(fault, "the state folder is written anew");
+                self.owed.forget = true;
+            }
+        }
+        self.snapshots.lacking_since = Some(Instant::now());
+        self.snapshots.begun_at = None;
+    }
+
     /// Waits for news, for a reason to write a snapshot, or for the pause to pass.
     async fn wait(&mut self, pause: Pause, stop: &mut watch::Receiver<bool>) {
         let until = Instant::now() + pause.length();
@@ -431,6 +555,7 @@ impl Follower {
             tokio::select! {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => return,
+                Some(ask) = self.asked.recv() => return self.answer(ask).await,
                 () = wake.notified() => return,
                 () = self.snapshots.step() => self.turn_snapshot().await,
                 () = news => return,
@@ -470,6 +595,10 @@ impl Follower {
     }
 
     fn begin_snapshot(&mut self) {
+        if self.holding != Holding::Ours {
+            self.snapshots.lacking_since = None;
+            return;
+        }
         // What is owed is in the table but in no journal; a snapshot taken now would hold it, and
         // is all the more wanted.
         let (contact_at, now) = (self.contact_at(), self.clock.now());

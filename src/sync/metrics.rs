@@ -36,6 +36,8 @@ pub(super) enum Alarm {
     TakenBack,
     /// There is no room for a row.
     Full,
+    /// A row of the store cannot be read.
+    Damaged,
     /// What the state folder holds was refused.
     State,
     /// A change could not be journalled.
@@ -43,8 +45,16 @@ pub(super) enum Alarm {
 }
 
 impl Alarm {
-    const ALL: [Self; 7] =
-        [Self::History, Self::OtherStore, Self::TooManyLost, Self::TakenBack, Self::Full, Self::State, Self::Journal];
+    const ALL: [Self; 8] = [
+        Self::History,
+        Self::OtherStore,
+        Self::TooManyLost,
+        Self::TakenBack,
+        Self::Full,
+        Self::Damaged,
+        Self::State,
+        Self::Journal,
+    ];
 
     const fn as_str(self) -> &'static str {
         match self {
@@ -53,6 +63,7 @@ impl Alarm {
             Self::TooManyLost => "too_many_lost",
             Self::TakenBack => "taken_back",
             Self::Full => "full",
+            Self::Damaged => "damaged",
             Self::State => "state",
             Self::Journal => "journal",
         }

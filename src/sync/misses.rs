@@ -16,8 +16,8 @@ use super::FailureLimit;
 use super::failures::{Budget, Failures};
 use super::metrics::SyncMetrics;
 use crate::clock::Timestamp;
-use crate::key::TokenHash;
-use crate::store::SharedStore;
+use crate::key::{Record, TokenHash};
+use crate::store::{SharedStore, StoreError};
 use crate::table::{BoxFuture, Head, KeyRow, MissAnswer, MissResolver, Table, UserRow};
 
 /// The miss path over a store.
@@ -111,12 +111,19 @@ impl Misses {
         let (generation, version) = (self.table.generation(), self.table.version());
         match tokio::time::timeout(PATIENCE, self.store.find(*hash)).await {
             Ok(Ok((Some((key, user)), at))) => {
+                let found = Record::of(&key, user.as_ref());
                 let (key, user) = (KeyRow::from(key), user.map(UserRow::from));
-                MissAnswer::Found(self.table.insert_found(generation, at.revision, &key, user.as_ref()))
+                MissAnswer::Found(self.table.insert_found(generation, at.revision, &key, user.as_ref(), found))
             }
             Ok(Ok((None, _))) => {
                 self.in_vain.insert(Head::from(hash), InVain { until: now.plus(IN_VAIN_FOR), version });
                 MissAnswer::Unknown
+            }
+            Ok(Err(error @ StoreError::Damaged { .. })) => {
+                // One row that makes no sense does not mean that the store is away.
+                self.metrics.store_error("find");
+                tracing::error!(%error, "a key cannot be read");
+                MissAnswer::UnknownYet
             }
             Ok(Err(error)) => self.lost(&error.to_string(), now),
             Err(_elapsed) => self.lost("no answer in time", now),

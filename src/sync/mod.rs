@@ -8,6 +8,7 @@ mod failures;
 #[cfg(test)]
 mod fake;
 mod follow;
+mod loan;
 mod metrics;
 mod misses;
 mod settings;
@@ -18,6 +19,7 @@ mod tests;
 mod usage;
 
 pub use follow::Reassert;
+pub use loan::StateLoan;
 pub use metrics::SyncMetrics;
 pub use settings::{FailureLimit, Settings};
 pub use start::{Handle, Parts, Runner, Sync};

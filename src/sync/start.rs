@@ -1,5 +1,6 @@
 //! Puts the parts together: state folder, table, follower, miss path, usage.
 
+use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use tokio::sync::{Notify, watch};
 
 use super::Settings;
 use super::follow::{Follower, Reassert};
+use super::loan::StateLoan;
 use super::metrics::{Alarm, SyncMetrics};
 use super::misses::Misses;
 use super::state::{Limits, MacKey, StateDir, StateError};
@@ -33,6 +35,8 @@ pub struct Parts {
     pub metrics: Arc<SyncMetrics>,
     /// Who tells the store again what it forgot, if anyone does.
     pub reassert: Option<Arc<dyn Reassert>>,
+    /// The lock of the state folder, where another process lends it.
+    pub lent_lock: Option<File>,
 }
 
 /// What was put together. Nothing is followed until [`Runner::run`] is.
@@ -42,6 +46,8 @@ pub struct Sync {
     pub misses: Arc<dyn MissResolver>,
     /// For those who commit changes and want them applied here.
     pub handle: Handle,
+    /// For the process that is to take this one's place.
+    pub loan: StateLoan,
     /// What follows.
     pub runner: Runner,
     /// The clock must be raised to this before anything is decided: a machine whose clock was set
@@ -57,8 +63,8 @@ impl Sync {
     /// When the state folder is in use by another process or cannot be used. What it holds being
     /// unusable is no error: it is logged, and the table stays empty until the store is read.
     pub fn start(parts: Parts) -> Result<Self, StateError> {
-        let Parts { settings, store, table, clock, mac_key, metrics, reassert } = parts;
-        let mut state = StateDir::open(&settings.state_dir, mac_key)?;
+        let Parts { settings, store, table, clock, mac_key, metrics, reassert, lent_lock } = parts;
+        let mut state = StateDir::open(&settings.state_dir, mac_key, lent_lock)?;
         table.set_max_staleness(settings.max_staleness);
         let limits = Limits { snapshot_max_age: settings.snapshot_max_age, accept_old: settings.accept_old_snapshot };
         let restored = state.restore(&table, limits, clock.now()).unwrap_or_else(|fault| {
@@ -82,6 +88,7 @@ impl Sync {
             gateway: gateway.clone(),
         };
         let every = settings.usage_flush;
+        let (loan, asked) = StateLoan::new();
         let mut follower = Follower::new(
             store,
             Arc::clone(&table),
@@ -91,6 +98,7 @@ impl Sync {
             Arc::new(Mutex::new(state)),
             Arc::clone(&wake),
             reassert,
+            asked,
         );
         let mut clock_floor = None;
         if let Some(restored) = restored {
@@ -109,7 +117,7 @@ impl Sync {
         }
         let handle = Handle { table, wake, gateway: gateway.into() };
         let runner = Runner { follower, flusher, every };
-        Ok(Self { misses: Arc::new(misses), handle, runner, clock_floor })
+        Ok(Self { misses: Arc::new(misses), handle, loan, runner, clock_floor })
     }
 }
 

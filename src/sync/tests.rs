@@ -12,6 +12,7 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 
 use super::fake::{FakeStore, Mood, hash, key, keys, revoked, user};
+use super::loan::Ask;
 use super::metrics::{Alarm, SyncMetrics};
 use super::{FailureLimit, MacKey, Parts, Settings, StateError, Sync};
 use crate::clock::{Clock, ManualClock, Timestamp};
@@ -48,6 +49,10 @@ impl House {
     }
 
     fn start(&self) -> Result<Run, StateError> {
+        self.start_with(None)
+    }
+
+    fn start_with(&self, lent_lock: Option<std::fs::File>) -> Result<Run, StateError> {
         let (table, metrics) = (Arc::new(Table::new()), Arc::new(SyncMetrics::new()));
         let sync = Sync::start(Parts {
             settings: self.settings.clone(),
@@ -57,6 +62,7 @@ impl House {
             mac_key: MacKey::new(&[7; 32]),
             metrics: Arc::clone(&metrics),
             reassert: None,
+            lent_lock,
         })?;
         Ok(Run { sync, table, metrics, clock: Arc::clone(&self.clock) })
     }
@@ -94,6 +100,17 @@ impl Run {
 
     async fn resolve(&self, number: u32) -> MissAnswer {
         self.sync.misses.resolve(&hash(number), HERE, self.clock.now()).await
+    }
+
+    /// Lends the state folder.
+    async fn lend(&mut self) -> std::fs::File {
+        let (reply, replied) = tokio::sync::oneshot::channel();
+        self.sync.runner.follower.answer(Ask::Lend(reply)).await;
+        replied.await.expect("an answer").expect("everything is written down")
+    }
+
+    async fn take_back(&mut self) {
+        self.sync.runner.follower.answer(Ask::TakeBack).await;
     }
 
     /// Ends as a drained gateway does.
@@ -480,6 +497,12 @@ async fn a_reload_that_would_lose_too_many_keys_or_is_of_another_store_is_refuse
     assert_eq!(run.metrics.alarms_of(Alarm::TooManyLost), 1);
     assert!(run.table.contact_lost_at().is_some());
     assert!(matches!(run.resolve(50).await, MissAnswer::UnknownYet));
+    house.clock.advance(Duration::from_secs(60));
+    run.turn().await;
+    assert_eq!(run.metrics.alarms_of(Alarm::TooManyLost), 1, "nothing new is there to be read");
+    house.store.commit(keys([key(11)]));
+    run.turn().await;
+    assert_eq!((run.table.keys(), run.metrics.alarms_of(Alarm::TooManyLost)), (10, 2));
     let mut other = house.store.backup();
     other.id = StoreId(8);
     house.store.restore(other);
@@ -663,6 +686,114 @@ async fn a_running_follower_applies_a_commit_and_leaves_a_snapshot_when_it_is_st
     assert_eq!(run.status(0), Some(Status::Revoked));
 }
 
+#[tokio::test]
+async fn on_a_full_disk_a_revocation_is_enforced_but_not_reported_before_it_is_remembered() {
+    let house = House::new();
+    house.store.commit(keys([key(0), key(1)]));
+    let mut run = house.run();
+    run.turn().await;
+    run.sync.runner.follower.finish().await;
+    let newest = house.file("snapshot.");
+    let number = newest.extension().and_then(|number| number.to_str()).expect("a number").to_owned();
+    let journal = house.state().join(format!("journal.{number}"));
+    house.store.commit(keys([revoked(1)]));
+    for attempt in 1..4 {
+        std::os::unix::fs::symlink("/dev/full", &journal).expect("a journal that takes nothing");
+        run.turn().await;
+        assert_eq!((run.status(1), run.table.applied()), (Some(Status::Revoked), 1));
+        assert_eq!(run.metrics.alarms_of(Alarm::Journal), attempt);
+        assert!(!journal.is_symlink(), "what never held a record is not kept");
+    }
+    run.turn().await;
+    assert_eq!((run.status(1), run.table.applied()), (Some(Status::Revoked), 2));
+    drop(run);
+    house.store.set(Mood::Gone);
+    let mut run = house.run();
+    run.turn().await;
+    assert_eq!((run.status(0), run.status(1)), (Some(Status::Active), Some(Status::Revoked)));
+}
+
+#[tokio::test]
+async fn a_snapshot_that_finds_the_disk_full_gives_back_the_room_it_took() {
+    let house = House::new();
+    house.store.commit(keys([key(0)]));
+    let mut run = house.run();
+    run.turn().await;
+    let unfinished = house.state().join("snapshot.2.new");
+    std::os::unix::fs::symlink("/dev/full", &unfinished).expect("a file that takes nothing");
+    run.sync.runner.follower.finish().await;
+    assert_eq!(run.metrics.snapshot_failures.get(), 1);
+    assert!(!unfinished.is_symlink());
+    run.sync.runner.follower.finish().await;
+    assert!(house.file("snapshot.").exists());
+}
+
+/// A gateway that has followed for a while, so that there is a snapshot.
+async fn settled(house: &House) -> Run {
+    house.store.commit(keys([key(0), key(1), key(2)]));
+    let mut run = house.run();
+    run.turn().await;
+    run.drain().await;
+    let mut run = house.run();
+    run.turn().await;
+    run
+}
+
+#[tokio::test]
+async fn a_lent_state_folder_is_written_by_the_borrower_alone() {
+    let house = House::new();
+    let mut old = settled(&house).await;
+    let lock = old.lend().await;
+    assert!(matches!(house.start(), Err(StateError::InUse(_))), "a third process stays out");
+    let mut new = house.start_with(Some(lock)).expect("the lock is lent");
+    new.turn().await;
+    house.store.commit(keys([revoked(1)]));
+    old.turn().await;
+    assert_eq!(old.status(1), Some(Status::Revoked), "it is enforced");
+    assert_eq!(old.table.applied(), 1, "but nobody remembers it yet");
+    new.turn().await;
+    assert_eq!(new.table.applied(), 2);
+    old.sync.runner.follower.answer(Ask::Give).await;
+    old.turn().await;
+    assert_eq!(old.table.applied(), 2);
+    old.drain().await;
+    assert!(matches!(house.start(), Err(StateError::InUse(_))), "the lock has gone over");
+    house.store.commit(keys([revoked(2)]));
+    new.turn().await;
+    drop(new);
+    house.store.set(Mood::Gone);
+    let mut run = house.run();
+    run.turn().await;
+    assert_eq!((run.status(0), run.status(1)), (Some(Status::Active), Some(Status::Revoked)));
+    assert_eq!(run.status(2), Some(Status::Revoked));
+}
+
+#[tokio::test]
+async fn a_state_folder_that_comes_back_holds_what_the_borrower_wrote() {
+    let house = House::new();
+    let mut old = settled(&house).await;
+    let lock = old.lend().await;
+    let mut new = house.start_with(Some(lock)).expect("the lock is lent");
+    new.turn().await;
+    house.store.commit(keys([revoked(1)]));
+    new.turn().await;
+    drop(new);
+    house.store.set(Mood::Gone);
+    old.take_back().await;
+    assert_eq!(old.status(1), Some(Status::Revoked), "the store could not have told");
+    house.store.set(Mood::Well);
+    house.store.commit(keys([revoked(2)]));
+    old.turn().await;
+    assert_eq!(old.table.applied(), 3);
+    assert!(matches!(house.start(), Err(StateError::InUse(_))));
+    drop(old);
+    house.store.set(Mood::Gone);
+    let mut run = house.run();
+    run.turn().await;
+    let statuses = [0, 1, 2].map(|number| run.status(number));
+    assert_eq!(statuses, [Some(Status::Active), Some(Status::Revoked), Some(Status::Revoked)]);
+}
+
 /// A folder with a real store.
 struct RealHouse {
     folder: TempDir,
@@ -694,6 +825,7 @@ impl RealHouse {
             mac_key: MacKey::new(&[7; 32]),
             metrics: Arc::clone(&metrics),
             reassert: None,
+            lent_lock: None,
         });
         Run { sync: sync.expect("the state folder is free"), table, metrics, clock: Arc::clone(&self.clock) }
     }
@@ -801,4 +933,40 @@ async fn a_store_file_replaced_by_a_backup_is_noticed_and_revives_nothing() {
     assert_eq!((run.table.applied(), run.status(0)), (1, Some(Status::Active)));
     assert_eq!(run.status(1), Some(Status::Revoked));
     assert_eq!(run.metrics.alarms_of(Alarm::TakenBack), 1);
+}
+
+#[tokio::test]
+async fn a_row_that_cannot_be_read_is_refused_and_holds_up_no_other() {
+    let house = RealHouse::new();
+    let store = house.open();
+    commit(&store, (0..4).map(key).collect()).await;
+    let mut run = house.run(Arc::clone(&store));
+    run.turn().await;
+    let file = rusqlite::Connection::open(house.path()).expect("the file is there");
+    let on = |sql: &str, number: u32| {
+        let id = key(number).id.bits().to_be_bytes();
+        assert_eq!(file.execute(sql, [&id[..]]).expect("a statement"), 1, "{sql}");
+    };
+    commit(&store, vec![key(0), key(2)]).await;
+    on("UPDATE keys SET flags = 'no flag!' WHERE id = ?1", 0);
+    on("DELETE FROM keys WHERE id = ?1", 2);
+    commit(&store, vec![revoked(1)]).await;
+    run.turn().await;
+    assert_eq!((run.table.applied(), run.table.contact_lost_at()), (3, None));
+    let statuses = |run: &Run| [0, 1, 2, 3].map(|number| run.status(number));
+    let (off, gone, works) = (Some(Status::Disabled), Some(Status::Revoked), Some(Status::Active));
+    assert_eq!(statuses(&run), [off, gone, off, works]);
+    assert_eq!(run.metrics.alarms_of(Alarm::Damaged), 2);
+
+    commit(&store, vec![key(5)]).await;
+    on("UPDATE keys SET flags = 'no flag!' WHERE id = ?1", 5);
+    assert!(matches!(run.resolve(5).await, MissAnswer::UnknownYet));
+    assert_eq!(run.table.contact_lost_at(), None, "one row is not the store");
+    drop(run);
+
+    std::fs::remove_dir_all(house.folder.path().join("state")).expect("the state folder");
+    let mut run = house.run(Arc::clone(&store));
+    run.turn().await;
+    assert_eq!(statuses(&run), [off, gone, None, works]);
+    assert_eq!((run.status(5), run.metrics.alarms_of(Alarm::Damaged)), (off, 2));
 }

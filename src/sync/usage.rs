@@ -19,7 +19,8 @@ pub(super) struct Flusher {
 }
 
 const BATCH: usize = 1_000;
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Longer than a store itself waits for a lock, so that it says itself whether it took a batch.
+const PATIENCE: Duration = Duration::from_secs(7);
 
 impl Flusher {
     /// Writes everything counted so far. What the store did not take is counted again; where it

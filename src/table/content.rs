@@ -24,6 +24,10 @@ const PROJECTS_MAX: u64 = 1 << 24;
 const ENVIRONMENTS_MAX: u64 = 1 << 20;
 /// Many small shards: a rehash, or a walk over one of them, stops few look-ups and not for long.
 const SHARDS: usize = 256;
+/// A walk over all keys takes so many over the map, each for the keys whose last byte begins alike:
+/// time that nobody waits for, against a copy of all heads in memory.
+const WALKS: usize = 16;
+const WALK_BITS: u32 = 4;
 
 /// The fields of one key, written under the write guard of its map shard and read under its read
 /// guard; each by itself is atomic only because that needs no `unsafe`. 64 bytes.
@@ -139,6 +143,13 @@ impl Content {
 
     pub(super) fn knows(&self, head: &Head) -> bool {
         self.map.contains_key(head)
+    }
+
+    /// The newest change known of a key; none if it is not known.
+    pub(super) fn stamp(&self, head: &Head) -> Option<Stamp> {
+        let number = self.map.get(head)?;
+        let slot = self.slots.get(*number)?;
+        Some(stamp_of(&slot.revision, &slot.ordinal))
     }
 
     pub(super) fn lookup(&self, head: &Head) -> Option<Record> {
@@ -293,9 +304,11 @@ impl Content {
         if user.deleted || known & USER_DELETED != 0 {
             state |= USER_DELETED;
         }
-        slot.revision.store(user.stamp.revision, Ordering::Relaxed);
-        slot.ordinal.store(user.stamp.ordinal, Ordering::Relaxed);
+        // The stamp last: whoever walks over the users while this is written may see the new state
+        // under the old stamp, which the journal then sets right, and never the reverse.
         slot.state.store(state, Ordering::Release);
+        slot.ordinal.store(user.stamp.ordinal, Ordering::Release);
+        slot.revision.store(user.stamp.revision, Ordering::Release);
         if known & USER_KNOWN == 0 {
             Fate::New
         } else if known & USER_DELETED != 0 && !user.deleted {
@@ -325,18 +338,22 @@ impl Content {
     /// Walks over all keys. Each is read whole, all of them not of one moment; no guard is held
     /// while `each` runs.
     pub(super) fn for_each_key(&self, mut each: impl FnMut(&KeyRef<'_>)) {
-        let heads: Vec<Head> = self.map.iter().map(|entry| *entry.key()).collect();
-        for head in heads {
-            if let Some(key) = self.key(head) {
-                each(&key);
+        let mut heads: Vec<Head> = Vec::with_capacity(self.keys() / WALKS * 5 / 4);
+        for part in 0..=u8::MAX >> WALK_BITS {
+            heads.extend(self.map.iter().map(|entry| *entry.key()).filter(|head| head.last() >> WALK_BITS == part));
+            for head in heads.drain(..) {
+                if let Some(key) = self.key(head) {
+                    each(&key);
+                }
             }
         }
     }
 
-    /// Walks over all users.
+    /// Walks over all users. A state may be newer than its stamp, and is never older.
     pub(super) fn for_each_user(&self, mut each: impl FnMut(UserRow)) {
         for number in 0..u32::try_from(self.user_ids.len()).unwrap_or(u32::MAX) {
             let (Some(id), Some(slot)) = (self.user_ids.value(number), self.users.get(number)) else { continue };
+            let stamp = user_stamp_of(slot);
             let state = slot.state.load(Ordering::Acquire);
             if state & USER_KNOWN != 0 {
                 each(UserRow {
@@ -344,7 +361,7 @@ impl Content {
                     flags: self.user_flags(state).as_ref().clone(),
                     active: state & USER_ACTIVE != 0,
                     deleted: state & USER_DELETED != 0,
-                    stamp: stamp_of(&slot.revision, &slot.ordinal),
+                    stamp,
                 });
             }
         }
@@ -420,6 +437,12 @@ fn store_wide(halves: &[AtomicU64; 2], bits: u128) {
     let half = |bits: u128| u64::try_from(bits & u128::from(u64::MAX)).unwrap_or(0);
     high.store(half(bits >> 64), Ordering::Relaxed);
     low.store(half(bits), Ordering::Relaxed);
+}
+
+/// The revision before the ordinal, as the reverse is written: see [`Content::apply_user`].
+fn user_stamp_of(slot: &UserSlot) -> Stamp {
+    let revision = slot.revision.load(Ordering::Acquire);
+    Stamp { revision, ordinal: slot.ordinal.load(Ordering::Acquire) }
 }
 
 fn stamp_of(revision: &AtomicU64, ordinal: &AtomicU32) -> Stamp {

@@ -24,6 +24,16 @@ impl Head {
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
+
+    fn words(&self) -> impl Iterator<Item = u64> {
+        self.0.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word))
+    }
+
+    /// The last byte.
+    pub(super) const fn last(&self) -> u8 {
+        let [.., last] = self.0;
+        last
+    }
 }
 
 impl From<&TokenHash> for Head {
@@ -34,7 +44,9 @@ impl From<&TokenHash> for Head {
 
 impl PartialEq for Head {
     fn eq(&self, other: &Self) -> bool {
-        self.0.ct_eq(&other.0).into()
+        // Four words, not 32 bytes: the barriers that keep this in constant time cost something each.
+        let (mine, theirs) = (self.words(), other.words());
+        mine.zip(theirs).fold(0, |differs, (a, b)| differs | (a ^ b)).ct_eq(&0).into()
     }
 }
 

@@ -2,7 +2,9 @@
 
 use super::head::Head;
 use crate::clock::Timestamp;
-use crate::key::{EnvironmentId, FlagSet, Grants, Key, KeyId, LineageId, ProjectId, Stamp, States, User, UserId};
+use crate::key::{
+    EnvironmentId, FlagSet, Grants, Key, KeyId, LineageId, ProjectId, Stamp, States, TokenHash, User, UserId,
+};
 
 /// A changed row.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,6 +72,24 @@ impl From<Key> for KeyRow {
 }
 
 impl KeyRow {
+    /// A row for a key of which nothing else can be told: it is refused.
+    #[must_use]
+    pub fn refused(id: KeyId, hash: &TokenHash, stamp: Stamp) -> Self {
+        Self {
+            head: Head::from(hash),
+            id,
+            lineage: id.lineage(),
+            states: States { disabled: true, ..States::default() },
+            project: None,
+            environment: EnvironmentId::live(),
+            user: None,
+            grants: Grants::Only(FlagSet::default()),
+            expires_at: None,
+            grace_expires_at: None,
+            stamp,
+        }
+    }
+
     /// The same, borrowed.
     #[must_use]
     pub fn view(&self) -> KeyRef<'_> {
@@ -152,6 +172,14 @@ pub struct UserRow {
     pub deleted: bool,
     /// The change that last wrote it.
     pub stamp: Stamp,
+}
+
+impl UserRow {
+    /// A row for a user of which nothing else can be told: its keys are refused.
+    #[must_use]
+    pub fn refused(id: UserId, stamp: Stamp) -> Self {
+        Self { id, flags: FlagSet::default(), active: false, deleted: false, stamp }
+    }
 }
 
 impl From<User> for UserRow {

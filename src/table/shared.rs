@@ -15,7 +15,7 @@ use super::row::{KeyRef, KeyRow, Row, UserRow};
 use super::staleness::{Contact, Freshness};
 use super::usage::Used;
 use crate::clock::Timestamp;
-use crate::key::{Grants, KeyId, Record, RecordFlags, Standing, TokenHash, UserId, UserStanding};
+use crate::key::{KeyId, Record, States, TokenHash, UserId};
 
 /// The key set in memory. Shared by `Arc`; every method takes `&self` and none awaits.
 #[derive(Debug)]
@@ -34,7 +34,8 @@ pub struct Table {
 /// What applying rows did.
 #[derive(Debug, Clone, Default)]
 pub struct Applied {
-    /// Rows that changed what was known, and all users: what must survive a restart.
+    /// Rows that changed what was known, new keys that do not work, and all users: what must survive
+    /// a restart.
     pub changed: Vec<Row>,
     /// Rows that tried to take back a terminal state. Each is an alarm.
     pub conflicts: Vec<Conflict>,
@@ -50,9 +51,6 @@ pub enum Conflict {
     /// A user that is deleted here.
     User(UserId),
 }
-
-/// The handle of a record that has no place in the table.
-const NO_SLOT: u32 = u32::MAX;
 
 impl Default for Table {
     fn default() -> Self {
@@ -138,7 +136,10 @@ impl Table {
             };
             moved |= fate != Fate::Unchanged;
             match (fate, &row) {
-                (Fate::Unchanged, _) | (Fate::New, Row::Key(_)) => continue,
+                (Fate::Unchanged, _) => continue,
+                // A key that is not remembered is refused anyway; that it ended must be, or a store
+                // restored from a backup would revive it.
+                (Fate::New, Row::Key(key)) if key.states == States::default() => continue,
                 (Fate::New | Fate::Changed, _) => {}
                 (Fate::Full, _) => applied.full += 1,
                 (Fate::Conflict, Row::Key(key)) => applied.conflicts.push(Conflict::Key(key.id)),
@@ -189,22 +190,32 @@ impl Table {
 
     /// Takes over what a miss found in the store at `revision`, unless the table has moved past it
     /// or was swapped since `generation` was read, or somebody else is changing it now. The key as
-    /// it is then to be decided on.
+    /// it is then to be decided on: `found`, the record of these rows, where nothing as new is known.
     #[must_use]
-    pub fn insert_found(&self, generation: u64, revision: u64, key: &KeyRow, user: Option<&UserRow>) -> Record {
+    pub fn insert_found(
+        &self,
+        generation: u64,
+        revision: u64,
+        key: &KeyRow,
+        user: Option<&UserRow>,
+        found: Record,
+    ) -> Record {
         if let Some(_turn) = self.writing.try_lock() {
             let content = self.content.load();
-            // A newer row of a known user must come by the feed, where it is journalled.
+            // A newer row of a known key or user must come by the feed, where it is journalled.
             let user_known =
                 user.is_none_or(|user| content.user_stamp(&user.id).is_none_or(|known| known >= user.stamp));
-            if self.generation() == generation && self.applied() <= revision && user_known {
+            let is_new = self.generation() == generation && self.applied() <= revision && !content.knows(&key.head);
+            if is_new && user_known {
                 if let Some(user) = user {
                     content.apply_user(user);
                 }
                 content.apply_key(&key.view(), &self.numbers, None);
             }
         }
-        self.content.load().lookup(&key.head).unwrap_or_else(|| record_of(key, user))
+        let content = self.content.load();
+        let known = content.stamp(&key.head).filter(|&known| known >= key.stamp);
+        known.and_then(|_| content.lookup(&key.head)).unwrap_or(found)
     }
 
     /// Takes all usage since the last drain, in the order of key ids, no instant later than `now`.
@@ -281,37 +292,5 @@ impl Table {
     /// The monotonic clock says that contact was lost too long ago, whatever the wall clock says.
     pub fn set_overdue(&self, overdue: bool) {
         self.contact.set_overdue(overdue);
-    }
-}
-
-/// A record of rows that the table did not take.
-fn record_of(key: &KeyRow, user: Option<&UserRow>) -> Record {
-    let standing = match (&key.user, user) {
-        (None, _) => UserStanding::None,
-        (Some(_), Some(user)) if user.active && !user.deleted => UserStanding::Active,
-        (Some(_), Some(_) | None) => UserStanding::Disabled,
-    };
-    let user_flags = || Arc::new(user.map(|user| user.flags.clone()).unwrap_or_default());
-    let flags = match (&key.grants, &key.user) {
-        (Grants::Only(flags), None) => RecordFlags::Own(Arc::new(flags.clone())),
-        (Grants::Only(flags), Some(_)) => RecordFlags::Both { key: Arc::new(flags.clone()), user: user_flags() },
-        (Grants::Inherit, None) => RecordFlags::Own(Arc::default()),
-        (Grants::Inherit, Some(_)) => RecordFlags::Inherited(user_flags()),
-    };
-    Record {
-        id: key.id,
-        lineage: key.lineage,
-        hash_head: *key.head.as_bytes(),
-        standing: Standing {
-            states: key.states,
-            user: standing,
-            expires_at: key.expires_at,
-            grace_expires_at: key.grace_expires_at,
-        },
-        project: key.project.clone(),
-        environment: key.environment.clone(),
-        user: key.user.clone(),
-        flags,
-        slot: NO_SLOT,
     }
 }

@@ -8,7 +8,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::clock::Timestamp;
 use crate::key::{
-    EnvironmentId, FlagSet, Grants, KeyId, RecordFlags, Stamp, States, Status, TokenHash, UserId, UserStanding,
+    EnvironmentId, FlagSet, Grants, KeyId, Record, RecordFlags, Stamp, Standing, States, Status, TokenHash, UserId,
+    UserStanding,
 };
 
 fn hash(number: u8) -> TokenHash {
@@ -134,19 +135,95 @@ fn a_swapped_key_set_keeps_slots_usage_and_what_is_terminal() {
     assert_eq!(table.keys(), 10);
 }
 
+/// What a miss does with `row`, found in the store at `revision`.
+fn found(table: &Table, generation: u64, revision: u64, row: &KeyRow) -> Record {
+    let record = Record {
+        id: row.id,
+        lineage: row.lineage,
+        hash_head: *row.head.as_bytes(),
+        standing: Standing {
+            states: row.states,
+            user: UserStanding::None,
+            expires_at: row.expires_at,
+            grace_expires_at: row.grace_expires_at,
+        },
+        project: row.project.clone(),
+        environment: row.environment.clone(),
+        user: None,
+        flags: RecordFlags::Own(Arc::default()),
+        slot: u32::MAX,
+    };
+    table.insert_found(generation, revision, row, None, record)
+}
+
 #[test]
 fn what_a_miss_found_is_not_taken_over_once_the_table_has_moved_on() {
     let table = Table::new();
     let generation = table.generation();
     table.report(5);
-    let record = table.insert_found(generation, 4, &row(1, 3), None);
-    assert_eq!(record.id, row(1, 1).id);
+    let record = found(&table, generation, 4, &row(1, 3));
+    assert_eq!((record.id, record.slot), (row(1, 1).id, u32::MAX));
     assert!(table.lookup(&hash(1)).is_none());
-    assert_eq!(table.insert_found(generation, 5, &row(1, 3), None).id, row(1, 1).id);
+    assert_eq!(found(&table, generation, 5, &row(1, 3)).slot, 0);
     assert!(table.lookup(&hash(1)).is_some());
     let _merged = table.swap(table.load(), 100).expect("anything may be lost");
-    let _record = table.insert_found(generation, 9, &row(2, 9), None);
+    let _record = found(&table, generation, 9, &row(2, 9));
     assert!(table.lookup(&hash(2)).is_none());
+}
+
+#[test]
+fn an_end_that_a_miss_saw_first_still_comes_by_the_feed_to_be_remembered() {
+    let table = Table::new();
+    apply(&table, row(1, 5));
+    table.report(5);
+    let mut ended = row(1, 6);
+    ended.states.revoked = true;
+    assert!(found(&table, table.generation(), 6, &ended).standing.states.revoked);
+    assert_eq!(apply(&table, ended).changed.len(), 1, "what is not here is journalled nowhere");
+    assert_eq!(status(&table, 1), Some(Status::Revoked));
+    assert!(found(&table, table.generation(), 6, &row(1, 5)).standing.states.revoked, "an older find");
+}
+
+#[test]
+fn a_new_key_that_never_worked_here_is_remembered_and_one_that_works_need_not_be() {
+    let table = Table::new();
+    assert!(apply(&table, row(1, 1)).changed.is_empty());
+    let mut ended = row(2, 1);
+    ended.states.superseded = true;
+    assert_eq!(apply(&table, ended).changed.len(), 1);
+}
+
+#[test]
+fn a_walk_never_finds_an_older_user_under_a_newer_stamp() {
+    let table = Arc::new(Table::new());
+    let id: UserId = "ann".parse().expect("a user id");
+    let at = |revision: u64| UserRow {
+        id: id.clone(),
+        flags: FlagSet::parse([format!("at.{}", revision % 64)]).expect("flags"),
+        active: true,
+        deleted: false,
+        stamp: Stamp { revision, ordinal: 0 },
+    };
+    let _applied = table.apply(vec![Row::User(at(1))]);
+    std::thread::scope(|scope| {
+        let walker = scope.spawn(|| {
+            for _ in 0..50_000 {
+                table.for_each_user(|user| {
+                    let flag = user.flags.iter().next().expect("one flag").as_str().to_owned();
+                    let state: u64 = flag.trim_start_matches("at.").parse().expect("a number");
+                    // Within the few revisions that pass during one read, newer is a little more.
+                    let ahead = (state + 64 - user.stamp.revision % 64) % 64;
+                    assert!(ahead < 32, "state {state} under stamp {}", user.stamp.revision);
+                });
+            }
+        });
+        let mut revision = 1;
+        while !walker.is_finished() {
+            revision += 1;
+            let _applied = table.apply(vec![Row::User(at(revision))]);
+        }
+        walker.join().expect("no older user");
+    });
 }
 
 #[test]
@@ -312,6 +389,19 @@ proptest! {
             model.check(&table);
         }
     }
+}
+
+#[test]
+fn a_walk_sees_every_key_once() {
+    let table = Table::new();
+    for number in 0..=u8::MAX {
+        apply(&table, row(number, 1));
+    }
+    let mut seen = Vec::new();
+    table.for_each_key(|key| seen.push(key.id));
+    seen.sort_unstable();
+    let expected: Vec<KeyId> = (0..=u8::MAX).map(|number| row(number, 1).id).collect();
+    assert_eq!(seen, expected);
 }
 
 #[test]

@@ -12,6 +12,8 @@ pub struct ProcessMetrics {
     build: IntGaugeVec,
     /// Reloads of the configuration, by whether they took.
     reloads: IntCounterVec,
+    /// New binaries that did not take over.
+    failed_upgrades: IntCounter,
     /// When the configuration in force was loaded.
     loaded_at: Gauge,
     resident: IntGauge,
@@ -35,6 +37,10 @@ impl ProcessMetrics {
             reloads: IntCounterVec::new(
                 Opts::new("keyward_config_reloads_total", "Reloads of the configuration, by outcome: ok or refused."),
                 &["outcome"],
+            )?,
+            failed_upgrades: IntCounter::new(
+                "keyward_upgrade_failures_total",
+                "New binaries that were started by SIGUSR2 and did not take over.",
             )?,
             loaded_at: Gauge::new(
                 "keyward_config_loaded_timestamp_seconds",
@@ -70,6 +76,11 @@ impl ProcessMetrics {
         self.reloads.with_label_values(&["refused"]).inc();
     }
 
+    /// A new binary did not take over, and this one goes on.
+    pub fn upgrade_failed(&self) {
+        self.failed_upgrades.inc();
+    }
+
     /// Registers every figure.
     ///
     /// # Errors
@@ -94,8 +105,16 @@ impl ProcessMetrics {
         }
     }
 
-    fn parts(&self) -> [&dyn Collector; 6] {
-        [&self.build, &self.reloads, &self.loaded_at, &self.resident, &self.open_files, &self.dropped_lines]
+    fn parts(&self) -> [&dyn Collector; 7] {
+        [
+            &self.build,
+            &self.reloads,
+            &self.failed_upgrades,
+            &self.loaded_at,
+            &self.resident,
+            &self.open_files,
+            &self.dropped_lines,
+        ]
     }
 }
 

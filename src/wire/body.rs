@@ -10,6 +10,8 @@ use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
+use super::fields::strip_trailers;
+
 /// How far a request's body has come. Shared between the body, which another task polls, and the
 /// one who answers the request.
 #[derive(Debug, Default)]
@@ -128,6 +130,13 @@ where
                     if frame.is_trailers() && !*this.trailers {
                         continue;
                     }
+                    let frame = match frame.into_trailers() {
+                        Ok(mut trailers) => {
+                            strip_trailers(&mut trailers);
+                            Frame::trailers(trailers)
+                        }
+                        Err(frame) => frame,
+                    };
                     let length = frame.data_ref().map_or(0, Buf::remaining);
                     let total = this.transfer.bytes().saturating_add(u64::try_from(length).unwrap_or(u64::MAX));
                     if total > *this.limit {

@@ -3,10 +3,10 @@
 //! The order matters and is kept here: first hop-by-hop fields and whatever `Connection` names, then
 //! the other side's copies of fields that carry identity or the way a request came. Only after both
 //! may a caller set its own. Names are compared *folded*: a server that turns fields into
-//! environment variables cannot tell `keyward-user` from `Keyward_User` or `keyward.user`, so
-//! neither do we.
+//! environment variables cannot tell `keyward-user` from `Keyward_User` or `keyward.user` (RFC 3875
+//! names the dash, lighttpd folds whatever is no letter or digit), so neither do we.
 
-use http::header::{self, HeaderMap, HeaderName};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 /// A client named a field in `Connection` that it must not be able to remove.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -41,6 +41,8 @@ enum Class {
     Ours,
     /// Changes the method or target behind the gateway's back.
     Override,
+    /// Says where a body ends, and of what kind it is.
+    Framing,
 }
 
 const OVERRIDES: [&str; 6] = [
@@ -52,7 +54,8 @@ const OVERRIDES: [&str; 6] = [
     "x-original-method",
 ];
 const OURS: [&str; 3] = ["via", "x-request-id", "traceparent"];
-const HOP_BY_HOP: [&str; 10] = [
+const FRAMING: [&str; 3] = ["content-length", "content-type", "content-encoding"];
+const HOP_BY_HOP: [&str; 11] = [
     "connection",
     "keep-alive",
     "proxy-connection",
@@ -63,16 +66,32 @@ const HOP_BY_HOP: [&str; 10] = [
     "transfer-encoding",
     "upgrade",
     "http2-settings",
+    // No field of HTTP: a CGI program would read it as HTTP_PROXY (CVE-2016-5385).
+    "proxy",
 ];
 /// What no client may have removed by naming it in `Connection`, besides identity, forwarding and
 /// our own fields.
-const NEVER_NOMINATED: [&str; 6] = ["authorization", "host", "content-length", "content-type", "cookie", "tracestate"];
+const NEVER_NOMINATED: [&str; 7] =
+    ["authorization", "host", "content-length", "content-type", "content-encoding", "cookie", "tracestate"];
+/// What stands in no trailer (RFC 9110, 6.5.1), besides all that is not plain: a server that merges
+/// trailers into the head would take it for said there.
+const NEVER_TRAILERS: [&str; 12] = [
+    "authorization",
+    "cache-control",
+    "content-range",
+    "cookie",
+    "expect",
+    "host",
+    "location",
+    "max-forwards",
+    "range",
+    "set-cookie",
+    "tracestate",
+    "www-authenticate",
+];
 
 const fn fold(byte: u8) -> u8 {
-    match byte {
-        b'_' | b'.' => b'-',
-        other => other.to_ascii_lowercase(),
-    }
+    if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' }
 }
 
 /// Whether `name` equals the folded `wanted`.
@@ -80,9 +99,9 @@ fn folds_to(name: &[u8], wanted: &str) -> bool {
     name.len() == wanted.len() && name.iter().zip(wanted.as_bytes()).all(|(have, want)| fold(*have) == *want)
 }
 
-/// Whether `name` begins with the folded `wanted` and goes on after it.
+/// Whether `name` begins with the folded `wanted`.
 fn folds_to_prefix(name: &[u8], wanted: &str) -> bool {
-    name.len() > wanted.len() && name.iter().zip(wanted.as_bytes()).all(|(have, want)| fold(*have) == *want)
+    name.len() >= wanted.len() && name.iter().zip(wanted.as_bytes()).all(|(have, want)| fold(*have) == *want)
 }
 
 fn class(name: &[u8]) -> Class {
@@ -107,6 +126,7 @@ fn class(name: &[u8]) -> Class {
         Some(b'v') if any(&OURS) => Class::Ours,
         Some(b't') if folds_to(name, "trailer") => Class::Trailer,
         Some(b't') if any(&OURS) => Class::Ours,
+        Some(b'c') if any(&FRAMING) => Class::Framing,
         Some(b'c' | b'h' | b'k' | b'p' | b't' | b'u') if any(&HOP_BY_HOP) => Class::HopByHop,
         _ => Class::Plain,
     }
@@ -116,9 +136,15 @@ fn class(name: &[u8]) -> Class {
 /// identity, the way of the request, and what stands in for method or target.
 #[must_use]
 pub fn is_decided_here(name: &HeaderName) -> bool {
-    const FRAMING: [&str; 4] = ["host", "content-length", "expect", "tracestate"];
-    let name = name.as_str().as_bytes();
-    class(name) != Class::Plain || FRAMING.iter().any(|framing| folds_to(name, framing))
+    const KEPT: [&str; 4] = ["host", "content-length", "expect", "tracestate"];
+    let text = name.as_str().as_bytes();
+    let kept = KEPT.iter().any(|kept| folds_to(text, kept));
+    match class(text) {
+        Class::Plain => kept,
+        // A type or an encoding may be set right; in another spelling it would stand beside the true one.
+        Class::Framing => kept || !is_canonical(name),
+        Class::HopByHop | Class::Trailer | Class::Identity | Class::Forwarding | Class::Ours | Class::Override => true,
+    }
 }
 
 /// Removes a field in all spellings that some server reads as the same one.
@@ -132,7 +158,7 @@ pub fn remove_spellings(headers: &mut HeaderMap, wanted: &HeaderName) {
 
 /// Whether a field is spelt as its standard spells it, and not only by folding.
 fn is_canonical(name: &HeaderName) -> bool {
-    !name.as_str().bytes().any(|byte| byte == b'_' || byte == b'.')
+    name.as_str().bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
 /// Removes from a request all that must not reach an upstream: hop-by-hop fields, the fields that
@@ -150,7 +176,7 @@ pub fn strip_request_fields(headers: &mut HeaderMap, keep: Upstreamward<'_>) -> 
         Class::Forwarding => !(keep.keep_forwarding && is_canonical(name)),
         // Via, the request id and the trace are replaced by the caller, which reads the old ones
         // first; a misspelt copy has no use but to deceive.
-        Class::Ours => !is_canonical(name),
+        Class::Ours | Class::Framing => !is_canonical(name),
         Class::Override => !keep.keep_overrides.contains(name),
     });
     for name in nominated {
@@ -167,12 +193,42 @@ pub fn strip_response_fields(headers: &mut HeaderMap, keep_trailer: bool) {
         .filter_map(|option| HeaderName::from_bytes(option).ok())
         .collect();
     remove_where(headers, |name| match class(name.as_str().as_bytes()) {
-        Class::Plain | Class::Forwarding | Class::Ours | Class::Override => false,
+        Class::Plain | Class::Forwarding | Class::Ours | Class::Override | Class::Framing => false,
         Class::HopByHop | Class::Identity => true,
         Class::Trailer => !keep_trailer,
     });
     for name in nominated {
         headers.remove(name);
+    }
+}
+
+/// Removes from trailers, in either direction, what has a meaning only in a head: identity, framing,
+/// credentials, the way a request came. `grpc-status` and its like stay.
+pub fn strip_trailers(trailers: &mut HeaderMap) {
+    remove_where(trailers, |name| match class(name.as_str().as_bytes()) {
+        Class::Plain => NEVER_TRAILERS.iter().any(|never| folds_to(name.as_str().as_bytes(), never)),
+        Class::HopByHop
+        | Class::Trailer
+        | Class::Identity
+        | Class::Forwarding
+        | Class::Ours
+        | Class::Override
+        | Class::Framing => true,
+    });
+}
+
+/// Takes spaces and tabs off both ends of every value. HTTP/2 forbids them there (RFC 9113, 8.2.1)
+/// and lets them through; on HTTP/1 they mean nothing, so what was decided on them would be decided
+/// on another value than the one an upstream reads.
+pub fn trim_values(headers: &mut HeaderMap) {
+    let is_padded = |value: &HeaderValue| value.as_bytes().trim_ascii().len() < value.len();
+    if !headers.values().any(is_padded) {
+        return;
+    }
+    for value in headers.values_mut().filter(|value| is_padded(value)) {
+        // What remains of a valid value is one.
+        let trimmed = HeaderValue::from_bytes(value.as_bytes().trim_ascii());
+        *value = trimmed.unwrap_or_else(|_impossible| HeaderValue::from_static(""));
     }
 }
 
@@ -191,12 +247,12 @@ fn nominated(headers: &HeaderMap) -> Result<Vec<HeaderName>, ForbiddenNomination
     for option in options(headers) {
         match class(option) {
             Class::Identity | Class::Forwarding | Class::Ours => return Err(ForbiddenNomination),
-            Class::Plain if NEVER_NOMINATED.iter().any(|name| folds_to(option, name)) => {
+            Class::Plain | Class::Framing if NEVER_NOMINATED.iter().any(|name| folds_to(option, name)) => {
                 return Err(ForbiddenNomination);
             }
             // `close` and `keep-alive` are options rather than fields; removing fields of that name
             // harms nobody.
-            Class::Plain | Class::Override | Class::HopByHop | Class::Trailer => {
+            Class::Plain | Class::Framing | Class::Override | Class::HopByHop | Class::Trailer => {
                 // A name that is no field name cannot name a field.
                 names.extend(HeaderName::from_bytes(option));
             }
@@ -232,8 +288,8 @@ mod tests {
         names
     }
 
-    /// A name in six spellings that some server behind us reads as the same field.
-    fn spellings(name: &str) -> [String; 6] {
+    /// A name in eight spellings that some server behind us reads as the same field.
+    fn spellings(name: &str) -> [String; 8] {
         let capital = |part: &str| {
             let (first, rest) = part.split_at(1);
             first.to_uppercase() + rest
@@ -246,6 +302,8 @@ mod tests {
             name.replace('-', "_"),
             name.replace('-', "."),
             title.join("_").to_uppercase(),
+            name.replace('-', "!"),
+            name.replacen('-', "~", 1),
         ]
     }
 
@@ -346,6 +404,61 @@ mod tests {
             let keep = Upstreamward { keep_overrides: &named, ..Upstreamward::default() };
             strip_request_fields(&mut headers, keep).expect("no nomination");
             assert!(headers.contains_key(name));
+        }
+    }
+
+    #[test]
+    fn a_prefix_with_nothing_after_it_is_ours_too() {
+        for name in ["keyward-", "keyward_", "x-keyward!", "x-forwarded-", "x-forwarded*"] {
+            let mut headers = of(&[(name, "root")]);
+            strip_request_fields(&mut headers, Upstreamward::default()).expect("no nomination");
+            assert!(headers.is_empty(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_misspelt_length_or_type_goes_no_further_and_a_well_spelt_one_does() {
+        for name in FRAMING {
+            for spelling in spellings(name) {
+                let mut headers = of(&[(&spelling, "1")]);
+                strip_request_fields(&mut headers, Upstreamward::default()).expect("no nomination");
+                assert_eq!(headers.len(), usize::from(spelling.eq_ignore_ascii_case(name)), "{spelling}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_trailer_cannot_say_what_only_a_head_may() {
+        let plain = ["grpc-status", "grpc-message", "x-checksum", "server-timing"];
+        let forged =
+            IDENTITY.iter().chain(&FORWARDING).chain(&OVERRIDES).chain(&OURS).chain(&FRAMING).chain(&HOP_BY_HOP);
+        for name in forged.chain(&NEVER_TRAILERS) {
+            for spelling in spellings(name) {
+                let mut trailers = of(&[(&spelling, "1")]);
+                plain.iter().for_each(|plain| drop(trailers.insert(*plain, HeaderValue::from_static("0"))));
+                strip_trailers(&mut trailers);
+                assert_eq!(trailers.len(), plain.len(), "{spelling}");
+            }
+        }
+    }
+
+    #[test]
+    fn values_lose_the_spaces_around_them() {
+        let mut headers = of(&[("a", " b\t"), ("a", "c d"), ("e", " "), ("f", "g")]);
+        trim_values(&mut headers);
+        assert_eq!(headers, of(&[("a", "b"), ("a", "c d"), ("e", ""), ("f", "g")]));
+    }
+
+    #[test]
+    fn a_route_may_say_nothing_of_what_is_decided_here() {
+        let is_kept = |name: &str| is_decided_here(&HeaderName::from_bytes(name.as_bytes()).expect("a name"));
+        let own = ["host", "content-length", "expect", "tracestate", "content_type"];
+        for name in IDENTITY.iter().chain(&FORWARDING).chain(&OVERRIDES).chain(&HOP_BY_HOP).chain(&OURS).chain(&own) {
+            assert!(spellings(name).iter().all(|spelling| name.contains('_') || is_kept(spelling)), "{name}");
+            assert!(is_kept(name), "{name}");
+        }
+        for name in ["authorization", "content-type", "content-encoding", "x-tenant", "cache-control", "cookie"] {
+            assert!(!is_kept(name), "{name}");
         }
     }
 

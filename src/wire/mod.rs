@@ -7,6 +7,7 @@ mod body;
 mod client;
 mod fields;
 mod problem;
+mod proxy_header;
 mod request_id;
 mod trace;
 
@@ -14,7 +15,9 @@ pub use body::{BrokenOff, Inbound, InboundFault, Transfer};
 pub use client::{Network, client_address};
 pub use fields::{
     ForbiddenNomination, Upstreamward, is_decided_here, remove_spellings, strip_request_fields, strip_response_fields,
+    strip_trailers, trim_values,
 };
 pub use problem::{CONTENT_TYPE as PROBLEM_JSON, Problem};
+pub use proxy_header::{NoProxyHeader, ProxyHeader, ProxyTold};
 pub use request_id::{IdSource, RequestId};
 pub use trace::TraceParent;

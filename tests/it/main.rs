@@ -16,6 +16,8 @@ mod cli;
 #[cfg(test)]
 mod key_life;
 #[cfg(test)]
+mod odd;
+#[cfg(test)]
 mod reload;
 #[cfg(test)]
 mod request;
@@ -25,3 +27,5 @@ mod routes;
 mod streams;
 #[cfg(test)]
 mod sync;
+#[cfg(test)]
+mod upgrade;

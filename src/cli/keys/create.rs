@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{flags_text, project_text, time_text, told_once};
+use super::{end_text, flags_text, project_text, told_once};
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
 use crate::cli::place::Place;
@@ -113,7 +113,7 @@ fn print(created: &Created, json: bool, output: &mut Output) -> Result<(), Failu
         output.line(format_args!("  user         {user}"))?;
     }
     output.line(format_args!("  flags        {}", flags_text(key)))?;
-    output.line(format_args!("  expires      {}", time_text(key.expires_at)))?;
+    output.line(format_args!("  expires      {}", end_text(key.expires_at)))?;
     output.line("Its token, shown this once and stored nowhere:")?;
     output.line(token.expose())?;
     output.flush()

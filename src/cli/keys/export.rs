@@ -8,8 +8,8 @@ use crate::cli::failure::Failure;
 use crate::cli::output::Output;
 use crate::cli::place::Place;
 use crate::cli::shape::KeyShape;
-use crate::cli::values::{ConfigFile, Which};
-use crate::key::{EnvironmentId, ProjectId};
+use crate::cli::values::{ConfigFile, Which, status};
+use crate::key::{EnvironmentId, ProjectId, Status};
 use crate::manage::KeyView;
 use crate::store::KeyQuery;
 
@@ -20,10 +20,11 @@ const PAGE: usize = 1000;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  keyward keys export -c keyward.toml --hashes > keys.csv
+  keyward keys export -c keyward.toml --project acme --status active --hashes > keys.csv
   keyward keys export -c keyward.toml --project acme --json | jq .name
 
-What --hashes exports, `keyward keys import --csv` reads.")]
+What --hashes exports, `keyward keys import --csv` reads, except operators' keys and keys that have
+ended: leave those out with --project and --status active.")]
 pub(in crate::cli) struct Args {
     #[command(flatten)]
     config: ConfigFile,
@@ -33,6 +34,9 @@ pub(in crate::cli) struct Args {
     /// Of this environment
     #[arg(long, value_name = "ENVIRONMENT")]
     environment: Option<EnvironmentId>,
+    /// Of this status
+    #[arg(long, value_name = "STATUS", value_parser = status())]
+    status: Option<Status>,
     /// Print the SHA-512 of each token too
     #[arg(long)]
     hashes: bool,
@@ -56,8 +60,13 @@ pub(super) fn run(args: Args, output: &mut Output) -> Result<(), Failure> {
     if !args.json {
         print_csv(columns.header().into_iter(), output)?;
     }
-    let mut query =
-        KeyQuery { project: args.project.one(), environment: args.environment, limit: PAGE, ..KeyQuery::default() };
+    let mut query = KeyQuery {
+        project: args.project.one(),
+        environment: args.environment,
+        status: args.status,
+        limit: PAGE,
+        ..KeyQuery::default()
+    };
     loop {
         let page = place.wait(place.manager.keys(&place.caller, query.clone()))?;
         for view in &page {

@@ -59,6 +59,9 @@ pub(super) fn run(args: Args, output: &mut Output) -> Result<(), Failure> {
         output.json(&looks)?;
     } else {
         print(&looks, output)?;
+        if looks.form == "foreign" && token.expose().starts_with(&format!("{}_", args.prefix.as_str())) {
+            output.line("note         it begins as Keyward's own tokens do, and has not their length or alphabet")?;
+        }
     }
     if looks.checksum == Some("bad") {
         output.flush()?;

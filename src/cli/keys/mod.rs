@@ -72,6 +72,11 @@ fn time_text(time: Option<Timestamp>) -> String {
     time.map_or_else(|| "-".to_owned(), Timestamp::to_rfc3339)
 }
 
+/// When a key ends, if ever, for people.
+fn end_text(end: Option<Timestamp>) -> String {
+    end.map_or_else(|| "never".to_owned(), Timestamp::to_rfc3339)
+}
+
 /// `printed`, or, where it did not get through, what became of the token that nobody has seen.
 fn told_once(id: KeyId, printed: Result<(), Failure>) -> Result<(), Failure> {
     printed.map_err(|_unprinted| {

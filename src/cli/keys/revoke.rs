@@ -69,7 +69,7 @@ pub(super) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
         output.line(format_args!("key {} was revoked already, revision {revision}", args.id))?;
     }
     for id in &revoked.related {
-        output.line(format_args!("not revoked: {id}, which it minted or is of its lineage; see --scope"))?;
+        output.line(format_args!("not revoked: {id}, of its lineage or minted by it; see --scope"))?;
     }
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{time_text, told_once};
+use super::{end_text, told_once};
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
 use crate::cli::place::Place;
@@ -81,7 +81,7 @@ fn print(Rotated { old, new, token, committed }: &Rotated, json: bool, output: &
         Some(end) if !old.states.superseded => output.line(format_args!("  the old token works until {end}"))?,
         _ => output.line("  the old token works no more")?,
     }
-    output.line(format_args!("  expires      {}", time_text(new.expires_at)))?;
+    output.line(format_args!("  expires      {}", end_text(new.expires_at)))?;
     output.line("Its token, shown this once and stored nowhere:")?;
     output.line(token.expose())?;
     output.flush()

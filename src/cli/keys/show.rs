@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{flags_text, project_text, time_text};
+use super::{end_text, flags_text, project_text, time_text};
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
 use crate::cli::place::Place;
@@ -113,7 +113,7 @@ fn print_key(KeyView { key, user, usage, status }: &KeyView, output: &mut Output
     say("created", &key.created_at.to_rfc3339())?;
     say("minted by", &key.minted_by.map_or_else(|| "-".to_owned(), |id| id.to_string()))?;
     say("updated", &format!("{} in revision {}", key.updated_at, key.stamp.revision))?;
-    say("expires", &time_text(key.expires_at))?;
+    say("expires", &end_text(key.expires_at))?;
     if key.grace_expires_at.is_some() {
         say("grace until", &time_text(key.grace_expires_at))?;
     }

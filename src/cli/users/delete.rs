@@ -31,7 +31,7 @@ struct Deleted<'a> {
 
 pub(super) fn run(args: Args, output: &mut Output) -> Result<(), Failure> {
     let place = Place::open(&args.config)?;
-    let deleted = place.wait(place.manager.delete_user(&place.caller, args.id))?;
+    let deleted = super::existing(&place, place.manager.delete_user(&place.caller, args.id))?;
     let revision = deleted.committed.revision;
     let revoked: Vec<_> = deleted.keys.iter().map(|key| key.id).collect();
     if args.json {

@@ -9,7 +9,9 @@ use clap::Subcommand;
 
 use super::failure::Failure;
 use super::output::Output;
+use super::place::Place;
 use crate::key::User;
+use crate::manage::ManageError;
 
 /// Make, find, change and delete users, who own keys
 #[derive(Debug, clap::Args)]
@@ -33,6 +35,18 @@ pub(super) fn run(args: Args, output: &mut Output) -> Result<(), Failure> {
         Command::Show(args) => show::run(args, output),
         Command::Delete(args) => delete::run(args, output),
     }
+}
+
+/// What `asked`, which is about a user that exists, comes to.
+fn existing<T>(place: &Place, asked: impl Future<Output = Result<T, ManageError>>) -> Result<T, Failure> {
+    place.wait(async {
+        asked.await.map_err(|error| match error {
+            ManageError::UserNotFound { id } => {
+                Failure::failed(format_args!("no user {:?}; `keyward users list` shows those that exist", id.as_str()))
+            }
+            error => error.into(),
+        })
+    })
 }
 
 /// How a user stands, for people.

@@ -22,7 +22,7 @@ pub(in crate::cli) struct Args {
 
 pub(super) fn run(args: Args, output: &mut Output) -> Result<(), Failure> {
     let place = Place::open(&args.config)?;
-    let user = place.wait(place.manager.user(&place.caller, args.id))?;
+    let user = super::existing(&place, place.manager.user(&place.caller, args.id))?;
     if args.json {
         return output.json(&UserShape::of(&user));
     }

@@ -88,7 +88,7 @@ fn each_fault_has_its_line() {
         (
             2,
             r#"colour = "red""#,
-            "keyward.toml:3: gateway.colour: unknown key; known here: listen, workers, cleartext, access_log, denied_status, reveal_reason, trusted_proxies, realm, token_prefix, credential, expiry_notice, deny_file, requests_max, connections_max, encoded_slashes, path_parameters, encoded_percent, non_ascii, empty_segments, failure_limit, tls, timeouts, limits",
+            "keyward.toml:3: gateway.colour: unknown key; known here: listen, workers, cleartext, access_log, denied_status, reveal_reason, trusted_proxies, proxy_protocol, realm, token_prefix, credential, expiry_notice, deny_file, requests_max, connections_max, encoded_slashes, path_parameters, encoded_percent, non_ascii, empty_segments, failure_limit, tls, timeouts, limits",
         ),
         (
             2,
@@ -185,6 +185,11 @@ fn each_fault_has_its_line() {
             2,
             r#"trusted_proxies = ["10.0.0.1/8"]"#,
             r#"keyward.toml:3: gateway.trusted_proxies[0]: 10.0.0.1/8 names an address inside a network: write "10.0.0.0/8""#,
+        ),
+        (
+            2,
+            "proxy_protocol = true",
+            "keyward.toml:3: gateway.proxy_protocol: is true, and nobody is believed: add trusted_proxies, the balancers' networks",
         ),
         (
             2,
@@ -669,13 +674,22 @@ url = "postgres://keyward:hunter2@db/keyward"
 }
 
 #[test]
+fn a_route_with_several_faults_has_each_of_them_told() {
+    let text = format!("{BASE}[[routes]]\nname = \"all\"\npath = \"/a/../b\"\nupstream = \"nothing\"\n");
+    let faults = faults_of(&text);
+    for part in ["routes[1].path: ", "routes[1].name: ", "routes[1].upstream: ", "routes[1]: says nobody"] {
+        assert!(faults.iter().any(|fault| fault.contains(part)), "{part} in {faults:#?}");
+    }
+}
+
+#[test]
 fn broken_toml_is_reported_beside_other_faults() {
     let text = base_but(6, "name = all").replace("\"127.0.0.1:8080\"", "\"127.0.0.1\"");
     assert_eq!(
         faults_of(&text),
         [
             r#"keyward.toml:2: gateway.listen[0]: found "127.0.0.1", expected an address and a port such as "127.0.0.1:8443" or "[::]:8443""#,
-            "keyward.toml:6: no TOML: string values must be quoted, expected literal string",
+            "keyward.toml:6: not TOML: string values must be quoted, expected literal string",
         ]
     );
 }
@@ -683,13 +697,13 @@ fn broken_toml_is_reported_beside_other_faults() {
 #[test]
 fn broken_toml_is_one_line_where_one_thing_is_broken() {
     let cases = [
-        (base_but(1, "[gateway"), r#"keyward.toml:1: no TOML: unclosed table, expected `]`"#),
+        (base_but(1, "[gateway"), r#"keyward.toml:1: not TOML: unclosed table, expected `]`"#),
         (
             base_but(2, "listen = [\"127.0.0.1:8080\""),
-            "keyward.toml:2: no TOML: what begins here is never closed: add ]",
+            "keyward.toml:2: not TOML: what begins here is never closed: add ]",
         ),
-        (base_but(4, "targets = ["), "keyward.toml:4: no TOML: what begins here is never closed: add ]"),
-        (base_but(7, "path = \"/{*rest}"), "keyward.toml:7: no TOML: invalid basic string, expected `\"`"),
+        (base_but(4, "targets = ["), "keyward.toml:4: not TOML: what begins here is never closed: add ]"),
+        (base_but(7, "path = \"/{*rest}"), "keyward.toml:7: not TOML: invalid basic string, expected `\"`"),
         (
             base_but(5, "[routes]"),
             "keyward.toml:5: routes: found a table, expected a list of tables, [[routes]] or [{ … }]",

@@ -214,7 +214,7 @@ fn the_master_secret_comes_from_the_variable_or_from_a_private_file() {
     assert_eq!(
         read(),
         Err(format!(
-            "{place}: no file {shown}: make it with `keyward init`, or put the secret into KEYWARD_MASTER_SECRET"
+            "{place}: no file {shown}: put it back, or make a new store with `keyward init`; KEYWARD_MASTER_SECRET takes its place"
         ))
     );
     std::fs::write(&at, SECRET).expect("written");

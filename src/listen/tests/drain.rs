@@ -111,9 +111,10 @@ fn a_silent_connection_does_not_hold_up_a_drain() {
 }
 
 #[test]
-fn a_resting_connection_is_closed_at_once() {
+fn a_resting_connection_is_closed_after_a_tenth_of_the_drain() {
     run(async {
-        let timeouts = Timeouts { idle: Duration::from_secs(10), first_byte: SHORT, ..Timeouts::default() };
+        let drain = Duration::from_secs(4);
+        let timeouts = Timeouts { idle: Duration::from_secs(10), first_byte: SHORT, drain, ..Timeouts::default() };
         let house = House::open(Plan { timeouts, ..Plan::default() });
         let (mut idle, connection) = http1(house.connect().await).await;
         assert_eq!(text(idle.send_request(get("/")).await.expect("answered")).await, "hello");
@@ -122,6 +123,26 @@ fn a_resting_connection_is_closed_at_once() {
         }
         house.stop();
         let _ended = connection.await;
+        house.closed().await;
+    });
+}
+
+#[test]
+fn an_idle_connection_is_told_in_its_next_answer() {
+    run(async {
+        let house = House::open(drains_in(Duration::from_secs(60)));
+        let (mut idle, connection) = http1(house.connect().await).await;
+        let answer = idle.send_request(get("/")).await.expect("answered");
+        assert!(answer.headers().get("connection").is_none());
+        assert_eq!(text(answer).await, "hello");
+        house.stop();
+        while TcpStream::connect(house.address).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+        let answer = idle.send_request(get("/")).await.expect("answered");
+        assert_eq!(answer.headers()["connection"], "close");
+        assert_eq!(text(answer).await, "hello");
+        connection.await.expect("no panic").expect("closed in peace");
         house.closed().await;
     });
 }

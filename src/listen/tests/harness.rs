@@ -27,6 +27,7 @@ use crate::clock::SystemClock;
 use crate::listen::{
     BodyFault, Connections, Handler, Limits, ListenMetrics, Listening, Peer, Settings, Timeouts, bind, serve,
 };
+use crate::wire::Network;
 
 /// Runs one test on one thread, as a worker does; it fails when it hangs.
 pub(super) fn run<T>(test: impl Future<Output = T>) -> T {
@@ -51,11 +52,18 @@ pub(super) struct Plan {
     pub(super) timeouts: Timeouts,
     pub(super) limits: Limits,
     pub(super) connections: usize,
+    pub(super) proxy_protocol: Vec<Network>,
 }
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { tls: None, timeouts: Timeouts::default(), limits: Limits::default(), connections: 100 }
+        Self {
+            tls: None,
+            timeouts: Timeouts::default(),
+            limits: Limits::default(),
+            connections: 100,
+            proxy_protocol: Vec::new(),
+        }
     }
 }
 
@@ -67,7 +75,11 @@ impl House {
         let script = Rc::new(Script::default());
         let listening = Listening {
             tls: plan.tls,
-            settings: Arc::new(ArcSwap::from_pointee(Settings { timeouts: plan.timeouts, limits: plan.limits })),
+            settings: Arc::new(ArcSwap::from_pointee(Settings {
+                timeouts: plan.timeouts,
+                limits: plan.limits,
+                proxy_protocol: plan.proxy_protocol,
+            })),
             connections: Connections::new(plan.connections),
             clock: Arc::new(SystemClock::default()),
             metrics: metrics.clone(),
@@ -161,7 +173,7 @@ impl Script {
                 text("waited")
             }
             "/endless" => Response::new(Either::Right(Endless::Runs)),
-            "/who" => text(&format!("{:?} {}", peer.tls, peer.connection)),
+            "/who" => text(&format!("{:?} {} {}", peer.tls, peer.connection, peer.address)),
             "/upload" => match peer.paced(request.into_body()).collect().await {
                 Ok(body) => text(&format!("{} bytes", body.to_bytes().len())),
                 Err(fault) => {

@@ -3,5 +3,6 @@
 mod drain;
 mod harness;
 mod http;
+mod introduced;
 mod slow;
 mod tls;

@@ -149,6 +149,48 @@ fn a_slow_body_is_the_handlers_to_refuse() {
 }
 
 #[test]
+fn a_byte_now_and_then_does_not_keep_a_body_going() {
+    run(async {
+        let house = House::open(patient_but(|it| it.body_idle = SHORT));
+        let (mut read, mut write) = house.connect().await.into_split();
+        write.write_all(b"POST /upload HTTP/1.1\r\nhost: a\r\ncontent-length: 9000\r\n\r\n").await.expect("taken");
+        let drip = tokio::task::spawn_local(async move {
+            let mut beat = tokio::time::interval(SHORT / 4);
+            while write.write_all(b"x").await.is_ok() {
+                beat.tick().await;
+            }
+        });
+        let mut status = [0; 12];
+        read.read_exact(&mut status).await.expect("answered");
+        assert_eq!(&status, b"HTTP/1.1 408");
+        drip.abort();
+    });
+}
+
+#[test]
+fn an_answer_that_is_taken_a_little_at_a_time_is_cut() {
+    run(async {
+        // What the system's own buffers take is not slow; the least that is asked for is far more than what is read.
+        let mut plan = patient_but(|it| it.body_idle = SHORT);
+        plan.limits.rate_min = 64 << 20;
+        let house = House::open(plan);
+        let (mut read, mut write) = house.connect().await.into_split();
+        write.write_all(b"GET /endless HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("taken");
+        let sip = tokio::task::spawn_local(async move {
+            let mut beat = tokio::time::interval(SHORT / 20);
+            let mut buffer = vec![0; 64 * 1024];
+            while read.read_exact(&mut buffer).await.is_ok() {
+                beat.tick().await;
+            }
+        });
+        while house.timeouts("write") == 0 {
+            tokio::task::yield_now().await;
+        }
+        sip.abort();
+    });
+}
+
+#[test]
 fn an_answer_that_nobody_reads_is_cut() {
     run(async {
         let house = House::open(patient_but(|it| it.body_idle = SHORT));

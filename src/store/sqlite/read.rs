@@ -9,13 +9,14 @@ use rusqlite::{Connection, OptionalExtension, Params, params, params_from_iter};
 
 use super::fault::Fault;
 use super::rows::{
-    Columns, Decoder, EVENT_COLUMNS, KEY_COLUMNS, KEY_WIDTH, USER_COLUMNS, USER_WIDTH, event, to_sql, unsigned,
+    Columns, Decoder, EVENT_COLUMNS, KEY_COLUMNS, KEY_WIDTH, USER_COLUMNS, USER_WIDTH, event, hash_at, id_at, to_sql,
+    unsigned, user_at,
 };
 use crate::clock::Timestamp;
-use crate::key::{EnvironmentId, Event, Key, KeyId, ProjectId, Subject, TokenHash, User, UserId};
+use crate::key::{EnvironmentId, Event, Key, KeyId, ProjectId, Stamp, Subject, TokenHash, User, UserId};
 use crate::store::{
-    Batch, CommitId, Cursor, EventQuery, KeyQuery, KeyUsage, ListedKey, NumberedSecret, OwnedKey, Poll, ReadRequest,
-    Reading, Row, StoreId,
+    Batch, CommitId, Cursor, Damaged, EventQuery, KeyQuery, KeyUsage, ListedKey, NumberedSecret, OwnedKey, Poll,
+    ReadRequest, Reading, Row, StoreId,
 };
 
 /// Reads everything that `request` asks for.
@@ -300,14 +301,22 @@ fn everything(connection: &Connection, sink: &mut dyn FnMut(Batch)) -> Result<()
     let mut statement = connection.prepare_cached(&format!("SELECT {USER_COLUMNS} FROM users u"))?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
-        let user = decoder.user(row, 0)?;
-        sink(Batch::Row(user.stamp, Row::User(user)));
+        sink(match decoder.user(row, 0) {
+            Ok(user) => Batch::Row(user.stamp, Row::User(user)),
+            Err(Fault::Stored(cause)) => Batch::Damaged(Stamp::default(), damaged_user(user_at(row, 0)), cause),
+            Err(fault) => return Err(fault),
+        });
     }
     let mut statement = connection.prepare_cached(&format!("SELECT {KEY_COLUMNS} FROM keys k ORDER BY k.number"))?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
-        let key = decoder.key(row, 0)?;
-        sink(Batch::Row(key.stamp, Row::Key(Box::new(key))));
+        sink(match decoder.key(row, 0) {
+            Ok(key) => Batch::Row(key.stamp, Row::Key(Box::new(key))),
+            Err(Fault::Stored(cause)) => {
+                Batch::Damaged(Stamp::default(), damaged_key(id_at(row, 0), hash_at(row, 0)), cause)
+            }
+            Err(fault) => return Err(fault),
+        });
     }
     Ok(())
 }
@@ -315,22 +324,37 @@ fn everything(connection: &Connection, sink: &mut dyn FnMut(Batch)) -> Result<()
 fn changes(connection: &Connection, cursor: Cursor, sink: &mut dyn FnMut(Batch)) -> Result<(), Fault> {
     let mut decoder = Decoder::default();
     let mut statement = connection.prepare_cached(&format!(
-        "SELECT {KEY_COLUMNS}, {USER_COLUMNS}, e.revision, e.ordinal, e.key_id IS NULL FROM events e \
-         LEFT JOIN keys k ON k.id = e.key_id LEFT JOIN users u ON u.id = e.user_id \
+        "SELECT {KEY_COLUMNS}, {USER_COLUMNS}, e.revision, e.ordinal, e.key_id IS NULL, e.key_id, e.user_id \
+         FROM events e LEFT JOIN keys k ON k.id = e.key_id LEFT JOIN users u ON u.id = e.user_id \
          WHERE e.revision > ?1 ORDER BY e.revision, e.ordinal"
     ))?;
     let mut rows = statement.query(params![to_sql(cursor.revision)])?;
     while let Some(row) = rows.next()? {
-        let mut columns = Columns { row, next: KEY_WIDTH + USER_WIDTH };
+        const EVENT: usize = KEY_WIDTH + USER_WIDTH;
+        let mut columns = Columns { row, next: EVENT };
         let stamp = columns.stamp()?;
         let changed = if columns.integer()? == 0 {
-            Row::Key(Box::new(decoder.key(row, 0)?))
+            decoder.key(row, 0).map(|key| Row::Key(Box::new(key)))
         } else {
-            Row::User(decoder.user(row, KEY_WIDTH)?)
+            decoder.user(row, KEY_WIDTH).map(Row::User)
         };
-        sink(Batch::Row(stamp, changed));
+        // The event says of what it is, whatever became of the row.
+        sink(match (changed, id_at(row, EVENT + 3)) {
+            (Ok(changed), _) => Batch::Row(stamp, changed),
+            (Err(Fault::Stored(cause)), id @ Some(_)) => Batch::Damaged(stamp, damaged_key(id, hash_at(row, 0)), cause),
+            (Err(Fault::Stored(cause)), None) => Batch::Damaged(stamp, damaged_user(user_at(row, EVENT + 4)), cause),
+            (Err(fault), _) => return Err(fault),
+        });
     }
     Ok(())
+}
+
+fn damaged_key(id: Option<KeyId>, hash: Option<TokenHash>) -> Damaged {
+    id.map_or(Damaged::Unnamed, |id| Damaged::Key { id, hash })
+}
+
+fn damaged_user(id: Option<UserId>) -> Damaged {
+    id.map_or(Damaged::Unnamed, Damaged::User)
 }
 
 /// The key that has `hash`.

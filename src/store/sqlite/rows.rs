@@ -49,6 +49,13 @@ const NAMES_KEPT_MAX: usize = 4096;
 impl Decoder {
     /// The key whose columns begin at `first`.
     pub(super) fn key(&mut self, row: &Row<'_>, first: usize) -> Result<Key, Fault> {
+        self.try_key(row, first).map_err(|fault| match (fault, id_at(row, first)) {
+            (Fault::Stored(cause), Some(id)) => Fault::Stored(format!("{id}: {cause}")),
+            (fault, _) => fault,
+        })
+    }
+
+    fn try_key(&mut self, row: &Row<'_>, first: usize) -> Result<Key, Fault> {
         let mut columns = Columns { row, next: first };
         let id = KeyId::from_bits(columns.bits()?);
         let lineage = LineageId::from_bits(columns.bits()?);
@@ -132,6 +139,21 @@ impl Decoder {
             }
         }
     }
+}
+
+/// The id of the key whose columns begin at `first`, if that much can be read.
+pub(super) fn id_at(row: &Row<'_>, first: usize) -> Option<KeyId> {
+    Columns { row, next: first }.bits().ok().map(KeyId::from_bits)
+}
+
+/// The hash of the key whose columns begin at `first`, if that much can be read.
+pub(super) fn hash_at(row: &Row<'_>, first: usize) -> Option<TokenHash> {
+    Columns { row, next: first + 2 }.bytes().ok().map(TokenHash::from_bytes)
+}
+
+/// The id of the user whose columns begin at `first`, if that much can be read.
+pub(super) fn user_at(row: &Row<'_>, first: usize) -> Option<UserId> {
+    Columns { row, next: first }.text().ok()?.parse().ok()
 }
 
 /// The event of a row that holds [`EVENT_COLUMNS`].

@@ -240,3 +240,31 @@ async fn what_was_acknowledged_survives_a_killed_process() {
         assert_eq!(newest(&store).await.revision, u64::try_from(listed).expect("a small number"));
     }
 }
+
+#[tokio::test]
+async fn a_known_secret_is_found_right_while_another_process_writes() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("keyward.db");
+    let store = SqliteStore::create(&path, clock()).expect("a new store");
+    store.check_secret(1, [7; 32]).await.expect("the first is taken");
+    let other = Connection::open(&path).expect("the file is there");
+    other.execute_batch("BEGIN IMMEDIATE").expect("nobody else writes");
+    let again = tokio::time::timeout(Duration::from_secs(2), store.check_secret(1, [7; 32])).await;
+    assert!(again.expect("it needs no write lock").is_ok());
+    other.execute_batch("ROLLBACK").expect("the lock is ours");
+    assert!(matches!(store.check_secret(1, [8; 32]).await, Err(StoreError::WrongSecret { .. })));
+}
+
+#[test]
+fn every_connection_waits_for_the_disk() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("keyward.db");
+    let _store = SqliteStore::create(&path, clock()).expect("a new store");
+    for role in [super::file::Role::Writer, super::file::Role::Reader] {
+        let connection = super::file::connect(&path, role).unwrap_or_else(|fault| panic!("{fault:?}"));
+        let level: i64 = connection.query_row("PRAGMA synchronous", [], |row| row.get(0)).expect("a level");
+        assert_eq!(level, 2, "{role:?}: FULL");
+        let mode: String = connection.query_row("PRAGMA journal_mode", [], |row| row.get(0)).expect("a mode");
+        assert_eq!(mode, "wal");
+    }
+}

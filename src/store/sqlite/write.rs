@@ -52,6 +52,10 @@ pub(super) fn serve(shared: &Arc<Shared>, requests: &Receiver<Request>) {
                 }
                 Request::Usage { gateway, updates, reply } => {
                     mutate(shared, std::mem::take(&mut group));
+                    if reply.is_closed() {
+                        // Whoever gave this up counts it again: it must not be written twice.
+                        continue;
+                    }
                     let now = shared.clock.now();
                     // Whoever no longer waits for the answer needs none.
                     let _gone = reply.send(shared.write(|connection| record(connection, &gateway, updates, now)));

@@ -2,7 +2,7 @@
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -36,12 +36,13 @@ pub enum StateError {
     NoRandomness(#[from] NoRandomness),
 }
 
-/// The folder, held by this process until it is dropped.
+/// The folder, held by this process until it is dropped or given away.
 #[derive(Debug)]
 pub(crate) struct StateDir {
     folder: PathBuf,
     key: MacKey,
-    _lock: File,
+    /// None once the folder is another process's.
+    lock: Option<File>,
     gateway: String,
     /// The number of the journal that is written now; the next snapshot gets a greater one.
     number: u64,
@@ -98,16 +99,22 @@ pub(crate) struct Limits {
 }
 
 impl StateDir {
-    /// Takes the folder, which is made where it is missing.
+    /// Takes the folder, which is made where it is missing; by the lock that another process lends,
+    /// where it is this folder's.
     ///
     /// # Errors
     /// When another process holds it, or it cannot be used.
-    pub(crate) fn open(folder: &Path, key: MacKey) -> Result<Self, StateError> {
+    pub(crate) fn open(folder: &Path, key: MacKey, lent: Option<File>) -> Result<Self, StateError> {
         let unusable = |cause| StateError::Unusable { folder: folder.to_owned(), cause };
         DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(unusable)?;
         // It may have been made by somebody with another mask.
         std::fs::set_permissions(folder, Permissions::from_mode(0o700)).map_err(unusable)?;
-        let lock = private().write(true).create(true).truncate(false).open(folder.join("lock")).map_err(unusable)?;
+        let own = private().write(true).create(true).truncate(false).open(folder.join("lock")).map_err(unusable)?;
+        let lock = match lent {
+            Some(lent) if is_same(&lent, &own).map_err(unusable)? => lent,
+            Some(_) | None => own,
+        };
+        // flock(2): a lock is of the open file, so that it can be taken once more through what is lent.
         lock.try_lock().map_err(|error| match error {
             TryLockError::WouldBlock => StateError::InUse(folder.to_owned()),
             TryLockError::Error(cause) => unusable(cause),
@@ -118,7 +125,7 @@ impl StateDir {
         Ok(Self {
             folder: folder.to_owned(),
             key,
-            _lock: lock,
+            lock: Some(lock),
             gateway,
             number,
             journal: None,
@@ -127,6 +134,45 @@ impl StateDir {
             oldest: 0,
             store: None,
         })
+    }
+
+    /// The lock, for another process to hold as well. Nothing is written from then on.
+    pub(crate) fn lend(&self) -> io::Result<File> {
+        self.lock.as_ref().ok_or_else(|| io::Error::other("the state folder was given away"))?.try_clone()
+    }
+
+    /// Goes on writing after what another process wrote meanwhile; what that was, oldest first.
+    ///
+    /// # Errors
+    /// When it cannot be read. Writing goes on all the same, in files of other numbers.
+    pub(crate) fn take_back(&mut self) -> Result<Vec<Row>, String> {
+        let (ours, known) = (self.number, self.sequence);
+        self.journal = None;
+        let numbers = numbers(&self.folder).map_err(|error| error.to_string())?;
+        self.number = numbers.iter().copied().max().map_or(ours, |newest| newest.max(ours)) + 1;
+        if let Ok(mark) = HighWater::read(&self.folder, &self.key) {
+            self.sequence = self.sequence.max(mark.sequence);
+            self.oldest = self.oldest.max(mark.oldest);
+        }
+        let mut rows = Vec::new();
+        let mut journals: Vec<u64> = numbers.into_iter().filter(|&number| number >= ours).collect();
+        journals.sort_unstable();
+        journals.dedup();
+        for number in journals {
+            let read = journal::read(&self.folder, number, &self.key);
+            for (sequence, _store, row) in read.map_err(|broken| format!("journal {number}: {broken}"))?.entries {
+                if sequence > known {
+                    self.sequence = self.sequence.max(sequence);
+                    rows.push(row);
+                }
+            }
+        }
+        Ok(rows)
+    }
+
+    /// Lets go of the folder, which another process holds too.
+    pub(crate) fn let_go(&mut self) {
+        self.lock = None;
     }
 
     /// Names this gateway towards the store, as long as the folder exists.
@@ -248,9 +294,13 @@ impl StateDir {
             none => none.insert(Journal::open(&self.folder, self.number)?),
         };
         if let Err(error) = journal.append(rows, self.sequence + 1, store, &self.key) {
-            // The file may end in half a record: the next attempt gets a file of its own.
+            // The file may end in half a record: the next attempt gets a file of its own. One that
+            // never held a record is not kept, or a disk that stays full would be filled with them.
+            let was_empty = journal.bytes() == 0;
             self.journal = None;
-            self.number += 1;
+            if !was_empty || remove(&journal::path(&self.folder, self.number)).is_err() {
+                self.number += 1;
+            }
             return Err(error);
         }
         self.sequence += rows.len() as u64;
@@ -324,6 +374,12 @@ impl HighWater {
         };
         Some(Refusal::Older(why))
     }
+}
+
+/// Whether two open files are one file.
+fn is_same(a: &File, b: &File) -> io::Result<bool> {
+    let (a, b) = (a.metadata()?, b.metadata()?);
+    Ok((a.dev(), a.ino()) == (b.dev(), b.ino()))
 }
 
 fn private() -> OpenOptions {

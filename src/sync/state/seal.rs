@@ -86,15 +86,29 @@ pub(super) fn replace(
     write: impl FnOnce(&mut SealedWriter) -> io::Result<()>,
 ) -> io::Result<()> {
     let beside = folder.join(format!("{name}.new"));
-    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+    let replaced = write_beside(&beside, magic, key, write).and_then(|()| std::fs::rename(&beside, folder.join(name)));
+    if replaced.is_err() {
+        // On a full disk, half a file would hold the very room that is lacking. Whether it can be
+        // removed is not what failed.
+        let _gone = std::fs::remove_file(&beside);
+    }
+    replaced?;
+    sync_folder(folder)
+}
+
+fn write_beside(
+    beside: &Path,
+    magic: &[u8; MAGIC_BYTES],
+    key: &MacKey,
+    write: impl FnOnce(&mut SealedWriter) -> io::Result<()>,
+) -> io::Result<()> {
+    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(beside)?;
     let mut writer = SealedWriter { file: BufWriter::with_capacity(1 << 16, file), mac: key.begin(), written: 0 };
     writer.put(magic)?;
     write(&mut writer)?;
     writer.file.write_all(writer.mac.sign().as_ref())?;
     let file = writer.file.into_inner().map_err(io::IntoInnerError::into_error)?;
-    file.sync_all()?;
-    std::fs::rename(&beside, folder.join(name))?;
-    sync_folder(folder)
+    file.sync_all()
 }
 
 /// Makes names that were added, moved or removed in `folder` survive a loss of power.

@@ -75,11 +75,14 @@ fn a_bad_row_is_named_and_nothing_is_imported() {
 fn what_one_site_exports_another_imports() {
     let (from, to) = (site(), site());
     let key = from.key_with(&["--flag", "jobs:read", "--expires-at", "2099-01-31T00:00:00Z"]);
-    let csv = from.keys(&["export", "--project", "acme", "--hashes"]).stdout;
+    let gone = from.key(&["jobs:read"]);
+    from.revoke(&gone);
+    let csv = from.keys(&["export", "--project", "acme", "--status", "active", "--hashes"]).stdout;
     assert!(!csv.contains(&key.token));
     fs::write(to.path("keys.csv"), &csv).expect("a file");
     let ran = import(&to, &["--csv", "keys.csv"]);
     assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert!(from.keys(&["export", "--status", "revoked"]).stdout.contains(&gone.id));
     let there = &to.keys(&["list", "--project", "acme", "--json"]).json()[0];
     assert_eq!(there["scopes"], serde_json::json!(["jobs:read"]));
     assert_eq!(there["expires_at"], "2099-01-31T00:00:00Z");

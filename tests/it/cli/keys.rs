@@ -116,6 +116,8 @@ fn an_explanation_says_which_route_and_why() {
     assert_eq!(told["route"]["captures"]["ring"], "comms");
     let told = explain(&["--key-id", &key.id, "GET", "/keyrings/other"]);
     assert_eq!((&told["decision"], &told["status"]), (&Value::from("denial"), &Value::from(403)));
+    assert_eq!(told["reason"], "lacks_flags");
+    assert!(told["detail"].as_str().is_some_and(|detail| detail.contains("keyring.read")), "{told}");
     let told = explain(&["--no-key", "GET", "/keyrings/comms"]);
     assert_eq!((&told["status"], &told["code"]), (&Value::from(401), &Value::from("missing_key")));
     let told = explain(&["--no-key", "GET", "/public/x"]);

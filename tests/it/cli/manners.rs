@@ -43,9 +43,36 @@ fn a_good_configuration_is_checked_with_a_summary() {
     let site = site();
     let ran = site.run(["check", "-c", "keyward.toml"]);
     assert!(ran.stdout.starts_with("ok\n") && ran.stdout.contains("routes"), "{ran:?}");
-    assert_eq!(site.run(["check", "-c", "keyward.toml", "--json"]).json()["faults"], serde_json::json!([]));
+    let told = site.run(["check", "-c", "keyward.toml", "--json"]).json();
+    assert_eq!(told["faults"], serde_json::json!([]));
+    assert_eq!(told["summary"]["store"]["exists"], true);
+    assert!(told["summary"]["routes"]["count"].as_u64().is_some_and(|count| count > 0), "{told}");
     let ran = site.run(["init", "-c", "keyward.toml"]);
     assert_eq!(ran.stdout, "everything is there already\n");
+}
+
+#[test]
+fn a_store_that_is_gone_is_not_taken_for_one_that_never_was() {
+    let site = site();
+    let gone = || std::fs::remove_file(site.path("data/keyward.db")).expect("the store was there");
+    let state = site.path("keyward.state");
+    std::fs::create_dir_all(&state).expect("a folder");
+    std::fs::write(state.join("snapshot"), "").expect("a file");
+    assert_eq!(site.run(["check", "-c", "keyward.toml"]).stderr, "");
+    gone();
+    let ran = site.run(["check", "-c", "keyward.toml"]);
+    assert!(ran.stderr.contains("put it back before"), "{ran:?}");
+    assert_eq!(site.run(["check", "-c", "keyward.toml", "--json"]).json()["summary"]["store"]["exists"], false);
+}
+
+#[test]
+fn a_user_that_is_not_there_is_told_by_what_was_asked() {
+    let site = site();
+    for command in ["show", "delete"] {
+        let ran = site.try_run(["users", command, "-c", "keyward.toml", "nobody"]);
+        assert_one_line(&ran, 1);
+        assert!(ran.stderr.contains("`keyward users list`"), "{ran:?}");
+    }
 }
 
 #[test]

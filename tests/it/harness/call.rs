@@ -109,6 +109,44 @@ impl Answer {
     }
 }
 
+/// Calls one after the other, each on the connection of the last unless the gateway has ended that
+/// by the rules of its protocol. Anything else that goes wrong fails the test.
+pub(crate) struct Client<'g> {
+    gateway: &'g super::Gateway,
+    http: Http,
+    connection: Option<Connection>,
+    /// How many connections were opened.
+    pub(crate) opened: usize,
+}
+
+impl<'g> Client<'g> {
+    pub(crate) fn new(gateway: &'g super::Gateway, http: Http) -> Self {
+        Self { gateway, http, connection: None, opened: 0 }
+    }
+
+    pub(crate) fn send(&mut self, call: &Call) -> Answer {
+        loop {
+            let opened = &mut self.opened;
+            let connection = self.connection.get_or_insert_with(|| {
+                *opened += 1;
+                self.gateway.connect(self.http)
+            });
+            match connection.try_send(call.clone()) {
+                Ok(answer) => {
+                    assert_eq!(answer.body.broken, None, "an answer broke off");
+                    if answer.header("connection") == Some("close") {
+                        self.connection = None;
+                    }
+                    return answer;
+                }
+                // Not a byte of the call has left: the connection had ended in peace before.
+                Err(fault) if fault.is_canceled() || fault.is_closed() => self.connection = None,
+                Err(fault) => panic!("a call over {:?} broke off: {fault:?}", self.http),
+            }
+        }
+    }
+}
+
 /// Which protocol a connection speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Http {

@@ -39,6 +39,11 @@ impl Config {
         Self { upstreams: vec![target], ..Self::default() }
     }
 
+    /// No routes yet; the ones that are added go to whatever listens on `address`.
+    pub(crate) fn in_front_of_address(address: std::net::SocketAddr) -> Self {
+        Self { upstreams: vec![format!("[upstreams.service]\ntargets = ['http://{address}']")], ..Self::default() }
+    }
+
     /// A line of `[gateway]`.
     pub(crate) fn gateway(mut self, line: &str) -> Self {
         self.gateway.push(line.to_owned());

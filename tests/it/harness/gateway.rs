@@ -8,7 +8,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use rustls::pki_types::{CertificateDer, ServerName};
 use serde_json::Value;
 
@@ -19,6 +19,8 @@ use super::wait::until;
 /// `keyward serve`. It is killed when this is dropped.
 pub(crate) struct Gateway {
     child: Child,
+    /// The process that serves, where it is no longer the child.
+    successor: Mutex<Option<Pid>>,
     log: Log,
     stdout: Log,
     address: SocketAddr,
@@ -49,24 +51,38 @@ impl Gateway {
 
     /// Starts it with these environment variables, and waits until it can decide requests.
     pub(crate) fn start_with(site: &Site, environment: &[(&str, &str)]) -> Self {
-        let mut gateway = Self::launch(site, environment);
-        gateway.until_it_says("ready");
-        gateway
+        let mut command = site.command(["serve", "-c", "keyward.toml"]);
+        command.envs(environment.iter().copied());
+        Self::start_by(site, command)
     }
 
     /// Starts it, and waits until it listens.
     pub(crate) fn start_unready(site: &Site) -> Self {
-        Self::launch(site, &[])
+        Self::of_command(site, site.command(["serve", "-c", "keyward.toml"]))
     }
 
-    fn launch(site: &Site, environment: &[(&str, &str)]) -> Self {
-        let mut command = site.command(["serve", "-c", "keyward.toml"]);
-        command.envs(environment.iter().copied());
+    /// Runs a command that serves, and waits until it can decide requests.
+    pub(crate) fn start_by(site: &Site, command: Command) -> Self {
+        let mut gateway = Self::of_command(site, command);
+        gateway.until_it_says("ready");
+        gateway
+    }
+
+    fn of_command(site: &Site, command: Command) -> Self {
         let (child, log, stdout) = spawn(command);
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let certificate = site.certificate().cloned();
         let trusted_file = site.path("tls/chain.pem");
-        let mut gateway = Self { child, log, stdout, address: nowhere, ops: nowhere, certificate, trusted_file };
+        let mut gateway = Self {
+            child,
+            successor: Mutex::default(),
+            log,
+            stdout,
+            address: nowhere,
+            ops: nowhere,
+            certificate,
+            trusted_file,
+        };
         gateway.address = gateway.until_it_listens("gateway");
         gateway.ops = gateway.until_it_listens("ops");
         gateway
@@ -204,6 +220,38 @@ impl Gateway {
         found
     }
 
+    /// Asks for the new binary, and waits until it serves alone.
+    pub(crate) fn upgrade(&self) {
+        let mark = self.log_mark();
+        self.ask_for_upgrade();
+        let line: Value = serde_json::from_str(&self.until_logged(mark, "the new process is ready")).expect("JSON");
+        let process = line["process"].as_i64().or_else(|| line["fields"]["process"].as_i64()).expect("a process id");
+        *self.successor.lock().unwrap_or_else(PoisonError::into_inner) =
+            Pid::from_raw(i32::try_from(process).expect("process ids are small"));
+    }
+
+    /// Asks for the new binary, whatever comes of it.
+    pub(crate) fn ask_for_upgrade(&self) {
+        self.signal(Signal::USR2);
+    }
+
+    /// The process that serves.
+    pub(crate) fn process(&self) -> Pid {
+        let child = i32::try_from(self.child.id()).expect("process ids are small");
+        let successor = *self.successor.lock().unwrap_or_else(PoisonError::into_inner);
+        successor.or_else(|| Pid::from_raw(child)).expect("process ids are positive")
+    }
+
+    /// Waits until the process that serves, which is not the first any more, has ended.
+    pub(crate) fn successor_ended(&self) {
+        let status = format!("/proc/{}/stat", self.process().as_raw_nonzero());
+        // Nobody here can wait for a grandchild: it may stay as a zombie.
+        until("the end of the process", || {
+            fs::read_to_string(&status)
+                .map_or(true, |text| text.rsplit(") ").next().is_some_and(|it| it.starts_with('Z')))
+        });
+    }
+
     pub(crate) fn hang_up(&self) {
         self.signal(Signal::HUP);
     }
@@ -229,6 +277,23 @@ impl Gateway {
         self.child.wait().expect("a child process");
     }
 
+    /// Lets it have so many more open files than it has now.
+    pub(crate) fn leave_files(&self, more: u64) {
+        let pid = self.child.id();
+        let open = fs::read_dir(format!("/proc/{pid}/fd")).expect("a live process").count();
+        let limit = Some(u64::try_from(open).expect("few") + more);
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        prlimit(pid, Resource::Nofile, Rlimit { current: limit, maximum: limit }).expect("our own child");
+    }
+
+    /// The time it has spent on the processor, in ticks of a hundredth of a second.
+    pub(crate) fn cpu_ticks(&self) -> u64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("a live process");
+        let after_name = stat.rsplit(')').next().expect("Linux names the program");
+        // The 14th and 15th of all: in the program, and in the system for it.
+        after_name.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<u64>().expect("a number")).sum()
+    }
+
     /// The most memory it has held at a time, in KiB.
     pub(crate) fn resident_kib_max(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("a live process");
@@ -238,14 +303,16 @@ impl Gateway {
     }
 
     fn signal(&self, signal: Signal) {
-        let id = i32::try_from(self.child.id()).expect("process ids are small");
-        kill_process(Pid::from_raw(id).expect("process ids are positive"), signal).expect("a live process");
+        kill_process(self.process(), signal).expect("a live process");
     }
 }
 
 impl Drop for Gateway {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // They may have ended by themselves.
+        if let Some(successor) = self.successor.get_mut().unwrap_or_else(PoisonError::into_inner) {
+            let _ended = kill_process(*successor, Signal::KILL);
+        }
         let _ended = self.child.kill();
         let _reaped = self.child.wait();
         if std::thread::panicking() {

@@ -13,14 +13,16 @@ mod site;
 mod stream;
 mod upstream;
 mod wait;
+mod websocket;
 
-pub(crate) use call::{Answer, Call, Connection, Http, client_config, get, post, put};
+pub(crate) use call::{Answer, Call, Client, Connection, Http, client_config, get, post, put};
 pub(crate) use config::Config;
 pub(crate) use gateway::Gateway;
 pub(crate) use quickstart::Quickstart;
 pub(crate) use site::{Key, Ran, Site};
 pub(crate) use upstream::{Gate, Reply, Upstream};
-pub(crate) use wait::{Stopwatch, until};
+pub(crate) use wait::{Stopwatch, times, until};
+pub(crate) use websocket::{EchoService, WebSocket};
 
 mod tests {
     use super::*;

@@ -1,5 +1,6 @@
 //! Waiting on a condition, and measuring how long something took.
 
+use std::str::FromStr;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -29,4 +30,12 @@ impl Stopwatch {
     pub(crate) fn elapsed(self) -> Duration {
         SystemClock::default().monotonic() - self.0
     }
+}
+
+/// How many times something is done: `usual` times, or as often as this variable of the long runs
+/// says (`make soak`).
+#[expect(clippy::disallowed_methods, reason = "the one place where the tests read the environment")]
+pub(crate) fn times<N: FromStr>(variable: &str, usual: N) -> N {
+    let asked = std::env::var(variable).ok();
+    asked.map_or(usual, |text| text.parse().unwrap_or_else(|_| panic!("{variable} is no number: {text}")))
 }

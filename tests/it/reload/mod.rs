@@ -4,3 +4,4 @@ mod bad_start;
 mod certificate;
 mod config;
 mod drain;
+mod under_load;

@@ -1,4 +1,7 @@
 //! The gateway and its store: contact lost, found again, and never had.
 
 mod cold_start;
+mod killed;
+mod latency;
+mod locked;
 mod outage;

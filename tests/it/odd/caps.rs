@@ -1,0 +1,134 @@
+//! Too many, too slow: who comes honestly is served all the same.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use crate::harness::{Config, Gate, Gateway, Reply, Site, Stopwatch, Upstream, get, times, until};
+
+fn connect(gateway: &Gateway) -> TcpStream {
+    let stream = TcpStream::connect(gateway.address()).expect("the gateway accepts connections");
+    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a socket");
+    stream
+}
+
+/// The value of a metric without labels of its own.
+fn metric(gateway: &Gateway, name: &str) -> u64 {
+    let page = gateway.metrics();
+    let line = page.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("no {name}"));
+    line.rsplit(' ').next().and_then(|value| value.parse().ok()).expect("a number")
+}
+
+#[test]
+fn past_the_cap_of_open_requests_the_answer_is_503_and_comes_at_once() {
+    let gate = Gate::closed();
+    let held = gate.clone();
+    let upstream = Upstream::answering(move |_request| Reply::text("late").behind(&held));
+    let site = Site::new(&Config::in_front_of(&upstream).gateway("requests_max = 2"));
+    let gateway = site.start();
+    let mut open: Vec<_> = (0..2).map(|_| connect(&gateway)).collect();
+    for stream in &mut open {
+        stream.write_all(b"GET /public/x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").expect("a socket");
+    }
+    upstream.until_begun(2);
+    let mut took = Vec::new();
+    for _ in 0..50 {
+        let watch = Stopwatch::start();
+        let answer = gateway.raw("GET /public/x HTTP/1.1\r\nHost: a\r\n\r\n");
+        took.push(watch.elapsed());
+        assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("retry-after: 1"), "{answer}");
+    }
+    took.sort();
+    assert!(took[25] < Duration::from_millis(10), "half of them took over {:?}", took[25]);
+    assert_eq!(upstream.count(), 2);
+    gate.open();
+    for mut stream in open {
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        assert!(answer.ends_with("late"), "{answer}");
+    }
+    assert_eq!(gateway.send(get("/public/x")).status, 200);
+}
+
+#[test]
+fn without_file_descriptors_it_neither_ends_nor_spins_and_comes_back() {
+    let upstream = Upstream::start();
+    let site = Site::new(&Config::in_front_of(&upstream).gateway("connections_max = 10000"));
+    let gateway = site.start();
+    assert_eq!(gateway.send(get("/public/x")).status, 200);
+    gateway.leave_files(20);
+    let crowd: Vec<_> = (0..200).map(|_| connect(&gateway)).collect();
+    let (watch, before) = (Stopwatch::start(), gateway.cpu_ticks());
+    until("a second in the crowd", || watch.elapsed() > Duration::from_secs(1));
+    let ticks = gateway.cpu_ticks() - before;
+    assert!(ticks <= 15, "{ticks} hundredths of a second of the processor in one second of waiting");
+    drop(crowd);
+    let watch = Stopwatch::start();
+    assert_eq!(gateway.send(get("/public/x")).status, 200);
+    assert!(watch.elapsed() < Duration::from_secs(1), "{:?}", watch.elapsed());
+    assert!(metric(&gateway, "keyward_accept_errors_total{listener=\"gateway\"}") > 0);
+}
+
+#[test]
+fn slow_connections_cost_honest_ones_nothing_and_are_all_shed() {
+    let upstream = Upstream::start();
+    let site = Site::new(
+        &Config::in_front_of(&upstream)
+            .gateway("timeouts = { first_byte = '3s', head = '3s', body_idle = '3s' }")
+            .gateway("connections_max = 20000\naccess_log = false"),
+    );
+    let gateway = site.start();
+    let mut honest = gateway.connect(crate::harness::Http::One);
+    let mut sample = || -> Duration {
+        let watch = Stopwatch::start();
+        assert_eq!(honest.send(get("/public/x")).status, 200);
+        watch.elapsed()
+    };
+    let mut alone: Vec<_> = (0..200).map(|_| sample()).collect();
+    let mut crowd = Vec::new();
+    let watch = Stopwatch::start();
+    let size = usize::try_from(times("KEYWARD_SLOW", 500)).expect("a count");
+    for at in 0..size {
+        let mut stream = connect(&gateway);
+        let beginnings: [&[u8]; 5] = [
+            b"",
+            b"P",
+            b"PRI * HTTP/2.0\r\n\r\nSM",
+            b"GET /public/x HTTP/1.1\r\nHost: a\r\nX: ",
+            b"POST /public/x HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nabc",
+        ];
+        stream.write_all(beginnings[at % beginnings.len()]).expect("a socket");
+        crowd.push(stream);
+    }
+    let mut among: Vec<_> = (0..200).map(|_| sample()).collect();
+    alone.sort();
+    among.sort();
+    // Twice, and what a machine that does other things beside adds.
+    assert!(among[198] <= 2 * alone[198] + Duration::from_millis(20), "{:?} alone, {:?} among", alone[198], among[198]);
+    for mut stream in crowd {
+        let mut answer = String::new();
+        let _reset = stream.read_to_string(&mut answer);
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    }
+    assert!(watch.elapsed() < Duration::from_secs(3 + 2 + 2), "{:?}", watch.elapsed());
+    until("all are gone but the honest one", || {
+        metric(&gateway, "keyward_connections_open{listener=\"gateway\"}") <= 1
+    });
+}
+
+#[test]
+fn the_client_is_whom_a_trusted_balancer_speaks_for() {
+    let upstream = Upstream::start();
+    let site =
+        Site::new(&Config::in_front_of(&upstream).gateway("proxy_protocol = true\ntrusted_proxies = ['127.0.0.0/8']"));
+    let gateway = site.start();
+    let head = "GET /public/x HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 6.6.6.6\r\n\r\n";
+    let answer = gateway.raw(format!("PROXY TCP4 192.0.2.7 10.0.0.1 4711 443\r\n{head}"));
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    // It is no trusted proxy itself, so what it says of others is not believed.
+    assert_eq!(upstream.only_request().header("x-forwarded-for"), Some("192.0.2.7"));
+    let logged = gateway.until_logged(0, "\"192.0.2.7\"");
+    assert!(logged.contains("keyward::access"), "{logged}");
+    assert_eq!(gateway.raw(head), "");
+    assert_eq!(upstream.count(), 1);
+}
