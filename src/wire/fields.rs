@@ -136,9 +136,15 @@ fn class(name: &[u8]) -> Class {
 /// identity, the way of the request, and what stands in for method or target.
 #[must_use]
 pub fn is_decided_here(name: &HeaderName) -> bool {
-    const FRAMING: [&str; 4] = ["host", "content-length", "expect", "tracestate"];
-    let name = name.as_str().as_bytes();
-    class(name) != Class::Plain || FRAMING.iter().any(|framing| folds_to(name, framing))
+    const KEPT: [&str; 4] = ["host", "content-length", "expect", "tracestate"];
+    let text = name.as_str().as_bytes();
+    let kept = KEPT.iter().any(|kept| folds_to(text, kept));
+    match class(text) {
+        Class::Plain => kept,
+        // A type or an encoding may be set right; in another spelling it would stand beside the true one.
+        Class::Framing => kept || !is_canonical(name),
+        Class::HopByHop | Class::Trailer | Class::Identity | Class::Forwarding | Class::Ours | Class::Override => true,
+    }
 }
 
 /// Removes a field in all spellings that some server reads as the same one.
@@ -441,6 +447,19 @@ mod tests {
         let mut headers = of(&[("a", " b\t"), ("a", "c d"), ("e", " "), ("f", "g")]);
         trim_values(&mut headers);
         assert_eq!(headers, of(&[("a", "b"), ("a", "c d"), ("e", ""), ("f", "g")]));
+    }
+
+    #[test]
+    fn a_route_may_say_nothing_of_what_is_decided_here() {
+        let is_kept = |name: &str| is_decided_here(&HeaderName::from_bytes(name.as_bytes()).expect("a name"));
+        let own = ["host", "content-length", "expect", "tracestate", "content_type"];
+        for name in IDENTITY.iter().chain(&FORWARDING).chain(&OVERRIDES).chain(&HOP_BY_HOP).chain(&OURS).chain(&own) {
+            assert!(spellings(name).iter().all(|spelling| name.contains('_') || is_kept(spelling)), "{name}");
+            assert!(is_kept(name), "{name}");
+        }
+        for name in ["authorization", "content-type", "content-encoding", "x-tenant", "cache-control", "cookie"] {
+            assert!(!is_kept(name), "{name}");
+        }
     }
 
     #[test]
