@@ -114,6 +114,9 @@ impl Relayed {
         };
         if relayed.body.is_end_stream() {
             relayed.end();
+        } else if relayed.open.is_some() {
+            // It was watched over while it waited for its answer; a cut closes the connection from now on.
+            relayed.watch(None);
         }
         relayed
     }
