@@ -1,5 +1,7 @@
 //! A hundred of each kind at once, for every way in which a permission ends.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
@@ -47,21 +49,23 @@ fn cut_all(end: &End) {
     let mark = gateway.log_mark();
 
     let (address, token) = (gateway.address(), key.token.clone());
+    let open = Arc::new(AtomicUsize::new(0));
     let mut callers = runtime.block_on(async {
         let mut callers = JoinSet::new();
         for kind in [Kind::Socket, Kind::Events, Kind::Upload] {
             for _ in 0..EACH {
-                callers.spawn(stay(address, token.clone(), kind));
+                callers.spawn(stay(address, token.clone(), kind, Arc::clone(&open)));
             }
         }
         callers
     });
     let mut bystander = runtime.block_on(async {
         let mut bystander = JoinSet::new();
-        bystander.spawn(stay(address, stranger.token.clone(), Kind::Socket));
+        bystander.spawn(stay(address, stranger.token.clone(), Kind::Socket, Arc::clone(&open)));
         bystander
     });
-    until("all streams", || service.begun() == 3 * EACH + 1);
+    // A stream is there once its caller has seen it begin; before that it is a request under way.
+    until("all streams", || service.begun() == 3 * EACH + 1 && open.load(Ordering::SeqCst) == 2 * EACH + 1);
 
     let at = (end.end)(&site, &gateway, &service, &key, made);
     let outcomes: Vec<Outcome> = runtime.block_on(async {
@@ -78,11 +82,7 @@ fn cut_all(end: &End) {
         assert_cut_well(outcome, end);
     }
     until("the upstream's ends", || service.ended() >= 3 * EACH);
-    assert_eq!(
-        service.seen.whole.load(std::sync::atomic::Ordering::SeqCst),
-        0,
-        "an upload was ended as if it were whole"
-    );
+    assert_eq!(service.seen.whole.load(Ordering::SeqCst), 0, "an upload was ended as if it were whole");
 
     gateway.until_logged(mark, &format!("\"reason\":\"{}\"", end.reason));
     let line = format!("keyward_streams_cut_total{{reason=\"{}\"}} ", end.reason);

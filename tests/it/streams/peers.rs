@@ -190,7 +190,8 @@ pub(super) fn handshake(path: &str, token: &str) -> String {
 }
 
 /// Opens a stream and stays until it is over.
-pub(super) async fn stay(gateway: SocketAddr, token: String, kind: Kind) -> Outcome {
+/// `open` counts the answers that have begun, which an upload's does only at its end.
+pub(super) async fn stay(gateway: SocketAddr, token: String, kind: Kind, open: Arc<AtomicUsize>) -> Outcome {
     let mut stream = TcpStream::connect(gateway).await.expect("the gateway accepts connections");
     let head = match kind {
         Kind::Socket => handshake("/s/ws", &token),
@@ -215,6 +216,7 @@ pub(super) async fn stay(gateway: SocketAddr, token: String, kind: Kind) -> Outc
         return Outcome { kind, head, body, at };
     }
     let (head, mut body) = read_head(&mut stream).await.unwrap_or_default();
+    open.fetch_add(1, Ordering::SeqCst);
     let mut chunk = [0; 8192];
     while let Ok(count) = stream.read(&mut chunk).await {
         if count == 0 {
