@@ -12,6 +12,7 @@ use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body;
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
@@ -109,6 +110,7 @@ pub(super) async fn forward(
 
     let source = (!transfer.is_ended()).then_some(body).map(Source::new);
     let upload = source.as_ref().map_or(Upload::Empty, Upload::of);
+    let to_prove = (length == Some(0)).then(|| upload.kept());
     let mut request = Request::new(upload);
     *request.method_mut() = parts.method;
     *request.uri_mut() = target;
@@ -123,7 +125,12 @@ pub(super) async fn forward(
     let sent = worker.shared.clock.monotonic();
     let deadline = service.upstream.total_timeout.map(|total| tokio::time::Instant::from_std(sent + total));
     let sending = async {
-        let sending = service.send(request, &transfer, websocket);
+        let sending = async {
+            if let Some(upload) = to_prove {
+                prove_empty(upload).await?;
+            }
+            service.send(request, &transfer, websocket).await
+        };
         match deadline {
             None => sending.await,
             Some(deadline) => tokio::time::timeout_at(deadline, sending).await.unwrap_or(Err(Failure::TotalTimeout)),
@@ -150,6 +157,15 @@ pub(super) async fn forward(
         Relay { forwarding, notice, grpc, head, transfer, unread, cells, deadline, open: open.into_inner() },
         account,
     )
+}
+
+/// Reads a body that is said to be empty to its end. HTTP/2 shows that end after the head, and a
+/// service that needs no body would have acted before it shows that there is one after all.
+async fn prove_empty(mut upload: Upload) -> Result<(), Failure> {
+    while let Some(frame) = upload.frame().await {
+        frame.map_err(|cut_short| Failure::Broken(cut_short.into()))?;
+    }
+    Ok(())
 }
 
 /// Ends when a request that waits for its answer is no longer permitted. An upload is watched over
