@@ -35,8 +35,8 @@ impl Place {
     /// Opens the store that `config` names, with its master secret.
     pub(super) fn of(config: Config) -> Result<Self, Failure> {
         let runtime = runtime()?;
-        let app::Opened { store, signers: _ } = runtime.block_on(app::open_store(&config, clock()))?;
-        let manager = Manager::new(Arc::clone(&store), config.proxy.token_prefix.clone());
+        let app::Opened { store, signers } = runtime.block_on(app::open_store(&config, clock()))?;
+        let manager = Manager::new(Arc::clone(&store), config.proxy.token_prefix.clone()).with_jwt(signers);
         Ok(Self { config, store, manager, caller: caller(), runtime })
     }
 

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
-use super::{EnvironmentId, Key, KeyId, ProjectId, Record, RecordFlags, Token, UserId};
+use super::{EnvironmentId, Key, KeyId, MintJwt, ProjectId, Record, RecordFlags, Token, UserId};
 use crate::clock::Timestamp;
 use crate::secret::{MasterSecrets, NoRandomness, NumberedMaster};
 
@@ -31,16 +31,6 @@ const ASSERTION_FLAGS_BYTES_MAX: usize = 3072;
 const ASSERTION_HEAD: &[u8] = b"eyJ0eXAiOiJrZXl3YXJkLWFzc2VydGlvbitqd3Qi";
 /// More than the claims of a key take, so that no part of them is left behind where a buffer grew.
 const CLAIMS_BYTES: usize = 2048;
-
-/// Mints the tokens of keys in JWT form. Implemented by whoever holds the signing key.
-pub trait MintJwt: Send + Sync + fmt::Debug {
-    /// A new token for `key`, which is whole but for its hash and what is shown of its token: those follow
-    /// from the token. Two tokens of one key differ.
-    ///
-    /// # Errors
-    /// When the operating system has no randomness to give.
-    fn mint(&self, key: &Key) -> Result<Token, NoRandomness>;
-}
 
 /// Whether `text` is an assertion, which is never a key: whoever was handed one must not get in with it.
 #[must_use]
