@@ -22,6 +22,7 @@ mod workers;
 pub use error::AppError;
 pub use init::{Initialised, init};
 pub use opening::{Opened, open_store};
+pub use process::keep_memory_private;
 pub use quickstart::{Demo, Quickstart, prepare as prepare_quickstart};
 pub use secrets::{AddedSecret, SecretStanding, forget_secret, list_secrets, rotate_secrets};
 pub use serve::{Bound, OnReady, ServeOptions, serve};
