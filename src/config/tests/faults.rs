@@ -629,7 +629,7 @@ fn each_fault_has_its_line() {
         (
             9,
             "[[routes]]\nname = \"x\"\npath = \"/x\"\nupstream = \"api\"\npublic = true\nassertion = true",
-            "keyward.toml:16: routes[1].assertion: is true on a public route, where there is no key to tell of: remove one of them",
+            "keyward.toml:15: routes[1].assertion: is true on a public route, where there is no key to tell of: remove one of them",
         ),
     ];
     for (line, added, expected) in cases {
