@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde::Serialize;
 
 use super::{end_text, flags_text, project_text, told_once};
@@ -10,7 +11,7 @@ use crate::cli::output::Output;
 use crate::cli::place::Place;
 use crate::cli::shape::KeyShape;
 use crate::cli::values::{ConfigFile, EndOptions, OperatorOptions, Which, key_name, pair};
-use crate::key::{EnvironmentId, Grant, Grants, ProjectId, UserId};
+use crate::key::{EnvironmentId, Format, Grant, Grants, ProjectId, UserId};
 use crate::manage::{Created, NewKey};
 
 /// Make a key and print its token, once
@@ -20,6 +21,7 @@ Examples:
   keyward keys create -c keyward.toml --project acme --name build --flag jobs:read
   keyward keys create -c keyward.toml --project acme --name ann --user ann --inherit \\
       --expires-in 30d
+  keyward keys create -c keyward.toml --project acme --name ci --flag jobs:read --format jwt
   keyward keys create -c keyward.toml --project all --name ops --flag 'keyward.**' \\
       --may-grant '**' --operate-project all --operate-environment all
 
@@ -55,6 +57,9 @@ pub(in crate::cli) struct Args {
     /// Let it rotate itself
     #[arg(long)]
     self_rotate: bool,
+    /// How its token is made: opaque, or a signed JWT that others can read
+    #[arg(long, value_name = "FORMAT", default_value = "opaque", value_parser = format())]
+    format: Format,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -67,6 +72,12 @@ struct Minted<'a> {
     record: KeyShape<'a>,
     /// The token.
     key: &'a str,
+}
+
+/// The formats that are minted here.
+fn format() -> impl TypedValueParser<Value = Format> {
+    PossibleValuesParser::new([Format::Opaque.as_str(), Format::Jwt.as_str()])
+        .map(|text| if text == Format::Jwt.as_str() { Format::Jwt } else { Format::Opaque })
 }
 
 impl Args {
@@ -86,6 +97,7 @@ impl Args {
             may_grant,
             operates_on,
             self_rotate: self.self_rotate,
+            format: self.format,
             expires: self.end.meaning().unwrap_or_default(),
             ..NewKey::named(&self.name, None)
         })

@@ -11,7 +11,6 @@ use crate::cli::values::{ConfigFile, key_id};
 use crate::clock::Timestamp;
 use crate::key::{EnvironmentId, KeyId, ProjectId, Status};
 use crate::manage::KeyView;
-use crate::store::KeyQuery;
 
 /// Show everything about a key but its token, and what it replaced or was replaced by
 #[derive(Debug, clap::Args)]
@@ -66,9 +65,7 @@ impl Member {
 pub(super) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
     let place = Place::open(&args.config)?;
     let view = place.wait(place.manager.key(&place.caller, args.id))?;
-    let query = KeyQuery { lineage: Some(view.key.lineage), ..KeyQuery::default() };
-    let mut lineage = place.wait(place.manager.keys(&place.caller, query))?;
-    lineage.sort_by_key(|member| (member.key.created_at, member.key.id));
+    let lineage = place.wait(place.manager.lineage(&place.caller, args.id))?;
     let lineage: Vec<_> = lineage.iter().map(Member::of).collect();
     if args.json {
         let uses = view.usage.map_or(0, |usage| usage.count);
