@@ -114,6 +114,7 @@ host_rewrite = "target"
 forward_credential = true
 upgrades = ["websocket"]
 upgrade_idle = "90s"
+stream_idle = "2h"
 body_max = "10MiB"
 shared_cache = true
 on_stale = "deny"
@@ -157,6 +158,7 @@ empty_segments = "merge""#,
             forward_credential: true,
             websocket: true,
             websocket_idle: Duration::from_secs(90),
+            stream_idle: Some(Duration::from_secs(7200)),
             request_body_max: Some(10 << 20),
             shared_cache: true,
             keep_override_fields: vec![field("x-http-method-override")],
