@@ -587,6 +587,13 @@ pub const KEYS: &[Key] = &[
         "How long a WebSocket may go without a byte either way.",
     ),
     key(
+        "routes[].stream_idle",
+        TIMEOUT,
+        LeftOut::Says("none; 1h for gRPC over HTTP/2"),
+        "How long request and answer may go without a byte either way, in place of body_idle, rate_min and the \
+         upstream's idle_timeout.",
+    ),
+    key(
         "routes[].body_max",
         Kind::Size { min: 0, max: 1024 * GIB },
         LeftOut::Says("[gateway.limits] body"),

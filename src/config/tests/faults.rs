@@ -104,7 +104,7 @@ fn each_fault_has_its_line() {
         (
             9,
             "\"a\\nb\" = 1",
-            "keyward.toml:10: routes[0].\"a\\nb\": unknown key; known here: name, host, path, methods, any_flags, all_flags, any_key, public, projects, environments, credential, shadow, shadow_until, denied_status, upstream, strip_prefix, rewrite_prefix, host_rewrite, forward_credential, assertion, upgrades, upgrade_idle, body_max, shared_cache, on_stale, keep_override_headers, encoded_slashes, path_parameters, encoded_percent, non_ascii, empty_segments, request_headers, response_headers, upstream_credential, cors",
+            "keyward.toml:10: routes[0].\"a\\nb\": unknown key; known here: name, host, path, methods, any_flags, all_flags, any_key, public, projects, environments, credential, shadow, shadow_until, denied_status, upstream, strip_prefix, rewrite_prefix, host_rewrite, forward_credential, assertion, upgrades, upgrade_idle, stream_idle, body_max, shared_cache, on_stale, keep_override_headers, encoded_slashes, path_parameters, encoded_percent, non_ascii, empty_segments, request_headers, response_headers, upstream_credential, cors",
         ),
         (
             2,
