@@ -12,12 +12,12 @@ mod failure;
 mod health;
 mod init;
 mod keys;
+mod openapi;
 mod output;
 mod panic;
 mod place;
 mod quickstart;
 mod serve;
-mod shape;
 mod typed;
 mod users;
 mod values;
@@ -57,6 +57,7 @@ fn execute(arguments: &[OsString]) -> Result<(), Failure> {
         Command::Users(args) => users::run(args, &mut output),
         Command::Events(args) => events::run(args, &mut output),
         Command::Health(args) => health::run(&args, &mut output),
+        Command::Openapi(args) => openapi::run(&args, &mut output),
         Command::Completions(args) => completions::run(&args, &mut output),
     }?;
     output.flush()

@@ -7,7 +7,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use super::failure::Failure;
 use super::output::Output;
-use super::{check, completions, events, explain, health, init, keys, quickstart, serve, users};
+use super::{check, completions, events, explain, health, init, keys, openapi, quickstart, serve, users};
 
 /// A reverse proxy that lets only authorized API keys through
 #[derive(Debug, Parser)]
@@ -29,6 +29,7 @@ pub(super) enum Command {
     Users(users::Args),
     Events(events::Args),
     Health(health::Args),
+    Openapi(openapi::Args),
     Completions(completions::Args),
 }
 

@@ -2,13 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
-
 use super::{end_text, flags_text, project_text, told_once};
+use crate::admin::{KeyShape, Minted};
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
 use crate::cli::place::Place;
-use crate::cli::shape::KeyShape;
 use crate::cli::values::{ConfigFile, EndOptions, OperatorOptions, Which, key_name, pair};
 use crate::key::{EnvironmentId, Grant, Grants, ProjectId, UserId};
 use crate::manage::{Created, NewKey};
@@ -58,15 +56,6 @@ pub(in crate::cli) struct Args {
     /// Print JSON
     #[arg(long)]
     json: bool,
-}
-
-/// A minted key as JSON.
-#[derive(Serialize)]
-struct Minted<'a> {
-    #[serde(flatten)]
-    record: KeyShape<'a>,
-    /// The token.
-    key: &'a str,
 }
 
 impl Args {
