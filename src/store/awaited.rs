@@ -12,8 +12,8 @@ use tokio::sync::{Mutex, OnceCell};
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::{
-    Batch, BoxFuture, Committed, Cursor, EventQuery, KeyQuery, KeyUsage, Planned, Poll, ReadRequest, Reading,
-    SharedStore, Store, StoreError, StoreId, UsageUpdate,
+    Batch, BoxFuture, Committed, Cursor, EventQuery, KeyPage, KeyQuery, Planned, Poll, ReadRequest, Reading,
+    RefusalQuery, RefusalTally, SharedStore, Store, StoreError, StoreId, UsageUpdate,
 };
 use crate::key::{Event, Key, ProjectId, TokenHash, User};
 
@@ -105,10 +105,7 @@ impl Store for AwaitedStore {
         Box::pin(async move { self.store().await?.find(hash).await })
     }
 
-    fn list_keys(
-        &self,
-        query: KeyQuery,
-    ) -> BoxFuture<'_, Result<Vec<(Key, Option<User>, Option<KeyUsage>)>, StoreError>> {
+    fn list_keys(&self, query: KeyQuery) -> BoxFuture<'_, Result<KeyPage, StoreError>> {
         Box::pin(async move { self.store().await?.list_keys(query).await })
     }
 
@@ -143,6 +140,18 @@ impl Store for AwaitedStore {
 
     fn record_usage(&self, gateway: String, updates: Vec<UsageUpdate>) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(async move { self.store().await?.record_usage(gateway, updates).await })
+    }
+
+    fn record_refusals(&self, tallies: Vec<RefusalTally>) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move { self.store().await?.record_refusals(tallies).await })
+    }
+
+    fn list_refusals(&self, query: RefusalQuery) -> BoxFuture<'_, Result<Vec<RefusalTally>, StoreError>> {
+        Box::pin(async move { self.store().await?.list_refusals(query).await })
+    }
+
+    fn tidy(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move { self.store().await?.tidy().await })
     }
 
     fn check_secret(&self, number: u32, fingerprint: [u8; 32]) -> BoxFuture<'_, Result<(), StoreError>> {

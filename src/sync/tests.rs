@@ -837,7 +837,7 @@ async fn commit(store: &SharedStore, keys: Vec<Key>) -> u64 {
             row: Row::Key(Box::new(key.clone())),
             event: NewEvent { kind: EventKind::KeyUpdated, changes: BTreeMap::new() },
         });
-        Ok(Changes { actor: Actor::System, changes: changes.collect() })
+        Ok(Changes::by(Actor::System, changes.collect()))
     };
     let committed = store.mutate(ReadRequest::default(), Box::new(plan)).await.expect("the store is well");
     committed.expect("the plan refuses nothing").revision

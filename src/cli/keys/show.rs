@@ -8,7 +8,6 @@ use crate::cli::place::Place;
 use crate::cli::values::{ConfigFile, key_id};
 use crate::key::{EnvironmentId, KeyId, ProjectId};
 use crate::manage::KeyView;
-use crate::store::KeyQuery;
 
 /// Show everything about a key but its token, and what it replaced or was replaced by
 #[derive(Debug, clap::Args)]
@@ -26,8 +25,7 @@ pub(in crate::cli) struct Args {
 pub(super) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
     let place = Place::open(&args.config)?;
     let view = place.wait(place.manager.key(&place.caller, args.id))?;
-    let query = KeyQuery { lineage: Some(view.key.lineage), ..KeyQuery::default() };
-    let lineage = place.wait(place.manager.keys(&place.caller, query))?;
+    let lineage = place.wait(place.manager.lineage(&place.caller, args.id))?;
     let whole = KeyWhole::of(&view, &lineage);
     if args.json {
         return output.json(&whole);

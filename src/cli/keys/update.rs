@@ -121,8 +121,18 @@ impl ActivityOptions {
 }
 
 const fn changes_nothing(change: &KeyChange) -> bool {
-    let KeyChange { name, active, grants, props, expires, environment, rotation_interval_days, may_grant, operates_on } =
-        change;
+    let KeyChange {
+        name,
+        active,
+        grants,
+        props,
+        expires,
+        environment,
+        rotation_interval_days,
+        rotation_webhook_url,
+        may_grant,
+        operates_on,
+    } = change;
     name.is_none()
         && active.is_none()
         && grants.is_none()
@@ -130,6 +140,7 @@ const fn changes_nothing(change: &KeyChange) -> bool {
         && expires.is_none()
         && environment.is_none()
         && rotation_interval_days.is_none()
+        && rotation_webhook_url.is_none()
         && may_grant.is_none()
         && operates_on.is_none()
 }
