@@ -3,6 +3,7 @@
 
 mod create;
 mod export;
+mod foreign;
 mod import;
 mod inspect;
 mod list;
