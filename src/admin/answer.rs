@@ -8,7 +8,8 @@ use http::{Response, StatusCode, Uri};
 use serde::Serialize;
 
 use super::operator::Call;
-use super::problem::{Code, Refusal};
+use super::problem::Refusal;
+use crate::manage::Answered;
 use crate::store::Committed;
 
 /// What an endpoint answers.
@@ -16,14 +17,19 @@ pub(super) type Answer = Result<Response<Body>, Refusal>;
 
 /// `value` as JSON.
 pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Answer {
-    let text = serde_json::to_vec(value).map_err(|error| {
-        tracing::error!(%error, "an answer could not be written as JSON");
-        Refusal::new(Code::Internal, "the answer could not be written")
-    })?;
+    Ok(of_text(status, written(value)))
+}
+
+/// `value` as the text of a body.
+pub(super) fn written(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("answers are structs and maps of text, which always become JSON")
+}
+
+fn of_text(status: StatusCode, text: Vec<u8>) -> Response<Body> {
     let mut response = Response::new(Body::from(text));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    Ok(response)
+    response
 }
 
 /// Nothing.
@@ -42,19 +48,34 @@ impl Call {
         committed: Committed,
         patience: Duration,
     ) -> Answer {
-        Ok(self.in_force(json(status, value)?, committed, patience).await)
+        Ok(self.in_force(json(status, value)?, committed.revision, patience).await)
+    }
+
+    /// What a request that is done once was answered, now or before.
+    pub(super) async fn once_answered<T>(
+        &self,
+        status: StatusCode,
+        answered: Answered<T>,
+        committed: impl Fn(&T) -> Committed,
+        patience: Duration,
+    ) -> Answer {
+        let (text, revision) = match answered {
+            Answered::First { outcome, answer } => (answer, committed(&outcome).revision),
+            Answered::Again { answer, revision } => (answer, revision),
+        };
+        Ok(self.in_force(of_text(status, text), revision, patience).await)
     }
 
     /// The same without a body.
     pub(super) async fn gone(&self, committed: Committed, patience: Duration) -> Answer {
-        Ok(self.in_force(empty(), committed, patience).await)
+        Ok(self.in_force(empty(), committed.revision, patience).await)
     }
 
-    async fn in_force(&self, mut response: Response<Body>, committed: Committed, patience: Duration) -> Response<Body> {
-        self.made(committed.revision);
-        let applied = self.parts().applied.wait(committed.revision, patience).await;
+    async fn in_force(&self, mut response: Response<Body>, revision: u64, patience: Duration) -> Response<Body> {
+        self.made(revision);
+        let applied = self.parts().applied.wait(revision, patience).await;
         let fields = response.headers_mut();
-        fields.insert(REVISION, HeaderValue::from(committed.revision));
+        fields.insert(REVISION, HeaderValue::from(revision));
         fields.insert(APPLIED, HeaderValue::from_static(if applied { "true" } else { "false" }));
         response
     }

@@ -23,9 +23,9 @@ pub(super) const BODY_BYTES_MAX: usize = 64 * 1024;
 /// How long a body may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A JSON body, which must be there.
+/// A JSON body, which must be there: what it says, and its bytes.
 #[derive(Debug)]
-pub(super) struct Json<T>(pub(super) T);
+pub(super) struct Json<T>(pub(super) T, pub(super) Vec<u8>);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
     type Rejection = Refusal;
@@ -34,13 +34,13 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
         let (head, body) = request.into_parts();
         let text = read(&head, body).await?;
         is_json(&head)?;
-        parse(&text).map(Self)
+        Ok(Self(parse(&text)?, text))
     }
 }
 
-/// A JSON body that may be left out.
+/// A JSON body that may be left out: what it says, and its bytes.
 #[derive(Debug)]
-pub(super) struct JsonOrNothing<T>(pub(super) T);
+pub(super) struct JsonOrNothing<T>(pub(super) T, pub(super) Vec<u8>);
 
 impl<T: DeserializeOwned + Default, S: Send + Sync> FromRequest<S> for JsonOrNothing<T> {
     type Rejection = Refusal;
@@ -49,10 +49,10 @@ impl<T: DeserializeOwned + Default, S: Send + Sync> FromRequest<S> for JsonOrNot
         let (head, body) = request.into_parts();
         let text = read(&head, body).await?;
         if text.is_empty() {
-            return Ok(Self(T::default()));
+            return Ok(Self(T::default(), text));
         }
         is_json(&head)?;
-        parse(&text).map(Self)
+        Ok(Self(parse(&text)?, text))
     }
 }
 

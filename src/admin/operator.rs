@@ -4,16 +4,15 @@
 use std::sync::Arc;
 
 use axum::extract::{FromRequestParts, MatchedPath};
-use http::HeaderMap;
 use http::request::Parts as Head;
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use super::account::Context;
 use super::handler::Parts;
 use super::problem::{Code, Refusal};
-use crate::key::{Form, Key, KeyId, Record, Token, User};
-use crate::manage::{Caller, Manager};
+use crate::key::{Form, Key, KeyId, Record, Token};
+use crate::manage::{Authenticated, Caller, KeyView, Manager, Once};
 use crate::policy::{Credential, CredentialSource, find_credential};
-use crate::report::Chain;
 
 /// One request of a caller whose key works.
 #[derive(Debug)]
@@ -24,9 +23,29 @@ pub(super) struct Call {
     pub(super) key: Key,
     parts: Arc<Parts>,
     context: Context,
+    asked: Asked,
+}
+
+/// What names a request that shall be done once.
+#[derive(Debug)]
+struct Asked {
+    method: Method,
+    path: String,
+    idempotency_keys: Vec<HeaderValue>,
 }
 
 impl Call {
+    /// What makes this a request that is done once, where its caller asks for that.
+    pub(super) fn once(&self, body: &[u8]) -> Result<Option<Once>, Refusal> {
+        let key = match self.asked.idempotency_keys.as_slice() {
+            [] => return Ok(None),
+            [one] => one.as_bytes(),
+            _ => return Err(Refusal::new(Code::InvalidRequest, "send exactly one Idempotency-Key field")),
+        };
+        let Asked { method, path, .. } = &self.asked;
+        Ok(Some(Once::new(&self.caller, method.as_str(), path, key, body)?))
+    }
+
     /// What changes and reads keys.
     pub(super) fn manager(&self) -> &Manager {
         &self.parts.manager
@@ -63,9 +82,12 @@ impl FromRequestParts<Arc<Parts>> for Call {
     async fn from_request_parts(head: &mut Head, parts: &Arc<Parts>) -> Result<Self, Refusal> {
         let context = context(head)?;
         let token = token(&head.headers, parts)?;
-        let (key, _user) = authenticate(parts, &token).await?;
+        let KeyView { key, .. } = *authenticate(parts, &token).await?;
         context.noted.lock().caller = Some((key.id, key.project.clone()));
-        Ok(Self { caller: Caller::Key(key.id), key, parts: Arc::clone(parts), context })
+        let caller = Caller::Key { id: key.id, from: context.from };
+        let idempotency_keys = head.headers.get_all(IDEMPOTENCY_KEY).iter().cloned().collect();
+        let asked = Asked { method: head.method.clone(), path: head.uri.path().to_owned(), idempotency_keys };
+        Ok(Self { caller, key, parts: Arc::clone(parts), context, asked })
     }
 }
 
@@ -95,16 +117,13 @@ fn invalid() -> Refusal {
     Refusal::new(Code::InvalidKey, "the key is unknown, or works no more")
 }
 
-async fn authenticate(parts: &Parts, token: &Token) -> Result<(Key, Option<User>), Refusal> {
-    let found = parts.store.find(token.hash()).await.map_err(|error| {
-        tracing::error!(error = %Chain(&error), "the management API could not look its caller up");
-        Refusal::new(Code::StoreFailed, "the store cannot be used now; try again")
-    })?;
-    let (Some((key, user)), _) = found else { return Err(invalid()) };
-    let record = Record::of(&key, user.as_ref());
-    let is_listed = parts.deny.load().names(&record);
-    if !record.standing.status(is_listed, parts.clock.now()).is_usable() {
-        return Err(invalid());
-    }
-    Ok((key, user))
+async fn authenticate(parts: &Parts, token: &Token) -> Result<Box<KeyView>, Refusal> {
+    let view = match parts.manager.authenticate(token).await? {
+        Authenticated::Live(view) => view,
+        Authenticated::NotLive { .. } | Authenticated::Unknown => return Err(invalid()),
+    };
+    let is_listed = parts.deny.load().names(&Record::of(&view.key, view.user.as_ref()));
+    if is_listed { Err(invalid()) } else { Ok(view) }
 }
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");

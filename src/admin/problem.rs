@@ -58,6 +58,10 @@ codes! {
     InvalidField = "invalid_field", 400, "A field breaks a rule";
     /// A cursor that no page gave.
     InvalidCursor = "invalid_cursor", 400, "The cursor is of no page";
+    /// An Idempotency-Key that is none.
+    BadIdempotencyKey = "bad_idempotency_key", 400, "The Idempotency-Key is none";
+    /// A route that there is not, or that cannot be decided by its name.
+    UnknownRoute = "unknown_route", 400, "There is no such route";
     /// A format of tokens that is not minted.
     FormatNotAvailable = "format_not_available", 400, "Tokens of this format are not minted";
     /// Rows of an import.
@@ -68,6 +72,8 @@ codes! {
     MayNotGrant = "may_not_grant", 403, "The key may not grant this flag";
     /// Outside of what the caller manages.
     OutOfScope = "out_of_scope", 403, "The key does not manage this";
+    /// A user's key that may not do this.
+    NotOneself = "not_oneself", 403, "The key may not do this for its user";
     /// No such key.
     NotFound = "not_found", 404, "There is no such key";
     /// No such user.
@@ -78,6 +84,14 @@ codes! {
     MethodNotAllowed = "method_not_allowed", 405, "The path has no such method";
     /// The body came too slowly.
     RequestTimeout = "request_timeout", 408, "The request came too slowly";
+    /// An Idempotency-Key that was used for another request.
+    IdempotencyConflict = "idempotency_conflict", 409, "The Idempotency-Key was used for another request";
+    /// A request that was done, and whose answer is gone.
+    TokenAlreadyIssued = "token_already_issued", 409, "The request was done before";
+    /// A rotation whose successor may be in use.
+    RotationUnsettled = "rotation_unsettled", 409, "The key was rotated just now";
+    /// A user that has as many keys as it may have.
+    TooManyKeys = "too_many_keys", 409, "The user has as many keys as it may have";
     /// A user's id that was used and is gone.
     UserDeleted = "user_deleted", 409, "The user was deleted";
     /// A key that is revoked.
@@ -246,6 +260,16 @@ impl From<ManageError> for Refusal {
             ManageError::OutOfScope { field, .. } => {
                 Self { field: Some(field.to_owned()), ..Self::new(Code::OutOfScope, said) }
             }
+            ManageError::RotationUnsettled { successor, .. } => {
+                Self { key: Some(successor), ..Self::new(Code::RotationUnsettled, said) }
+            }
+            ManageError::NotOneself { .. } => Self::new(Code::NotOneself, said),
+            ManageError::TooManyKeys { .. } => Self::new(Code::TooManyKeys, said),
+            ManageError::BadIdempotencyKey => {
+                Self { field: Some("idempotency-key".to_owned()), ..Self::new(Code::BadIdempotencyKey, said) }
+            }
+            ManageError::IdempotencyConflict => Self::new(Code::IdempotencyConflict, said),
+            ManageError::TokenAlreadyIssued { id } => Self { key: id, ..Self::new(Code::TokenAlreadyIssued, said) },
             ManageError::DuplicateToken { existing } => {
                 Self { key: Some(existing), ..Self::new(Code::DuplicateToken, said) }
             }

@@ -8,13 +8,13 @@ use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::admin::answer::{Answer, json};
+use crate::admin::answer::{Answer, json, written};
 use crate::admin::input::{Flags, Json, Named, Nothing, Patience, Props, Query, given};
 use crate::admin::operator::{Call, key_id};
 use crate::admin::problem::Refusal;
 use crate::admin::v1::own_flags;
 use crate::key::{EnvironmentId, Grants, Key, KeyId, ProjectId};
-use crate::manage::{Activity, KeyChange, ManageError, NewKey, RevokeScope};
+use crate::manage::{Activity, Created, KeyChange, ManageError, NewKey, RevokeScope};
 
 /// What such a key is called elsewhere: the dialect has no names.
 const NAME: &str = "flag key";
@@ -45,6 +45,10 @@ pub(in crate::admin) struct FlagKey<'a> {
 }
 
 impl<'a> FlagKey<'a> {
+    fn minted(made: &'a Created) -> Self {
+        Self { key: Some(made.token.expose()), ..Self::of(&made.key) }
+    }
+
     fn of(key: &'a Key) -> Self {
         Self {
             key: None,
@@ -77,7 +81,11 @@ fn refused(error: ManageError) -> Refusal {
 }
 
 /// Makes a key.
-pub(in crate::admin) async fn create(call: Call, Query(wait): Query<Patience>, Json(new): Json<ToMake>) -> Answer {
+pub(in crate::admin) async fn create(
+    call: Call,
+    Query(wait): Query<Patience>,
+    Json(new, body): Json<ToMake>,
+) -> Answer {
     let patience = wait.span()?;
     let scope = call.key.operates_on.as_ref();
     let project = scope.and_then(|scope| scope.project.clone());
@@ -85,10 +93,14 @@ pub(in crate::admin) async fn create(call: Call, Query(wait): Query<Patience>, J
     let environment = scope.and_then(|scope| scope.environment.clone()).unwrap_or_else(EnvironmentId::live);
     let new =
         NewKey { environment, grants: Grants::Only(new.flags.0), props: new.props.0, ..NewKey::named(NAME, project) };
-    let made = call.manager().create_key(&call.caller, new).await.map_err(refused)?;
-    call.about(made.key.id);
-    let shape = FlagKey { key: Some(made.token.expose()), ..FlagKey::of(&made.key) };
-    call.changed(StatusCode::OK, &shape, made.committed, patience).await
+    let Some(once) = call.once(&body)? else {
+        let made = call.manager().create_key(&call.caller, new).await.map_err(refused)?;
+        call.about(made.key.id);
+        return call.changed(StatusCode::OK, &FlagKey::minted(&made), made.committed, patience).await;
+    };
+    let answer = |made: &Created| written(&FlagKey::minted(made));
+    let answered = call.manager().create_key_once(&call.caller, new, once, answer).await.map_err(refused)?;
+    call.once_answered(StatusCode::OK, answered, |made| made.committed, patience).await
 }
 
 /// Reads a key.
@@ -123,7 +135,7 @@ pub(in crate::admin) async fn update(
     call: Call,
     Named(id): Named,
     Query(wait): Query<Patience>,
-    Json(changes): Json<Changes>,
+    Json(changes, _): Json<Changes>,
 ) -> Answer {
     let (id, patience) = (key_id(&id)?, wait.span()?);
     call.about(id);

@@ -67,6 +67,9 @@ pub(in crate::admin) struct EventShape {
     kind: String,
     /// Who did it: a key's id, `local:` and a login, or `system`.
     actor: String,
+    /// The address it was asked from; null at the command line.
+    #[schema(required)]
+    from: Option<String>,
     /// Whom it is about.
     subject: SubjectShape,
     /// What changed, field by field. Never a token.

@@ -2,22 +2,25 @@
 
 use std::time::Duration;
 
+use axum::body::Body;
 use http::header::LOCATION;
-use http::{HeaderValue, StatusCode, Uri};
+use http::{HeaderValue, Response, StatusCode, Uri};
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
 use super::page;
 use super::shape::{KeyShape, KeyWhole, Minted, Replacement, Revocation};
-use crate::admin::answer::{Answer, json};
+use crate::admin::answer::{Answer, json, written};
 use crate::admin::input::{
     Flags, Json, JsonOrNothing, Named, Nothing, Patience, Props, Query, given, nullable, present,
 };
 use crate::admin::operator::{Call, key_id};
 use crate::admin::problem::Refusal;
 use crate::clock::Timestamp;
-use crate::key::{EnvironmentId, Format, Grants, OperatorScope, ProjectId, Status, UserId};
-use crate::manage::{Activity, Expiry, KeyChange, ManageError, NewKey, RevokeScope};
+use crate::key::{EnvironmentId, Format, Grants, KeyId, OperatorScope, ProjectId, Status, UserId};
+use crate::manage::{
+    Activity, Answered, Expiry, KeyChange, KeyView, ManageError, NewKey, RevokeScope, Revoked, Rotated,
+};
 use crate::store::KeyQuery;
 
 const SECONDS_PER_DAY: u64 = 86_400;
@@ -97,15 +100,17 @@ pub(in crate::admin) async fn list(call: Call, Query(asked): Query<Filter>, uri:
         expires_within_days: days("expires_within_days", asked.expires_within_days, 0)?,
         unused_for_days: days("unused_for_days", asked.unused_for_days, 0)?,
         before: page::place(asked.cursor.as_deref(), |place| place.parse().ok())?,
-        limit: limit + 1,
+        limit,
         ..KeyQuery::default()
     };
-    let mut views = call.manager().keys(&call.caller, query).await?;
-    let more = page::cut(&mut views, limit);
-    let shapes: Vec<_> = views.iter().map(KeyShape::of).collect();
+    let listed = call.manager().keys(&call.caller, query).await?;
+    for (row, cause) in &listed.damaged {
+        tracing::error!(?row, cause, "a row of the store cannot be read, and is left out of a list of keys");
+    }
+    let shapes: Vec<_> = listed.keys.iter().map(KeyShape::of).collect();
     let mut response = json(StatusCode::OK, &shapes)?;
-    if let Some(last) = views.last().filter(|_| more) {
-        call.link_next(&mut response, &uri, &page::cursor(&last.key.id.to_string()));
+    if let Some(last) = listed.next {
+        call.link_next(&mut response, &uri, &page::cursor(&last.to_string()));
     }
     Ok(response)
 }
@@ -178,6 +183,10 @@ pub(in crate::admin) struct ToMake {
     #[serde(default)]
     #[schema(minimum = 1, maximum = 3650)]
     rotation_interval_days: Option<u32>,
+    /// Where its rotations are announced: an https address. Lets it rotate itself.
+    #[serde(default)]
+    #[schema(min_length = 1, max_length = 2048)]
+    rotation_webhook_url: Option<String>,
     /// Which flags it may grant: operators only.
     #[serde(default)]
     #[schema(value_type = Vec<String>, max_items = 256)]
@@ -244,6 +253,7 @@ impl ToMake {
             },
             expires,
             rotation_interval_days: self.rotation_interval_days,
+            rotation_webhook_url: self.rotation_webhook_url,
             ..NewKey::named(&self.name, self.project_id)
         })
     }
@@ -273,17 +283,41 @@ fn of_body(error: ManageError) -> Refusal {
 }
 
 /// Makes a key.
-pub(in crate::admin) async fn create(call: Call, Query(wait): Query<Patience>, Json(new): Json<ToMake>) -> Answer {
+pub(in crate::admin) async fn create(
+    call: Call,
+    Query(wait): Query<Patience>,
+    Json(new, body): Json<ToMake>,
+) -> Answer {
     let patience = wait.span()?;
-    let made = call.manager().create_key(&call.caller, new.meaning()?).await.map_err(of_body)?;
-    call.about(made.key.id);
-    let status = made.key.status(made.user.as_ref(), made.committed.at);
-    let shape = Minted { record: KeyShape::unused(&made.key, status), key: made.token.expose() };
-    let mut response = call.changed(StatusCode::CREATED, &shape, made.committed, patience).await?;
-    if let Ok(place) = HeaderValue::try_from(format!("/v1/api-keys/{}", made.key.id)) {
+    let once = call.once(&body)?;
+    let new = new.meaning()?;
+    let Some(once) = once else {
+        let made = call.manager().create_key(&call.caller, new).await.map_err(of_body)?;
+        call.about(made.key.id);
+        let response = call.changed(StatusCode::CREATED, &Minted::of(&made), made.committed, patience).await?;
+        return Ok(located(response, made.key.id));
+    };
+    let answered = call.manager().create_key_once(&call.caller, new, once, |made| written(&Minted::of(made))).await;
+    let answered = answered.map_err(of_body)?;
+    let made = match &answered {
+        Answered::First { outcome, .. } => Some(outcome.key.id),
+        Answered::Again { .. } => None,
+    };
+    let response = call.once_answered(StatusCode::CREATED, answered, |made| made.committed, patience).await?;
+    Ok(match made {
+        Some(id) => {
+            call.about(id);
+            located(response, id)
+        }
+        None => response,
+    })
+}
+
+fn located(mut response: Response<Body>, id: KeyId) -> Response<Body> {
+    if let Ok(place) = HeaderValue::try_from(format!("/v1/api-keys/{id}")) {
         response.headers_mut().insert(LOCATION, place);
     }
-    Ok(response)
+    response
 }
 
 /// Reads a key, its use, and which keys replaced which.
@@ -291,8 +325,7 @@ pub(in crate::admin) async fn show(call: Call, Named(id): Named, Query(Nothing {
     let id = key_id(&id)?;
     call.about(id);
     let view = call.manager().key(&call.caller, id).await?;
-    let query = KeyQuery { lineage: Some(view.key.lineage), ..KeyQuery::default() };
-    let lineage = call.manager().keys(&call.caller, query).await?;
+    let lineage = call.manager().lineage(&call.caller, id).await?;
     json(StatusCode::OK, &KeyWhole::of(&view, &lineage))
 }
 
@@ -333,6 +366,10 @@ pub(in crate::admin) struct Changes {
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<u32>, minimum = 1, maximum = 3650)]
     rotation_interval_days: Option<Option<u32>>,
+    /// Another place where its rotations are announced; null for none.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 2048)]
+    rotation_webhook_url: Option<Option<String>>,
     /// Other flags that it may grant.
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Vec<String>, max_items = 256, required = false)]
@@ -362,6 +399,7 @@ impl Changes {
             expires: self.expires_at.map(|end| end.map_or(Expiry::Never, Expiry::At)),
             environment: self.environment_id,
             rotation_interval_days: self.rotation_interval_days,
+            rotation_webhook_url: self.rotation_webhook_url,
             may_grant: self.may_grant.map(|flags| flags.0),
             operates_on: self.operates_on.map(|scope| scope.map(Into::into)),
         })
@@ -373,14 +411,14 @@ pub(in crate::admin) async fn update(
     call: Call,
     Named(id): Named,
     Query(wait): Query<Patience>,
-    Json(changes): Json<Changes>,
+    Json(changes, _): Json<Changes>,
 ) -> Answer {
     let (id, patience) = (key_id(&id)?, wait.span()?);
     call.about(id);
     let changed = call.manager().update_key(&call.caller, id, changes.meaning()?).await.map_err(of_body)?;
     let status = changed.key.status(changed.user.as_ref(), changed.committed.at);
     let usage = call.manager().key(&call.caller, id).await.ok().and_then(|view| view.usage);
-    let view = crate::manage::KeyView { key: changed.key, user: changed.user, usage, status };
+    let view = KeyView { key: changed.key, user: changed.user, usage, status };
     call.changed(StatusCode::OK, &KeyShape::of(&view), changed.committed, patience).await
 }
 
@@ -421,7 +459,7 @@ pub(in crate::admin) async fn revoke(
     call: Call,
     Named(id): Named,
     Query(wait): Query<Patience>,
-    JsonOrNothing(asked): JsonOrNothing<ToRevoke>,
+    JsonOrNothing(asked, body): JsonOrNothing<ToRevoke>,
 ) -> Answer {
     let (id, patience) = (key_id(&id)?, wait.span()?);
     call.about(id);
@@ -430,8 +468,14 @@ pub(in crate::admin) async fn revoke(
         Reach::Lineage => RevokeScope::Lineage,
         Reach::Descendants => RevokeScope::Descendants,
     };
-    let revoked = call.manager().revoke_key(&call.caller, id, scope).await?;
-    call.changed(StatusCode::OK, &Revocation::of(&revoked), revoked.committed, patience).await
+    let manager = call.manager();
+    let Some(once) = call.once(&body)? else {
+        let revoked = manager.revoke_key(&call.caller, id, scope).await?;
+        return call.changed(StatusCode::OK, &Revocation::of(&revoked), revoked.committed, patience).await;
+    };
+    let answer = |revoked: &Revoked| written(&Revocation::of(revoked));
+    let answered = manager.revoke_key_once(&call.caller, id, scope, once, answer).await?;
+    call.once_answered(StatusCode::OK, answered, |revoked| revoked.committed, patience).await
 }
 
 /// How a key shall be replaced.
@@ -450,12 +494,18 @@ pub(in crate::admin) async fn rotate(
     call: Call,
     Named(id): Named,
     Query(wait): Query<Patience>,
-    JsonOrNothing(asked): JsonOrNothing<ToRotate>,
+    JsonOrNothing(asked, body): JsonOrNothing<ToRotate>,
 ) -> Answer {
     let (id, patience) = (call.named(&id)?, wait.span()?);
     call.about(id);
     let minutes = asked.grace_period_minutes.unwrap_or(60);
     let grace = Duration::from_secs(u64::from(minutes) * 60);
-    let rotated = call.manager().rotate_key(&call.caller, id, grace).await?;
-    call.changed(StatusCode::OK, &Replacement::of(&rotated), rotated.committed, patience).await
+    let manager = call.manager();
+    let Some(once) = call.once(&body)? else {
+        let rotated = manager.rotate_key(&call.caller, id, grace).await?;
+        return call.changed(StatusCode::OK, &Replacement::of(&rotated), rotated.committed, patience).await;
+    };
+    let answer = |rotated: &Rotated| written(&Replacement::of(rotated));
+    let answered = manager.rotate_key_once(&call.caller, id, grace, once, answer).await?;
+    call.once_answered(StatusCode::OK, answered, |rotated| rotated.committed, patience).await
 }

@@ -9,7 +9,7 @@ use crate::clock::Timestamp;
 use crate::key::{
     EnvironmentId, FlagSet, Format, Grants, Key, KeyId, LineageId, OperatorScope, ProjectId, Status, User, UserId,
 };
-use crate::manage::{KeyView, Revoked, Rotated};
+use crate::manage::{Created, KeyView, Revoked, Rotated};
 
 /// A key. Never its token.
 #[derive(Debug, Serialize, ToSchema)]
@@ -189,6 +189,15 @@ pub struct Minted<'a> {
     pub record: KeyShape<'a>,
     /// Its token: in this answer and nowhere else.
     pub key: &'a str,
+}
+
+impl<'a> Minted<'a> {
+    /// A key that was made.
+    #[must_use]
+    pub fn of(Created { key, user, token, committed }: &'a Created) -> Self {
+        let status = key.status(user.as_ref(), committed.at);
+        Self { record: KeyShape::unused(key, status), key: token.expose() }
+    }
 }
 
 /// A key with what became of it.

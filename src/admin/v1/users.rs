@@ -80,7 +80,7 @@ pub(in crate::admin) async fn set(
     call: Call,
     Named(id): Named,
     Query(wait): Query<Patience>,
-    Json(asked): Json<ToSet>,
+    Json(asked, _): Json<ToSet>,
 ) -> Answer {
     let patience = wait.span()?;
     let id: UserId = id.parse().map_err(|fault| Refusal::of_field("id", fault))?;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{end_text, flags_text, project_text, told_once};
-use crate::admin::{KeyShape, Minted};
+use crate::admin::Minted;
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
 use crate::cli::place::Place;
@@ -89,10 +89,9 @@ pub(super) fn run(args: Args, output: &mut Output) -> Result<(), Failure> {
 }
 
 fn print(created: &Created, json: bool, output: &mut Output) -> Result<(), Failure> {
-    let Created { key, user, token, committed } = created;
+    let Created { key, token, committed, .. } = created;
     if json {
-        let status = key.status(user.as_ref(), committed.at);
-        output.json(&Minted { record: KeyShape::unused(key, status), key: token.expose() })?;
+        output.json(&Minted::of(created))?;
         return output.flush();
     }
     output.line(format_args!("made key {} ({}), revision {}", key.id, key.name, committed.revision))?;
