@@ -8,6 +8,7 @@ mod init;
 mod opening;
 mod process;
 mod quickstart;
+mod reassert;
 mod reload;
 mod running;
 mod serve;

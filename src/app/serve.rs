@@ -19,6 +19,7 @@ use super::echo::Echo;
 use super::error::AppError;
 use super::opening::open_followed;
 use super::process;
+use super::reassert::Reasserting;
 use super::reload::{Overrides, Reloader, read_deny};
 use super::running::{Crew, Following, Running};
 use super::sockets::Sockets;
@@ -28,6 +29,7 @@ use super::workers::{Times, runtime};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, Environment};
 use crate::listen::{Connections, ListenMetrics, Listening};
+use crate::manage::Manager;
 use crate::ops::Ops;
 use crate::proxy::{Gateway, Metrics as ProxyMetrics, Shared};
 use crate::ready::Readiness;
@@ -179,6 +181,7 @@ impl Running {
         sockets.close_unused();
 
         let followed = runtime.block_on(open_followed(&config, Arc::clone(&shared_clock)))?;
+        let manager = Manager::new(Arc::clone(&followed.store), config.proxy.token_prefix.clone());
         let table = Arc::new(Table::new());
         let sync = Sync::start(sync::Parts {
             settings: config.sync.clone(),
@@ -187,7 +190,7 @@ impl Running {
             clock: Arc::clone(&shared_clock),
             mac_key: followed.mac_key,
             metrics: Arc::clone(&metrics.sync),
-            reassert: None,
+            reassert: Some(Arc::new(Reasserting::by(manager))),
             // Last, so that as little as possible can go wrong while two processes share the folder.
             lent_lock: predecessor.as_ref().and_then(|predecessor| predecessor.state()),
         })?;
