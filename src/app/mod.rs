@@ -9,6 +9,7 @@ mod management;
 mod opening;
 mod process;
 mod quickstart;
+mod reassert;
 mod reload;
 mod running;
 mod secrets;

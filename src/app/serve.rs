@@ -20,6 +20,7 @@ use super::error::AppError;
 use super::management::{InTable, Management, ManagementMetrics};
 use super::opening::open_followed;
 use super::process;
+use super::reassert::Reasserting;
 use super::reload::{Overrides, Reloader, read_deny};
 use super::running::{Crew, Following, Running};
 use super::secrets::Held;
@@ -199,6 +200,7 @@ impl Running {
             mac_key: followed.derived.mac_key.clone(),
             signers: Arc::new(ArcSwap::new(followed.derived.signers)),
         };
+        let manager = Manager::new(Arc::clone(&followed.store), config.proxy.token_prefix.clone());
         let table = Arc::new(Table::new());
         let sync = Sync::start(sync::Parts {
             settings: config.sync.clone(),
@@ -207,7 +209,7 @@ impl Running {
             clock: Arc::clone(&shared_clock),
             mac_key: followed.derived.mac_key,
             metrics: Arc::clone(&metrics.sync),
-            reassert: None,
+            reassert: Some(Arc::new(Reasserting::by(manager))),
             // Last, so that as little as possible can go wrong while two processes share the folder.
             lent_lock: predecessor.as_ref().and_then(|predecessor| predecessor.state()),
         })?;
