@@ -13,7 +13,7 @@ export PATH := $(TOOLS)/bin:$(PATH)
 FUZZ_SECONDS ?= 10
 
 # What is called, and the Debian package that has it.
-NEEDED := cc:gcc curl:curl nginx:nginx-light wrk:wrk systemd-socket-activate:systemd
+NEEDED := cc:gcc curl:curl nginx:nginx-light slowhttptest:slowhttptest systemd-socket-activate:systemd testssl:testssl.sh wrk:wrk
 
 .PHONY: run test soak lint bench fuzz ci tools
 
@@ -30,7 +30,9 @@ soak: export KEYWARD_TEST_UPGRADES ?= 50
 soak: export KEYWARD_TEST_RELOADS ?= 1000
 soak: export KEYWARD_MUTANTS ?= 100000
 soak: export KEYWARD_PATHS ?= 1000000
-soak: export KEYWARD_SLOW ?= 9000
+soak: export KEYWARD_SLOW ?= 10000
+soak: export KEYWARD_SLOWHTTPTEST ?= 2000
+soak: export KEYWARD_TESTSSL ?= 1
 soak: export KEYWARD_SOAK_REVOCATIONS ?= 1000
 soak: export KEYWARD_SOAK_KILLS ?= 20
 soak: export KEYWARD_SOAK_LIVES ?= 10000

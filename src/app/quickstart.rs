@@ -140,8 +140,12 @@ fn are_free(config: &Config, listen: Option<SocketAddr>) -> Result<(), AppError>
     for address in addresses {
         bind(address, 1).map_err(|fault| AppError::Listen { key: "gateway.listen".to_owned(), fault })?;
     }
-    // With any port for the gateway, any will do for the other listener.
-    if let Some(address) = config.ops.filter(|_| listen.is_none_or(|listen| listen.port() != 0)) {
+    let any_port = listen.is_some_and(|listen| listen.port() == 0);
+    for &address in config.gateway.listen_cleartext.iter().filter(|_| !any_port) {
+        bind(address, 1).map_err(|fault| AppError::Listen { key: "gateway.listen_cleartext".to_owned(), fault })?;
+    }
+    // With any port for the gateway, any will do for the other listeners.
+    if let Some(address) = config.ops.filter(|_| !any_port) {
         bind(address, 1).map_err(|fault| AppError::Listen { key: "ops.listen".to_owned(), fault })?;
     }
     Ok(())

@@ -90,6 +90,9 @@ impl Running {
         for address in &self.bound.gateway {
             tracing::info!(listener = "gateway", %address, "listening");
         }
+        for address in &self.bound.cleartext {
+            tracing::info!(listener = "gateway_cleartext", %address, "listening");
+        }
         if let Some(address) = self.bound.ops {
             tracing::info!(listener = "ops", %address, "listening");
         }

@@ -82,6 +82,8 @@ pub struct Config {
 pub struct Gateway {
     /// Its addresses. At least one.
     pub listen: Vec<SocketAddr>,
+    /// Further addresses, in clear text though the others speak TLS.
+    pub listen_cleartext: Vec<SocketAddr>,
     /// Worker threads. 0: one per core.
     pub workers: usize,
     /// TLS, or clear text.
@@ -266,6 +268,7 @@ impl Config {
         let admin_speaks_tls = |config: &Self| config.admin.as_ref().is_some_and(|admin| admin.tls.is_some());
         let changes = [
             ("gateway.listen", self.gateway.listen != new.gateway.listen),
+            ("gateway.listen_cleartext", self.gateway.listen_cleartext != new.gateway.listen_cleartext),
             ("gateway.workers", self.gateway.workers != new.gateway.workers),
             ("gateway.tls (turned on or off)", self.gateway.tls.is_some() != new.gateway.tls.is_some()),
             ("admin.listen", listen(&self.admin) != listen(&new.admin)),

@@ -18,4 +18,4 @@ pub use api::{
 };
 pub use awaited::{AwaitedStore, Opener};
 pub use settings::Settings;
-pub use sqlite::SqliteStore;
+pub use sqlite::{SqliteStore, examine};
