@@ -1,8 +1,9 @@
 //! What the process asks of the operating system before it serves.
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
+use rustix::thread::disable_transparent_huge_pages;
 
-/// Lets the process open as many files as it may, and keeps its memory out of core dumps and away
+/// Lets the process open as many files as it may, has its memory in small pages, and keeps its memory out of core dumps and away
 /// from other processes of the same user: tokens pass through it.
 ///
 /// A system that refuses any of this is told of in the log, and the gateway runs all the same.
@@ -13,6 +14,10 @@ pub(super) fn prepare() {
         if let Err(error) = setrlimit(Resource::Nofile, wanted) {
             tracing::warn!(%error, "the limit of open files stays where it was");
         }
+    }
+    // Of a huge page all is resident, and thousands of connections touch a little of each.
+    if let Err(error) = disable_transparent_huge_pages(true) {
+        tracing::warn!(%error, "memory may come in huge pages, of which more is resident than is used");
     }
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     if let Err(error) = setrlimit(Resource::Core, none) {

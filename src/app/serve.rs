@@ -24,7 +24,7 @@ use super::reassert::Reasserting;
 use super::reload::{Overrides, Reloader, read_deny};
 use super::running::{Crew, Following, Running};
 use super::secrets::Held;
-use super::sockets::Sockets;
+use super::sockets::{CLEARTEXT, Sockets};
 use super::supervisor::Supervisor;
 use super::upgrade::{Predecessor, Program};
 use super::workers::{Times, runtime};
@@ -76,6 +76,8 @@ impl std::fmt::Debug for ServeOptions {
 pub struct Bound {
     /// The addresses that callers reach.
     pub gateway: Vec<SocketAddr>,
+    /// Those of them without TLS beside those with it.
+    pub cleartext: Vec<SocketAddr>,
     /// Metrics and health.
     pub ops: Option<SocketAddr>,
     /// The management API.
@@ -183,10 +185,12 @@ impl Running {
         let listen_settings = Arc::new(ArcSwap::from_pointee(config.gateway.listen_settings()));
         let connections = Connections::new(config.gateway.limits.connections);
 
-        let mut addresses = Vec::with_capacity(config.gateway.listen.len());
-        for &address in &config.gateway.listen {
-            addresses.push(sockets.listen("gateway", address, worker_count)?);
-        }
+        let mut listen = |name: &str, addresses: &[SocketAddr]| {
+            let each = addresses.iter().map(|&address| sockets.listen(name, address, worker_count));
+            each.collect::<Result<Vec<_>, _>>()
+        };
+        let addresses = listen("gateway", &config.gateway.listen)?;
+        let cleartext = listen(CLEARTEXT, &config.gateway.listen_cleartext)?;
         let managing = Management::bind(&config, &mut sockets)?;
         let ops = config.ops.map(|address| sockets.listen("ops", address, 1)).transpose()?;
         let echo = options.echo.map(|address| sockets.listen("echo", address, 1)).transpose()?;
@@ -223,6 +227,7 @@ impl Running {
         };
         let bound = Bound {
             gateway: addresses_of(&addresses),
+            cleartext: addresses_of(&cleartext),
             ops: ops.as_deref().and_then(first_address),
             admin: address_of(admin::Surface::Whole),
             own_keys: address_of(admin::Surface::OwnKeys),
@@ -253,8 +258,12 @@ impl Running {
             in_flight: Arc::default(),
             signers: Arc::clone(&held.signers),
         };
-        for (number, listeners) in by_worker(addresses, worker_count).into_iter().enumerate() {
-            let listeners = listeners.into_iter().map(|listener| (listener, listening.clone())).collect();
+        let in_clear = Listening { tls: None, ..listening.clone() };
+        let of_each = by_worker(addresses, worker_count).into_iter().zip(by_worker(cleartext, worker_count));
+        for (number, (listeners, cleartext)) in of_each.enumerate() {
+            let listeners = listeners.into_iter().map(|listener| (listener, listening.clone()));
+            let cleartext = cleartext.into_iter().map(|listener| (listener, in_clear.clone()));
+            let listeners = listeners.chain(cleartext).collect();
             let shared = shared.clone();
             let times = Times::new(&opened, &stopped);
             pulses.push(times.pulse.clone());

@@ -4,6 +4,7 @@
 //! commits. Before anything is acknowledged the file at the path is held against the one that was
 //! opened, so that a file put in its place by a restore is never written behind the gateway's back.
 
+mod examine;
 mod fault;
 mod file;
 mod news;
@@ -24,6 +25,7 @@ use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use rusqlite::{Connection, TransactionBehavior};
 use tokio::sync::{Notify, Semaphore, oneshot};
 
+pub use self::examine::examine;
 use self::fault::Fault;
 use self::file::{Empty, Identity, Log, Opened, Role};
 use self::write::{Member, Request};

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-use super::SqliteStore;
+use super::{SqliteStore, examine};
 use crate::clock::{ManualClock, Timestamp};
 use crate::store::contract::{Fixture, contract, key, newest, write, write_key};
 use crate::store::{Cursor, KeyQuery, SharedStore, Store, StoreError};
@@ -103,8 +103,12 @@ async fn a_torn_file_is_told_as_damaged() {
     }
     drop(store);
     let mut bytes = fs::read(&path).expect("the file is there");
+    examine(&path).expect("a sound file");
     bytes[8192..].fill(0x5a);
     fs::write(&path, bytes).expect("a torn file");
+    let error = examine(&path).expect_err("pages are torn");
+    assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
+    one_line(&error);
     let error = match open(&path) {
         Err(error) => error,
         Ok(store) => store.changes_after(Cursor::default(), Box::new(|_| {})).await.expect_err("rows are torn"),
