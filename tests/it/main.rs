@@ -12,7 +12,11 @@ mod harness;
 mod layers;
 
 #[cfg(test)]
+mod admin;
+#[cfg(test)]
 mod cli;
+#[cfg(test)]
+mod jwt;
 #[cfg(test)]
 mod key_life;
 #[cfg(test)]

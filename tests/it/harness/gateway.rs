@@ -195,6 +195,18 @@ impl Gateway {
         Connection::open(self.ops, None, Http::One).send(get(path))
     }
 
+    /// Where one of the further listeners is: `admin` or `self`.
+    pub(crate) fn listener(&self, name: &str) -> SocketAddr {
+        let line = self.log.find(|line| said(line) == "listening" && field(line, "listener") == name);
+        let line = line.unwrap_or_else(|| panic!("{name} does not listen:\n{}", self.log.text()));
+        field(&line, "address").parse().expect("an address")
+    }
+
+    /// What the management API answers.
+    pub(crate) fn api(&self, call: Call) -> Answer {
+        Connection::open(self.listener("admin"), None, Http::One).send(call)
+    }
+
     pub(crate) fn metrics(&self) -> String {
         let address = self.ops;
         let mut stream = TcpStream::connect(address).expect("the operations listener accepts connections");

@@ -7,6 +7,6 @@ mod haproxy;
 mod load;
 mod process;
 mod proxies;
-mod python;
+pub(crate) mod python;
 mod services;
 mod sockets;
