@@ -90,8 +90,11 @@ impl Running {
         for address in &self.bound.gateway {
             tracing::info!(listener = "gateway", %address, "listening");
         }
-        if let Some(address) = self.bound.ops {
-            tracing::info!(listener = "ops", %address, "listening");
+        let Bound { ops, admin, own_keys, .. } = &self.bound;
+        for (listener, address) in [("admin", admin), ("self", own_keys), ("ops", ops)] {
+            if let Some(address) = address {
+                tracing::info!(listener, %address, "listening");
+            }
         }
         self.readiness.bound();
         let end = self.serve(&mut signals, on_ready).await;
@@ -134,6 +137,7 @@ impl Running {
                         self.supervisor.reloading("reloading the configuration");
                         self.reloader.reload_deny();
                         self.reloader.reload();
+                        self.reloader.reload_secrets().await;
                         watch.follow(self.reloader.files().iter().map(PathBuf::as_path));
                         self.supervisor.ready();
                     }
@@ -153,6 +157,7 @@ impl Running {
                 }
                 () = watch.changed() => {
                     self.reloader.reload();
+                    self.reloader.reload_secrets().await;
                     watch.follow(self.reloader.files().iter().map(PathBuf::as_path));
                 }
                 () = self.supervisor.watch() => {}
