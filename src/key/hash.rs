@@ -95,13 +95,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sha_256_is_told_from_a_sha_512() {
-        assert!(TokenHash::from_sha256([7; 32]).is_sha256());
-        assert_eq!(TokenHash::from_sha256([7; 32]).head(), [7; 32]);
-        assert!(!TokenHash::of(b"abc").is_sha256());
-    }
-
-    #[test]
     fn a_hash_is_sha_512_of_the_exact_bytes() {
         // FIPS 180-2, appendix C.1.
         let expected = "ddaf35a193617abacc417349ae20413112e6fa4e89a97ea20a9eeee64b55d39a\
