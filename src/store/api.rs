@@ -524,6 +524,16 @@ pub trait Store: Send + Sync + fmt::Debug {
 
     /// The number and fingerprint of every secret the store knows.
     fn secrets(&self) -> Answer<'_, Vec<NumberedSecret>>;
+
+    /// Adds the fingerprint of a secret that comes after all that are known. One that is known already is
+    /// found right.
+    ///
+    /// # Errors
+    /// [`StoreError::WrongSecret`] where another has that number or a greater one.
+    fn add_secret(&self, number: u32, fingerprint: [u8; 32]) -> Answer<'_, ()>;
+
+    /// Forgets a secret's fingerprint, unless it is the only one. One that is not known is forgotten.
+    fn forget_secret(&self, number: u32) -> Answer<'_, ()>;
 }
 
 /// A store that many share.

@@ -46,6 +46,7 @@ macro_rules! contract {
             a_list_keeps_to_its_filters_and_limit,
             events_are_listed_in_order,
             another_secret_is_refused,
+            a_secret_takes_another_ones_place,
         );
     };
     ($fixture:ident: $($name:ident,)*) => {
@@ -503,4 +504,24 @@ pub(super) async fn another_secret_is_refused(f: Fixture) {
         assert!(matches!(error, StoreError::WrongSecret { .. }), "{error}");
     }
     assert_eq!((f.again)().secrets().await.expect("secrets"), [(1, [7; 32])]);
+}
+
+pub(super) async fn a_secret_takes_another_ones_place(f: Fixture) {
+    let (one, two, three) = ((1, [7; 32]), (2, [8; 32]), (3, [9; 32]));
+    let wrong = |checked: Result<(), StoreError>| matches!(checked, Err(StoreError::WrongSecret { .. }));
+    check_secrets(&*f.store, &[one]).await.expect("the first secret is taken");
+    assert!(wrong(check_secrets(&*f.store, &[two]).await), "nobody has shown a known one");
+    check_secrets(&*f.store, &[two, one]).await.expect("the second comes beside the first");
+    check_secrets(&*f.store, &[one]).await.expect("who has not heard of the second");
+    assert!(wrong(check_secrets(&*f.store, &[one, (2, [6; 32])]).await), "another second one");
+    assert!(wrong(f.store.add_secret(2, [6; 32]).await) && wrong(f.store.add_secret(1, [6; 32]).await));
+    assert_eq!((f.again)().secrets().await.expect("secrets"), [one, two]);
+
+    f.store.forget_secret(1).await.expect("forgotten");
+    f.store.forget_secret(1).await.expect("forgotten already");
+    f.store.forget_secret(2).await.expect("the only one stays");
+    assert_eq!(f.store.secrets().await.expect("secrets"), [two]);
+    check_secrets(&*f.store, &[one, two, three]).await.expect("what was forgotten does no harm");
+    assert_eq!(f.store.secrets().await.expect("secrets"), [two, three], "and is not taken again");
+    assert!(wrong(check_secrets(&*f.store, &[one]).await));
 }

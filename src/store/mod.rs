@@ -8,6 +8,7 @@ mod api;
 mod awaited;
 #[cfg(test)]
 mod contract;
+mod secrets;
 mod settings;
 mod sqlite;
 
@@ -18,5 +19,6 @@ pub use api::{
     Store, StoreError, StoreId, UsageUpdate,
 };
 pub use awaited::{AwaitedStore, Opener};
+pub use secrets::{belong_together, check_secrets};
 pub use settings::Settings;
 pub use sqlite::SqliteStore;

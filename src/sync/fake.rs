@@ -235,6 +235,14 @@ impl Store for FakeStore {
     fn secrets(&self) -> BoxFuture<'_, Result<Vec<(u32, [u8; 32])>, StoreError>> {
         Box::pin(async { Ok(Vec::new()) })
     }
+
+    fn add_secret(&self, _number: u32, _fingerprint: [u8; 32]) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn forget_secret(&self, _number: u32) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async { Ok(()) })
+    }
 }
 
 /// A key of a test, whose token is `token <number>`.

@@ -16,9 +16,13 @@ mod admin;
 #[cfg(test)]
 mod cli;
 #[cfg(test)]
+mod jwt;
+#[cfg(test)]
 mod key_life;
 #[cfg(test)]
 mod odd;
+#[cfg(test)]
+mod peers;
 #[cfg(test)]
 mod reload;
 #[cfg(test)]

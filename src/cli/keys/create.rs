@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+
 use super::{end_text, flags_text, project_text, told_once};
 use crate::admin::Minted;
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
 use crate::cli::place::Place;
 use crate::cli::values::{ConfigFile, EndOptions, OperatorOptions, Which, key_name, pair};
-use crate::key::{EnvironmentId, Grant, Grants, ProjectId, UserId};
+use crate::key::{EnvironmentId, Format, Grant, Grants, ProjectId, UserId};
 use crate::manage::{Created, NewKey};
 
 /// Make a key and print its token, once
@@ -18,6 +20,7 @@ Examples:
   keyward keys create -c keyward.toml --project acme --name build --flag jobs:read
   keyward keys create -c keyward.toml --project acme --name ann --user ann --inherit \\
       --expires-in 30d
+  keyward keys create -c keyward.toml --project acme --name ci --flag jobs:read --format jwt
   keyward keys create -c keyward.toml --project all --name ops --flag 'keyward.**' \\
       --may-grant '**' --operate-project all --operate-environment all
 
@@ -53,9 +56,18 @@ pub(in crate::cli) struct Args {
     /// Let it rotate itself
     #[arg(long)]
     self_rotate: bool,
+    /// How its token is made: opaque, or a signed JWT that others can read
+    #[arg(long, value_name = "FORMAT", default_value = "opaque", value_parser = format())]
+    format: Format,
     /// Print JSON
     #[arg(long)]
     json: bool,
+}
+
+/// The formats that are minted here.
+fn format() -> impl TypedValueParser<Value = Format> {
+    PossibleValuesParser::new([Format::Opaque.as_str(), Format::Jwt.as_str()])
+        .map(|text| if text == Format::Jwt.as_str() { Format::Jwt } else { Format::Opaque })
 }
 
 impl Args {
@@ -75,6 +87,7 @@ impl Args {
             may_grant,
             operates_on,
             self_rotate: self.self_rotate,
+            format: self.format,
             expires: self.end.meaning().unwrap_or_default(),
             ..NewKey::named(&self.name, None)
         })

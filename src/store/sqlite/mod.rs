@@ -369,4 +369,14 @@ impl Store for SqliteStore {
     fn secrets(&self) -> Answer<'_, Vec<NumberedSecret>> {
         self.read_with(OfStore::This, move |connection, _shared| read::secrets(connection))
     }
+
+    fn add_secret(&self, number: u32, fingerprint: [u8; 32]) -> Answer<'_, ()> {
+        let (reply, answer) = oneshot::channel();
+        Box::pin(self.ask(Request::AddSecret { number, fingerprint, reply }, answer))
+    }
+
+    fn forget_secret(&self, number: u32) -> Answer<'_, ()> {
+        let (reply, answer) = oneshot::channel();
+        Box::pin(self.ask(Request::ForgetSecret { number, reply }, answer))
+    }
 }

@@ -33,6 +33,8 @@ pub(super) enum Request {
     Refusals { tallies: Vec<RefusalTally>, reply: oneshot::Sender<Result<(), StoreError>> },
     Tidy { reply: oneshot::Sender<Result<(), StoreError>> },
     Secret { number: u32, fingerprint: [u8; 32], reply: oneshot::Sender<Result<(), StoreError>> },
+    AddSecret { number: u32, fingerprint: [u8; 32], reply: oneshot::Sender<Result<(), StoreError>> },
+    ForgetSecret { number: u32, reply: oneshot::Sender<Result<(), StoreError>> },
 }
 
 /// One mutation.
@@ -87,6 +89,15 @@ pub(super) fn serve(shared: &Arc<Shared>, requests: &Receiver<Request>) {
                     mutate(shared, std::mem::take(&mut group));
                     let _gone = reply
                         .send(shared.write(|connection| check_secret(connection, number, fingerprint, &shared.name)));
+                }
+                Request::AddSecret { number, fingerprint, reply } => {
+                    mutate(shared, std::mem::take(&mut group));
+                    let _gone = reply
+                        .send(shared.write(|connection| add_secret(connection, number, fingerprint, &shared.name)));
+                }
+                Request::ForgetSecret { number, reply } => {
+                    mutate(shared, std::mem::take(&mut group));
+                    let _gone = reply.send(shared.write(|connection| forget_secret(connection, number)));
                 }
             }
         }
@@ -296,5 +307,25 @@ fn check_secret(connection: &Connection, number: u32, fingerprint: [u8; 32], sto
         return Err(StoreError::WrongSecret { store: store.to_owned() }.into());
     }
     connection.execute("INSERT INTO secrets (number, fingerprint) VALUES (?1, ?2)", params![number, fingerprint])?;
+    Ok(())
+}
+
+fn add_secret(connection: &Connection, number: u32, fingerprint: [u8; 32], store: &str) -> Result<(), Fault> {
+    let known = read::secrets(connection)?;
+    if known.contains(&(number, fingerprint)) {
+        return Ok(());
+    }
+    if known.iter().any(|&(other, _)| other >= number) {
+        return Err(StoreError::WrongSecret { store: store.to_owned() }.into());
+    }
+    connection.execute("INSERT INTO secrets (number, fingerprint) VALUES (?1, ?2)", params![number, fingerprint])?;
+    Ok(())
+}
+
+fn forget_secret(connection: &Connection, number: u32) -> Result<(), Fault> {
+    connection.execute(
+        "DELETE FROM secrets WHERE number = ?1 AND EXISTS (SELECT 1 FROM secrets WHERE number <> ?1)",
+        params![number],
+    )?;
     Ok(())
 }

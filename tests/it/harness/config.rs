@@ -105,6 +105,12 @@ impl Config {
         self
     }
 
+    /// Whatever else, in TOML, after everything before it.
+    pub(crate) fn raw(mut self, lines: &str) -> Self {
+        self.routes.push(lines.to_owned());
+        self
+    }
+
     pub(crate) fn to_toml(&self) -> String {
         let workers = self.workers.unwrap_or(2);
         let mut text = format!("[gateway]\nlisten = ['127.0.0.1:0']\nworkers = {workers}\n");

@@ -119,6 +119,11 @@ impl Gateway {
         self.address
     }
 
+    /// Whether callers reach it over TLS.
+    pub(crate) fn is_tls(&self) -> bool {
+        self.certificate.is_some()
+    }
+
     /// A connection to the gateway's listener.
     pub(crate) fn connect(&self, http: Http) -> Connection {
         Connection::open(self.address, self.certificate.as_ref(), http)
