@@ -17,7 +17,7 @@ use tokio::task::LocalSet;
 
 use super::echo::Echo;
 use super::error::AppError;
-use super::management::{InTable, Management, ManagementMetrics};
+use super::management::{InSettings, InTable, Management, ManagementMetrics, Upkeep};
 use super::opening::open_followed;
 use super::process;
 use super::reassert::Reasserting;
@@ -269,11 +269,13 @@ impl Running {
             pulses.push(times.pulse.clone());
             workers.workers.start(format!("worker-{number}"), listeners, times, move || Gateway::new(shared))?;
         }
+        let manager = Manager::new(followed.store, config.proxy.token_prefix.clone());
+        let manager = manager.with_keys_per_user_max(config.management.keys_per_user_max);
         let parts = admin::Parts {
-            manager: Manager::new(Arc::clone(&followed.store), config.proxy.token_prefix.clone()),
-            store: followed.store,
+            manager: manager.clone(),
             prefix: config.proxy.token_prefix.clone(),
             deny: Arc::clone(&deny),
+            routes: Arc::new(InSettings(Arc::clone(&settings))),
             applied: Arc::new(InTable(Arc::clone(&table))),
             settings: Arc::clone(&management.settings),
             clock: Arc::clone(&shared_clock),
@@ -281,6 +283,7 @@ impl Running {
         };
         let managed = || Times::new(&telling, &stopped);
         management.start(managing, &parts, &metrics.management, &mut workers.workers, managed)?;
+        let upkeep = Upkeep::start(manager)?;
         if let Some(listeners) = ops {
             let own = Listening {
                 tls: None,
@@ -337,6 +340,7 @@ impl Running {
             workers,
             tellers,
             following,
+            upkeep,
             open,
             program,
             predecessor,

@@ -125,7 +125,10 @@ pub const SECTIONS: &[(&str, &str)] = &[
     ("admin", "`[admin]`: the management API"),
     ("admin.tls", "`[admin.tls]`: certificates; without this table the listener must be on loopback"),
     ("admin.tls.certificates[]", "each of `[admin.tls] certificates`"),
-    ("self", "`[self]`: where keys rotate themselves, for callers outside the management network"),
+    (
+        "self",
+        "`[self]`: where keys rotate themselves and users manage their own, for callers outside the management network",
+    ),
     ("self.tls", "`[self.tls]`: certificates; without this table the listener must be on loopback"),
     ("self.tls.certificates[]", "each of `[self.tls] certificates`"),
     ("ops", "`[ops]`: metrics and health"),
@@ -698,6 +701,18 @@ pub const KEYS: &[Key] = &[
         LeftOut::Says("none; links are relative"),
         "Where the API is reached from outside.",
     ),
+    key(
+        "admin.self_service",
+        Kind::Switch,
+        LeftOut::Is("false"),
+        "Lets a user's key manage that user's keys, here and at [self].",
+    ),
+    key(
+        "admin.keys_per_user_max",
+        Kind::Count { min: 1, max: 10_000 },
+        LeftOut::Is("50"),
+        "How many keys a user may have that makes them itself. Changing it needs a restart.",
+    ),
     key("admin.tls.certificates", CERTIFICATES, LeftOut::Required, "As in [gateway.tls]."),
     key("admin.tls.min_version", VERSIONS, LeftOut::Is("\"1.2\""), "As in [gateway.tls]."),
     key("admin.tls.client_ca", Kind::Path, LeftOut::Says("none"), "As in [gateway.tls]."),
@@ -799,8 +814,6 @@ pub const KEYS: &[Key] = &[
 const NOT_YET: &[(&str, &str)] = &[
     ("rotation", "nothing is rotated by itself yet; remove [rotation]"),
     ("store.postgres", "keys are kept in SQLite only; use [store.sqlite]"),
-    ("admin.self_service", "users cannot manage their own keys yet; remove it"),
-    ("admin.keys_per_user_max", "users cannot manage their own keys yet; remove it"),
 ];
 
 /// The key at the dotted path `path`.

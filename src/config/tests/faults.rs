@@ -316,13 +316,13 @@ fn each_fault_has_its_line() {
         ),
         (
             9,
-            "[admin]\nself_service = true",
-            "keyward.toml:11: admin.self_service: not available in this version: users cannot manage their own keys yet; remove it",
+            "[admin]\npublic_url = \"keys.example.com\"",
+            "keyward.toml:11: admin.public_url: found \"keys.example.com\", expected an address such as \"https://keys.example.com\"",
         ),
         (
             9,
-            "[self]\nlisten = \"127.0.0.1:1\"",
-            "keyward.toml:10: self: not available in this version: there is no listener for callers' own keys yet; remove [self]",
+            "[self]\nlisten = \"0.0.0.0:9444\"",
+            "keyward.toml:11: self.listen: 0.0.0.0:9444 is not loopback and has no TLS: add [self.tls]",
         ),
         (
             9,
