@@ -3,8 +3,10 @@
 use std::io;
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
+use rustix::thread::disable_transparent_huge_pages;
 
-/// Lets the process open as many files as it may, and sees to it that [`keep_memory_private`] held.
+/// Lets the process open as many files as it may, has its memory in small pages, and sees to it that
+/// [`keep_memory_private`] held.
 ///
 /// A system that refuses any of this is told of in the log, and the gateway runs all the same.
 pub(super) fn prepare() {
@@ -14,6 +16,10 @@ pub(super) fn prepare() {
         if let Err(error) = setrlimit(Resource::Nofile, wanted) {
             tracing::warn!(%error, "the limit of open files stays where it was");
         }
+    }
+    // Of a huge page all is resident, and thousands of connections touch a little of each.
+    if let Err(error) = disable_transparent_huge_pages(true) {
+        tracing::warn!(%error, "memory may come in huge pages, of which more is resident than is used");
     }
     if let Err(error) = keep_memory_private() {
         tracing::warn!(%error, "the process's memory could not be kept out of core dumps and from others");

@@ -79,8 +79,14 @@ impl Findings {
     fn of(config: &Config) -> Result<Self, Failure> {
         let mut findings = Self::default();
         findings.add_listener("gateway", &config.gateway.listen, config.gateway.tls.as_ref());
+        if !config.gateway.listen_cleartext.is_empty() {
+            findings.add_listener("gateway_cleartext", &config.gateway.listen_cleartext, None);
+        }
         if let Some(admin) = &config.admin {
             findings.add_listener("admin", &[admin.listen], admin.tls.as_ref());
+        }
+        if let Some(own) = &config.own_keys {
+            findings.add_listener("self", &[own.listen], own.tls.as_ref());
         }
         if let Some(ops) = &config.ops {
             findings.say("ops", ops.to_string(), json!({ "listen": ops }));
@@ -156,6 +162,9 @@ impl Findings {
         let file = path.display();
         let store = match SqliteStore::open(path, place::clock()) {
             Ok(store) => {
+                if let Err(error) = store::examine(path) {
+                    self.faults.push(Chain(&error).to_string());
+                }
                 self.say("store", file.to_string(), json!({ "file": path, "exists": true }));
                 Some(store)
             }

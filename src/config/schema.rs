@@ -122,9 +122,15 @@ pub const SECTIONS: &[(&str, &str)] = &[
         "routes[].cors",
         "`[routes.cors]`: what scripts of other origins may do; the gateway answers their preflights, without a key",
     ),
-    ("admin", "`[admin]`: the management listener; checked, and not yet served by this version"),
+    ("admin", "`[admin]`: the management API"),
     ("admin.tls", "`[admin.tls]`: certificates; without this table the listener must be on loopback"),
     ("admin.tls.certificates[]", "each of `[admin.tls] certificates`"),
+    (
+        "self",
+        "`[self]`: where keys rotate themselves and users manage their own, for callers outside the management network",
+    ),
+    ("self.tls", "`[self.tls]`: certificates; without this table the listener must be on loopback"),
+    ("self.tls.certificates[]", "each of `[self.tls] certificates`"),
     ("ops", "`[ops]`: metrics and health"),
     ("secrets", "`[secrets]`: where the master secret lies"),
     ("store.sqlite", "`[store.sqlite]`: where keys are kept"),
@@ -157,6 +163,12 @@ pub const KEYS: &[Key] = &[
         Kind::List("addresses with ports"),
         LeftOut::Required,
         "Where callers connect. Changing it needs a restart.",
+    ),
+    key(
+        "gateway.listen_cleartext",
+        Kind::List("addresses with ports"),
+        LeftOut::Is("[]"),
+        "Further addresses, without TLS beside `[gateway.tls]`: for callers on this machine. Changing it needs a restart.",
     ),
     key(
         "gateway.workers",
@@ -587,6 +599,13 @@ pub const KEYS: &[Key] = &[
         "How long a WebSocket may go without a byte either way.",
     ),
     key(
+        "routes[].stream_idle",
+        TIMEOUT,
+        LeftOut::Says("none; 1h for gRPC over HTTP/2"),
+        "How long request and answer may go without a byte either way, in place of body_idle, rate_min and the \
+         upstream's idle_timeout.",
+    ),
+    key(
         "routes[].body_max",
         Kind::Size { min: 0, max: 1024 * GIB },
         LeftOut::Says("[gateway.limits] body"),
@@ -676,11 +695,40 @@ pub const KEYS: &[Key] = &[
         LeftOut::Is("\"127.0.0.1:9443\""),
         "Where operators connect. Changing it needs a restart.",
     ),
+    key(
+        "admin.public_url",
+        Kind::Text("http or https URL"),
+        LeftOut::Says("none; links are relative"),
+        "Where the API is reached from outside.",
+    ),
+    key(
+        "admin.self_service",
+        Kind::Switch,
+        LeftOut::Is("false"),
+        "Lets a user's key manage that user's keys, here and at [self].",
+    ),
+    key(
+        "admin.keys_per_user_max",
+        Kind::Count { min: 1, max: 10_000 },
+        LeftOut::Is("50"),
+        "How many keys a user may have that makes them itself. Changing it needs a restart.",
+    ),
     key("admin.tls.certificates", CERTIFICATES, LeftOut::Required, "As in [gateway.tls]."),
     key("admin.tls.min_version", VERSIONS, LeftOut::Is("\"1.2\""), "As in [gateway.tls]."),
     key("admin.tls.client_ca", Kind::Path, LeftOut::Says("none"), "As in [gateway.tls]."),
     key("admin.tls.certificates[].chain", Kind::Path, LeftOut::Required, "PEM file of the chain, leaf first."),
     key("admin.tls.certificates[].key", Kind::Path, LeftOut::Required, "PEM file of the private key."),
+    key(
+        "self.listen",
+        Kind::Address,
+        LeftOut::Is("\"127.0.0.1:9444\""),
+        "Where keys rotate themselves. Changing it needs a restart.",
+    ),
+    key("self.tls.certificates", CERTIFICATES, LeftOut::Required, "As in [gateway.tls]."),
+    key("self.tls.min_version", VERSIONS, LeftOut::Is("\"1.2\""), "As in [gateway.tls]."),
+    key("self.tls.client_ca", Kind::Path, LeftOut::Says("none"), "As in [gateway.tls]."),
+    key("self.tls.certificates[].chain", Kind::Path, LeftOut::Required, "PEM file of the chain, leaf first."),
+    key("self.tls.certificates[].key", Kind::Path, LeftOut::Required, "PEM file of the private key."),
     key(
         "ops.listen",
         Kind::Address,
@@ -764,11 +812,8 @@ pub const KEYS: &[Key] = &[
 
 /// Keys of later versions, each with what to do until then.
 const NOT_YET: &[(&str, &str)] = &[
-    ("self", "there is no listener for callers' own keys yet; remove [self]"),
     ("rotation", "nothing is rotated by itself yet; remove [rotation]"),
     ("store.postgres", "keys are kept in SQLite only; use [store.sqlite]"),
-    ("admin.self_service", "users cannot manage their own keys yet; remove it"),
-    ("admin.public_url", "no webhook is sent yet; remove it"),
 ];
 
 /// The key at the dotted path `path`.

@@ -12,6 +12,8 @@ mod harness;
 mod layers;
 
 #[cfg(test)]
+mod admin;
+#[cfg(test)]
 mod cli;
 #[cfg(test)]
 mod jwt;
@@ -27,6 +29,8 @@ mod reload;
 mod request;
 #[cfg(test)]
 mod routes;
+#[cfg(test)]
+mod scan;
 #[cfg(test)]
 mod streams;
 #[cfg(test)]

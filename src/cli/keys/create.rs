@@ -3,13 +3,12 @@
 use std::collections::BTreeMap;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use serde::Serialize;
 
 use super::{end_text, flags_text, project_text, told_once};
+use crate::admin::Minted;
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
 use crate::cli::place::Place;
-use crate::cli::shape::KeyShape;
 use crate::cli::values::{ConfigFile, EndOptions, OperatorOptions, Which, key_name, pair};
 use crate::key::{EnvironmentId, Format, Grant, Grants, ProjectId, UserId};
 use crate::manage::{Created, NewKey};
@@ -65,15 +64,6 @@ pub(in crate::cli) struct Args {
     json: bool,
 }
 
-/// A minted key as JSON.
-#[derive(Serialize)]
-struct Minted<'a> {
-    #[serde(flatten)]
-    record: KeyShape<'a>,
-    /// The token.
-    key: &'a str,
-}
-
 /// The formats that are minted here.
 fn format() -> impl TypedValueParser<Value = Format> {
     PossibleValuesParser::new([Format::Opaque.as_str(), Format::Jwt.as_str()])
@@ -112,10 +102,9 @@ pub(super) fn run(args: Args, output: &mut Output) -> Result<(), Failure> {
 }
 
 fn print(created: &Created, json: bool, output: &mut Output) -> Result<(), Failure> {
-    let Created { key, user, token, committed } = created;
+    let Created { key, token, committed, .. } = created;
     if json {
-        let status = key.status(user.as_ref(), committed.at);
-        output.json(&Minted { record: KeyShape::unused(key, status), key: token.expose() })?;
+        output.json(&Minted::of(created))?;
         return output.flush();
     }
     output.line(format_args!("made key {} ({}), revision {}", key.id, key.name, committed.revision))?;

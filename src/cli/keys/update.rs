@@ -1,9 +1,9 @@
 //! `keyward keys update`: changes what a key is called, may do, and how long it lives.
 
+use crate::admin::KeyShape;
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
 use crate::cli::place::Place;
-use crate::cli::shape::KeyShape;
 use crate::cli::values::{ConfigFile, EndOptions, OperatorOptions, key_id, key_name, pair};
 use crate::key::{EnvironmentId, FlagSet, Grant, Grants, KeyId};
 use crate::manage::{Activity, Expiry, KeyChange};
