@@ -214,12 +214,19 @@ fn crowd(manner: Manner, tls: bool, kib_max: u64) {
     until("the first ones to be gone", only_it);
     let (begun, before) = (upstream.begun(), resident(&gateway));
     let watch = Stopwatch::start();
-    let guests: Vec<_> = (0..size).map(|_guest| Guest::arrive(&gateway, manner, tls)).collect();
-    let arrived = watch.elapsed();
+    let mut guests = Vec::new();
+    for _guest in 0..size {
+        if manner == Manner::SlowBody {
+            // Not more at a time than wait to be accepted at the upstream.
+            upstream.until_begun((begun + guests.len()).saturating_sub(50));
+        }
+        guests.push(Guest::arrive(&gateway, manner, tls));
+    }
     until("all are in", || metric(&gateway, "keyward_connections_open{listener=\"gateway\"}") > size);
     if manner == Manner::SlowBody {
-        upstream.until_begun(begun + usize::try_from(size).expect("a count"));
+        upstream.until_begun(begun + guests.len());
     }
+    let arrived = watch.elapsed();
     if manner == Manner::Idle {
         let resting = || metric(&gateway, "keyward_connections_resting{listener=\"gateway\"}");
         until("all are at rest", || resting() >= size);
@@ -230,7 +237,8 @@ fn crowd(manner: Manner, tls: bool, kib_max: u64) {
         let among = honest(&mut caller);
         let ratio = among.as_secs_f64() / alone.as_secs_f64();
         eprintln!("{manner:?}, TLS {tls}: honest p99 {alone:?} alone, {among:?} among: {ratio:.2}");
-        assert!(among <= 2 * alone + Duration::from_millis(1), "{alone:?} alone, {among:?} among");
+        // Twice, and what a machine that does other things beside adds.
+        assert!(among <= 2 * alone + Duration::from_millis(20), "{alone:?} alone, {among:?} among");
         for guest in guests {
             guest.until_shed();
         }
