@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle as Task};
 
 use super::error::AppError;
+use super::management::Upkeep;
 use super::reload::Reloader;
 use super::serve::{Bound, OnReady};
 use super::signals::{Signals, Told};
@@ -36,6 +37,8 @@ pub(super) struct Running {
     pub(super) tellers: Crew,
     /// The thread that follows the store outlives the workers: what they count is written back last.
     pub(super) following: Following,
+    /// Ended by its drop, after everything that it writes down.
+    pub(super) upkeep: Upkeep,
     /// True once connections may be accepted.
     pub(super) open: watch::Sender<bool>,
     pub(super) program: Program,
@@ -93,8 +96,11 @@ impl Running {
         for address in &self.bound.cleartext {
             tracing::info!(listener = "gateway_cleartext", %address, "listening");
         }
-        if let Some(address) = self.bound.ops {
-            tracing::info!(listener = "ops", %address, "listening");
+        let Bound { ops, admin, own_keys, .. } = &self.bound;
+        for (listener, address) in [("admin", admin), ("self", own_keys), ("ops", ops)] {
+            if let Some(address) = address {
+                tracing::info!(listener, %address, "listening");
+            }
         }
         self.readiness.bound();
         let end = self.serve(&mut signals, on_ready).await;
@@ -137,6 +143,7 @@ impl Running {
                         self.supervisor.reloading("reloading the configuration");
                         self.reloader.reload_deny();
                         self.reloader.reload();
+                        self.reloader.reload_secrets().await;
                         watch.follow(self.reloader.files().iter().map(PathBuf::as_path));
                         self.supervisor.ready();
                     }
@@ -156,6 +163,7 @@ impl Running {
                 }
                 () = watch.changed() => {
                     self.reloader.reload();
+                    self.reloader.reload_secrets().await;
                     watch.follow(self.reloader.files().iter().map(PathBuf::as_path));
                 }
                 () = self.supervisor.watch() => {}
@@ -223,11 +231,12 @@ impl Running {
                 () = signals.stop() => tracing::warn!("told to stop again: not waiting for load balancers"),
             }
         }
-        let Self { mut sockets, workers, tellers, following, mut supervisor, .. } = self;
+        let Self { mut sockets, workers, tellers, following, upkeep, mut supervisor, .. } = self;
         sockets.let_go();
         workers.stop();
         let drained = tokio::task::spawn_blocking(move || {
             workers.workers.join();
+            drop(upkeep);
             tellers.stop();
             tellers.workers.join();
             following.end();
@@ -243,7 +252,7 @@ impl Running {
 
     /// Another process serves: this one accepts nothing more, and finishes what is open.
     async fn make_way(self, signals: &mut Signals, taken: &Taken) -> Result<(), AppError> {
-        let Self { mut sockets, workers, tellers, following, mut supervisor, reloader, .. } = self;
+        let Self { mut sockets, workers, tellers, following, upkeep, mut supervisor, reloader, .. } = self;
         tracing::info!(process = taken.process, "the new process is ready; finishing open requests");
         following.loan.give();
         supervisor.hand_over(taken.process);
@@ -257,6 +266,7 @@ impl Running {
         tellers.stop();
         let drained = tokio::task::spawn_blocking(move || {
             workers.workers.join();
+            drop(upkeep);
             tellers.workers.join();
             following.end();
         });

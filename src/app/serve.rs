@@ -17,17 +17,22 @@ use tokio::task::LocalSet;
 
 use super::echo::Echo;
 use super::error::AppError;
+use super::management::{InSettings, InTable, Management, ManagementMetrics, Upkeep};
 use super::opening::open_followed;
 use super::process;
+use super::reassert::Reasserting;
 use super::reload::{Overrides, Reloader, read_deny};
 use super::running::{Crew, Following, Running};
+use super::secrets::Held;
 use super::sockets::{CLEARTEXT, Sockets};
 use super::supervisor::Supervisor;
 use super::upgrade::{Predecessor, Program};
 use super::workers::{Times, runtime};
+use crate::admin;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, Environment};
 use crate::listen::{Connections, ListenMetrics, Listening};
+use crate::manage::Manager;
 use crate::ops::Ops;
 use crate::proxy::{Gateway, Metrics as ProxyMetrics, Shared};
 use crate::ready::Readiness;
@@ -75,6 +80,10 @@ pub struct Bound {
     pub cleartext: Vec<SocketAddr>,
     /// Metrics and health.
     pub ops: Option<SocketAddr>,
+    /// The management API.
+    pub admin: Option<SocketAddr>,
+    /// Where keys are used for themselves.
+    pub own_keys: Option<SocketAddr>,
 }
 
 /// Everything that counts something.
@@ -85,6 +94,7 @@ struct Metrics {
     certificates: CertificateMetrics,
     gateway: ListenMetrics,
     ops: ListenMetrics,
+    management: ManagementMetrics,
     proxy: ProxyMetrics,
     sync: Arc<SyncMetrics>,
 }
@@ -97,6 +107,7 @@ impl Metrics {
             certificates: CertificateMetrics::new()?,
             gateway: ListenMetrics::new("gateway")?,
             ops: ListenMetrics::new("ops")?,
+            management: ManagementMetrics::new()?,
             proxy: ProxyMetrics::new()?,
             sync: Arc::new(SyncMetrics::new()),
         };
@@ -105,6 +116,7 @@ impl Metrics {
         metrics.certificates.register(registry)?;
         metrics.gateway.register(registry)?;
         metrics.ops.register(registry)?;
+        metrics.management.register(registry)?;
         metrics.proxy.register(registry)?;
         metrics.sync.register(registry)?;
         Ok(metrics)
@@ -167,6 +179,7 @@ impl Running {
         let certificates = config.gateway.tls.clone().map(Certificates::load).transpose();
         let certificates = certificates.map_err(AppError::Certificates)?.map(Arc::new);
         config.proxy.load_certificates().map_err(AppError::Certificates)?;
+        let management = Management::load(&config)?;
         let deny = Arc::new(ArcSwap::from_pointee(read_deny(config.gateway.deny_file.as_deref())?));
         let settings = Arc::new(ArcSwap::new(Arc::clone(&config.proxy)));
         let listen_settings = Arc::new(ArcSwap::from_pointee(config.gateway.listen_settings()));
@@ -178,20 +191,29 @@ impl Running {
         };
         let addresses = listen("gateway", &config.gateway.listen)?;
         let cleartext = listen(CLEARTEXT, &config.gateway.listen_cleartext)?;
+        let managing = Management::bind(&config, &mut sockets)?;
         let ops = config.ops.map(|address| sockets.listen("ops", address, 1)).transpose()?;
         let echo = options.echo.map(|address| sockets.listen("echo", address, 1)).transpose()?;
         sockets.close_unused();
 
         let followed = runtime.block_on(open_followed(&config, Arc::clone(&shared_clock)))?;
+        let held = Held {
+            store: Arc::clone(&followed.store),
+            secrets: followed.secrets,
+            issuer: config.gateway.issuer.clone(),
+            mac_key: followed.derived.mac_key.clone(),
+            signers: Arc::new(ArcSwap::new(followed.derived.signers)),
+        };
+        let manager = Manager::new(Arc::clone(&followed.store), config.proxy.token_prefix.clone());
         let table = Arc::new(Table::new());
         let sync = Sync::start(sync::Parts {
             settings: config.sync.clone(),
-            store: followed.store,
+            store: Arc::clone(&followed.store),
             table: Arc::clone(&table),
             clock: Arc::clone(&shared_clock),
-            mac_key: followed.mac_key,
+            mac_key: followed.derived.mac_key,
             metrics: Arc::clone(&metrics.sync),
-            reassert: None,
+            reassert: Some(Arc::new(Reasserting::by(manager))),
             // Last, so that as little as possible can go wrong while two processes share the folder.
             lent_lock: predecessor.as_ref().and_then(|predecessor| predecessor.state()),
         })?;
@@ -199,10 +221,16 @@ impl Running {
             clock.raise_to(floor);
         }
 
+        let address_of = |surface| {
+            let bound = managing.iter().find(|bound| bound.surface == surface)?;
+            first_address(&bound.sockets)
+        };
         let bound = Bound {
             gateway: addresses_of(&addresses),
             cleartext: addresses_of(&cleartext),
             ops: ops.as_deref().and_then(first_address),
+            admin: address_of(admin::Surface::Whole),
+            own_keys: address_of(admin::Surface::OwnKeys),
         };
         let readiness = Arc::new(Readiness::default());
         // Who comes after another process leaves connections to that one until it can decide them. Where
@@ -228,6 +256,7 @@ impl Running {
             clock: Arc::clone(&shared_clock),
             metrics: metrics.proxy.clone(),
             in_flight: Arc::default(),
+            signers: Arc::clone(&held.signers),
         };
         let in_clear = Listening { tls: None, ..listening.clone() };
         let of_each = by_worker(addresses, worker_count).into_iter().zip(by_worker(cleartext, worker_count));
@@ -240,6 +269,21 @@ impl Running {
             pulses.push(times.pulse.clone());
             workers.workers.start(format!("worker-{number}"), listeners, times, move || Gateway::new(shared))?;
         }
+        let manager = Manager::new(followed.store, config.proxy.token_prefix.clone());
+        let manager = manager.with_keys_per_user_max(config.management.keys_per_user_max);
+        let parts = admin::Parts {
+            manager: manager.clone(),
+            prefix: config.proxy.token_prefix.clone(),
+            deny: Arc::clone(&deny),
+            routes: Arc::new(InSettings(Arc::clone(&settings))),
+            applied: Arc::new(InTable(Arc::clone(&table))),
+            settings: Arc::clone(&management.settings),
+            clock: Arc::clone(&shared_clock),
+            metrics: metrics.management.api.clone(),
+        };
+        let managed = || Times::new(&telling, &stopped);
+        management.start(managing, &parts, &metrics.management, &mut workers.workers, managed)?;
+        let upkeep = Upkeep::start(manager)?;
         if let Some(listeners) = ops {
             let own = Listening {
                 tls: None,
@@ -280,7 +324,9 @@ impl Running {
             listen_settings,
             connections,
             certificates,
+            management,
             deny,
+            held,
             process_metrics: metrics.process,
             certificate_metrics: metrics.certificates,
             clock: shared_clock,
@@ -294,6 +340,7 @@ impl Running {
             workers,
             tellers,
             following,
+            upkeep,
             open,
             program,
             predecessor,

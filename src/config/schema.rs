@@ -122,9 +122,15 @@ pub const SECTIONS: &[(&str, &str)] = &[
         "routes[].cors",
         "`[routes.cors]`: what scripts of other origins may do; the gateway answers their preflights, without a key",
     ),
-    ("admin", "`[admin]`: the management listener; checked, and not yet served by this version"),
+    ("admin", "`[admin]`: the management API"),
     ("admin.tls", "`[admin.tls]`: certificates; without this table the listener must be on loopback"),
     ("admin.tls.certificates[]", "each of `[admin.tls] certificates`"),
+    (
+        "self",
+        "`[self]`: where keys rotate themselves and users manage their own, for callers outside the management network",
+    ),
+    ("self.tls", "`[self.tls]`: certificates; without this table the listener must be on loopback"),
+    ("self.tls.certificates[]", "each of `[self.tls] certificates`"),
     ("ops", "`[ops]`: metrics and health"),
     ("secrets", "`[secrets]`: where the master secret lies"),
     ("store.sqlite", "`[store.sqlite]`: where keys are kept"),
@@ -202,6 +208,18 @@ pub const KEYS: &[Key] = &[
         Kind::Text("1 to 16 of a-z 0-9"),
         LeftOut::Is("\"kw\""),
         "What this installation's tokens begin with.",
+    ),
+    key(
+        "gateway.issuer",
+        Kind::Text("text"),
+        LeftOut::Is("\"keyward\""),
+        "The `iss` of keys in JWT form and of assertions.",
+    ),
+    key(
+        "gateway.jwks",
+        Kind::Switch,
+        LeftOut::Is("false"),
+        "Serves /.well-known/jwks.json, by which upstreams verify assertions, in the place of any route.",
     ),
     key(
         "gateway.credential",
@@ -567,12 +585,25 @@ pub const KEYS: &[Key] = &[
         LeftOut::Is("false"),
         "Leaves the credential in the forwarded request.",
     ),
+    key(
+        "routes[].assertion",
+        Kind::Switch,
+        LeftOut::Is("false"),
+        "Sends keyward-assertion: a signed JWT, good for a minute, that tells the service who calls.",
+    ),
     key("routes[].upgrades", Kind::List("\"websocket\""), LeftOut::Is("[]"), "The upgrades that are let through."),
     key(
         "routes[].upgrade_idle",
         TIMEOUT,
         LeftOut::Is("\"5m\""),
         "How long a WebSocket may go without a byte either way.",
+    ),
+    key(
+        "routes[].stream_idle",
+        TIMEOUT,
+        LeftOut::Says("none; 1h for gRPC over HTTP/2"),
+        "How long request and answer may go without a byte either way, in place of body_idle, rate_min and the \
+         upstream's idle_timeout.",
     ),
     key(
         "routes[].body_max",
@@ -664,11 +695,40 @@ pub const KEYS: &[Key] = &[
         LeftOut::Is("\"127.0.0.1:9443\""),
         "Where operators connect. Changing it needs a restart.",
     ),
+    key(
+        "admin.public_url",
+        Kind::Text("http or https URL"),
+        LeftOut::Says("none; links are relative"),
+        "Where the API is reached from outside.",
+    ),
+    key(
+        "admin.self_service",
+        Kind::Switch,
+        LeftOut::Is("false"),
+        "Lets a user's key manage that user's keys, here and at [self].",
+    ),
+    key(
+        "admin.keys_per_user_max",
+        Kind::Count { min: 1, max: 10_000 },
+        LeftOut::Is("50"),
+        "How many keys a user may have that makes them itself. Changing it needs a restart.",
+    ),
     key("admin.tls.certificates", CERTIFICATES, LeftOut::Required, "As in [gateway.tls]."),
     key("admin.tls.min_version", VERSIONS, LeftOut::Is("\"1.2\""), "As in [gateway.tls]."),
     key("admin.tls.client_ca", Kind::Path, LeftOut::Says("none"), "As in [gateway.tls]."),
     key("admin.tls.certificates[].chain", Kind::Path, LeftOut::Required, "PEM file of the chain, leaf first."),
     key("admin.tls.certificates[].key", Kind::Path, LeftOut::Required, "PEM file of the private key."),
+    key(
+        "self.listen",
+        Kind::Address,
+        LeftOut::Is("\"127.0.0.1:9444\""),
+        "Where keys rotate themselves. Changing it needs a restart.",
+    ),
+    key("self.tls.certificates", CERTIFICATES, LeftOut::Required, "As in [gateway.tls]."),
+    key("self.tls.min_version", VERSIONS, LeftOut::Is("\"1.2\""), "As in [gateway.tls]."),
+    key("self.tls.client_ca", Kind::Path, LeftOut::Says("none"), "As in [gateway.tls]."),
+    key("self.tls.certificates[].chain", Kind::Path, LeftOut::Required, "PEM file of the chain, leaf first."),
+    key("self.tls.certificates[].key", Kind::Path, LeftOut::Required, "PEM file of the private key."),
     key(
         "ops.listen",
         Kind::Address,
@@ -679,7 +739,7 @@ pub const KEYS: &[Key] = &[
         "secrets.master_file",
         Kind::Path,
         LeftOut::Says("master.secret beside the store"),
-        "The master secret, mode 0600; KEYWARD_MASTER_SECRET takes its place. Changing it needs a restart.",
+        "The master secrets, mode 0600; KEYWARD_MASTER_SECRET takes its place. Another file needs a restart, what it holds does not.",
     ),
     key(
         "store.sqlite.path",
@@ -752,13 +812,8 @@ pub const KEYS: &[Key] = &[
 
 /// Keys of later versions, each with what to do until then.
 const NOT_YET: &[(&str, &str)] = &[
-    ("self", "there is no listener for callers' own keys yet; remove [self]"),
     ("rotation", "nothing is rotated by itself yet; remove [rotation]"),
     ("store.postgres", "keys are kept in SQLite only; use [store.sqlite]"),
-    ("gateway.jwks", "no public keys are served yet; remove it"),
-    ("admin.self_service", "users cannot manage their own keys yet; remove it"),
-    ("admin.public_url", "no webhook is sent yet; remove it"),
-    ("routes[].assertion", "no signed assertion is sent yet; remove it"),
 ];
 
 /// The key at the dotted path `path`.

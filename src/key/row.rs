@@ -165,6 +165,13 @@ impl Key {
         }
     }
 
+    /// Whether the key may rotate itself: where it is so made, and where its rotations are announced
+    /// to a webhook, whose receiver has no other key to ask with.
+    #[must_use]
+    pub const fn rotates_itself(&self) -> bool {
+        self.self_rotate || self.rotation.webhook_url.is_some()
+    }
+
     /// Whether the key holds flags below the reserved segment, and so may manage keys.
     #[must_use]
     pub fn is_operator(&self, user: Option<&User>) -> bool {

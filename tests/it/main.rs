@@ -12,11 +12,17 @@ mod harness;
 mod layers;
 
 #[cfg(test)]
+mod admin;
+#[cfg(test)]
 mod cli;
+#[cfg(test)]
+mod jwt;
 #[cfg(test)]
 mod key_life;
 #[cfg(test)]
 mod odd;
+#[cfg(test)]
+mod peers;
 #[cfg(test)]
 mod reload;
 #[cfg(test)]

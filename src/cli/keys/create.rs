@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use super::{end_text, flags_text, project_text, told_once};
+use crate::admin::Minted;
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
 use crate::cli::place::Place;
-use crate::cli::shape::KeyShape;
 use crate::cli::values::{ConfigFile, EndOptions, OperatorOptions, Which, key_name, pair};
-use crate::key::{EnvironmentId, Grant, Grants, ProjectId, UserId};
+use crate::key::{EnvironmentId, Format, Grant, Grants, ProjectId, UserId};
 use crate::manage::{Created, NewKey};
 
 /// Make a key and print its token, once
@@ -20,6 +20,7 @@ Examples:
   keyward keys create -c keyward.toml --project acme --name build --flag jobs:read
   keyward keys create -c keyward.toml --project acme --name ann --user ann --inherit \\
       --expires-in 30d
+  keyward keys create -c keyward.toml --project acme --name ci --flag jobs:read --format jwt
   keyward keys create -c keyward.toml --project all --name ops --flag 'keyward.**' \\
       --may-grant '**' --operate-project all --operate-environment all
 
@@ -55,18 +56,18 @@ pub(in crate::cli) struct Args {
     /// Let it rotate itself
     #[arg(long)]
     self_rotate: bool,
+    /// How its token is made: opaque, or a signed JWT that others can read
+    #[arg(long, value_name = "FORMAT", default_value = "opaque", value_parser = format())]
+    format: Format,
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
-/// A minted key as JSON.
-#[derive(Serialize)]
-struct Minted<'a> {
-    #[serde(flatten)]
-    record: KeyShape<'a>,
-    /// The token.
-    key: &'a str,
+/// The formats that are minted here.
+fn format() -> impl TypedValueParser<Value = Format> {
+    PossibleValuesParser::new([Format::Opaque.as_str(), Format::Jwt.as_str()])
+        .map(|text| if text == Format::Jwt.as_str() { Format::Jwt } else { Format::Opaque })
 }
 
 impl Args {
@@ -86,6 +87,7 @@ impl Args {
             may_grant,
             operates_on,
             self_rotate: self.self_rotate,
+            format: self.format,
             expires: self.end.meaning().unwrap_or_default(),
             ..NewKey::named(&self.name, None)
         })
@@ -100,10 +102,9 @@ pub(super) fn run(args: Args, output: &mut Output) -> Result<(), Failure> {
 }
 
 fn print(created: &Created, json: bool, output: &mut Output) -> Result<(), Failure> {
-    let Created { key, user, token, committed } = created;
+    let Created { key, token, committed, .. } = created;
     if json {
-        let status = key.status(user.as_ref(), committed.at);
-        output.json(&Minted { record: KeyShape::unused(key, status), key: token.expose() })?;
+        output.json(&Minted::of(created))?;
         return output.flush();
     }
     output.line(format_args!("made key {} ({}), revision {}", key.id, key.name, committed.revision))?;

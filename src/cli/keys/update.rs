@@ -1,9 +1,9 @@
 //! `keyward keys update`: changes what a key is called, may do, and how long it lives.
 
+use crate::admin::KeyShape;
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
 use crate::cli::place::Place;
-use crate::cli::shape::KeyShape;
 use crate::cli::values::{ConfigFile, EndOptions, OperatorOptions, key_id, key_name, pair};
 use crate::key::{EnvironmentId, FlagSet, Grant, Grants, KeyId};
 use crate::manage::{Activity, Expiry, KeyChange};
@@ -121,8 +121,18 @@ impl ActivityOptions {
 }
 
 const fn changes_nothing(change: &KeyChange) -> bool {
-    let KeyChange { name, active, grants, props, expires, environment, rotation_interval_days, may_grant, operates_on } =
-        change;
+    let KeyChange {
+        name,
+        active,
+        grants,
+        props,
+        expires,
+        environment,
+        rotation_interval_days,
+        rotation_webhook_url,
+        may_grant,
+        operates_on,
+    } = change;
     name.is_none()
         && active.is_none()
         && grants.is_none()
@@ -130,6 +140,7 @@ const fn changes_nothing(change: &KeyChange) -> bool {
         && expires.is_none()
         && environment.is_none()
         && rotation_interval_days.is_none()
+        && rotation_webhook_url.is_none()
         && may_grant.is_none()
         && operates_on.is_none()
 }

@@ -7,6 +7,7 @@
 mod examine;
 mod fault;
 mod file;
+mod list;
 mod news;
 mod read;
 mod rows;
@@ -30,8 +31,8 @@ use self::fault::Fault;
 use self::file::{Empty, Identity, Log, Opened, Role};
 use self::write::{Member, Request};
 use super::{
-    Answer, Batch, BoxFuture, Cursor, EventQuery, KeyQuery, ListedKey, NumberedSecret, Outcome, OwnedKey, Plan, Poll,
-    ReadRequest, Reading, Store, StoreError, StoreId, UsageUpdate,
+    Answer, Batch, BoxFuture, Cursor, EventQuery, KeyPage, KeyQuery, NumberedSecret, Outcome, OwnedKey, Plan, Poll,
+    ReadRequest, Reading, RefusalQuery, RefusalTally, Store, StoreError, StoreId, UsageUpdate,
 };
 use crate::clock::Clock;
 use crate::key::{Event, ProjectId, TokenHash, User};
@@ -87,6 +88,14 @@ impl Open {
             idle: Mutex::default(),
         }
     }
+}
+
+/// How a write transaction ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    Commit,
+    /// Nothing was changed, and so nothing is worth a flush of the disk.
+    RollBack,
 }
 
 /// Whether a read makes sense when another store's file has taken this one's place.
@@ -259,6 +268,11 @@ impl Shared {
 
     /// Runs `work` in one write transaction and commits it, unless the file was replaced.
     fn write<T>(&self, work: impl FnOnce(&Connection) -> Result<T, Fault>) -> Result<T, StoreError> {
+        self.write_if(|connection| work(connection).map(|written| (written, Ending::Commit)))
+    }
+
+    /// Runs `work` in one write transaction, and ends it as `work` says.
+    fn write_if<T>(&self, work: impl FnOnce(&Connection) -> Result<(T, Ending), Fault>) -> Result<T, StoreError> {
         let write = || {
             let open = self.current()?;
             self.is_this_store(&open)?;
@@ -269,7 +283,10 @@ impl Shared {
             }
             let connection = writer.as_mut().expect("it was opened just now");
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let written = work(&transaction)?;
+            let (written, ending) = work(&transaction)?;
+            if ending == Ending::RollBack {
+                return Ok(written);
+            }
             self.is_unmoved(&open)?;
             transaction.commit()?;
             // Again: what was committed to a file that is no longer there is not acknowledged.
@@ -309,8 +326,8 @@ impl Store for SqliteStore {
         self.read_with(OfStore::This, move |connection, _shared| read::find(connection, &hash))
     }
 
-    fn list_keys(&self, query: KeyQuery) -> Answer<'_, Vec<ListedKey>> {
-        self.read_with(OfStore::This, move |connection, shared| read::list_keys(connection, &query, shared.clock.now()))
+    fn list_keys(&self, query: KeyQuery) -> Answer<'_, KeyPage> {
+        self.read_with(OfStore::This, move |connection, shared| list::list_keys(connection, &query, shared.clock.now()))
     }
 
     fn list_users(&self, project: Option<ProjectId>) -> Answer<'_, Vec<User>> {
@@ -343,6 +360,20 @@ impl Store for SqliteStore {
         Box::pin(self.ask(Request::Usage { gateway, updates, reply }, answer))
     }
 
+    fn record_refusals(&self, tallies: Vec<RefusalTally>) -> Answer<'_, ()> {
+        let (reply, answer) = oneshot::channel();
+        Box::pin(self.ask(Request::Refusals { tallies, reply }, answer))
+    }
+
+    fn list_refusals(&self, query: RefusalQuery) -> Answer<'_, Vec<RefusalTally>> {
+        self.read_with(OfStore::This, move |connection, _shared| read::list_refusals(connection, &query))
+    }
+
+    fn tidy(&self) -> Answer<'_, ()> {
+        let (reply, answer) = oneshot::channel();
+        Box::pin(self.ask(Request::Tidy { reply }, answer))
+    }
+
     fn check_secret(&self, number: u32, fingerprint: [u8; 32]) -> Answer<'_, ()> {
         Box::pin(async move {
             // Almost always it is known, and looking needs no write lock, which a long import holds.
@@ -356,5 +387,15 @@ impl Store for SqliteStore {
 
     fn secrets(&self) -> Answer<'_, Vec<NumberedSecret>> {
         self.read_with(OfStore::This, move |connection, _shared| read::secrets(connection))
+    }
+
+    fn add_secret(&self, number: u32, fingerprint: [u8; 32]) -> Answer<'_, ()> {
+        let (reply, answer) = oneshot::channel();
+        Box::pin(self.ask(Request::AddSecret { number, fingerprint, reply }, answer))
+    }
+
+    fn forget_secret(&self, number: u32) -> Answer<'_, ()> {
+        let (reply, answer) = oneshot::channel();
+        Box::pin(self.ask(Request::ForgetSecret { number, reply }, answer))
     }
 }
