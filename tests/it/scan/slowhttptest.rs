@@ -8,16 +8,16 @@ use crate::harness::{Config, Http, Reply, Site, Stopwatch, Upstream, get, times,
 /// Runs it with these arguments against a gateway that waits a second for anything.
 fn attack(arguments: &[&str]) {
     let upstream = Upstream::answering(|request| match request.target.as_str() {
-        "/public/large" => Reply::zeros(8 << 20),
+        "/public/large" => Reply::zeros(4 << 20),
         _ => Reply::text("hello"),
     });
     let patience = "timeouts = { first_byte = '1s', head = '1s', body_idle = '1s', idle = '1s' }";
     let site = Site::new(&Config::in_front_of(&upstream).gateway(patience).gateway("access_log = false"));
     let gateway = site.start();
-    let size: u64 = times("KEYWARD_SLOWHTTPTEST", 200);
+    let size: u64 = times("KEYWARD_SLOWHTTPTEST", 100);
     let count = size.to_string();
     let tool = Command::new("slowhttptest")
-        .args(["-c", &count, "-r", &count, "-l", "20", "-p", "3"])
+        .args(["-c", &count, "-r", &count, "-l", "5", "-p", "3"])
         .args(arguments)
         .args(["-u", &format!("http://{}/public/large", gateway.address())])
         .stdout(Stdio::piped())
@@ -41,7 +41,8 @@ fn attack(arguments: &[&str]) {
     });
     assert!(watch.elapsed() < Duration::from_secs(1 + 2), "shed after {:?}", watch.elapsed());
     let mut said = String::new();
-    if let Some(mut output) = tool.end().stdout.take() {
+    tool.0.wait().expect("a child process");
+    if let Some(mut output) = tool.0.stdout.take() {
         std::io::Read::read_to_string(&mut output, &mut said).expect("text");
     }
     assert!(said.contains("YES") && !said.contains("NO"), "{said}");
@@ -50,19 +51,11 @@ fn attack(arguments: &[&str]) {
 /// The tool; it is killed when this is dropped.
 struct Tool(std::process::Child);
 
-impl Tool {
-    /// Ends it: it would go on asking for service.
-    fn end(&mut self) -> &mut std::process::Child {
+impl Drop for Tool {
+    fn drop(&mut self) {
         // It may have ended by itself.
         let _ended = self.0.kill();
         let _status = self.0.wait();
-        &mut self.0
-    }
-}
-
-impl Drop for Tool {
-    fn drop(&mut self) {
-        self.end();
     }
 }
 
