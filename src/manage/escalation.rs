@@ -427,7 +427,8 @@ fn is_lawful(before: &World, after: &World, step: &Step, by: KeyId) -> Result<()
             .filter(|flag| gives(&key.may_grant, flag))
             .filter(|flag| operates || !operated.is_some_and(|(was, _)| gives(was, flag)))
             .collect();
-        if !hands_on.is_empty() && !(writes_operators && hands_on.iter().all(|flag| gives(&caller.may_grant, flag))) {
+        let may_hand_on = writes_operators && hands_on.iter().all(|flag| gives(&caller.may_grant, flag));
+        if !hands_on.is_empty() && !may_hand_on {
             return say(&format!("may grant {hands_on:?}"));
         }
         if let Some(wanted) = key.operates_on.as_ref()
