@@ -11,6 +11,7 @@ use tokio::task::{JoinError, JoinHandle as Task};
 
 use super::error::AppError;
 use super::reload::Reloader;
+use super::rotation::Rotating;
 use super::serve::{Bound, OnReady};
 use super::signals::{Signals, Told};
 use super::sockets::Sockets;
@@ -36,6 +37,7 @@ pub(super) struct Running {
     pub(super) tellers: Crew,
     /// The thread that follows the store outlives the workers: what they count is written back last.
     pub(super) following: Following,
+    pub(super) rotating: Rotating,
     /// True once connections may be accepted.
     pub(super) open: watch::Sender<bool>,
     pub(super) program: Program,
@@ -220,11 +222,13 @@ impl Running {
                 () = signals.stop() => tracing::warn!("told to stop again: not waiting for load balancers"),
             }
         }
-        let Self { mut sockets, workers, tellers, following, mut supervisor, .. } = self;
+        let Self { mut sockets, workers, tellers, following, rotating, mut supervisor, .. } = self;
         sockets.let_go();
         workers.stop();
+        rotating.stop();
         let drained = tokio::task::spawn_blocking(move || {
             workers.workers.join();
+            rotating.join();
             tellers.stop();
             tellers.workers.join();
             following.end();
@@ -240,7 +244,7 @@ impl Running {
 
     /// Another process serves: this one accepts nothing more, and finishes what is open.
     async fn make_way(self, signals: &mut Signals, taken: &Taken) -> Result<(), AppError> {
-        let Self { mut sockets, workers, tellers, following, mut supervisor, reloader, .. } = self;
+        let Self { mut sockets, workers, tellers, following, rotating, mut supervisor, reloader, .. } = self;
         tracing::info!(process = taken.process, "the new process is ready; finishing open requests");
         following.loan.give();
         supervisor.hand_over(taken.process);
@@ -252,8 +256,10 @@ impl Running {
         sockets.let_go();
         workers.stop();
         tellers.stop();
+        rotating.stop();
         let drained = tokio::task::spawn_blocking(move || {
             workers.workers.join();
+            rotating.join();
             tellers.workers.join();
             following.end();
         });

@@ -20,6 +20,7 @@ use super::error::AppError;
 use super::opening::open_followed;
 use super::process;
 use super::reload::{Overrides, Reloader, read_deny};
+use super::rotation::Rotating;
 use super::running::{Crew, Following, Running};
 use super::sockets::Sockets;
 use super::supervisor::Supervisor;
@@ -32,6 +33,7 @@ use crate::ops::Ops;
 use crate::proxy::{Gateway, Metrics as ProxyMetrics, Shared};
 use crate::ready::Readiness;
 use crate::report::Chain;
+use crate::rotation::RotationMetrics;
 use crate::sync::{self, Sync, SyncMetrics};
 use crate::table::Table;
 use crate::telemetry::{DroppedLines, ProcessMetrics, start_log};
@@ -85,6 +87,7 @@ struct Metrics {
     ops: ListenMetrics,
     proxy: ProxyMetrics,
     sync: Arc<SyncMetrics>,
+    rotation: RotationMetrics,
 }
 
 impl Metrics {
@@ -97,6 +100,7 @@ impl Metrics {
             ops: ListenMetrics::new("ops")?,
             proxy: ProxyMetrics::new()?,
             sync: Arc::new(SyncMetrics::new()),
+            rotation: RotationMetrics::new(),
         };
         let registry = &metrics.registry;
         metrics.process.register(registry)?;
@@ -105,6 +109,7 @@ impl Metrics {
         metrics.ops.register(registry)?;
         metrics.proxy.register(registry)?;
         metrics.sync.register(registry)?;
+        metrics.rotation.register(registry)?;
         Ok(metrics)
     }
 }
@@ -182,7 +187,7 @@ impl Running {
         let table = Arc::new(Table::new());
         let sync = Sync::start(sync::Parts {
             settings: config.sync.clone(),
-            store: followed.store,
+            store: Arc::clone(&followed.store),
             table: Arc::clone(&table),
             clock: Arc::clone(&shared_clock),
             mac_key: followed.mac_key,
@@ -259,6 +264,7 @@ impl Running {
             let listeners = listeners.into_iter().map(|listener| (listener, own.clone())).collect();
             tellers.workers.start("echo".to_owned(), listeners, Times::new(&telling, &silenced), || Ok(Echo))?;
         }
+        let rotating = Rotating::start(&config, &followed.store, Arc::clone(&shared_clock), metrics.rotation)?;
         let following = Following::start(sync.runner, sync.loan)?;
         let reloader = Reloader {
             config,
@@ -282,6 +288,7 @@ impl Running {
             workers,
             tellers,
             following,
+            rotating,
             open,
             program,
             predecessor,

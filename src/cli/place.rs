@@ -35,7 +35,7 @@ impl Place {
     pub(super) fn of(config: Config) -> Result<Self, Failure> {
         let runtime = runtime()?;
         let store = runtime.block_on(app::open_store(&config, clock()))?;
-        let manager = Manager::new(Arc::clone(&store), config.proxy.token_prefix.clone());
+        let manager = app::manager(&config, &store)?;
         Ok(Self { config, store, manager, caller: caller(), runtime })
     }
 

@@ -13,6 +13,7 @@ mod gateway;
 mod master;
 mod private;
 mod reader;
+mod rotation;
 mod routes;
 pub mod schema;
 mod syntax;
@@ -68,6 +69,8 @@ pub struct Config {
     pub store: store::Settings,
     /// How the table follows the store.
     pub sync: sync::Settings,
+    /// How rotations are announced.
+    pub rotation: crate::rotation::Settings,
     /// What is logged.
     pub log: LogSettings,
     /// Files of secrets that were read with the configuration: when one changes, it is to be read again.
@@ -228,6 +231,7 @@ impl Config {
         let store = read_store(&root.section("store"), base);
         let master_file = read_secrets(&root.section("secrets"), base, &store);
         let sync = read_sync(&root.section("sync"), path, base, read.failure_limit);
+        let rotation = rotation::read(&root.section("rotation"), &root.section("admin"), base);
         let mut log = read_log(&root.section("log"));
         set(&mut log.filter, environment.log.clone());
         let master_file_line = root.section("secrets").item("master_file").map(|item| faults.line_of(item.at()));
@@ -252,6 +256,7 @@ impl Config {
             master_file,
             store,
             sync,
+            rotation,
             log,
             secret_files: secrets.into_files(),
             environment: environment.clone(),
@@ -282,7 +287,11 @@ impl Config {
     /// as it was.
     #[must_use]
     pub fn waits_for_restart(&self, new: &Self) -> Vec<&'static str> {
-        let changes = [("[sync] or [gateway.failure_limit]", self.sync != new.sync), ("[log]", self.log != new.log)];
+        let changes = [
+            ("[sync] or [gateway.failure_limit]", self.sync != new.sync),
+            ("[rotation] or admin.public_url", self.rotation != new.rotation),
+            ("[log]", self.log != new.log),
+        ];
         changes.into_iter().filter(|(_, is_changed)| *is_changed).map(|(name, _)| name).collect()
     }
 

@@ -94,6 +94,8 @@ pub struct NewKey {
     pub expires: Expiry,
     /// Days between rotations, 1 to 3,650.
     pub rotation_interval_days: Option<u32>,
+    /// Where to announce rotations: an `https` address. Lets the key rotate itself.
+    pub rotation_webhook_url: Option<String>,
 }
 
 impl NewKey {
@@ -113,6 +115,7 @@ impl NewKey {
             format: Format::Opaque,
             expires: Expiry::Never,
             rotation_interval_days: None,
+            rotation_webhook_url: None,
         }
     }
 }
@@ -134,6 +137,8 @@ pub struct KeyChange {
     pub environment: Option<EnvironmentId>,
     /// Another rotation interval in days, or `Some(None)` for none.
     pub rotation_interval_days: Option<Option<u32>>,
+    /// Another address to announce rotations at, or `Some(None)` for none.
+    pub rotation_webhook_url: Option<Option<String>>,
     /// Other flags that it may grant.
     pub may_grant: Option<FlagSet>,
     /// Other keys that it may manage, or `Some(None)` for none.

@@ -10,7 +10,7 @@ use super::may::{Acting, Operation, Target};
 use super::plan::{self, Plan};
 use super::{
     Caller, Changed, Created, ImportOptions, Imported, ImportedKey, KeyChange, KeyView, ManageError, NewKey,
-    RevokeScope, Revoked, Rotated, UserChange, UserDeleted, UserSet, import,
+    RevokeScope, Revoked, Rotated, UserChange, UserDeleted, UserSet, Webhooks, import,
 };
 use crate::key::{Event, Key, KeyId, ProjectId, Stamp, TokenPrefix, User, UserId};
 use crate::store::{
@@ -20,21 +20,22 @@ use crate::store::{
 /// Changes and reads keys and users of one store. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Manager {
-    store: SharedStore,
+    pub(super) store: SharedStore,
     prefix: TokenPrefix,
+    pub(super) webhooks: Option<Webhooks>,
 }
 
 /// A change that was committed, or found nothing to change.
-struct Done<T> {
-    outcome: T,
-    committed: Committed,
+pub(super) struct Done<T> {
+    pub(super) outcome: T,
+    pub(super) committed: Committed,
     /// Whether rows were written, and so carry the commit's stamp.
     wrote: bool,
 }
 
 impl<T> Done<T> {
     /// Gives `key`, the `ordinal`th row of the change, the stamp that the store gave it.
-    fn settle_key(&self, key: &mut Key, ordinal: usize) {
+    pub(super) fn settle_key(&self, key: &mut Key, ordinal: usize) {
         if self.wrote {
             key.updated_at = self.committed.at;
             key.stamp = self.stamp(ordinal);
@@ -57,7 +58,7 @@ impl Manager {
     /// A manager of `store` whose tokens begin with `prefix`.
     #[must_use]
     pub const fn new(store: SharedStore, prefix: TokenPrefix) -> Self {
-        Self { store, prefix }
+        Self { store, prefix, webhooks: None }
     }
 
     /// Where the store holds no key at all: mints the first operator key, `keyward.**` with
@@ -85,6 +86,7 @@ impl Manager {
     /// # Errors
     /// When a value breaks a rule, the caller may not, or the store fails.
     pub async fn create_key(&self, caller: &Caller, new: NewKey) -> Result<Created, ManageError> {
+        self.check_webhook(new.rotation_webhook_url.as_deref())?;
         let (by, prefix) = (caller.clone(), self.prefix.clone());
         let read = ReadRequest { users: new.user.iter().cloned().collect(), ..ReadRequest::default() };
         let done = self.change(caller, read, move |reading| plan::create(&by, &new, &prefix, reading)).await?;
@@ -97,6 +99,7 @@ impl Manager {
     /// When a value breaks a rule, the key is revoked or not there, the caller may not, or the
     /// store fails.
     pub async fn update_key(&self, caller: &Caller, id: KeyId, change: KeyChange) -> Result<Changed, ManageError> {
+        self.check_webhook(change.rotation_webhook_url.as_ref().and_then(Option::as_deref))?;
         let by = caller.clone();
         let read = ReadRequest { keys: vec![id], ..ReadRequest::default() };
         let done = self.change(caller, read, move |reading| plan::update(&by, id, &change, reading)).await?;
@@ -297,7 +300,7 @@ impl Manager {
     }
 
     /// Runs `plan` in one mutation, on what `request` asks for and the caller's own key.
-    async fn change<T: Send + 'static>(
+    pub(super) async fn change<T: Send + 'static>(
         &self,
         caller: &Caller,
         mut request: ReadRequest,

@@ -240,7 +240,7 @@ fn raises(before: Target<'_>, after: Target<'_>) -> bool {
                 || before.project != after.project
                 || before.environment != after.environment
                 || before.user != after.user
-                || (after.self_rotate && !before.self_rotate)
+                || (after.rotates_itself() && !before.rotates_itself())
                 || !before.may_grant.covers_all(&after.may_grant)
                 || (after.operates_on.is_some() && before.operates_on != after.operates_on)
         }

@@ -16,6 +16,7 @@ mod plan;
 #[cfg(test)]
 mod tests;
 mod told;
+mod webhook;
 
 pub use api::{
     Activity, Caller, Changed, Created, Expiry, GRACE_DEFAULT, GRACE_MAX, GRACE_OF_SELF_MIN, ImportOptions, Imported,
@@ -24,3 +25,4 @@ pub use api::{
 };
 pub use error::{ManageError, RowCause, RowFault};
 pub use manager::Manager;
+pub use webhook::{OLD_WEBHOOK_SECRET_KEPT, WebhookSecretRotated, Webhooks};

@@ -67,7 +67,7 @@ pub(super) fn create(
         replaced_by: None,
         expires_at: check::expiry(new.expires, now)?,
         grace_expires_at: None,
-        rotation: check::rotation(new.rotation_interval_days, now)?,
+        rotation: check::rotation(new.rotation_interval_days, new.rotation_webhook_url.as_deref(), now)?,
         created_at: now,
         updated_at: now,
         stamp: Stamp::default(),
@@ -120,8 +120,18 @@ pub(super) fn update(
 }
 
 fn changed(before: &Key, change: &KeyChange, now: Timestamp) -> Result<Key, ManageError> {
-    let KeyChange { name, active, grants, props, expires, environment, rotation_interval_days, may_grant, operates_on } =
-        change.clone();
+    let KeyChange {
+        name,
+        active,
+        grants,
+        props,
+        expires,
+        environment,
+        rotation_interval_days,
+        rotation_webhook_url,
+        may_grant,
+        operates_on,
+    } = change.clone();
     let mut after = before.clone();
     after.name = name.unwrap_or(after.name);
     after.grants = grants.unwrap_or(after.grants);
@@ -142,10 +152,13 @@ fn changed(before: &Key, change: &KeyChange, now: Timestamp) -> Result<Key, Mana
     if let Some(days) = rotation_interval_days
         && days != before.rotation.interval_days
     {
-        let rotation = check::rotation(days, now)?;
+        let rotation = check::rotation(days, None, now)?;
         after.rotation.interval_days = rotation.interval_days;
         // A key that was replaced does not come due again.
         after.rotation.next_at = rotation.next_at.filter(|_| before.replaced_by.is_none());
+    }
+    if let Some(url) = rotation_webhook_url {
+        after.rotation.webhook_url = url;
     }
     Ok(after)
 }
@@ -177,7 +190,7 @@ pub(super) fn rotate(
         return Err(check::invalid("grace_period_minutes", format!("{minutes} is more than 43200, which is 30 days")));
     }
     let (new, token) = successor(caller, old, prefix, now)?;
-    if of_itself && old.self_rotate && !old.is_operator(user) {
+    if of_itself && old.rotates_itself() && !old.is_operator(user) {
         if grace < GRACE_OF_SELF_MIN {
             return Err(check::invalid(
                 "grace_period_minutes",

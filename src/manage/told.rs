@@ -64,10 +64,18 @@ fn fields_of_key(key: &Key) -> Fields {
         ("replaced_by", key.replaced_by.map(|id| id.to_string())),
         ("expires_at", time(key.expires_at)),
         ("grace_expires_at", time(key.grace_expires_at)),
+        ("rotation_webhook", key.rotation.webhook_url.as_deref().map(origin)),
+        ("webhook_secret_version", Some(key.rotation.secret_version).filter(|it| *it > 1).map(|it| it.to_string())),
         ("rotation_interval_days", key.rotation.interval_days.map(|days| days.to_string())),
     ];
     let props = key.props.iter().map(|(name, value)| (format!("props.{name}"), value.clone()));
     named(fields).chain(props).collect()
+}
+
+/// Where a webhook goes, without its path and query, which may be as good as a password.
+fn origin(url: &str) -> String {
+    let uri = url.parse::<http::Uri>().ok();
+    uri.and_then(|uri| uri.host().map(str::to_owned)).unwrap_or_else(|| "another".to_owned())
 }
 
 fn fields_of_user(user: &User) -> Fields {

@@ -15,7 +15,11 @@ use super::{
     Batch, BoxFuture, Committed, Cursor, EventQuery, KeyQuery, KeyUsage, Planned, Poll, ReadRequest, Reading,
     SharedStore, Store, StoreError, StoreId, UsageUpdate,
 };
-use crate::key::{Event, Key, ProjectId, TokenHash, User};
+use super::{
+    Answer, Claim, Claimed, Delivery, NewDelivery, RotationCounts, RotationStore, Settlement, Unannounced,
+};
+use crate::clock::Timestamp;
+use crate::key::{Event, Key, LineageId, ProjectId, Stamp, TokenHash, User};
 
 /// Opens the store. Blocks on it.
 pub type Opener = Arc<dyn Fn() -> Result<SharedStore, StoreError> + Send + Sync>;
@@ -89,6 +93,10 @@ impl Store for AwaitedStore {
         self.id
     }
 
+    fn rotation(&self) -> Option<&dyn RotationStore> {
+        Some(self)
+    }
+
     fn mutate(
         &self,
         read: ReadRequest,
@@ -154,10 +162,46 @@ impl Store for AwaitedStore {
     }
 }
 
+/// The part of `store` that announcements are kept in.
+fn rotation_of(store: &SharedStore) -> Result<&dyn RotationStore, StoreError> {
+    let none = || StoreError::Unavailable { store: store.name().to_owned(), cause: "it keeps no announcements".to_owned() };
+    store.rotation().ok_or_else(none)
+}
+
+impl RotationStore for AwaitedStore {
+    fn unannounced(&self, expiring: Duration, limit: usize) -> Answer<'_, Unannounced> {
+        Box::pin(async move { rotation_of(self.store().await?)?.unannounced(expiring, limit).await })
+    }
+
+    fn announce(&self, deliveries: Vec<NewDelivery>, read: (Stamp, Stamp)) -> Answer<'_, usize> {
+        Box::pin(async move { rotation_of(self.store().await?)?.announce(deliveries, read).await })
+    }
+
+    fn claim(&self, claim: Claim) -> Answer<'_, Vec<Claimed>> {
+        Box::pin(async move { rotation_of(self.store().await?)?.claim(claim).await })
+    }
+
+    fn settle(&self, settlement: Settlement) -> Answer<'_, ()> {
+        Box::pin(async move { rotation_of(self.store().await?)?.settle(settlement).await })
+    }
+
+    fn rotation_counts(&self) -> Answer<'_, RotationCounts> {
+        Box::pin(async move { rotation_of(self.store().await?)?.rotation_counts().await })
+    }
+
+    fn deliveries(&self, lineage: LineageId, limit: usize) -> Answer<'_, Vec<Delivery>> {
+        Box::pin(async move { rotation_of(self.store().await?)?.deliveries(lineage, limit).await })
+    }
+
+    fn forget_deliveries(&self, before: Timestamp) -> Answer<'_, usize> {
+        Box::pin(async move { rotation_of(self.store().await?)?.forget_deliveries(before).await })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::{Clock, ManualClock, Timestamp};
+    use crate::clock::{Clock, ManualClock};
     use crate::store::SqliteStore;
     use std::path::Path;
     use std::sync::atomic::{AtomicUsize, Ordering};

@@ -8,6 +8,9 @@ mod api;
 mod awaited;
 #[cfg(test)]
 mod contract;
+mod rotation;
+#[cfg(test)]
+mod rotation_contract;
 mod settings;
 mod sqlite;
 
@@ -17,5 +20,9 @@ pub use api::{
     SharedStore, Store, StoreError, StoreId, UsageUpdate,
 };
 pub use awaited::{AwaitedStore, Opener};
+pub use rotation::{
+    Claim, Claimed, Delivery, DeliveryId, DeliveryState, NewDelivery, Notice, NoticeKind, RotationCounts, RotationStore,
+    Settlement, Unannounced,
+};
 pub use settings::Settings;
 pub use sqlite::SqliteStore;

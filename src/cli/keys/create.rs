@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::webhook::text_of;
 use super::{end_text, flags_text, project_text, told_once};
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
 use crate::cli::place::Place;
 use crate::cli::shape::KeyShape;
-use crate::cli::values::{ConfigFile, EndOptions, OperatorOptions, Which, key_name, pair};
+use crate::cli::values::{ConfigFile, EndOptions, OperatorOptions, RotationOptions, Which, key_name, pair};
 use crate::key::{EnvironmentId, Grant, Grants, ProjectId, UserId};
 use crate::manage::{Created, NewKey};
+use crate::secret::Secret;
 
 /// Make a key and print its token, once
 #[derive(Debug, clap::Args)]
@@ -22,6 +24,8 @@ Examples:
       --expires-in 30d
   keyward keys create -c keyward.toml --project all --name ops --flag 'keyward.**' \\
       --may-grant '**' --operate-project all --operate-environment all
+  keyward keys create -c keyward.toml --project acme --name farm --rotate-every 30d \\
+      --webhook https://farm.example.com/keyward
 
 The token is the last line printed, or `key` in the JSON. It is stored nowhere.")]
 pub(in crate::cli) struct Args {
@@ -55,6 +59,8 @@ pub(in crate::cli) struct Args {
     /// Let it rotate itself
     #[arg(long)]
     self_rotate: bool,
+    #[command(flatten)]
+    rotation: RotationOptions,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -67,6 +73,9 @@ struct Minted<'a> {
     record: KeyShape<'a>,
     /// The token.
     key: &'a str,
+    /// What its webhook's receiver verifies with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rotation_webhook_secret: Option<&'a str>,
 }
 
 impl Args {
@@ -87,6 +96,8 @@ impl Args {
             operates_on,
             self_rotate: self.self_rotate,
             expires: self.end.meaning().unwrap_or_default(),
+            rotation_interval_days: self.rotation.rotate_every,
+            rotation_webhook_url: self.rotation.webhook,
             ..NewKey::named(&self.name, None)
         })
     }
@@ -96,14 +107,18 @@ pub(super) fn run(args: Args, output: &mut Output) -> Result<(), Failure> {
     let place = Place::open(&args.config)?;
     let json = args.json;
     let created = place.wait(place.manager.create_key(&place.caller, args.meaning()?))?;
-    told_once(created.key.id, print(&created, json, output))
+    let secret = place.manager.webhook_secret(&created.key);
+    told_once(created.key.id, print(&created, secret.as_ref(), json, output))
 }
 
-fn print(created: &Created, json: bool, output: &mut Output) -> Result<(), Failure> {
+fn print(created: &Created, secret: Option<&Secret>, json: bool, output: &mut Output) -> Result<(), Failure> {
     let Created { key, user, token, committed } = created;
+    let secret = secret.map(text_of);
+    let secret = secret.as_deref().map(String::as_str);
     if json {
         let status = key.status(user.as_ref(), committed.at);
-        output.json(&Minted { record: KeyShape::unused(key, status), key: token.expose() })?;
+        let record = KeyShape::unused(key, status);
+        output.json(&Minted { record, key: token.expose(), rotation_webhook_secret: secret })?;
         return output.flush();
     }
     output.line(format_args!("made key {} ({}), revision {}", key.id, key.name, committed.revision))?;
@@ -114,6 +129,13 @@ fn print(created: &Created, json: bool, output: &mut Output) -> Result<(), Failu
     }
     output.line(format_args!("  flags        {}", flags_text(key)))?;
     output.line(format_args!("  expires      {}", end_text(key.expires_at)))?;
+    if let Some(days) = key.rotation.interval_days {
+        output.line(format_args!("  rotate       every {days}d, next at {}", end_text(key.rotation.next_at)))?;
+    }
+    if let Some(secret) = secret {
+        output.line("The secret that its webhook's receiver verifies with:")?;
+        output.line(secret)?;
+    }
     output.line("Its token, shown this once and stored nowhere:")?;
     output.line(token.expose())?;
     output.flush()
@@ -148,6 +170,8 @@ mod tests {
         assert_eq!(new.expires, Expiry::In(std::time::Duration::from_secs(30 * 86_400)));
         assert_eq!(new.props.get("team").map(String::as_str), Some("x"));
         assert!(new.operates_on.is_none());
+        let new = meaning("--project acme --rotate-every 30d --webhook https://x.example/").expect("a key");
+        assert_eq!((new.rotation_interval_days, new.rotation_webhook_url.as_deref()), (Some(30), Some("https://x.example/")));
     }
 
     #[test]

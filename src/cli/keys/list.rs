@@ -1,9 +1,9 @@
 //! `keyward keys list`: which keys there are, newest first.
 
-use super::{flags_text, project_text, time_text};
+use super::{flags_text, project_text, rotation_text, time_text};
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
-use crate::cli::place::Place;
+use crate::cli::place::{Place, clock};
 use crate::cli::shape::KeyShape;
 use crate::cli::values::{ConfigFile, Which, days, status};
 use crate::key::{EnvironmentId, ProjectId, Status, UserId};
@@ -71,6 +71,7 @@ pub(super) fn run(args: Args, output: &mut Output) -> Result<(), Failure> {
     if json {
         return output.json(&keys.iter().map(KeyShape::of).collect::<Vec<_>>());
     }
+    let now = clock().now();
     let rows = keys.iter().map(|view| {
         let key = &view.key;
         vec![
@@ -81,9 +82,11 @@ pub(super) fn run(args: Args, output: &mut Output) -> Result<(), Failure> {
             view.status.as_str().to_owned(),
             key.shown_prefix.clone().unwrap_or_else(|| "-".to_owned()),
             time_text(key.standing(view.user.as_ref()).ends_at()),
+            rotation_text(key, now),
             time_text(view.usage.map(|usage| usage.last_used_at)),
             flags_text(key),
         ]
     });
-    output.table(&["ID", "NAME", "PROJECT", "ENV", "STATUS", "PREFIX", "ENDS", "LAST USED", "FLAGS"], rows.collect())
+    let header = ["ID", "NAME", "PROJECT", "ENV", "STATUS", "PREFIX", "ENDS", "NEXT ROTATION", "LAST USED", "FLAGS"];
+    output.table(&header, rows.collect())
 }

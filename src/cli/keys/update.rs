@@ -1,10 +1,13 @@
 //! `keyward keys update`: changes what a key is called, may do, and how long it lives.
 
+use serde::Serialize;
+
+use super::webhook::text_of;
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
 use crate::cli::place::Place;
 use crate::cli::shape::KeyShape;
-use crate::cli::values::{ConfigFile, EndOptions, OperatorOptions, key_id, key_name, pair};
+use crate::cli::values::{ConfigFile, EndOptions, OperatorOptions, RotationOptions, key_id, key_name, pair};
 use crate::key::{EnvironmentId, FlagSet, Grant, Grants, KeyId};
 use crate::manage::{Activity, Expiry, KeyChange};
 
@@ -38,6 +41,14 @@ pub(in crate::cli) struct Args {
     never_expires: bool,
     #[command(flatten)]
     operator: OperatorOptions,
+    #[command(flatten)]
+    rotation: RotationOptions,
+    /// Plan no rotation
+    #[arg(long, conflicts_with = "rotate_every")]
+    no_rotation: bool,
+    /// Tell nobody
+    #[arg(long, conflicts_with = "webhook")]
+    no_webhook: bool,
     /// Free text to keep with it, in place of all there was; repeatable
     #[arg(long = "prop", value_name = "NAME=VALUE", value_parser = pair)]
     props: Vec<(String, String)>,
@@ -47,6 +58,16 @@ pub(in crate::cli) struct Args {
     /// Print JSON
     #[arg(long)]
     json: bool,
+}
+
+/// A changed key as JSON.
+#[derive(Serialize)]
+struct Changed<'a> {
+    #[serde(flatten)]
+    record: KeyShape<'a>,
+    /// What its webhook's receiver verifies with, where one was named.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rotation_webhook_secret: Option<&'a str>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -85,6 +106,8 @@ impl Args {
             props: (self.no_props || !self.props.is_empty()).then(|| self.props.into_iter().collect()),
             expires: if self.never_expires { Some(Expiry::Never) } else { self.end.meaning() },
             environment: self.environment,
+            rotation_interval_days: self.rotation.rotate_every.map(Some).or(self.no_rotation.then_some(None)),
+            rotation_webhook_url: self.rotation.webhook.map(Some).or(self.no_webhook.then_some(None)),
             may_grant: may_grant.filter(|flags| !flags.is_empty()),
             operates_on: operates_on.filter(Option::is_some),
             ..KeyChange::default()
@@ -121,8 +144,18 @@ impl ActivityOptions {
 }
 
 const fn changes_nothing(change: &KeyChange) -> bool {
-    let KeyChange { name, active, grants, props, expires, environment, rotation_interval_days, may_grant, operates_on } =
-        change;
+    let KeyChange {
+        name,
+        active,
+        grants,
+        props,
+        expires,
+        environment,
+        rotation_interval_days,
+        rotation_webhook_url,
+        may_grant,
+        operates_on,
+    } = change;
     name.is_none()
         && active.is_none()
         && grants.is_none()
@@ -130,6 +163,7 @@ const fn changes_nothing(change: &KeyChange) -> bool {
         && expires.is_none()
         && environment.is_none()
         && rotation_interval_days.is_none()
+        && rotation_webhook_url.is_none()
         && may_grant.is_none()
         && operates_on.is_none()
 }
@@ -137,12 +171,23 @@ const fn changes_nothing(change: &KeyChange) -> bool {
 pub(super) fn run(args: Args, output: &mut Output) -> Result<(), Failure> {
     let place = Place::open(&args.config)?;
     let (id, json) = (args.id, args.json);
-    let changed = place.wait(place.manager.update_key(&place.caller, id, args.meaning()?))?;
+    let change = args.meaning()?;
+    let is_told = change.rotation_webhook_url.is_some();
+    let changed = place.wait(place.manager.update_key(&place.caller, id, change))?;
+    let secret = place.manager.webhook_secret(&changed.key).filter(|_| is_told);
+    let secret = secret.as_ref().map(text_of);
+    let secret = secret.as_deref().map(String::as_str);
     if json {
         let status = changed.key.status(changed.user.as_ref(), changed.committed.at);
-        return output.json(&KeyShape::unused(&changed.key, status));
+        let record = KeyShape::unused(&changed.key, status);
+        return output.json(&Changed { record, rotation_webhook_secret: secret });
     }
-    output.line(format_args!("changed key {id} ({}), revision {}", changed.key.name, changed.committed.revision))
+    output.line(format_args!("changed key {id} ({}), revision {}", changed.key.name, changed.committed.revision))?;
+    if let Some(secret) = secret {
+        output.line("The secret that its webhook's receiver verifies with:")?;
+        output.line(secret)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -172,6 +217,8 @@ mod tests {
         assert!(change.name.is_none() && change.expires.is_none() && change.props.is_none());
         assert_eq!(meaning(&["--never-expires"]).expect("a change").expires, Some(Expiry::Never));
         assert!(meaning(&["--no-props"]).expect("a change").props.is_some_and(|props| props.is_empty()));
+        let rotation = meaning(&["--rotate-every", "30d", "--no-webhook"]).expect("a change");
+        assert_eq!((rotation.rotation_interval_days, rotation.rotation_webhook_url), (Some(Some(30)), Some(None)));
         assert!(meaning(&["--no-flags"]).expect("a change").grants.is_some());
     }
 
@@ -179,6 +226,7 @@ mod tests {
     fn nothing_named_or_a_contradiction_is_wrong_use() {
         assert!(meaning(&[]).is_err_and(|line| line.contains("nothing to change")));
         assert!(meaning(&["--disable", "--enable"]).is_err());
+        assert!(meaning(&["--rotate-every", "30d", "--no-rotation"]).is_err());
         assert!(meaning(&["--flag", "a", "--inherit"]).is_err());
         assert!(meaning(&["--never-expires", "--expires-in", "1d"]).is_err());
     }

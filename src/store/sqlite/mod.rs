@@ -8,6 +8,7 @@ mod fault;
 mod file;
 mod news;
 mod read;
+mod rotation;
 mod rows;
 #[cfg(test)]
 mod tests;
@@ -29,7 +30,7 @@ use self::file::{Empty, Identity, Log, Opened, Role};
 use self::write::{Member, Request};
 use super::{
     Answer, Batch, BoxFuture, Cursor, EventQuery, KeyQuery, ListedKey, NumberedSecret, Outcome, OwnedKey, Plan, Poll,
-    ReadRequest, Reading, Store, StoreError, StoreId, UsageUpdate,
+    ReadRequest, Reading, RotationStore, Store, StoreError, StoreId, UsageUpdate,
 };
 use crate::clock::Clock;
 use crate::key::{Event, ProjectId, TokenHash, User};
@@ -292,6 +293,10 @@ impl Store for SqliteStore {
 
     fn id(&self) -> StoreId {
         self.shared.id
+    }
+
+    fn rotation(&self) -> Option<&dyn RotationStore> {
+        Some(self)
     }
 
     fn mutate(&self, read: ReadRequest, plan: Plan) -> Answer<'_, Outcome> {
