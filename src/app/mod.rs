@@ -22,6 +22,6 @@ mod workers;
 pub use error::AppError;
 pub use init::{Initialised, init};
 pub use opening::open_store;
-pub use rotation::manager;
 pub use quickstart::{Demo, Quickstart, prepare as prepare_quickstart};
+pub use rotation::manager;
 pub use serve::{Bound, OnReady, ServeOptions, serve};

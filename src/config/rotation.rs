@@ -16,7 +16,8 @@ const RETRY_AFTER_MAX: Duration = Duration::from_secs(30 * 86_400);
 
 /// Reads `[rotation]`.
 pub(super) fn read(section: &Section<'_>, admin: &Section<'_>, base: &Path) -> Settings {
-    let mut settings = Settings { public_url: read_public_url(admin), ca: section.file("ca", base), ..Settings::default() };
+    let mut settings =
+        Settings { public_url: read_public_url(admin), ca: section.file("ca", base), ..Settings::default() };
     set(&mut settings.poll, section.duration("poll"));
     set(&mut settings.timeout, section.duration("timeout"));
     set(&mut settings.expiry_notice, section.duration("expiry_notice"));
@@ -38,7 +39,10 @@ fn read_public_url(admin: &Section<'_>) -> Option<String> {
         is_web && !host.is_empty() && !host.contains('@') && uri.query().is_none() && !text.contains(['#', '?'])
     });
     if !is_plain {
-        admin.fault_of("public_url", format!("found {}, expected a URL such as \"https://keys.example.com\"", shown(text)));
+        admin.fault_of(
+            "public_url",
+            format!("found {}, expected a URL such as \"https://keys.example.com\"", shown(text)),
+        );
         return None;
     }
     Some(text.trim_end_matches('/').to_owned())

@@ -18,8 +18,8 @@ pub use hash::TokenHash;
 pub use id::{EnvironmentId, IdFault, KeyId, LineageId, NameFault, ProjectId, UserId};
 pub use record::{Record, RecordFlags};
 pub use row::{
-    FLAGS_PER_KEY_MAX, Format, Grants, Key, OperatorScope, ROTATION_OVERDUE_AFTER, Rotation, RotationState, Stamp, User,
-    check_key_name,
+    FLAGS_PER_KEY_MAX, Format, Grants, Key, OperatorScope, ROTATION_OVERDUE_AFTER, Rotation, RotationState, Stamp,
+    User, check_key_name,
 };
 pub use status::{Standing, States, Status, UserStanding};
 pub use token::{Form, PrefixFault, TOKEN_BYTES_MAX, Token, TokenPrefix};

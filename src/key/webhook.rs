@@ -105,7 +105,11 @@ mod tests {
         // The example of the Standard Webhooks reference libraries.
         let key = BASE64.decode(b"MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwAAAAAAAAAAA=").expect("base64");
         let secret = WebhookSecret(Zeroizing::new(key.try_into().expect("32 bytes")));
-        let signed = secret.sign("msg_p5jXN8AQM9LWM0D4loKWxJek", Timestamp::from_seconds(1_614_265_330), b"{\"test\": 2432232314}");
+        let signed = secret.sign(
+            "msg_p5jXN8AQM9LWM0D4loKWxJek",
+            Timestamp::from_seconds(1_614_265_330),
+            b"{\"test\": 2432232314}",
+        );
         // python3: base64.b64encode(hmac.new(base64.b64decode("MfKQ…="), b"msg_….1614265330.{…}", "sha256").digest())
         assert_eq!(signed, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
         assert_eq!(secret.to_text().expose(), b"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwAAAAAAAAAAA=");

@@ -62,8 +62,12 @@ pub enum PostFault {
 /// Posts to receivers.
 pub trait Post: Send + Sync + fmt::Debug {
     /// Posts `body` with `fields` to `url`, and what status it is answered.
-    fn post<'a>(&'a self, url: &'a ReceiverUrl, fields: HeaderMap, body: Bytes)
-    -> BoxFuture<'a, Result<StatusCode, PostFault>>;
+    fn post<'a>(
+        &'a self,
+        url: &'a ReceiverUrl,
+        fields: HeaderMap,
+        body: Bytes,
+    ) -> BoxFuture<'a, Result<StatusCode, PostFault>>;
 }
 
 /// Finds the addresses of a name.

@@ -244,7 +244,8 @@ impl Rotator {
         };
         let now = self.parts.clock.now();
         let signatures = self.parts.secrets.signing(key.lineage, &key.rotation, now);
-        let signed = signatures.iter().map(|secret| secret.sign(&delivery.id.to_string(), now, delivery.body.as_bytes()));
+        let signed =
+            signatures.iter().map(|secret| secret.sign(&delivery.id.to_string(), now, delivery.body.as_bytes()));
         let fields = match fields(delivery.id, now, &signed.collect::<Vec<_>>().join(" ")) {
             Ok(fields) => fields,
             Err(fault) => return self.failed(delivery.attempts, &fault.to_string()),
@@ -310,8 +311,10 @@ fn is_moot(Claimed { delivery, key, .. }: &Claimed) -> Option<&'static str> {
 }
 
 fn announcement(notice: &Notice, public_url: &str, now: Timestamp) -> Result<NewDelivery, Cut> {
-    let random = secret::random()
-        .map_err(|error| StoreError::Unavailable { store: "the operating system".to_owned(), cause: error.to_string() })?;
+    let random = secret::random().map_err(|error| StoreError::Unavailable {
+        store: "the operating system".to_owned(),
+        cause: error.to_string(),
+    })?;
     let url = notice.key.rotation.webhook_url.as_deref().unwrap_or_default();
     let host = ReceiverUrl::parse(url, Reach::Private).map(|url| url.authority());
     Ok(NewDelivery {

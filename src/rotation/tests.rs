@@ -67,9 +67,9 @@ impl Post for Receiver {
     ) -> BoxFuture<'a, Result<StatusCode, PostFault>> {
         self.posted.lock().push(Posted { url: url.clone(), fields, body });
         let answer = self.answers.lock().pop_front().unwrap_or(200);
-        Box::pin(async move {
-            StatusCode::from_u16(answer).map_err(|_told_to| PostFault::TimedOut(Duration::from_secs(1)))
-        })
+        Box::pin(
+            async move { StatusCode::from_u16(answer).map_err(|_told_to| PostFault::TimedOut(Duration::from_secs(1))) },
+        )
     }
 }
 
@@ -336,7 +336,9 @@ async fn expiry_rotation_and_revocation_are_announced_too() {
 #[tokio::test]
 async fn a_url_that_could_lead_inside_is_refused_when_it_is_set() {
     let house = house();
-    for url in ["http://example.com/", "https://127.0.0.1/", "https://[::ffff:10.0.0.1]/", "https://0x7f.1/", "nonsense"] {
+    for url in
+        ["http://example.com/", "https://127.0.0.1/", "https://[::ffff:10.0.0.1]/", "https://0x7f.1/", "nonsense"]
+    {
         let new = NewKey { rotation_webhook_url: Some(url.to_owned()), ..every_day() };
         let refused = house.manager.create_key(&local(), new).await.expect_err("refused");
         assert_eq!(refused.as_code(), "invalid_field", "{url}");
@@ -354,7 +356,11 @@ async fn without_a_public_url_or_a_webhook_an_interval_is_a_reminder() {
     house.create(every_day()).await;
     house.create(NewKey { rotation_webhook_url: None, ..every_day() }).await;
     house.clock.advance(DAY);
-    house.rotator_with(Settings::default(), Arc::<Receiver>::clone(&house.receiver) as _).round().await.expect("a round");
+    house
+        .rotator_with(Settings::default(), Arc::<Receiver>::clone(&house.receiver) as _)
+        .round()
+        .await
+        .expect("a round");
     assert_eq!((house.metrics.gauges(), house.posted().len()), ([2, 0, 0, 0], 0));
     house.rotator().round().await.expect("a round");
     assert_eq!((house.metrics.gauges()[0], house.kinds()), (2, vec!["api_key.rotation_due".to_owned()]));
@@ -370,7 +376,8 @@ async fn two_gateways_announce_each_date_once() {
     let (one, other) = (house.rotator(), house.rotator());
     let (one, other) = tokio::join!(one.round(), other.round());
     one.and(other).expect("two rounds");
-    let ids: std::collections::BTreeSet<_> = house.posted().iter().map(|posted| posted.json()["data"]["id"].to_string()).collect();
+    let ids: std::collections::BTreeSet<_> =
+        house.posted().iter().map(|posted| posted.json()["data"]["id"].to_string()).collect();
     assert_eq!((ids.len(), house.metrics.count("delivered")), (20, 20));
 }
 
@@ -454,7 +461,14 @@ async fn post_to(outbound: &Outbound, url: &str) -> Result<u16, String> {
 #[tokio::test]
 async fn the_checked_address_is_connected_to_under_its_name() {
     let folder = tempfile::tempdir().expect("a folder");
-    let (address, receiver) = real_receiver(&folder, vec!["HTTP/1.1 204 No Content\r\n\r\n", "HTTP/1.1 302 Found\r\nlocation: https://localhost.example/x\r\ncontent-length: 0\r\n\r\n"]).await;
+    let (address, receiver) = real_receiver(
+        &folder,
+        vec![
+            "HTTP/1.1 204 No Content\r\n\r\n",
+            "HTTP/1.1 302 Found\r\nlocation: https://localhost.example/x\r\ncontent-length: 0\r\n\r\n",
+        ],
+    )
+    .await;
     let shown = address.to_string();
     // Asked again it would lead elsewhere: it is asked once a request.
     let resolver = Listed::new(&[&[&shown], &[&shown]]);

@@ -11,12 +11,10 @@ use std::time::Duration;
 use tokio::sync::{Mutex, OnceCell};
 use tokio::task::{JoinHandle, spawn_blocking};
 
+use super::{Answer, Claim, Claimed, Delivery, NewDelivery, RotationCounts, RotationStore, Settlement, Unannounced};
 use super::{
     Batch, BoxFuture, Committed, Cursor, EventQuery, KeyQuery, KeyUsage, Planned, Poll, ReadRequest, Reading,
     SharedStore, Store, StoreError, StoreId, UsageUpdate,
-};
-use super::{
-    Answer, Claim, Claimed, Delivery, NewDelivery, RotationCounts, RotationStore, Settlement, Unannounced,
 };
 use crate::clock::Timestamp;
 use crate::key::{Event, Key, LineageId, ProjectId, Stamp, TokenHash, User};
@@ -164,7 +162,8 @@ impl Store for AwaitedStore {
 
 /// The part of `store` that announcements are kept in.
 fn rotation_of(store: &SharedStore) -> Result<&dyn RotationStore, StoreError> {
-    let none = || StoreError::Unavailable { store: store.name().to_owned(), cause: "it keeps no announcements".to_owned() };
+    let none =
+        || StoreError::Unavailable { store: store.name().to_owned(), cause: "it keeps no announcements".to_owned() };
     store.rotation().ok_or_else(none)
 }
 

@@ -21,8 +21,8 @@ pub use api::{
 };
 pub use awaited::{AwaitedStore, Opener};
 pub use rotation::{
-    Claim, Claimed, Delivery, DeliveryId, DeliveryState, NewDelivery, Notice, NoticeKind, RotationCounts, RotationStore,
-    Settlement, Unannounced,
+    Claim, Claimed, Delivery, DeliveryId, DeliveryState, NewDelivery, Notice, NoticeKind, RotationCounts,
+    RotationStore, Settlement, Unannounced,
 };
 pub use settings::Settings;
 pub use sqlite::SqliteStore;

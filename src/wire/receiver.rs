@@ -83,7 +83,10 @@ impl ReceiverUrl {
         if text.len() > URL_BYTES_MAX {
             return Err(UrlFault::Form("more than 2048 bytes"));
         }
-        if !text.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'\\' | b'"' | b'<' | b'>' | b'^' | b'`')) {
+        if !text
+            .bytes()
+            .all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'\\' | b'"' | b'<' | b'>' | b'^' | b'`'))
+        {
             return Err(UrlFault::Form("a character that must be percent-encoded"));
         }
         if text.contains('#') {
@@ -102,12 +105,25 @@ impl ReceiverUrl {
         let host = Host::parse(authority.host())?;
         let after = authority.as_str().get(authority.host().len()..).unwrap_or_default();
         let port = match after.strip_prefix(':') {
-            None if after.is_empty() => if tls { 443 } else { 80 },
+            None if after.is_empty() => {
+                if tls {
+                    443
+                } else {
+                    80
+                }
+            }
             None => return Err(UrlFault::Form("a malformed host")),
-            Some(digits) => digits.parse().ok().filter(|port| *port > 0).ok_or(UrlFault::Form("a port that is none"))?,
+            Some(digits) => {
+                digits.parse().ok().filter(|port| *port > 0).ok_or(UrlFault::Form("a port that is none"))?
+            }
         };
         let target = uri.path_and_query().map_or("/", |target| target.as_str());
-        let url = Self { tls, host, port, target: if target.starts_with('/') { target.to_owned() } else { format!("/{target}") } };
+        let url = Self {
+            tls,
+            host,
+            port,
+            target: if target.starts_with('/') { target.to_owned() } else { format!("/{target}") },
+        };
         url.check_host(reach)?;
         Ok(url)
     }
@@ -186,9 +202,9 @@ impl Host {
         let digits = last.strip_prefix("0x").or_else(|| last.strip_prefix("0X"));
         let hexadecimal = digits.is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()));
         if hexadecimal || (!last.is_empty() && last.bytes().all(|byte| byte.is_ascii_digit())) {
-            let address = text.parse::<Ipv4Addr>().map_err(|_other| {
-                UrlFault::Form("an address that is not four decimal numbers")
-            })?;
+            let address = text
+                .parse::<Ipv4Addr>()
+                .map_err(|_other| UrlFault::Form("an address that is not four decimal numbers"))?;
             return Ok(Self::Address(address.into()));
         }
         let name = text.to_ascii_lowercase();
@@ -275,7 +291,10 @@ mod tests {
     fn a_plain_url_is_taken() {
         let url = ReceiverUrl::parse("https://Hooks.Example.com:8443/a/b?c=d", Reach::Public).expect("a URL");
         assert_eq!((url.tls, url.port, url.target.as_str()), (true, 8443, "/a/b?c=d"));
-        assert_eq!((url.host.clone(), url.authority()), (Host::Name("hooks.example.com".into()), "hooks.example.com:8443".into()));
+        assert_eq!(
+            (url.host.clone(), url.authority()),
+            (Host::Name("hooks.example.com".into()), "hooks.example.com:8443".into())
+        );
         let bare = ReceiverUrl::parse("https://example.com", Reach::Public).expect("a URL");
         assert_eq!((bare.target.as_str(), bare.authority().as_str(), bare.port), ("/", "example.com", 443));
         let query = ReceiverUrl::parse("https://example.com?a=b", Reach::Public).expect("a URL");
@@ -405,14 +424,33 @@ mod tests {
     #[test]
     fn what_is_private_is_reached_only_where_that_is_allowed() {
         for text in [
-            "127.0.0.1", "127.255.255.254", "10.0.0.1", "172.16.0.1", "172.31.255.255", "192.168.1.1", "100.64.0.1",
-            "[::1]", "[fc00::1]", "[fd12:3456::1]", "localhost", "a.localhost",
+            "127.0.0.1",
+            "127.255.255.254",
+            "10.0.0.1",
+            "172.16.0.1",
+            "172.31.255.255",
+            "192.168.1.1",
+            "100.64.0.1",
+            "[::1]",
+            "[fc00::1]",
+            "[fd12:3456::1]",
+            "localhost",
+            "a.localhost",
         ] {
             let refused = host(text, Reach::Public);
             assert!(matches!(refused, Err(UrlFault::Address(Unreachable::Private(_)))), "{text}: {refused:?}");
             assert!(host(text, Reach::Private).is_ok(), "{text}");
         }
-        for text in ["172.15.255.255", "172.32.0.1", "100.63.0.1", "100.128.0.1", "11.0.0.1", "192.167.0.1", "223.255.255.255", "[2600::1]"] {
+        for text in [
+            "172.15.255.255",
+            "172.32.0.1",
+            "100.63.0.1",
+            "100.128.0.1",
+            "11.0.0.1",
+            "192.167.0.1",
+            "223.255.255.255",
+            "[2600::1]",
+        ] {
             assert!(host(text, Reach::Public).is_ok(), "{text}");
         }
     }
@@ -429,7 +467,10 @@ mod tests {
         assert!(local.check(Ipv4Addr::LOCALHOST.into(), Reach::Private).is_ok());
         let elsewhere = local.check(Ipv4Addr::new(10, 0, 0, 1).into(), Reach::Private);
         assert!(matches!(elsewhere, Err(Unreachable::Cleartext(_))), "{elsewhere:?}");
-        assert!(matches!(local.check(Ipv4Addr::new(9, 9, 9, 9).into(), Reach::Private), Err(Unreachable::Cleartext(_))));
+        assert!(matches!(
+            local.check(Ipv4Addr::new(9, 9, 9, 9).into(), Reach::Private),
+            Err(Unreachable::Cleartext(_))
+        ));
     }
 
     proptest::proptest! {

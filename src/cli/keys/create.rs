@@ -171,7 +171,10 @@ mod tests {
         assert_eq!(new.props.get("team").map(String::as_str), Some("x"));
         assert!(new.operates_on.is_none());
         let new = meaning("--project acme --rotate-every 30d --webhook https://x.example/").expect("a key");
-        assert_eq!((new.rotation_interval_days, new.rotation_webhook_url.as_deref()), (Some(30), Some("https://x.example/")));
+        assert_eq!(
+            (new.rotation_interval_days, new.rotation_webhook_url.as_deref()),
+            (Some(30), Some("https://x.example/"))
+        );
     }
 
     #[test]

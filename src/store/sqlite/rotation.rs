@@ -222,7 +222,9 @@ fn announce(
 ) -> Result<usize, Fault> {
     let is_first = from == to
         || 1 == connection
-            .prepare_cached("UPDATE webhook_cursor SET revision = ?1, ordinal = ?2 WHERE (revision, ordinal) = (?3, ?4)")?
+            .prepare_cached(
+                "UPDATE webhook_cursor SET revision = ?1, ordinal = ?2 WHERE (revision, ordinal) = (?3, ?4)",
+            )?
             .execute(params![to_sql(to.revision), to.ordinal, to_sql(from.revision), from.ordinal])?;
     let mut note = connection.prepare_cached(
         "INSERT INTO webhook_notices (key_id, kind, at) VALUES (?1, ?2, ?3) \
@@ -266,8 +268,8 @@ fn claimable(connection: &Connection, claim: Claim, now: Timestamp) -> Result<Ve
 }
 
 fn claim(connection: &Connection, claim: Claim, now: Timestamp) -> Result<Vec<Claimed>, Fault> {
-    let mut lease = connection
-        .prepare_cached("UPDATE webhook_deliveries SET lease_owner = ?2, leased_until = ?3 WHERE id = ?1")?;
+    let mut lease =
+        connection.prepare_cached("UPDATE webhook_deliveries SET lease_owner = ?2, leased_until = ?3 WHERE id = ?1")?;
     let sql = format!(
         "SELECT {DELIVERY_COLUMNS}, {KEY_COLUMNS}, {USER_COLUMNS} FROM webhook_deliveries d \
          JOIN keys k ON k.id = d.key_id LEFT JOIN users u ON u.id = k.user_id WHERE d.id = ?1"
@@ -350,8 +352,8 @@ fn counts(connection: &Connection, now: Timestamp) -> Result<RotationCounts, Fau
     )?;
     let (due, overdue): (i64, i64) =
         statement.query_row(params![now.nanos(), overdue.nanos()], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    let mut statement =
-        connection.prepare_cached("SELECT count(*), min(created_at) FROM webhook_deliveries WHERE state = 'pending'")?;
+    let mut statement = connection
+        .prepare_cached("SELECT count(*), min(created_at) FROM webhook_deliveries WHERE state = 'pending'")?;
     let (pending, oldest): (i64, Option<i64>) = statement.query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?;
     Ok(RotationCounts {
         due: unsigned(due)?,
