@@ -13,7 +13,12 @@ export PATH := $(TOOLS)/bin:$(PATH)
 FUZZ_SECONDS ?= 10
 
 # What is called, and the Debian package that has it.
-NEEDED := cc:gcc curl:curl nginx:nginx-light wrk:wrk systemd-socket-activate:systemd
+NEEDED := cc:gcc curl:curl h2load:nghttp2-client haproxy:haproxy nginx:nginx-light python3:python3 \
+	slowhttptest:slowhttptest systemd-socket-activate:systemd testssl:testssl.sh wrk:wrk
+
+# Clients and services in Python that the tests run against the gateway, and what they import.
+PEERS := $(CURDIR)/target/peers
+REQUIREMENTS := $(CURDIR)/tests/peers/requirements.txt
 
 .PHONY: run test soak lint bench fuzz ci tools
 
@@ -67,10 +72,21 @@ ci: lint test
 tools:
 	@missing=(); \
 	for pair in $(NEEDED); do command -v "$${pair%%:*}" >/dev/null || missing+=("$${pair##*:}"); done; \
-	if [ "$${#missing[@]}" -eq 0 ]; then exit 0; fi; \
-	if [ "$$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then \
+	python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv); \
+	if [ "$${#missing[@]}" -ne 0 ]; then \
+		if [ "$$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then \
+			echo "the tests need what is not here; as root: apt-get install $${missing[*]}" >&2; exit 1; \
+		fi; \
 		export DEBIAN_FRONTEND=noninteractive; \
-		apt-get update -qq && apt-get install -y -qq --no-install-recommends "$${missing[@]}"; \
-	else \
-		echo "the tests call these, and they are not here: $${missing[*]}" >&2; exit 1; \
+		options=(-qq -o Acquire::Retries=3 -o DPkg::Lock::Timeout=300); \
+		apt-get "$${options[@]}" update; \
+		apt-get "$${options[@]}" install -y --no-install-recommends "$${missing[@]}" >/dev/null; \
+	fi
+	@# The copy of the list is the last thing made: with another list, or none, all is made anew.
+	@if ! cmp -s $(REQUIREMENTS) $(PEERS)/requirements.txt; then \
+		rm -rf $(PEERS); \
+		python3 -m venv $(PEERS); \
+		$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --retries 5 --no-deps --no-compile \
+			--only-binary :all: --requirement $(REQUIREMENTS); \
+		cp $(REQUIREMENTS) $(PEERS)/requirements.txt; \
 	fi

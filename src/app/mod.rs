@@ -11,6 +11,7 @@ mod quickstart;
 mod reload;
 mod rotation;
 mod running;
+mod secrets;
 mod serve;
 mod signals;
 mod sockets;
@@ -21,7 +22,8 @@ mod workers;
 
 pub use error::AppError;
 pub use init::{Initialised, init};
-pub use opening::open_store;
+pub use opening::{Opened, open_store};
 pub use quickstart::{Demo, Quickstart, prepare as prepare_quickstart};
 pub use rotation::manager;
+pub use secrets::{AddedSecret, SecretStanding, forget_secret, list_secrets, rotate_secrets};
 pub use serve::{Bound, OnReady, ServeOptions, serve};

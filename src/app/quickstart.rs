@@ -160,7 +160,7 @@ async fn demo_key(manager: &Manager, caller: &Caller, clock: &dyn Clock) -> Resu
         text: Some(DEMO.to_owned()),
         ..KeyQuery::default()
     };
-    let keys = manager.keys(caller, query).await?;
+    let keys = manager.keys(caller, query).await?.keys;
     let usable =
         |key: &Key| key.name == DEMO && key.status(None, clock.now()) == Status::Active && key.replaced_by.is_none();
     if let Some(old) = keys.iter().find(|view| usable(&view.key)) {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use super::error::AppError;
+use super::secrets::Held;
 use crate::clock::{Clock, Timestamp};
 use crate::config::{Config, Environment};
 use crate::listen::{self, Connections};
@@ -50,6 +51,7 @@ pub(super) struct Reloader {
     pub(super) connections: Arc<Connections>,
     pub(super) certificates: Option<Arc<Certificates>>,
     pub(super) deny: Arc<ArcSwap<DenyList>>,
+    pub(super) held: Held,
     pub(super) process_metrics: ProcessMetrics,
     pub(super) certificate_metrics: CertificateMetrics,
     pub(super) clock: Arc<dyn Clock>,
@@ -107,6 +109,11 @@ impl Reloader {
         }
     }
 
+    /// Takes over the master secrets that the configuration in force names by now.
+    pub(super) async fn reload_secrets(&mut self) {
+        self.held.reload(&self.config).await;
+    }
+
     /// Tells when the certificates in use end, and warns of what is wrong with them.
     pub(super) fn show_certificates(&self) {
         let Some(certificates) = &self.certificates else { return };
@@ -119,6 +126,7 @@ impl Reloader {
     pub(super) fn files(&self) -> Vec<PathBuf> {
         let mut files = vec![self.config.path.clone()];
         files.extend(self.config.secret_files.iter().cloned());
+        files.extend((!self.config.has_master_secret_in_environment()).then(|| self.config.master_file.clone()));
         files.extend(self.certificates.iter().flat_map(|certificates| certificates.files()));
         files.extend(self.config.proxy.certificate_files().map(Path::to_path_buf));
         files

@@ -6,18 +6,25 @@ use std::thread::{self, JoinHandle};
 use tokio::sync::watch;
 
 use super::error::AppError;
+use super::secrets::given;
 use super::workers::runtime;
-use crate::clock::Clock;
-use crate::config::{Config, master_secret};
-use crate::key::WebhookSecrets;
+use crate::clock::{Clock, Timestamp};
+use crate::config::Config;
+use crate::key::{DeriveSecret, WebhookSecrets};
 use crate::manage::{Manager, Webhooks};
 use crate::rotation::{Outbound, Parts, RotationMetrics, Rotator, SystemResolver};
+use crate::secret::{MasterSecrets, NumberedMaster};
 use crate::store::{SharedStore, StoreId};
 
-/// The secrets of the webhooks of a store.
-fn webhook_secrets(config: &Config, store: StoreId) -> Result<WebhookSecrets, AppError> {
-    let secret = master_secret(config).map_err(|fault| AppError::Config(vec![fault]))?;
-    Ok(WebhookSecrets::new(Arc::new(move |subject: &str| secret.derive(store, "webhook", subject)), Vec::new()))
+/// The secrets of the webhooks of a store: receivers are told what the master secret in use at `now` makes.
+fn webhook_secrets(secrets: &MasterSecrets, store: StoreId, now: Timestamp) -> WebhookSecrets {
+    let derive = |one: &NumberedMaster| -> DeriveSecret {
+        let secret = one.secret.clone();
+        Arc::new(move |subject: &str| secret.derive(store.0, "webhook", subject))
+    };
+    let in_use = secrets.in_use(now.seconds());
+    let others = secrets.iter().filter(|one| one.number != in_use.number);
+    WebhookSecrets::new(derive(in_use), others.map(derive).collect())
 }
 
 /// A manager of `store` that lets keys have webhooks where the configuration does: where
@@ -25,12 +32,12 @@ fn webhook_secrets(config: &Config, store: StoreId) -> Result<WebhookSecrets, Ap
 ///
 /// # Errors
 /// When the master secret cannot be read.
-pub fn manager(config: &Config, store: &SharedStore) -> Result<Manager, AppError> {
+pub fn manager(config: &Config, store: &SharedStore, now: Timestamp) -> Result<Manager, AppError> {
     let manager = Manager::new(Arc::clone(store), config.proxy.token_prefix.clone());
     if config.rotation.public_url.is_none() {
         return Ok(manager);
     }
-    let secrets = webhook_secrets(config, store.id())?;
+    let secrets = webhook_secrets(&given(config)?, store.id(), now);
     Ok(manager.with_webhooks(Webhooks { secrets, reach: config.rotation.reach }))
 }
 
@@ -58,8 +65,8 @@ impl Rotating {
         let parts = Parts {
             settings,
             store: Arc::clone(store),
-            manager: manager(config, store)?,
-            secrets: webhook_secrets(config, store.id())?,
+            manager: manager(config, store, clock.now())?,
+            secrets: webhook_secrets(&given(config)?, store.id(), clock.now()),
             clock,
             metrics,
             post: Arc::new(post),

@@ -136,6 +136,7 @@ impl Running {
                         self.supervisor.reloading("reloading the configuration");
                         self.reloader.reload_deny();
                         self.reloader.reload();
+                        self.reloader.reload_secrets().await;
                         watch.follow(self.reloader.files().iter().map(PathBuf::as_path));
                         self.supervisor.ready();
                     }
@@ -155,6 +156,7 @@ impl Running {
                 }
                 () = watch.changed() => {
                     self.reloader.reload();
+                    self.reloader.reload_secrets().await;
                     watch.follow(self.reloader.files().iter().map(PathBuf::as_path));
                 }
                 () = self.supervisor.watch() => {}

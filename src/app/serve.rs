@@ -22,6 +22,7 @@ use super::process;
 use super::reload::{Overrides, Reloader, read_deny};
 use super::rotation::Rotating;
 use super::running::{Crew, Following, Running};
+use super::secrets::Held;
 use super::sockets::Sockets;
 use super::supervisor::Supervisor;
 use super::upgrade::{Predecessor, Program};
@@ -184,13 +185,20 @@ impl Running {
         sockets.close_unused();
 
         let followed = runtime.block_on(open_followed(&config, Arc::clone(&shared_clock)))?;
+        let held = Held {
+            store: Arc::clone(&followed.store),
+            secrets: followed.secrets,
+            issuer: config.gateway.issuer.clone(),
+            mac_key: followed.derived.mac_key.clone(),
+            signers: Arc::new(ArcSwap::new(followed.derived.signers)),
+        };
         let table = Arc::new(Table::new());
         let sync = Sync::start(sync::Parts {
             settings: config.sync.clone(),
             store: Arc::clone(&followed.store),
             table: Arc::clone(&table),
             clock: Arc::clone(&shared_clock),
-            mac_key: followed.mac_key,
+            mac_key: followed.derived.mac_key,
             metrics: Arc::clone(&metrics.sync),
             reassert: None,
             // Last, so that as little as possible can go wrong while two processes share the folder.
@@ -225,6 +233,7 @@ impl Running {
             clock: Arc::clone(&shared_clock),
             metrics: metrics.proxy.clone(),
             in_flight: Arc::default(),
+            signers: Arc::clone(&held.signers),
         };
         for (number, listeners) in by_worker(addresses, worker_count).into_iter().enumerate() {
             let listeners = listeners.into_iter().map(|listener| (listener, listening.clone())).collect();
@@ -275,6 +284,7 @@ impl Running {
             connections,
             certificates,
             deny,
+            held,
             process_metrics: metrics.process,
             certificate_metrics: metrics.certificates,
             clock: shared_clock,

@@ -10,7 +10,7 @@ use super::failure::Failure;
 use super::output::{self, Output};
 use super::place;
 use super::values::ConfigFile;
-use crate::config::{Config, master_secret};
+use crate::config::{Config, master_secrets};
 use crate::policy::{Access, DenyList};
 use crate::report::Chain;
 use crate::store::{self, SqliteStore, Store};
@@ -180,8 +180,8 @@ impl Findings {
             }
             return Ok(());
         }
-        let secret = match master_secret(config) {
-            Ok(secret) => secret,
+        let secrets = match master_secrets(config) {
+            Ok(secrets) => secrets,
             Err(fault) => {
                 self.faults.push(fault.to_string());
                 return Ok(());
@@ -189,11 +189,17 @@ impl Findings {
         };
         if let Some(store) = store {
             let known = place::runtime()?.block_on(store.secrets())?;
-            let fingerprint = secret.fingerprint();
-            if !known.is_empty() && !known.iter().any(|(_number, print)| *print == fingerprint) {
+            let given: Vec<_> = secrets.iter().map(|one| (one.number, one.secret.fingerprint())).collect();
+            if !known.is_empty() && !store::belong_together(&known, &given) {
                 let error = store::StoreError::WrongSecret { store: store.name().to_owned() };
                 self.faults.push(error.to_string());
                 return Ok(());
+            }
+            let newest = known.iter().map(|&(number, _)| number).max();
+            if newest.is_some_and(|newest| newest > secrets.newest().number) {
+                self.warnings.push(
+                    "the store knows a newer master secret than is given here: copy the file that holds it".to_owned(),
+                );
             }
         }
         if config.has_master_secret_in_environment() {

@@ -16,6 +16,7 @@ mod output;
 mod panic;
 mod place;
 mod quickstart;
+mod secrets;
 mod serve;
 mod shape;
 mod typed;
@@ -55,6 +56,7 @@ fn execute(arguments: &[OsString]) -> Result<(), Failure> {
         Command::Explain(args) => explain::run(args, &mut output),
         Command::Keys(args) => keys::run(args, &mut output),
         Command::Users(args) => users::run(args, &mut output),
+        Command::Secrets(args) => secrets::run(args, &mut output),
         Command::Events(args) => events::run(args, &mut output),
         Command::Health(args) => health::run(&args, &mut output),
         Command::Completions(args) => completions::run(&args, &mut output),

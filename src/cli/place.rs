@@ -5,6 +5,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::runtime::Runtime;
 
@@ -34,8 +35,8 @@ impl Place {
     /// Opens the store that `config` names, with its master secret.
     pub(super) fn of(config: Config) -> Result<Self, Failure> {
         let runtime = runtime()?;
-        let store = runtime.block_on(app::open_store(&config, clock()))?;
-        let manager = app::manager(&config, &store)?;
+        let app::Opened { store, signers } = runtime.block_on(app::open_store(&config, clock()))?;
+        let manager = app::manager(&config, &store, clock().now())?.with_jwt(signers);
         Ok(Self { config, store, manager, caller: caller(), runtime })
     }
 
@@ -65,6 +66,21 @@ pub(super) fn ops_address(path: &Path) -> Result<SocketAddr, Failure> {
 /// Makes what `config` names and is missing.
 pub(super) fn init(config: &Config) -> Result<app::Initialised, Failure> {
     Ok(runtime()?.block_on(app::init(config, &caller(), clock()))?)
+}
+
+/// Adds a master secret to those that `config` names, used once `after` has passed.
+pub(super) fn rotate_secrets(config: &Config, after: Duration) -> Result<app::AddedSecret, Failure> {
+    Ok(runtime()?.block_on(app::rotate_secrets(config, after, clock()))?)
+}
+
+/// Forgets one of the master secrets that `config` names.
+pub(super) fn forget_secret(config: &Config, number: u32) -> Result<(), Failure> {
+    Ok(runtime()?.block_on(app::forget_secret(config, number, clock()))?)
+}
+
+/// The master secrets that `config` names, and those that its store knows.
+pub(super) fn list_secrets(config: &Config) -> Result<Vec<app::SecretStanding>, Failure> {
+    Ok(runtime()?.block_on(app::list_secrets(config, clock()))?)
 }
 
 /// Makes what is missing in the folder of a quickstart, and a demo key.

@@ -7,7 +7,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use super::failure::Failure;
 use super::output::Output;
-use super::{check, completions, events, explain, health, init, keys, quickstart, serve, users};
+use super::{check, completions, events, explain, health, init, keys, quickstart, secrets, serve, users};
 
 /// A reverse proxy that lets only authorized API keys through
 #[derive(Debug, Parser)]
@@ -27,6 +27,7 @@ pub(super) enum Command {
     Explain(explain::Args),
     Keys(keys::Args),
     Users(users::Args),
+    Secrets(secrets::Args),
     Events(events::Args),
     Health(health::Args),
     Completions(completions::Args),

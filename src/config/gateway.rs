@@ -37,6 +37,7 @@ pub(super) struct ProxySettings {
     pub(super) trusted_proxies: Vec<Network>,
     pub(super) requests_max: usize,
     pub(super) access_log: bool,
+    pub(super) jwks: bool,
 }
 
 /// What holds for a route that says nothing of its own.
@@ -99,6 +100,7 @@ pub(super) fn read<'a>(section: &Section<'a>, base: &Path) -> Read<'a> {
             proxy_protocol: if introduced { proxy.trusted_proxies.clone() } else { Vec::new() },
             leaving: read_leaving(&section.section("timeouts")),
             deny_file: section.file("deny_file", base),
+            issuer: read_issuer(section),
         },
         proxy,
         routes,
@@ -239,6 +241,7 @@ fn read_proxy(section: &Section<'_>) -> ProxySettings {
         trusted_proxies: Vec::new(),
         requests_max: section.count("requests_max").unwrap_or(10_000),
         access_log: section.switch("access_log").unwrap_or(true),
+        jwks: section.switch("jwks").unwrap_or(false),
     };
     set(&mut settings.token_prefix, section.parsed("token_prefix"));
     if let Some(realm) = section.text("realm") {
@@ -258,6 +261,17 @@ fn read_proxy(section: &Section<'_>) -> ProxySettings {
         }
     }
     settings
+}
+
+fn read_issuer(section: &Section<'_>) -> String {
+    const BYTES_MAX: usize = 256;
+    let default = || "keyward".to_owned();
+    let Some(issuer) = section.text("issuer") else { return default() };
+    if (1..=BYTES_MAX).contains(&issuer.len()) && issuer.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return issuer.to_owned();
+    }
+    section.fault_of("issuer", format!("found {}, expected 1 to 256 characters of ! to ~", shown(issuer)));
+    default()
 }
 
 /// Reads `10.0.0.0/8` or one address.

@@ -3,7 +3,7 @@
 //! A file is parsed, walked with the schema in hand, and turned into the plain settings that each
 //! module owns. Nothing is guessed: an unknown key, a value out of range or a reference to nothing
 //! is a fault with its line, and a file with one fault gives no settings. Certificates and the deny
-//! file are read by those who use them; the master secret by [`master_secret`]. This module opens no
+//! file are read by those who use them; the master secrets by [`master_secrets`]. This module opens no
 //! socket and no store.
 
 mod cors;
@@ -30,14 +30,14 @@ use std::time::Duration;
 
 use toml::de::DeTable;
 
-use crate::secret::Secret;
+use crate::secret::{MasterSecret, Secret};
 use crate::table::OnStale;
 use crate::telemetry::{Format as LogFormat, LogSettings};
 use crate::wire::Network;
 use crate::{listen, proxy, store, sync, tls};
 
 pub use fault::Fault;
-pub use master::{MASTER_SECRET_VARIABLE, MasterSecret, NoMasterSecret, master_secret};
+pub use master::{MASTER_SECRET_VARIABLE, MASTER_SECRETS_MAX, master_file_text, master_secrets};
 pub use units::{UnitFault, format_duration, format_size, parse_duration, parse_size};
 
 use fault::Faults;
@@ -63,7 +63,7 @@ pub struct Config {
     pub ops: Option<SocketAddr>,
     /// The management listener, if any.
     pub admin: Option<Admin>,
-    /// The file of the master secret. Read by [`master_secret`].
+    /// The file of the master secrets. Read by [`master_secrets`].
     pub master_file: PathBuf,
     /// Where keys are kept.
     pub store: store::Settings,
@@ -99,6 +99,8 @@ pub struct Gateway {
     pub leaving: Leaving,
     /// The file of refused keys.
     pub deny_file: Option<PathBuf>,
+    /// What it calls itself in what it signs.
+    pub issuer: String,
 }
 
 /// How long a process takes to make way, for a stop or for the next binary.
@@ -250,6 +252,7 @@ impl Config {
                 on_stale: sync.on_stale,
                 requests_max: settings.requests_max,
                 access_log: settings.access_log,
+                jwks: settings.jwks,
             }),
             ops,
             admin,

@@ -283,6 +283,11 @@ fn read_forward(section: &Section<'_>, defaults: &RouteDefaults, upstreams: &Ups
     forward.prefix = read_prefix(section);
     forward.host = read_host_rewrite(section);
     set(&mut forward.forward_credential, section.switch("forward_credential"));
+    set(&mut forward.assertion, section.switch("assertion"));
+    if forward.assertion && section.switch("public") == Some(true) {
+        section
+            .fault_of("assertion", "is true on a public route, where there is no key to tell of: remove one of them");
+    }
     set(&mut forward.shared_cache, section.switch("shared_cache"));
     let body_max = section.size("body_max").unwrap_or(defaults.body_max);
     forward.request_body_max = (body_max > 0).then_some(body_max);

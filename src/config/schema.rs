@@ -199,6 +199,18 @@ pub const KEYS: &[Key] = &[
         "What this installation's tokens begin with.",
     ),
     key(
+        "gateway.issuer",
+        Kind::Text("text"),
+        LeftOut::Is("\"keyward\""),
+        "The `iss` of keys in JWT form and of assertions.",
+    ),
+    key(
+        "gateway.jwks",
+        Kind::Switch,
+        LeftOut::Is("false"),
+        "Serves /.well-known/jwks.json, by which upstreams verify assertions, in the place of any route.",
+    ),
+    key(
         "gateway.credential",
         CREDENTIALS,
         LeftOut::Is("[\"bearer\"]"),
@@ -562,6 +574,12 @@ pub const KEYS: &[Key] = &[
         LeftOut::Is("false"),
         "Leaves the credential in the forwarded request.",
     ),
+    key(
+        "routes[].assertion",
+        Kind::Switch,
+        LeftOut::Is("false"),
+        "Sends keyward-assertion: a signed JWT, good for a minute, that tells the service who calls.",
+    ),
     key("routes[].upgrades", Kind::List("\"websocket\""), LeftOut::Is("[]"), "The upgrades that are let through."),
     key(
         "routes[].upgrade_idle",
@@ -680,7 +698,7 @@ pub const KEYS: &[Key] = &[
         "secrets.master_file",
         Kind::Path,
         LeftOut::Says("master.secret beside the store"),
-        "The master secret, mode 0600; KEYWARD_MASTER_SECRET takes its place. Changing it needs a restart.",
+        "The master secrets, mode 0600; KEYWARD_MASTER_SECRET takes its place. Another file needs a restart, what it holds does not.",
     ),
     key(
         "store.sqlite.path",
@@ -797,9 +815,7 @@ pub const KEYS: &[Key] = &[
 const NOT_YET: &[(&str, &str)] = &[
     ("self", "there is no listener for callers' own keys yet; remove [self]"),
     ("store.postgres", "keys are kept in SQLite only; use [store.sqlite]"),
-    ("gateway.jwks", "no public keys are served yet; remove it"),
     ("admin.self_service", "users cannot manage their own keys yet; remove it"),
-    ("routes[].assertion", "no signed assertion is sent yet; remove it"),
 ];
 
 /// The key at the dotted path `path`.

@@ -6,7 +6,7 @@
 use std::fmt;
 
 use data_encoding::HEXLOWER;
-use sha2::{Digest, Sha512};
+use sha2::{Digest, Sha256, Sha512};
 use subtle::ConstantTimeEq;
 
 /// SHA-512 of a token's exact bytes. Compared in constant time; not shown in Debug beyond four
@@ -21,6 +21,27 @@ impl TokenHash {
         Self(Sha512::digest(token).into())
     }
 
+    /// What stands for `token` where it was imported by its SHA-256: that digest and 32 zero bytes.
+    #[must_use]
+    pub fn sha256_of(token: &[u8]) -> Self {
+        Self::from_sha256(Sha256::digest(token).into())
+    }
+
+    /// What stands for a token of which only its SHA-256 is known.
+    #[must_use]
+    pub fn from_sha256(digest: [u8; 32]) -> Self {
+        let mut bytes = [0; 64];
+        bytes.split_at_mut(32).0.copy_from_slice(&digest);
+        Self(bytes)
+    }
+
+    /// Whether this stands for a token by its SHA-256. No SHA-512 that anybody can make ends in 32
+    /// zero bytes.
+    #[must_use]
+    pub fn is_sha256(&self) -> bool {
+        *self.0.split_at(32).1 == [0; 32]
+    }
+
     /// A hash from its 64 bytes.
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 64]) -> Self {
@@ -32,6 +53,21 @@ impl TokenHash {
     pub fn from_hex(text: &str) -> Option<Self> {
         let bytes = data_encoding::HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok()?;
         bytes.try_into().ok().map(Self)
+    }
+
+    /// The place of a token of which another system kept only the SHA-256: its 32 bytes, and zeros. No
+    /// SHA-512 of a token ends so.
+    #[must_use]
+    pub fn from_sha256(digest: [u8; 32]) -> Self {
+        let mut bytes = [0; 64];
+        bytes.split_at_mut(32).0.copy_from_slice(&digest);
+        Self(bytes)
+    }
+
+    /// Whether only the token's SHA-256 is known.
+    #[must_use]
+    pub fn is_sha256(&self) -> bool {
+        self.0.split_at(32).1.iter().all(|&byte| byte == 0)
     }
 
     /// The 64 bytes.
@@ -74,6 +110,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_sha_256_is_told_from_a_sha_512() {
+        assert!(TokenHash::from_sha256([7; 32]).is_sha256());
+        assert_eq!(TokenHash::from_sha256([7; 32]).head(), [7; 32]);
+        assert!(!TokenHash::of(b"abc").is_sha256());
+    }
+
+    #[test]
     fn a_hash_is_sha_512_of_the_exact_bytes() {
         // FIPS 180-2, appendix C.1.
         let expected = "ddaf35a193617abacc417349ae20413112e6fa4e89a97ea20a9eeee64b55d39a\
@@ -83,5 +126,14 @@ mod tests {
         assert_eq!(TokenHash::from_hex(&expected.to_uppercase()), Some(TokenHash::of(b"abc")));
         assert_eq!(TokenHash::from_hex("ddaf"), None);
         assert_ne!(TokenHash::of(b"abc"), TokenHash::of(b"abd"));
+    }
+
+    #[test]
+    fn a_sha_256_is_told_from_a_sha_512() {
+        // FIPS 180-2, appendix B.1.
+        let digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        let hash = TokenHash::sha256_of(b"abc");
+        assert_eq!(hash.to_hex(), format!("{digest}{}", "0".repeat(64)));
+        assert!(hash.is_sha256() && !TokenHash::of(b"abc").is_sha256());
     }
 }

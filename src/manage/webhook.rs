@@ -3,11 +3,12 @@
 
 use std::time::Duration;
 
+use super::manager::{Asked, Done};
 use super::may::{Acting, Operation, Target, may};
 use super::plan::{Plan, seen};
 use super::{Caller, ManageError, Manager, check, told};
 use crate::clock::Timestamp;
-use crate::key::{Actor, EventKind, Key, KeyId, WebhookSecrets};
+use crate::key::{Actor, EventKind, Key, KeyId, Subject, WebhookSecrets};
 use crate::secret::Secret;
 use crate::store::{Changes, Committed, Planned, ReadRequest, Reading};
 use crate::wire::{Reach, ReceiverUrl};
@@ -75,12 +76,16 @@ impl Manager {
         let webhooks = self.webhooks.clone().ok_or(ManageError::WebhooksNotAvailable)?;
         let by = caller.clone();
         let read = ReadRequest { keys: vec![id], lineage_of: Some(id), ..ReadRequest::default() };
-        let done = self.change(caller, read, move |reading| rotate_secret(&by, id, reading)).await?;
-        let mut key = done.outcome.clone();
-        done.settle_key(&mut key, 0);
-        let secret = webhooks.secrets.newest(key.lineage, key.rotation.secret_version).to_text();
-        let old_until = key.rotation.old_secret_until.unwrap_or(done.committed.at);
-        Ok(WebhookSecretRotated { key, secret, old_until, committed: done.committed })
+        let asked = Asked::of("rotate_webhook_secret", Some(Subject::Key(id)), read);
+        let plan = move |reading: &Reading| rotate_secret(&by, id, reading);
+        let finish = move |done: Done<Key>| {
+            let mut key = done.outcome.clone();
+            done.settle_key(&mut key, 0);
+            let secret = webhooks.secrets.newest(key.lineage, key.rotation.secret_version).to_text();
+            let old_until = key.rotation.old_secret_until.unwrap_or(done.committed.at);
+            WebhookSecretRotated { key, secret, old_until, committed: done.committed }
+        };
+        self.change(caller, asked, plan, finish).await
     }
 
     /// Takes `url` off every key of the lineage of `id` that has it: its receiver wants no more.
@@ -97,7 +102,7 @@ impl Manager {
                 after.rotation.webhook_url = None;
                 changes.extend(told::changed_key(EventKind::KeyUpdated, key, after));
             }
-            Ok(Changes { actor: Actor::System, changes })
+            Ok(Changes::by(Actor::System, changes))
         };
         let read = ReadRequest { lineage_of: Some(id), ..ReadRequest::default() };
         // The plan refuses nothing.

@@ -19,6 +19,8 @@ pub struct Forward {
     pub host: HostForward,
     /// Whether the upstream gets the credential. Default: it is stripped.
     pub forward_credential: bool,
+    /// Whether the upstream gets a signed assertion of who calls.
+    pub assertion: bool,
     /// Whether a WebSocket may be opened. Nothing else is ever upgraded.
     pub websocket: bool,
     /// How long a WebSocket may go without a byte either way.
@@ -81,6 +83,7 @@ impl Forward {
             prefix: Prefix::Keep,
             host: HostForward::Client,
             forward_credential: false,
+            assertion: false,
             websocket: false,
             websocket_idle: Self::WEBSOCKET_IDLE,
             request_body_max: None,

@@ -86,6 +86,12 @@ pub(super) async fn forward(
         Ok(target) => target,
         Err(code) => return Err(Refused::new(code, Some(body))),
     };
+    let identity = permit.record().map(|record| (worker.identities.of(record), record));
+    let assertion = identity.as_ref().zip(account.upstream.as_ref()).filter(|_| route.forward.assertion);
+    let assertion = assertion.map(|((identity, record), upstream)| {
+        let signers = worker.shared.signers.load();
+        worker.assertions.of(record, identity, upstream, &signers, forwarding.now)
+    });
     let passage = Passage {
         peer: worker.peers.of(peer.address.ip()),
         trusted: forwarding.trusted,
@@ -101,7 +107,8 @@ pub(super) async fn forward(
         grpc,
         websocket,
         length,
-        identity: permit.record().map(|record| worker.identities.of(record)),
+        identity: identity.map(|(identity, _)| identity),
+        assertion,
     };
     if let Err(code) = rewrite_request(&mut parts.headers, &permit, &passage) {
         return Err(Refused::new(code, Some(body)));

@@ -22,6 +22,7 @@ use super::drain::{KEPT_BYTES_MAX, drain};
 use super::forward::{Forwarding, forward};
 use super::gate;
 use super::headers::REQUEST_ID;
+use super::jwks;
 use super::metrics::Outcome;
 use super::refusal::{Asked, answer, is_grpc, is_head};
 use super::tunnel::Tunnel;
@@ -239,6 +240,16 @@ async fn admit(
         Ok(path) => path,
         Err(_fault) => return Err(refuse(Code::AmbiguousPath.into(), body)),
     };
+    if settings.jwks && path.as_str() == jwks::PATH {
+        return match jwks::answer(&parts.method, &worker.shared.signers.load(), account) {
+            Ok(response) => Ok(Admitted::Answer(response)),
+            Err(allow) => {
+                let mut refused = refuse(Code::MethodNotAllowed.into(), body);
+                refused.allow = Some(allow);
+                Err(refused)
+            }
+        };
+    }
     if let Some(method) = cors::asked_method(&parts)
         && let Found::Route(found) = settings.routes.find(gated.host().as_deref(), &method, &path)
         && let Some(rules) = &found.route.spec().forward.cors

@@ -46,6 +46,7 @@ macro_rules! contract {
             a_list_keeps_to_its_filters_and_limit,
             events_are_listed_in_order,
             another_secret_is_refused,
+            a_secret_takes_another_ones_place,
         );
     };
     ($fixture:ident: $($name:ident,)*) => {
@@ -118,7 +119,7 @@ fn write_user(user: User) -> Change {
 }
 
 pub(super) async fn write(store: &SharedStore, changes: Vec<Change>) -> Result<Committed, StoreError> {
-    let plan = move |_: &Reading| Ok(Changes { actor: Actor::System, changes: changes.clone() });
+    let plan = move |_: &Reading| Ok(Changes::by(Actor::System, changes.clone()));
     let outcome = store.mutate(ReadRequest::default(), Box::new(plan)).await?;
     Ok(outcome.expect("this plan never refuses"))
 }
@@ -201,13 +202,13 @@ pub(super) async fn a_refused_neighbour_takes_nothing_from_the_others(f: Fixture
             let own = write_key(Key { hash, ..key(number) });
             let plan = move |_: &Reading| -> Planned {
                 let changes = vec![own.clone()];
-                if number % 3 == 2 { Err(Box::new(())) } else { Ok(Changes { actor: Actor::System, changes }) }
+                if number % 3 == 2 { Err(Box::new(())) } else { Ok(Changes::by(Actor::System, changes)) }
             };
             matches!(store.mutate(ReadRequest::default(), Box::new(plan)).await, Ok(Ok(_)))
         });
     }
     let written = tasks.join_all().await.into_iter().filter(|written| *written).count();
-    let listed = f.store.list_keys(KeyQuery::default()).await.expect("a list");
+    let listed = f.store.list_keys(KeyQuery::default()).await.expect("a list").keys;
     let revisions: std::collections::BTreeSet<u64> = listed.iter().map(|(key, ..)| key.stamp.revision).collect();
     // Whoever came first with the token that all of the second kind share has it.
     assert_eq!(written, 20);
@@ -432,7 +433,7 @@ pub(super) async fn usage_adds_up_and_stays_out_of_the_future(f: Fixture) {
     let read = ReadRequest { keys: vec![key(1).id], ..ReadRequest::default() };
     let usage = f.store.read(read).await.expect("a reading").usage;
     assert_eq!(usage, [KeyUsage { key: key(1).id, last_used_at: at(2000), count: 9 }]);
-    let listed = f.store.list_keys(KeyQuery::default()).await.expect("a list");
+    let listed = f.store.list_keys(KeyQuery::default()).await.expect("a list").keys;
     let usage: Vec<_> = listed.iter().map(|(_, _, usage)| usage.map(|usage| usage.count)).collect();
     assert_eq!(usage, [Some(1), Some(9)]);
     assert_eq!(newest(&f.store).await.commit, before.commit);
@@ -455,7 +456,7 @@ pub(super) async fn a_list_keeps_to_its_filters_and_limit(f: Fixture) {
     let rows = [write_user(off)].into_iter().chain(keys.into_iter().map(write_key)).collect();
     write(&f.store, rows).await.expect("a commit");
     let list = |query: KeyQuery| async {
-        let listed = f.store.list_keys(query).await.expect("a list");
+        let listed = f.store.list_keys(query).await.expect("a list").keys;
         let number = |id: KeyId| (1u8..8).find(|number| key(*number).id == id).unwrap_or_default();
         listed.iter().map(|(key, _, _)| number(key.id)).collect::<Vec<_>>()
     };
@@ -509,4 +510,24 @@ pub(super) async fn another_secret_is_refused(f: Fixture) {
         assert!(matches!(error, StoreError::WrongSecret { .. }), "{error}");
     }
     assert_eq!((f.again)().secrets().await.expect("secrets"), [(1, [7; 32])]);
+}
+
+pub(super) async fn a_secret_takes_another_ones_place(f: Fixture) {
+    let (one, two, three) = ((1, [7; 32]), (2, [8; 32]), (3, [9; 32]));
+    let wrong = |checked: Result<(), StoreError>| matches!(checked, Err(StoreError::WrongSecret { .. }));
+    check_secrets(&*f.store, &[one]).await.expect("the first secret is taken");
+    assert!(wrong(check_secrets(&*f.store, &[two]).await), "nobody has shown a known one");
+    check_secrets(&*f.store, &[two, one]).await.expect("the second comes beside the first");
+    check_secrets(&*f.store, &[one]).await.expect("who has not heard of the second");
+    assert!(wrong(check_secrets(&*f.store, &[one, (2, [6; 32])]).await), "another second one");
+    assert!(wrong(f.store.add_secret(2, [6; 32]).await) && wrong(f.store.add_secret(1, [6; 32]).await));
+    assert_eq!((f.again)().secrets().await.expect("secrets"), [one, two]);
+
+    f.store.forget_secret(1).await.expect("forgotten");
+    f.store.forget_secret(1).await.expect("forgotten already");
+    f.store.forget_secret(2).await.expect("the only one stays");
+    assert_eq!(f.store.secrets().await.expect("secrets"), [two]);
+    check_secrets(&*f.store, &[one, two, three]).await.expect("what was forgotten does no harm");
+    assert_eq!(f.store.secrets().await.expect("secrets"), [two, three], "and is not taken again");
+    assert!(wrong(check_secrets(&*f.store, &[one]).await));
 }

@@ -18,6 +18,8 @@ mod key_life;
 #[cfg(test)]
 mod odd;
 #[cfg(test)]
+mod peers;
+#[cfg(test)]
 mod reload;
 #[cfg(test)]
 mod request;

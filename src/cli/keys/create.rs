@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde::Serialize;
 
 use super::webhook::text_of;
@@ -11,7 +12,7 @@ use crate::cli::output::Output;
 use crate::cli::place::Place;
 use crate::cli::shape::KeyShape;
 use crate::cli::values::{ConfigFile, EndOptions, OperatorOptions, RotationOptions, Which, key_name, pair};
-use crate::key::{EnvironmentId, Grant, Grants, ProjectId, UserId};
+use crate::key::{EnvironmentId, Format, Grant, Grants, ProjectId, UserId};
 use crate::manage::{Created, NewKey};
 use crate::secret::Secret;
 
@@ -22,6 +23,7 @@ Examples:
   keyward keys create -c keyward.toml --project acme --name build --flag jobs:read
   keyward keys create -c keyward.toml --project acme --name ann --user ann --inherit \\
       --expires-in 30d
+  keyward keys create -c keyward.toml --project acme --name ci --flag jobs:read --format jwt
   keyward keys create -c keyward.toml --project all --name ops --flag 'keyward.**' \\
       --may-grant '**' --operate-project all --operate-environment all
   keyward keys create -c keyward.toml --project acme --name farm --rotate-every 30d \\
@@ -61,6 +63,9 @@ pub(in crate::cli) struct Args {
     self_rotate: bool,
     #[command(flatten)]
     rotation: RotationOptions,
+    /// How its token is made: opaque, or a signed JWT that others can read
+    #[arg(long, value_name = "FORMAT", default_value = "opaque", value_parser = format())]
+    format: Format,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -76,6 +81,12 @@ struct Minted<'a> {
     /// What its webhook's receiver verifies with.
     #[serde(skip_serializing_if = "Option::is_none")]
     rotation_webhook_secret: Option<&'a str>,
+}
+
+/// The formats that are minted here.
+fn format() -> impl TypedValueParser<Value = Format> {
+    PossibleValuesParser::new([Format::Opaque.as_str(), Format::Jwt.as_str()])
+        .map(|text| if text == Format::Jwt.as_str() { Format::Jwt } else { Format::Opaque })
 }
 
 impl Args {
@@ -95,6 +106,7 @@ impl Args {
             may_grant,
             operates_on,
             self_rotate: self.self_rotate,
+            format: self.format,
             expires: self.end.meaning().unwrap_or_default(),
             rotation_interval_days: self.rotation.rotate_every,
             rotation_webhook_url: self.rotation.webhook,

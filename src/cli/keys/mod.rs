@@ -3,6 +3,7 @@
 
 mod create;
 mod export;
+mod foreign;
 mod import;
 mod inspect;
 mod list;
@@ -16,9 +17,10 @@ mod webhook;
 use clap::Subcommand;
 
 use super::failure::Failure;
-use super::output::Output;
+use super::output::{self, Output};
 use crate::clock::Timestamp;
 use crate::key::{Grants, Key, KeyId, RotationState};
+use crate::store::Damaged;
 
 /// Make, find, change, replace and end keys
 #[derive(Debug, clap::Args)]
@@ -95,4 +97,19 @@ fn told_once(id: KeyId, printed: Result<(), Failure>) -> Result<(), Failure> {
     printed.map_err(|_unprinted| {
         Failure::failed(format_args!("{id} was made, but its token could not be printed: revoke it and make another"))
     })
+}
+
+/// Names the rows that could not be listed with the others, if there are any.
+fn complain_of_damage(damaged: &[(Damaged, String)]) -> Result<(), Failure> {
+    for (what, cause) in damaged {
+        match what {
+            Damaged::Key { id, .. } => output::note(&format!("{id} cannot be read: {cause}")),
+            Damaged::User(id) => output::note(&format!("user {id} cannot be read: {cause}")),
+            Damaged::Unnamed => output::note(&format!("a row cannot be read: {cause}")),
+        }
+    }
+    match damaged.len() {
+        0 => Ok(()),
+        count => Err(Failure::failed(format!("{count} rows of the store are damaged; restore them from a backup"))),
+    }
 }

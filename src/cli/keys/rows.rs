@@ -108,7 +108,8 @@ fn read_lines(kind: Kind, mut file: impl BufRead, defaults: &Defaults, mut read:
     rows
 }
 
-fn from_defaults(line: usize, secret: ImportedSecret, defaults: &Defaults) -> Result<ImportedKey, String> {
+/// A key of which only its secret is known.
+pub(super) fn from_defaults(line: usize, secret: ImportedSecret, defaults: &Defaults) -> Result<ImportedKey, String> {
     Ok(ImportedKey {
         line,
         secret,

@@ -11,7 +11,7 @@ use crate::cli::values::{ConfigFile, key_id};
 use crate::clock::Timestamp;
 use crate::key::{EnvironmentId, KeyId, ProjectId, Status};
 use crate::manage::KeyView;
-use crate::store::{Delivery, DeliveryId, DeliveryState, KeyQuery};
+use crate::store::{Delivery, DeliveryId, DeliveryState};
 
 /// How many announcements are shown.
 const ANNOUNCEMENTS_SHOWN: usize = 5;
@@ -100,9 +100,7 @@ impl Member {
 pub(super) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
     let place = Place::open(&args.config)?;
     let view = place.wait(place.manager.key(&place.caller, args.id))?;
-    let query = KeyQuery { lineage: Some(view.key.lineage), ..KeyQuery::default() };
-    let mut lineage = place.wait(place.manager.keys(&place.caller, query))?;
-    lineage.sort_by_key(|member| (member.key.created_at, member.key.id));
+    let lineage = place.wait(place.manager.lineage(&place.caller, args.id))?;
     let lineage: Vec<_> = lineage.iter().map(Member::of).collect();
     let deliveries = match place.store.rotation() {
         Some(store) => place.wait(store.deliveries(view.key.lineage, ANNOUNCEMENTS_SHOWN))?,

@@ -112,6 +112,7 @@ strip_prefix = "/api"
 rewrite_prefix = "/v2"
 host_rewrite = "target"
 forward_credential = true
+assertion = true
 upgrades = ["websocket"]
 upgrade_idle = "90s"
 body_max = "10MiB"
@@ -155,6 +156,7 @@ empty_segments = "merge""#,
             prefix: Prefix::Rewrite { from: "/api".to_owned(), to: "/v2".to_owned() },
             host: HostForward::Target,
             forward_credential: true,
+            assertion: true,
             websocket: true,
             websocket_idle: Duration::from_secs(90),
             request_body_max: Some(10 << 20),
@@ -210,7 +212,7 @@ fn the_master_secret_comes_from_the_variable_or_from_a_private_file() {
     let at = folder.path().join("m");
     let place = format!("{}:11: secrets.master_file", folder.path().join("keyward.toml").display());
     let shown = at.display();
-    let read = || master_secret(&config_in(folder.path(), &text, None)).map_err(|fault| fault.to_string());
+    let read = || master_secrets(&config_in(folder.path(), &text, None)).map_err(|fault| fault.to_string());
     assert_eq!(
         read(),
         Err(format!(
@@ -223,16 +225,17 @@ fn the_master_secret_comes_from_the_variable_or_from_a_private_file() {
     assert_eq!(read(), Err(format!("{place}: {shown} has mode 0640, expected 0600 or stricter: chmod 600 {shown}")));
     for private in [0o600, 0o400] {
         mode(private);
-        assert_eq!(read().map(|secret| secret.fingerprint()), Ok(fingerprint()));
+        assert_eq!(read().map(|secrets| secrets.newest().secret.fingerprint()), Ok(fingerprint()));
     }
     mode(0o600);
     std::fs::write(&at, "hunter2").expect("written");
     let fault = read().expect_err("a passphrase");
     assert!(fault.starts_with(&format!("{place}: {shown}: found 7 characters that are no 32 bytes")), "{fault}");
     assert!(!fault.contains("hunter2"));
-    let from_variable = master_secret(&config_in(folder.path(), &text, Some(SECRET)));
-    assert_eq!(from_variable.map(|secret| secret.fingerprint()), Ok(fingerprint()));
-    let fault = master_secret(&config_in(folder.path(), &text, Some("hunter2"))).expect_err("a passphrase").to_string();
+    let from_variable = master_secrets(&config_in(folder.path(), &text, Some(SECRET)));
+    assert_eq!(from_variable.map(|secrets| secrets.newest().secret.fingerprint()), Ok(fingerprint()));
+    let fault =
+        master_secrets(&config_in(folder.path(), &text, Some("hunter2"))).expect_err("a passphrase").to_string();
     assert!(fault.starts_with("KEYWARD_MASTER_SECRET: found 7 characters"), "{fault}");
 }
 

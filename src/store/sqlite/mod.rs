@@ -29,8 +29,8 @@ use self::fault::Fault;
 use self::file::{Empty, Identity, Log, Opened, Role};
 use self::write::{Member, Request};
 use super::{
-    Answer, Batch, BoxFuture, Cursor, EventQuery, KeyQuery, ListedKey, NumberedSecret, Outcome, OwnedKey, Plan, Poll,
-    ReadRequest, Reading, RotationStore, Store, StoreError, StoreId, UsageUpdate,
+    Answer, Batch, BoxFuture, Cursor, EventQuery, KeyPage, KeyQuery, NumberedSecret, Outcome, OwnedKey, Plan, Poll,
+    ReadRequest, Reading, RefusalQuery, RefusalTally, RotationStore, Store, StoreError, StoreId, UsageUpdate,
 };
 use crate::clock::Clock;
 use crate::key::{Event, ProjectId, TokenHash, User};
@@ -312,7 +312,7 @@ impl Store for SqliteStore {
         self.read_with(OfStore::This, move |connection, _shared| read::find(connection, &hash))
     }
 
-    fn list_keys(&self, query: KeyQuery) -> Answer<'_, Vec<ListedKey>> {
+    fn list_keys(&self, query: KeyQuery) -> Answer<'_, KeyPage> {
         self.read_with(OfStore::This, move |connection, shared| read::list_keys(connection, &query, shared.clock.now()))
     }
 
@@ -346,6 +346,20 @@ impl Store for SqliteStore {
         Box::pin(self.ask(Request::Usage { gateway, updates, reply }, answer))
     }
 
+    fn record_refusals(&self, tallies: Vec<RefusalTally>) -> Answer<'_, ()> {
+        let (reply, answer) = oneshot::channel();
+        Box::pin(self.ask(Request::Refusals { tallies, reply }, answer))
+    }
+
+    fn list_refusals(&self, query: RefusalQuery) -> Answer<'_, Vec<RefusalTally>> {
+        self.read_with(OfStore::This, move |connection, _shared| read::list_refusals(connection, &query))
+    }
+
+    fn tidy(&self) -> Answer<'_, ()> {
+        let (reply, answer) = oneshot::channel();
+        Box::pin(self.ask(Request::Tidy { reply }, answer))
+    }
+
     fn check_secret(&self, number: u32, fingerprint: [u8; 32]) -> Answer<'_, ()> {
         Box::pin(async move {
             // Almost always it is known, and looking needs no write lock, which a long import holds.
@@ -359,5 +373,15 @@ impl Store for SqliteStore {
 
     fn secrets(&self) -> Answer<'_, Vec<NumberedSecret>> {
         self.read_with(OfStore::This, move |connection, _shared| read::secrets(connection))
+    }
+
+    fn add_secret(&self, number: u32, fingerprint: [u8; 32]) -> Answer<'_, ()> {
+        let (reply, answer) = oneshot::channel();
+        Box::pin(self.ask(Request::AddSecret { number, fingerprint, reply }, answer))
+    }
+
+    fn forget_secret(&self, number: u32) -> Answer<'_, ()> {
+        let (reply, answer) = oneshot::channel();
+        Box::pin(self.ask(Request::ForgetSecret { number, reply }, answer))
     }
 }

@@ -140,7 +140,7 @@ async fn a_file_replaced_by_rename_is_noticed_before_anything_is_acknowledged() 
             fs::rename(from, to).expect("a rename");
         }
         let changes = vec![write_key(key(3))];
-        Ok(crate::store::Changes { actor: crate::key::Actor::System, changes })
+        Ok(crate::store::Changes::by(crate::key::Actor::System, changes))
     };
     let error = store.mutate(crate::store::ReadRequest::default(), Box::new(plan)).await.expect_err("not acknowledged");
     assert!(matches!(error, StoreError::Replaced { .. }), "{error}");
@@ -238,7 +238,7 @@ async fn what_was_acknowledged_survives_a_killed_process() {
             let (found, _) = store.find(key(number).hash).await.expect("a look-up");
             assert!(found.is_some(), "key {number} was acknowledged");
         }
-        let listed = store.list_keys(KeyQuery::default()).await.expect("a list").len();
+        let listed = store.list_keys(KeyQuery::default()).await.expect("a list").keys.len();
         assert_eq!(newest(&store).await.revision, u64::try_from(listed).expect("a small number"));
     }
 }

@@ -1,9 +1,13 @@
 //! Text and bytes that must not be seen: wiped on drop, redacted in Debug, with no Display and no
 //! Serialize. What holds a secret in clear is handed out only by [`Secret::expose`].
 
+mod master;
+
 use std::fmt;
 
 use zeroize::Zeroizing;
+
+pub use master::{MasterSecret, MasterSecrets, NoMasterSecret, NumberedMaster};
 
 /// Secret bytes.
 #[derive(Clone, PartialEq, Eq)]
