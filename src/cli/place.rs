@@ -83,6 +83,12 @@ pub(super) fn list_secrets(config: &Config) -> Result<Vec<app::SecretStanding>, 
     Ok(runtime()?.block_on(app::list_secrets(config, clock()))?)
 }
 
+/// The public keys of all that is signed with the master secrets that `config` names, as a JWK set.
+pub(super) fn jwks(config: &Config) -> Result<String, Failure> {
+    let opened = runtime()?.block_on(app::open_store(config, clock()))?;
+    Ok(opened.signers.jwks().to_owned())
+}
+
 /// Makes what is missing in the folder of a quickstart, and a demo key.
 pub(super) fn prepare_quickstart(
     folder: &Path,

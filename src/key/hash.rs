@@ -55,21 +55,6 @@ impl TokenHash {
         bytes.try_into().ok().map(Self)
     }
 
-    /// The place of a token of which another system kept only the SHA-256: its 32 bytes, and zeros. No
-    /// SHA-512 of a token ends so.
-    #[must_use]
-    pub fn from_sha256(digest: [u8; 32]) -> Self {
-        let mut bytes = [0; 64];
-        bytes.split_at_mut(32).0.copy_from_slice(&digest);
-        Self(bytes)
-    }
-
-    /// Whether only the token's SHA-256 is known.
-    #[must_use]
-    pub fn is_sha256(&self) -> bool {
-        self.0.split_at(32).1.iter().all(|&byte| byte == 0)
-    }
-
     /// The 64 bytes.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; 64] {
@@ -108,13 +93,6 @@ impl fmt::Debug for TokenHash {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_sha_256_is_told_from_a_sha_512() {
-        assert!(TokenHash::from_sha256([7; 32]).is_sha256());
-        assert_eq!(TokenHash::from_sha256([7; 32]).head(), [7; 32]);
-        assert!(!TokenHash::of(b"abc").is_sha256());
-    }
 
     #[test]
     fn a_hash_is_sha_512_of_the_exact_bytes() {

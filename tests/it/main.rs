@@ -14,6 +14,8 @@ mod layers;
 #[cfg(test)]
 mod cli;
 #[cfg(test)]
+mod jwt;
+#[cfg(test)]
 mod key_life;
 #[cfg(test)]
 mod odd;

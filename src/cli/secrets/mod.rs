@@ -2,6 +2,7 @@
 //! None of these commands shows one.
 
 mod forget;
+mod jwks;
 mod list;
 mod rotate;
 
@@ -21,6 +22,7 @@ pub(super) struct Args {
 enum Command {
     Rotate(rotate::Args),
     List(list::Args),
+    Jwks(jwks::Args),
     Forget(forget::Args),
 }
 
@@ -28,6 +30,7 @@ pub(super) fn run(args: Args, output: &mut Output) -> Result<(), Failure> {
     match args.command {
         Command::Rotate(args) => rotate::run(&args, output),
         Command::List(args) => list::run(&args, output),
+        Command::Jwks(args) => jwks::run(&args, output),
         Command::Forget(args) => forget::run(&args, output),
     }
 }

@@ -2,4 +2,4 @@
 //! lies in `tests/peers` and runs with the packages that `make tools` installs.
 
 mod h2spec;
-mod python;
+pub(crate) mod python;

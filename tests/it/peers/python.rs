@@ -27,7 +27,7 @@ fn interpreter(root: &Path) -> PathBuf {
 }
 
 /// Runs a program to its end, which must be a good one; what it printed.
-pub(super) fn run<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> String {
+pub(crate) fn run<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> String {
     run_command(python(arguments))
 }
 
