@@ -5,6 +5,7 @@ mod channel;
 mod echo;
 mod error;
 mod init;
+mod management;
 mod opening;
 mod process;
 mod quickstart;

@@ -140,9 +140,15 @@ fn are_free(config: &Config, listen: Option<SocketAddr>) -> Result<(), AppError>
     for address in addresses {
         bind(address, 1).map_err(|fault| AppError::Listen { key: "gateway.listen".to_owned(), fault })?;
     }
-    // With any port for the gateway, any will do for the other listener.
-    if let Some(address) = config.ops.filter(|_| listen.is_none_or(|listen| listen.port() != 0)) {
-        bind(address, 1).map_err(|fault| AppError::Listen { key: "ops.listen".to_owned(), fault })?;
+    // With any port for the gateway, any will do for the other listeners.
+    if listen.is_some_and(|listen| listen.port() == 0) {
+        return Ok(());
+    }
+    let admin = config.admin.as_ref().map(|admin| admin.listen);
+    for (name, address) in [("admin", admin), ("ops", config.ops)] {
+        if let Some(address) = address {
+            bind(address, 1).map_err(|fault| AppError::Listen { key: format!("{name}.listen"), fault })?;
+        }
     }
     Ok(())
 }

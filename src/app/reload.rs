@@ -11,6 +11,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use super::error::AppError;
+use super::management::Management;
 use super::secrets::Held;
 use crate::clock::{Clock, Timestamp};
 use crate::config::{Config, Environment};
@@ -18,7 +19,7 @@ use crate::listen::{self, Connections};
 use crate::policy::DenyList;
 use crate::proxy;
 use crate::telemetry::ProcessMetrics;
-use crate::tls::{CertificateMetrics, Certificates};
+use crate::tls::{CertificateInfo, CertificateMetrics, Certificates};
 
 /// What the command line says over the file, at every reload again.
 #[derive(Debug, Clone, Copy)]
@@ -33,9 +34,12 @@ impl Overrides {
         config.sync.accept_old_snapshot |= self.accept_old_snapshot;
         let Some(listen) = self.listen else { return };
         config.gateway.listen = vec![listen];
-        // Where any port will do for the gateway, any will do for the other listener.
+        // Where any port will do for the gateway, any will do for the others.
         if listen.port() == 0 {
             config.ops = config.ops.map(|ops| SocketAddr::new(ops.ip(), 0));
+            for listener in [&mut config.admin, &mut config.own_keys].into_iter().flatten() {
+                listener.listen.set_port(0);
+            }
         }
     }
 }
@@ -50,6 +54,7 @@ pub(super) struct Reloader {
     pub(super) listen_settings: Arc<ArcSwap<listen::Settings>>,
     pub(super) connections: Arc<Connections>,
     pub(super) certificates: Option<Arc<Certificates>>,
+    pub(super) management: Management,
     pub(super) deny: Arc<ArcSwap<DenyList>>,
     pub(super) held: Held,
     pub(super) process_metrics: ProcessMetrics,
@@ -91,9 +96,11 @@ impl Reloader {
             .map(|(certificates, settings)| Ok((certificates, certificates.prepare(settings)?)))
             .transpose()
             .map_err(AppError::Certificates)?;
+        let managed = self.management.prepare(&new)?;
         if let Some((certificates, prepared)) = prepared {
             certificates.commit(prepared);
         }
+        self.management.commit(managed, &new);
         self.settings.store(Arc::clone(&new.proxy));
         self.listen_settings.store(Arc::new(new.gateway.listen_settings()));
         self.connections.set_max(new.gateway.limits.connections);
@@ -116,10 +123,10 @@ impl Reloader {
 
     /// Tells when the certificates in use end, and warns of what is wrong with them.
     pub(super) fn show_certificates(&self) {
-        let Some(certificates) = &self.certificates else { return };
-        let shown = certificates.shown();
+        let own = self.certificates.iter().flat_map(|certificates| certificates.shown().to_vec());
+        let shown: Vec<CertificateInfo> = own.chain(self.management.shown()).collect();
         self.certificate_metrics.show(&shown);
-        warn_of_certificates(certificates, self.clock.now());
+        warn_of_certificates(&shown, self.clock.now());
     }
 
     /// Every file that a reload reads: a change of one of them asks for it.
@@ -128,13 +135,14 @@ impl Reloader {
         files.extend(self.config.secret_files.iter().cloned());
         files.extend((!self.config.has_master_secret_in_environment()).then(|| self.config.master_file.clone()));
         files.extend(self.certificates.iter().flat_map(|certificates| certificates.files()));
+        files.extend(self.management.files());
         files.extend(self.config.proxy.certificate_files().map(Path::to_path_buf));
         files
     }
 }
 
-fn warn_of_certificates(certificates: &Certificates, now: Timestamp) {
-    for certificate in certificates.shown().iter() {
+fn warn_of_certificates(shown: &[CertificateInfo], now: Timestamp) {
+    for certificate in shown {
         for warning in certificate.warnings(now) {
             tracing::warn!(chain = %certificate.chain.display(), "certificate: {warning}");
         }

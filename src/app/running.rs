@@ -92,8 +92,11 @@ impl Running {
         for address in &self.bound.gateway {
             tracing::info!(listener = "gateway", %address, "listening");
         }
-        if let Some(address) = self.bound.ops {
-            tracing::info!(listener = "ops", %address, "listening");
+        let Bound { ops, admin, own_keys, .. } = &self.bound;
+        for (listener, address) in [("admin", admin), ("self", own_keys), ("ops", ops)] {
+            if let Some(address) = address {
+                tracing::info!(listener, %address, "listening");
+            }
         }
         self.readiness.bound();
         let end = self.serve(&mut signals, on_ready).await;

@@ -17,16 +17,18 @@ use tokio::task::LocalSet;
 
 use super::echo::Echo;
 use super::error::AppError;
+use super::management::{InTable, Management, ManagementMetrics};
 use super::opening::open_followed;
 use super::process;
 use super::reload::{Overrides, Reloader, read_deny};
-use super::rotation::Rotating;
+use super::rotation::{Rotating, manager};
 use super::running::{Crew, Following, Running};
 use super::secrets::Held;
 use super::sockets::Sockets;
 use super::supervisor::Supervisor;
 use super::upgrade::{Predecessor, Program};
 use super::workers::{Times, runtime};
+use crate::admin;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, Environment};
 use crate::listen::{Connections, ListenMetrics, Listening};
@@ -76,6 +78,10 @@ pub struct Bound {
     pub gateway: Vec<SocketAddr>,
     /// Metrics and health.
     pub ops: Option<SocketAddr>,
+    /// The management API.
+    pub admin: Option<SocketAddr>,
+    /// Where keys are used for themselves.
+    pub own_keys: Option<SocketAddr>,
 }
 
 /// Everything that counts something.
@@ -86,6 +92,7 @@ struct Metrics {
     certificates: CertificateMetrics,
     gateway: ListenMetrics,
     ops: ListenMetrics,
+    management: ManagementMetrics,
     proxy: ProxyMetrics,
     sync: Arc<SyncMetrics>,
     rotation: RotationMetrics,
@@ -99,6 +106,7 @@ impl Metrics {
             certificates: CertificateMetrics::new()?,
             gateway: ListenMetrics::new("gateway")?,
             ops: ListenMetrics::new("ops")?,
+            management: ManagementMetrics::new()?,
             proxy: ProxyMetrics::new()?,
             sync: Arc::new(SyncMetrics::new()),
             rotation: RotationMetrics::new(),
@@ -108,6 +116,7 @@ impl Metrics {
         metrics.certificates.register(registry)?;
         metrics.gateway.register(registry)?;
         metrics.ops.register(registry)?;
+        metrics.management.register(registry)?;
         metrics.proxy.register(registry)?;
         metrics.sync.register(registry)?;
         metrics.rotation.register(registry)?;
@@ -171,6 +180,7 @@ impl Running {
         let certificates = config.gateway.tls.clone().map(Certificates::load).transpose();
         let certificates = certificates.map_err(AppError::Certificates)?.map(Arc::new);
         config.proxy.load_certificates().map_err(AppError::Certificates)?;
+        let management = Management::load(&config)?;
         let deny = Arc::new(ArcSwap::from_pointee(read_deny(config.gateway.deny_file.as_deref())?));
         let settings = Arc::new(ArcSwap::new(Arc::clone(&config.proxy)));
         let listen_settings = Arc::new(ArcSwap::from_pointee(config.gateway.listen_settings()));
@@ -180,6 +190,7 @@ impl Running {
         for &address in &config.gateway.listen {
             addresses.push(sockets.listen("gateway", address, worker_count)?);
         }
+        let managing = Management::bind(&config, &mut sockets)?;
         let ops = config.ops.map(|address| sockets.listen("ops", address, 1)).transpose()?;
         let echo = options.echo.map(|address| sockets.listen("echo", address, 1)).transpose()?;
         sockets.close_unused();
@@ -208,7 +219,16 @@ impl Running {
             clock.raise_to(floor);
         }
 
-        let bound = Bound { gateway: addresses_of(&addresses), ops: ops.as_deref().and_then(first_address) };
+        let address_of = |surface| {
+            let bound = managing.iter().find(|bound| bound.surface == surface)?;
+            first_address(&bound.sockets)
+        };
+        let bound = Bound {
+            gateway: addresses_of(&addresses),
+            ops: ops.as_deref().and_then(first_address),
+            admin: address_of(admin::Surface::Whole),
+            own_keys: address_of(admin::Surface::OwnKeys),
+        };
         let readiness = Arc::new(Readiness::default());
         // Who comes after another process leaves connections to that one until it can decide them. Where
         // the service manager listens, they wait in its sockets.
@@ -242,6 +262,18 @@ impl Running {
             pulses.push(times.pulse.clone());
             workers.workers.start(format!("worker-{number}"), listeners, times, move || Gateway::new(shared))?;
         }
+        let parts = admin::Parts {
+            manager: manager(&config, &followed.store, shared_clock.now())?,
+            store: Arc::clone(&followed.store),
+            prefix: config.proxy.token_prefix.clone(),
+            deny: Arc::clone(&deny),
+            applied: Arc::new(InTable(Arc::clone(&table))),
+            settings: Arc::clone(&management.settings),
+            clock: Arc::clone(&shared_clock),
+            metrics: metrics.management.api.clone(),
+        };
+        let managed = || Times::new(&telling, &stopped);
+        management.start(managing, &parts, &metrics.management, &mut workers.workers, managed)?;
         if let Some(listeners) = ops {
             let own = Listening {
                 tls: None,
@@ -283,6 +315,7 @@ impl Running {
             listen_settings,
             connections,
             certificates,
+            management,
             deny,
             held,
             process_metrics: metrics.process,

@@ -82,6 +82,9 @@ impl Findings {
         if let Some(admin) = &config.admin {
             findings.add_listener("admin", &[admin.listen], admin.tls.as_ref());
         }
+        if let Some(own) = &config.own_keys {
+            findings.add_listener("self", &[own.listen], own.tls.as_ref());
+        }
         if let Some(ops) = &config.ops {
             findings.say("ops", ops.to_string(), json!({ "listen": ops }));
         }

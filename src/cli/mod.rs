@@ -12,13 +12,13 @@ mod failure;
 mod health;
 mod init;
 mod keys;
+mod openapi;
 mod output;
 mod panic;
 mod place;
 mod quickstart;
 mod secrets;
 mod serve;
-mod shape;
 mod typed;
 mod users;
 mod values;
@@ -59,6 +59,7 @@ fn execute(arguments: &[OsString]) -> Result<(), Failure> {
         Command::Secrets(args) => secrets::run(args, &mut output),
         Command::Events(args) => events::run(args, &mut output),
         Command::Health(args) => health::run(&args, &mut output),
+        Command::Openapi(args) => openapi::run(&args, &mut output),
         Command::Completions(args) => completions::run(&args, &mut output),
     }?;
     output.flush()

@@ -103,11 +103,9 @@ pub(super) fn prepare_quickstart(
 pub(super) fn serve_quickstart(
     demo: Demo,
     listen: Option<SocketAddr>,
-    ready: impl FnOnce(SocketAddr) + 'static,
+    ready: impl FnOnce(&Bound) + 'static,
 ) -> Result<(), Failure> {
-    let on_ready = |bound: &Bound| bound.gateway.first().copied().map_or((), ready);
-    let options =
-        ServeOptions { echo: demo.echo, listen, on_ready: Some(Box::new(on_ready)), ..ServeOptions::default() };
+    let options = ServeOptions { echo: demo.echo, listen, on_ready: Some(Box::new(ready)), ..ServeOptions::default() };
     Ok(app::serve(demo.config, options)?)
 }
 

@@ -7,7 +7,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use super::failure::Failure;
 use super::output::Output;
-use super::{check, completions, events, explain, health, init, keys, quickstart, secrets, serve, users};
+use super::{check, completions, events, explain, health, init, keys, openapi, quickstart, secrets, serve, users};
 
 /// A reverse proxy that lets only authorized API keys through
 #[derive(Debug, Parser)]
@@ -30,6 +30,7 @@ pub(super) enum Command {
     Secrets(secrets::Args),
     Events(events::Args),
     Health(health::Args),
+    Openapi(openapi::Args),
     Completions(completions::Args),
 }
 

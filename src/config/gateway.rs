@@ -1,4 +1,4 @@
-//! The listeners: `[gateway]` with its tables, `[admin]` and `[ops]`.
+//! The listeners: `[gateway]` with its tables, and `[ops]`.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -10,7 +10,7 @@ use toml::de::DeValue;
 
 use super::fault::{Faults, shown};
 use super::reader::{Item, Section, set};
-use super::{Admin, Gateway, Leaving};
+use super::{Gateway, Leaving};
 use crate::key::TokenPrefix;
 use crate::policy::{CredentialSource, DeniedStatus, EmptySegments, Pass, PathOptions};
 use crate::sync::FailureLimit;
@@ -52,9 +52,9 @@ pub(super) struct RouteDefaults {
 /// An address and where it is written.
 #[derive(Debug)]
 pub(super) struct Listener<'a> {
-    address: SocketAddr,
-    item: Option<Item<'a>>,
-    path: String,
+    pub(super) address: SocketAddr,
+    pub(super) item: Option<Item<'a>>,
+    pub(super) path: String,
 }
 
 /// Reads `[gateway]`. Where a value cannot be read its default stands in, beside the fault.
@@ -109,20 +109,6 @@ pub(super) fn read<'a>(section: &Section<'a>, base: &Path) -> Read<'a> {
     }
 }
 
-/// Reads `[admin]`, where it is there.
-pub(super) fn read_admin<'a>(section: &Section<'a>, base: &Path, listeners: &mut Vec<Listener<'a>>) -> Option<Admin> {
-    if !section.is_there() {
-        return None;
-    }
-    let tls = read_tls(&section.section("tls"), base);
-    let listen = section.address("listen").unwrap_or(SocketAddr::from(([127, 0, 0, 1], 9443)));
-    if tls.is_none() && !listen.ip().is_loopback() && !section.has("tls") {
-        section.fault_of("listen", format!("{listen} is not loopback and has no TLS: add [admin.tls]"));
-    }
-    listeners.push(Listener { address: listen, item: section.item("listen"), path: "admin.listen".to_owned() });
-    Some(Admin { listen, tls })
-}
-
 /// Reads `[ops]`, where it is there.
 pub(super) fn read_ops<'a>(section: &Section<'a>, listeners: &mut Vec<Listener<'a>>) -> Option<SocketAddr> {
     if !section.is_there() {
@@ -174,7 +160,7 @@ fn read_listen<'a>(section: &Section<'a>, has_tls: bool) -> Vec<Listener<'a>> {
     listeners
 }
 
-fn read_tls(section: &Section<'_>, base: &Path) -> Option<tls::ServerSettings> {
+pub(super) fn read_tls(section: &Section<'_>, base: &Path) -> Option<tls::ServerSettings> {
     if !section.is_there() {
         return None;
     }

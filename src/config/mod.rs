@@ -10,6 +10,7 @@ mod cors;
 mod fault;
 mod fields;
 mod gateway;
+mod management;
 mod master;
 mod private;
 mod reader;
@@ -34,7 +35,7 @@ use crate::secret::{MasterSecret, Secret};
 use crate::table::OnStale;
 use crate::telemetry::{Format as LogFormat, LogSettings};
 use crate::wire::Network;
-use crate::{listen, proxy, store, sync, tls};
+use crate::{admin, listen, proxy, store, sync, tls};
 
 pub use fault::Fault;
 pub use master::{MASTER_SECRET_VARIABLE, MASTER_SECRETS_MAX, master_file_text, master_secrets};
@@ -63,6 +64,10 @@ pub struct Config {
     pub ops: Option<SocketAddr>,
     /// The management listener, if any.
     pub admin: Option<Admin>,
+    /// The listener where keys are used for themselves and their users, if any.
+    pub own_keys: Option<Admin>,
+    /// What the management API is told.
+    pub management: admin::Settings,
     /// The file of the master secrets. Read by [`master_secrets`].
     pub master_file: PathBuf,
     /// Where keys are kept.
@@ -132,7 +137,7 @@ impl Gateway {
     }
 }
 
-/// The management listener.
+/// A listener of the management API.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admin {
     /// Its address.
@@ -227,13 +232,15 @@ impl Config {
         let secrets = fields::Secrets::new(base, environment.variables);
         let routes = routes::read(root, &read.routes, &upstreams, &secrets);
         let mut listeners = read.listeners;
-        let admin = gateway::read_admin(&root.section("admin"), base, &mut listeners);
+        let admin = management::read_listener(&root.section("admin"), base, management::ADMIN, &mut listeners);
+        let own_keys = management::read_listener(&root.section("self"), base, management::OWN_KEYS, &mut listeners);
         let ops = gateway::read_ops(&root.section("ops"), &mut listeners);
         gateway::refuse_shared_addresses(&listeners, faults);
         let store = read_store(&root.section("store"), base);
         let master_file = read_secrets(&root.section("secrets"), base, &store);
         let sync = read_sync(&root.section("sync"), path, base, read.failure_limit);
-        let rotation = rotation::read(&root.section("rotation"), &root.section("admin"), base);
+        let management = management::read(&root.section("admin"));
+        let rotation = rotation::read(&root.section("rotation"), management.public_url.clone(), base);
         let mut log = read_log(&root.section("log"));
         set(&mut log.filter, environment.log.clone());
         let master_file_line = root.section("secrets").item("master_file").map(|item| faults.line_of(item.at()));
@@ -256,6 +263,8 @@ impl Config {
             }),
             ops,
             admin,
+            own_keys,
+            management,
             master_file,
             store,
             sync,
@@ -271,13 +280,15 @@ impl Config {
     #[must_use]
     pub fn restart_needed(&self, new: &Self) -> Vec<&'static str> {
         let listen = |admin: &Option<Admin>| admin.as_ref().map(|admin| admin.listen);
-        let admin_speaks_tls = |config: &Self| config.admin.as_ref().is_some_and(|admin| admin.tls.is_some());
+        let speaks_tls = |admin: &Option<Admin>| admin.as_ref().is_some_and(|admin| admin.tls.is_some());
         let changes = [
             ("gateway.listen", self.gateway.listen != new.gateway.listen),
             ("gateway.workers", self.gateway.workers != new.gateway.workers),
             ("gateway.tls (turned on or off)", self.gateway.tls.is_some() != new.gateway.tls.is_some()),
             ("admin.listen", listen(&self.admin) != listen(&new.admin)),
-            ("admin.tls (turned on or off)", admin_speaks_tls(self) != admin_speaks_tls(new)),
+            ("admin.tls (turned on or off)", speaks_tls(&self.admin) != speaks_tls(&new.admin)),
+            ("self.listen", listen(&self.own_keys) != listen(&new.own_keys)),
+            ("self.tls (turned on or off)", speaks_tls(&self.own_keys) != speaks_tls(&new.own_keys)),
             ("ops.listen", self.ops != new.ops),
             ("secrets.master_file", self.master_file != new.master_file),
             ("store.sqlite.path", self.store != new.store),

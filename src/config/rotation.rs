@@ -1,9 +1,7 @@
-//! `[rotation]`, and `[admin] public_url` with it.
+//! `[rotation]`.
 
 use std::path::Path;
 use std::time::Duration;
-
-use http::Uri;
 
 use super::fault::shown;
 use super::reader::{Section, set};
@@ -14,10 +12,9 @@ use crate::wire::Reach;
 const RETRIES_MAX: usize = 32;
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(30 * 86_400);
 
-/// Reads `[rotation]`.
-pub(super) fn read(section: &Section<'_>, admin: &Section<'_>, base: &Path) -> Settings {
-    let mut settings =
-        Settings { public_url: read_public_url(admin), ca: section.file("ca", base), ..Settings::default() };
+/// Reads `[rotation]`, for receivers that are told to come to `public_url`.
+pub(super) fn read(section: &Section<'_>, public_url: Option<String>, base: &Path) -> Settings {
+    let mut settings = Settings { public_url, ca: section.file("ca", base), ..Settings::default() };
     set(&mut settings.poll, section.duration("poll"));
     set(&mut settings.timeout, section.duration("timeout"));
     set(&mut settings.expiry_notice, section.duration("expiry_notice"));
@@ -27,25 +24,6 @@ pub(super) fn read(section: &Section<'_>, admin: &Section<'_>, base: &Path) -> S
         settings.reach = Reach::Private;
     }
     settings
-}
-
-/// Reads `[admin] public_url`: without a slash at its end.
-fn read_public_url(admin: &Section<'_>) -> Option<String> {
-    let text = admin.text("public_url")?;
-    let uri: Option<Uri> = text.parse().ok();
-    let is_plain = uri.is_some_and(|uri| {
-        let is_web = matches!(uri.scheme_str(), Some("https" | "http"));
-        let host = uri.authority().map(http::uri::Authority::as_str).unwrap_or_default();
-        is_web && !host.is_empty() && !host.contains('@') && uri.query().is_none() && !text.contains(['#', '?'])
-    });
-    if !is_plain {
-        admin.fault_of(
-            "public_url",
-            format!("found {}, expected a URL such as \"https://keys.example.com\"", shown(text)),
-        );
-        return None;
-    }
-    Some(text.trim_end_matches('/').to_owned())
 }
 
 fn read_retries(section: &Section<'_>) -> Option<Vec<Duration>> {

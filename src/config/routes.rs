@@ -299,6 +299,7 @@ fn read_forward(section: &Section<'_>, defaults: &RouteDefaults, upstreams: &Ups
         }
     }
     set(&mut forward.websocket_idle, section.duration("upgrade_idle"));
+    forward.stream_idle = section.duration("stream_idle");
     for item in section.list("keep_override_headers").unwrap_or_default() {
         forward.keep_override_fields.extend(read_override(&item));
     }

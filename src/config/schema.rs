@@ -122,9 +122,12 @@ pub const SECTIONS: &[(&str, &str)] = &[
         "routes[].cors",
         "`[routes.cors]`: what scripts of other origins may do; the gateway answers their preflights, without a key",
     ),
-    ("admin", "`[admin]`: the management listener; checked, and not yet served by this version"),
+    ("admin", "`[admin]`: the management API"),
     ("admin.tls", "`[admin.tls]`: certificates; without this table the listener must be on loopback"),
     ("admin.tls.certificates[]", "each of `[admin.tls] certificates`"),
+    ("self", "`[self]`: where keys rotate themselves, for callers outside the management network"),
+    ("self.tls", "`[self.tls]`: certificates; without this table the listener must be on loopback"),
+    ("self.tls.certificates[]", "each of `[self.tls] certificates`"),
     ("ops", "`[ops]`: metrics and health"),
     ("secrets", "`[secrets]`: where the master secret lies"),
     ("store.sqlite", "`[store.sqlite]`: where keys are kept"),
@@ -588,6 +591,13 @@ pub const KEYS: &[Key] = &[
         "How long a WebSocket may go without a byte either way.",
     ),
     key(
+        "routes[].stream_idle",
+        TIMEOUT,
+        LeftOut::Says("none; 1h for gRPC over HTTP/2"),
+        "How long request and answer may go without a byte either way, in place of body_idle, rate_min and the \
+         upstream's idle_timeout.",
+    ),
+    key(
         "routes[].body_max",
         Kind::Size { min: 0, max: 1024 * GIB },
         LeftOut::Says("[gateway.limits] body"),
@@ -679,15 +689,26 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "admin.public_url",
-        Kind::Text("URL"),
-        LeftOut::Says("none: no webhooks"),
-        "Where the management API is reached from outside, for receivers of webhooks to rotate keys.",
+        Kind::Text("http or https URL"),
+        LeftOut::Says("none: links are relative, and there are no webhooks"),
+        "Where the API is reached from outside; receivers of webhooks rotate keys there.",
     ),
     key("admin.tls.certificates", CERTIFICATES, LeftOut::Required, "As in [gateway.tls]."),
     key("admin.tls.min_version", VERSIONS, LeftOut::Is("\"1.2\""), "As in [gateway.tls]."),
     key("admin.tls.client_ca", Kind::Path, LeftOut::Says("none"), "As in [gateway.tls]."),
     key("admin.tls.certificates[].chain", Kind::Path, LeftOut::Required, "PEM file of the chain, leaf first."),
     key("admin.tls.certificates[].key", Kind::Path, LeftOut::Required, "PEM file of the private key."),
+    key(
+        "self.listen",
+        Kind::Address,
+        LeftOut::Is("\"127.0.0.1:9444\""),
+        "Where keys rotate themselves. Changing it needs a restart.",
+    ),
+    key("self.tls.certificates", CERTIFICATES, LeftOut::Required, "As in [gateway.tls]."),
+    key("self.tls.min_version", VERSIONS, LeftOut::Is("\"1.2\""), "As in [gateway.tls]."),
+    key("self.tls.client_ca", Kind::Path, LeftOut::Says("none"), "As in [gateway.tls]."),
+    key("self.tls.certificates[].chain", Kind::Path, LeftOut::Required, "PEM file of the chain, leaf first."),
+    key("self.tls.certificates[].key", Kind::Path, LeftOut::Required, "PEM file of the private key."),
     key(
         "ops.listen",
         Kind::Address,
@@ -813,9 +834,9 @@ pub const KEYS: &[Key] = &[
 
 /// Keys of later versions, each with what to do until then.
 const NOT_YET: &[(&str, &str)] = &[
-    ("self", "there is no listener for callers' own keys yet; remove [self]"),
     ("store.postgres", "keys are kept in SQLite only; use [store.sqlite]"),
     ("admin.self_service", "users cannot manage their own keys yet; remove it"),
+    ("admin.keys_per_user_max", "users cannot manage their own keys yet; remove it"),
 ];
 
 /// The key at the dotted path `path`.

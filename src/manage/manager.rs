@@ -220,7 +220,8 @@ impl Manager {
     /// When a value breaks a rule, the caller may not, or the store fails.
     pub async fn create_key(&self, caller: &Caller, new: NewKey) -> Result<Created, ManageError> {
         let (asked, plan) = self.creation(caller, new);
-        self.change(caller, asked, plan, created).await
+        let webhooks = self.webhooks.clone();
+        self.change(caller, asked, plan, move |done| with_secret(created(done), webhooks.as_ref())).await
     }
 
     /// Mints a key, once. `answer` makes the answer that is kept; it runs inside the transaction.
@@ -237,7 +238,9 @@ impl Manager {
     ) -> Result<Answered<Created>, ManageError> {
         let (asked, plan) = self.creation(caller, new);
         let kept = Kept { once, answer: Box::new(answer), key: |created: &Created| Some(created.key.id) };
-        self.change_once(caller, asked, plan, created, kept).await
+        let webhooks = self.webhooks.clone();
+        let finish = move |done| with_secret(created(done), webhooks.as_ref());
+        self.change_once(caller, asked, plan, finish, kept).await
     }
 
     fn creation(
@@ -262,13 +265,19 @@ impl Manager {
     /// store fails.
     pub async fn update_key(&self, caller: &Caller, id: KeyId, change: KeyChange) -> Result<Changed, ManageError> {
         let webhook = self.check_webhook(change.rotation_webhook_url.as_ref().and_then(Option::as_deref));
-        let by = caller.clone();
+        let (by, is_told) = (caller.clone(), matches!(change.rotation_webhook_url, Some(Some(_))));
         let read = ReadRequest { keys: vec![id], disabled: Some(id), ..ReadRequest::default() };
         let plan = move |reading: &Reading| {
             webhook.clone()?;
             plan::update(&by, id, &change, reading)
         };
-        self.change(caller, Asked::of("update", Some(Subject::Key(id)), read), plan, changed).await
+        let webhooks = self.webhooks.clone().filter(|_| is_told);
+        let finish = move |done| {
+            let mut changed = changed(done);
+            changed.webhook_secret = webhooks.as_ref().and_then(|webhooks| webhooks.secret_of(&changed.key));
+            changed
+        };
+        self.change(caller, Asked::of("update", Some(Subject::Key(id)), read), plan, finish).await
     }
 
     /// Replaces a key: mints its successor, and leaves the old key `grace` more, which may be zero,
@@ -788,13 +797,18 @@ fn all_projects(acting: Acting<'_>) -> Result<(), ManageError> {
 pub(super) fn created(done: Done<plan::Minted>) -> Created {
     let mut key = done.outcome.key.clone();
     done.settle_key(&mut key, 0);
-    Created { key, user: done.outcome.user, token: done.outcome.token, committed: done.committed }
+    Created { key, user: done.outcome.user, token: done.outcome.token, webhook_secret: None, committed: done.committed }
+}
+
+fn with_secret(mut made: Created, webhooks: Option<&Webhooks>) -> Created {
+    made.webhook_secret = webhooks.and_then(|webhooks| webhooks.secret_of(&made.key));
+    made
 }
 
 pub(super) fn changed(done: Done<(Key, Option<User>)>) -> Changed {
     let (mut key, user) = done.outcome.clone();
     done.settle_key(&mut key, 0);
-    Changed { key, user, committed: done.committed }
+    Changed { key, user, webhook_secret: None, committed: done.committed }
 }
 
 fn rotated(done: Done<plan::Replaced>) -> Rotated {

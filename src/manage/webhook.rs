@@ -25,6 +25,14 @@ pub struct Webhooks {
     pub reach: Reach,
 }
 
+impl Webhooks {
+    /// What the receiver of this key's announcements verifies with; none where it has no webhook.
+    pub(super) fn secret_of(&self, key: &Key) -> Option<Secret> {
+        key.rotation.webhook_url.as_ref()?;
+        Some(self.secrets.newest(key.lineage, key.rotation.secret_version).to_text())
+    }
+}
+
 /// A webhook secret that was changed.
 #[derive(Debug, Clone)]
 pub struct WebhookSecretRotated {
@@ -45,15 +53,6 @@ impl Manager {
     pub fn with_webhooks(mut self, webhooks: Webhooks) -> Self {
         self.webhooks = Some(webhooks);
         self
-    }
-
-    /// The secret, `whsec_…`, that the receiver of this key's announcements verifies with; none where it
-    /// has no webhook. For whoever has just set one.
-    #[must_use]
-    pub fn webhook_secret(&self, key: &Key) -> Option<Secret> {
-        key.rotation.webhook_url.as_ref()?;
-        let webhooks = self.webhooks.as_ref()?;
-        Some(webhooks.secrets.newest(key.lineage, key.rotation.secret_version).to_text())
     }
 
     /// Whether `url` can be a key's webhook.

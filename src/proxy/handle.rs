@@ -66,7 +66,7 @@ impl Gateway {
 pub(super) struct Refused {
     /// What the client is told.
     pub(super) denial: Denial,
-    /// Whether the gateway refused, or the upstream failed.
+    /// Whether the gateway refused it, at once or later, or the upstream failed.
     pub(super) outcome: Outcome,
     /// The methods of a 405.
     pub(super) allow: Option<HeaderValue>,
@@ -78,6 +78,11 @@ impl Refused {
     /// Refused by the gateway.
     pub(super) fn new(denial: impl Into<Denial>, unread: Option<ClientBody>) -> Box<Self> {
         Box::new(Self { denial: denial.into(), outcome: Outcome::Denied, allow: None, unread })
+    }
+
+    /// Let through, and no longer permitted before there was an answer.
+    pub(super) fn cut(denial: Denial, unread: Option<ClientBody>) -> Box<Self> {
+        Box::new(Self { denial, outcome: Outcome::Cut, allow: None, unread })
     }
 
     /// Not answered by the upstream.
@@ -130,6 +135,9 @@ impl Handler for Gateway {
             Err(refused) => {
                 account.refused(&refused.denial, refused.outcome);
                 let close = settle_unread(&refused, account.version, expects);
+                let was_cut = refused.outcome == Outcome::Cut;
+                let status = |denial: &Denial| if was_cut { denial.grpc_status_of_cut() } else { denial.grpc_status() };
+                let grpc = grpc.then(|| status(&refused.denial));
                 let asked = Asked {
                     version: account.version,
                     head,

@@ -162,9 +162,9 @@ impl Worker {
                     let known = self.pools.borrow().get(&key).map(Rc::clone);
                     let standing = standings.of(name, &target.authority, upstream.health.is_some());
                     let pool = known.filter(|pool| pool.is_for(target, upstream.tls.as_deref())).unwrap_or_else(|| {
-                        let gauge = self.cells.pool(name, &target.authority);
+                        let cells = self.cells.pool(name, &target.authority);
                         let (dial, clock) = (Rc::clone(&self.dial), Arc::clone(&self.shared.clock));
-                        Pool::new(target.clone(), upstream.tls.clone(), standing, dial, clock, gauge)
+                        Pool::new(target.clone(), upstream.tls.clone(), standing, dial, clock, cells)
                     });
                     Rc::clone(kept.entry(key).or_insert(pool))
                 });
@@ -186,7 +186,7 @@ impl Worker {
         let gone = std::mem::replace(&mut *self.pools.borrow_mut(), kept);
         for (key, _) in gone {
             if !self.pools.borrow().contains_key(&key) {
-                self.cells.pool(&key.0, &key.1).set(0);
+                self.cells.pool(&key.0, &key.1).idle.set(0);
             }
         }
         View { settings, routes }

@@ -133,7 +133,12 @@ impl House {
     }
 
     async fn create(&self, new: NewKey) -> Key {
-        self.manager.create_key(&local(), new).await.expect("a key").key
+        self.create_told(new).await.0
+    }
+
+    async fn create_told(&self, new: NewKey) -> (Key, Option<crate::secret::Secret>) {
+        let made = self.manager.create_key(&local(), new).await.expect("a key");
+        (made.key, made.webhook_secret)
     }
 
     async fn rotate(&self, id: KeyId) -> Key {
@@ -216,9 +221,14 @@ async fn a_rotation_that_comes_due_is_announced_once_thin_and_signed() {
 async fn both_secrets_sign_for_a_day_after_one_is_changed() {
     let house = house();
     let rotator = house.rotator();
-    let key = house.create(every_day()).await;
-    let told = house.manager.webhook_secret(&key).expect("a secret");
-    assert_eq!(told, house.secrets.newest(key.lineage, 1).to_text());
+    let (key, told) = house.create_told(every_day()).await;
+    assert_eq!(told, Some(house.secrets.newest(key.lineage, 1).to_text()));
+    let again = KeyChange { rotation_webhook_url: Some(Some(URL.to_owned())), ..KeyChange::default() };
+    let changed = house.manager.update_key(&local(), key.id, again).await.expect("nothing to change");
+    assert_eq!(changed.webhook_secret, told);
+    let renamed = KeyChange { name: Some("farm".to_owned()), ..KeyChange::default() };
+    let renamed = house.manager.update_key(&local(), key.id, renamed).await.expect("a change");
+    assert_eq!(renamed.webhook_secret, None, "it is told when a webhook is set");
     house.clock.advance(DAY);
     let changed = house.manager.rotate_webhook_secret(&local(), key.id).await.expect("another secret");
     assert_eq!(changed.secret, house.secrets.newest(key.lineage, 2).to_text());
@@ -232,8 +242,8 @@ async fn both_secrets_sign_for_a_day_after_one_is_changed() {
     for posted in house.posted() {
         assert!(!house.verifies(&posted, &next, 1) && house.verifies(&posted, &next, 2), "{posted:?}");
     }
-    let plain = house.create(NewKey { rotation_webhook_url: None, ..every_day() }).await;
-    assert!(house.manager.webhook_secret(&plain).is_none());
+    let (plain, none) = house.create_told(NewKey { rotation_webhook_url: None, ..every_day() }).await;
+    assert!(none.is_none());
     let refused = house.manager.rotate_webhook_secret(&local(), plain.id).await.expect_err("it has no webhook");
     assert_eq!(refused.as_code(), "invalid_field");
 }

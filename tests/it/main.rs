@@ -12,6 +12,8 @@ mod harness;
 mod layers;
 
 #[cfg(test)]
+mod admin;
+#[cfg(test)]
 mod cli;
 #[cfg(test)]
 mod jwt;

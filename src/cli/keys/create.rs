@@ -3,18 +3,16 @@
 use std::collections::BTreeMap;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use serde::Serialize;
 
 use super::webhook::text_of;
 use super::{end_text, flags_text, project_text, told_once};
+use crate::admin::Minted;
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
 use crate::cli::place::Place;
-use crate::cli::shape::KeyShape;
 use crate::cli::values::{ConfigFile, EndOptions, OperatorOptions, RotationOptions, Which, key_name, pair};
 use crate::key::{EnvironmentId, Format, Grant, Grants, ProjectId, UserId};
 use crate::manage::{Created, NewKey};
-use crate::secret::Secret;
 
 /// Make a key and print its token, once
 #[derive(Debug, clap::Args)]
@@ -71,18 +69,6 @@ pub(in crate::cli) struct Args {
     json: bool,
 }
 
-/// A minted key as JSON.
-#[derive(Serialize)]
-struct Minted<'a> {
-    #[serde(flatten)]
-    record: KeyShape<'a>,
-    /// The token.
-    key: &'a str,
-    /// What its webhook's receiver verifies with.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    rotation_webhook_secret: Option<&'a str>,
-}
-
 /// The formats that are minted here.
 fn format() -> impl TypedValueParser<Value = Format> {
     PossibleValuesParser::new([Format::Opaque.as_str(), Format::Jwt.as_str()])
@@ -119,18 +105,13 @@ pub(super) fn run(args: Args, output: &mut Output) -> Result<(), Failure> {
     let place = Place::open(&args.config)?;
     let json = args.json;
     let created = place.wait(place.manager.create_key(&place.caller, args.meaning()?))?;
-    let secret = place.manager.webhook_secret(&created.key);
-    told_once(created.key.id, print(&created, secret.as_ref(), json, output))
+    told_once(created.key.id, print(&created, json, output))
 }
 
-fn print(created: &Created, secret: Option<&Secret>, json: bool, output: &mut Output) -> Result<(), Failure> {
-    let Created { key, user, token, committed } = created;
-    let secret = secret.map(text_of);
-    let secret = secret.as_deref().map(String::as_str);
+fn print(created: &Created, json: bool, output: &mut Output) -> Result<(), Failure> {
+    let Created { key, token, committed, .. } = created;
     if json {
-        let status = key.status(user.as_ref(), committed.at);
-        let record = KeyShape::unused(key, status);
-        output.json(&Minted { record, key: token.expose(), rotation_webhook_secret: secret })?;
+        output.json(&Minted::of(created))?;
         return output.flush();
     }
     output.line(format_args!("made key {} ({}), revision {}", key.id, key.name, committed.revision))?;
@@ -144,9 +125,9 @@ fn print(created: &Created, secret: Option<&Secret>, json: bool, output: &mut Ou
     if let Some(days) = key.rotation.interval_days {
         output.line(format_args!("  rotate       every {days}d, next at {}", end_text(key.rotation.next_at)))?;
     }
-    if let Some(secret) = secret {
+    if let Some(secret) = &created.webhook_secret {
         output.line("The secret that its webhook's receiver verifies with:")?;
-        output.line(secret)?;
+        output.line(&*text_of(secret))?;
     }
     output.line("Its token, shown this once and stored nowhere:")?;
     output.line(token.expose())?;

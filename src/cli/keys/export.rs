@@ -5,10 +5,10 @@ use serde::Serialize;
 
 use super::complain_of_damage;
 use super::rows::Columns;
+use crate::admin::KeyShape;
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
 use crate::cli::place::Place;
-use crate::cli::shape::KeyShape;
 use crate::cli::values::{ConfigFile, Which, status};
 use crate::key::{EnvironmentId, ProjectId, Status};
 use crate::manage::KeyView;

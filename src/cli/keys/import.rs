@@ -9,10 +9,10 @@ use zeroize::Zeroizing;
 
 use super::foreign::{self, Groups, System};
 use super::rows::{Defaults, Kind, LineFault, read};
+use crate::admin::own_flags;
 use crate::cli::failure::Failure;
 use crate::cli::output::{Output, Progress, unreadable};
 use crate::cli::place::Place;
-use crate::cli::shape::own_flags;
 use crate::cli::values::ConfigFile;
 use crate::clock::Timestamp;
 use crate::key::{EnvironmentId, Grant, Grants, Key, ProjectId, UserId};

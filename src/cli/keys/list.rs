@@ -1,10 +1,10 @@
 //! `keyward keys list`: which keys there are, newest first.
 
 use super::{complain_of_damage, flags_text, project_text, rotation_text, time_text};
+use crate::admin::KeyShape;
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
 use crate::cli::place::{Place, clock};
-use crate::cli::shape::KeyShape;
 use crate::cli::values::{ConfigFile, Which, days, status};
 use crate::key::{EnvironmentId, ProjectId, Status, UserId};
 use crate::manage::KeyList;

@@ -3,13 +3,13 @@
 use serde::Serialize;
 
 use super::{end_text, flags_text, project_text, rotation_text, time_text};
+use crate::admin::{KeyWhole, LineageMember};
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
 use crate::cli::place::{Place, clock};
-use crate::cli::shape::KeyShape;
 use crate::cli::values::{ConfigFile, key_id};
 use crate::clock::Timestamp;
-use crate::key::{EnvironmentId, KeyId, ProjectId, Status};
+use crate::key::{EnvironmentId, KeyId, ProjectId};
 use crate::manage::KeyView;
 use crate::store::{Delivery, DeliveryId, DeliveryState};
 
@@ -29,17 +29,13 @@ pub(in crate::cli) struct Args {
     json: bool,
 }
 
-/// A key with its place in its lineage.
+/// A key with what was announced of it.
 #[derive(Debug, Serialize)]
 struct Whole<'a> {
     #[serde(flatten)]
-    key: KeyShape<'a>,
-    /// How often it was used.
-    uses: u64,
-    /// It and all that it replaced or was replaced by, oldest first.
-    lineage: Vec<Member>,
-    /// What was announced of them at the webhook, newest first.
-    announcements: Vec<Announcement>,
+    key: &'a KeyWhole<'a>,
+    /// What was announced of it and its lineage at the webhook, newest first.
+    announcements: &'a [Announcement],
 }
 
 /// Something that was announced, or is to be.
@@ -71,48 +67,21 @@ impl Announcement {
     }
 }
 
-/// One key of a lineage.
-#[derive(Debug, Serialize)]
-struct Member {
-    id: KeyId,
-    status: Status,
-    created_at: Timestamp,
-    replaced_by_key_id: Option<KeyId>,
-    grace_expires_at: Option<Timestamp>,
-    last_used_at: Option<Timestamp>,
-    uses: u64,
-}
-
-impl Member {
-    fn of(KeyView { key, usage, status, .. }: &KeyView) -> Self {
-        Self {
-            id: key.id,
-            status: *status,
-            created_at: key.created_at,
-            replaced_by_key_id: key.replaced_by,
-            grace_expires_at: key.grace_expires_at,
-            last_used_at: usage.map(|usage| usage.last_used_at),
-            uses: usage.map_or(0, |usage| usage.count),
-        }
-    }
-}
-
 pub(super) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
     let place = Place::open(&args.config)?;
     let view = place.wait(place.manager.key(&place.caller, args.id))?;
     let lineage = place.wait(place.manager.lineage(&place.caller, args.id))?;
-    let lineage: Vec<_> = lineage.iter().map(Member::of).collect();
+    let whole = KeyWhole::of(&view, &lineage);
     let deliveries = match place.store.rotation() {
         Some(store) => place.wait(store.deliveries(view.key.lineage, ANNOUNCEMENTS_SHOWN))?,
         None => Vec::new(),
     };
     let announcements: Vec<_> = deliveries.into_iter().map(Announcement::of).collect();
     if args.json {
-        let uses = view.usage.map_or(0, |usage| usage.count);
-        return output.json(&Whole { key: KeyShape::of(&view), uses, lineage, announcements });
+        return output.json(&Whole { key: &whole, announcements: &announcements });
     }
     print_key(&view, output)?;
-    print_lineage(args.id, &lineage, output)?;
+    print_lineage(args.id, whole.lineage(), output)?;
     print_announcements(&announcements, output)
 }
 
@@ -171,7 +140,7 @@ fn print_key(KeyView { key, user, usage, status }: &KeyView, output: &mut Output
 }
 
 /// Which key replaced which, and whether an old one is still used.
-fn print_lineage(id: KeyId, members: &[Member], output: &mut Output) -> Result<(), Failure> {
+fn print_lineage(id: KeyId, members: &[LineageMember], output: &mut Output) -> Result<(), Failure> {
     if members.len() < 2 {
         return Ok(());
     }

@@ -1,12 +1,10 @@
 //! `keyward keys update`: changes what a key is called, may do, and how long it lives.
 
-use serde::Serialize;
-
 use super::webhook::text_of;
+use crate::admin::ChangedKey;
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
 use crate::cli::place::Place;
-use crate::cli::shape::KeyShape;
 use crate::cli::values::{ConfigFile, EndOptions, OperatorOptions, RotationOptions, key_id, key_name, pair};
 use crate::key::{EnvironmentId, FlagSet, Grant, Grants, KeyId};
 use crate::manage::{Activity, Expiry, KeyChange};
@@ -58,16 +56,6 @@ pub(in crate::cli) struct Args {
     /// Print JSON
     #[arg(long)]
     json: bool,
-}
-
-/// A changed key as JSON.
-#[derive(Serialize)]
-struct Changed<'a> {
-    #[serde(flatten)]
-    record: KeyShape<'a>,
-    /// What its webhook's receiver verifies with, where one was named.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    rotation_webhook_secret: Option<&'a str>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -172,20 +160,14 @@ pub(super) fn run(args: Args, output: &mut Output) -> Result<(), Failure> {
     let place = Place::open(&args.config)?;
     let (id, json) = (args.id, args.json);
     let change = args.meaning()?;
-    let is_told = change.rotation_webhook_url.is_some();
     let changed = place.wait(place.manager.update_key(&place.caller, id, change))?;
-    let secret = place.manager.webhook_secret(&changed.key).filter(|_| is_told);
-    let secret = secret.as_ref().map(text_of);
-    let secret = secret.as_deref().map(String::as_str);
     if json {
-        let status = changed.key.status(changed.user.as_ref(), changed.committed.at);
-        let record = KeyShape::unused(&changed.key, status);
-        return output.json(&Changed { record, rotation_webhook_secret: secret });
+        return output.json(&ChangedKey::unused(&changed));
     }
     output.line(format_args!("changed key {id} ({}), revision {}", changed.key.name, changed.committed.revision))?;
-    if let Some(secret) = secret {
+    if let Some(secret) = &changed.webhook_secret {
         output.line("The secret that its webhook's receiver verifies with:")?;
-        output.line(secret)?;
+        output.line(&*text_of(secret))?;
     }
     Ok(())
 }

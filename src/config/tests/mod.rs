@@ -115,6 +115,7 @@ forward_credential = true
 assertion = true
 upgrades = ["websocket"]
 upgrade_idle = "90s"
+stream_idle = "2h"
 body_max = "10MiB"
 shared_cache = true
 on_stale = "deny"
@@ -159,6 +160,7 @@ empty_segments = "merge""#,
             assertion: true,
             websocket: true,
             websocket_idle: Duration::from_secs(90),
+            stream_idle: Some(Duration::from_secs(7200)),
             request_body_max: Some(10 << 20),
             shared_cache: true,
             keep_override_fields: vec![field("x-http-method-override")],

@@ -16,6 +16,8 @@ mod link;
 mod pool;
 mod resolve;
 mod standing;
+#[cfg(test)]
+mod tests;
 
 use std::error::Error;
 use std::rc::Rc;

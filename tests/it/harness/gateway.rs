@@ -119,6 +119,11 @@ impl Gateway {
         self.address
     }
 
+    /// Whether callers reach it over TLS.
+    pub(crate) fn is_tls(&self) -> bool {
+        self.certificate.is_some()
+    }
+
     /// A connection to the gateway's listener.
     pub(crate) fn connect(&self, http: Http) -> Connection {
         Connection::open(self.address, self.certificate.as_ref(), http)
@@ -188,6 +193,18 @@ impl Gateway {
     /// What the operations listener answers.
     pub(crate) fn ops(&self, path: &str) -> Answer {
         Connection::open(self.ops, None, Http::One).send(get(path))
+    }
+
+    /// Where one of the further listeners is: `admin` or `self`.
+    pub(crate) fn listener(&self, name: &str) -> SocketAddr {
+        let line = self.log.find(|line| said(line) == "listening" && field(line, "listener") == name);
+        let line = line.unwrap_or_else(|| panic!("{name} does not listen:\n{}", self.log.text()));
+        field(&line, "address").parse().expect("an address")
+    }
+
+    /// What the management API answers.
+    pub(crate) fn api(&self, call: Call) -> Answer {
+        Connection::open(self.listener("admin"), None, Http::One).send(call)
     }
 
     pub(crate) fn metrics(&self) -> String {

@@ -1,23 +1,24 @@
-//! Programs in Python: clients that run to their end, and services that are stopped.
+//! The programs of `tests/peers`, and the Python that runs them.
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Lines};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{ChildStdout, Command, Stdio};
 
-/// Python with these arguments, among the programs of `tests/peers`.
-pub(super) fn python<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Command {
+use super::process::{self, Served};
+
+fn python<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Command {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut command = Command::new(interpreter(root));
     // What is compiled is kept out of the sources.
     command.env("PYTHONPYCACHEPREFIX", root.join("target/peers/cache"));
-    command.args(arguments).current_dir(root.join("tests/peers")).stdin(Stdio::null());
+    command.arg("-m").args(arguments).current_dir(root.join("tests/peers")).stdin(Stdio::null());
     command
 }
 
-/// The interpreter of the environment that `make tools` makes; there is no other way to have one.
+/// The interpreter of the environment that `make tools` makes.
 fn interpreter(root: &Path) -> PathBuf {
     let list = |name: &str| fs::read(root.join(name)).ok();
     let (wanted, made) = (list("tests/peers/requirements.txt"), list("target/peers/requirements.txt"));
@@ -26,47 +27,48 @@ fn interpreter(root: &Path) -> PathBuf {
     root.join("target/peers/bin/python")
 }
 
-/// Runs a program to its end, which must be a good one; what it printed.
+/// Runs a module with these arguments to its end, which must be a good one; what it printed.
 pub(crate) fn run<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> String {
-    run_command(python(arguments))
+    process::run(python(arguments))
 }
 
-/// Runs any command to its end, which must be a good one; what it printed.
-pub(super) fn run_command(mut command: Command) -> String {
-    let output = command.output().unwrap_or_else(|fault| panic!("{command:?}: {fault}; is it installed? `make tools`"));
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let (printed, errors) = (text(&output.stdout), text(&output.stderr));
-    assert!(output.status.success(), "{command:?}: {}\n{printed}\n{errors}", output.status);
-    printed
+/// A module that goes on running and is listened to. It is killed when this is dropped.
+pub(super) struct Running {
+    _process: Served,
+    lines: Lines<BufReader<ChildStdout>>,
 }
 
-/// A program that serves. It is killed when this is dropped.
+impl Running {
+    pub(super) fn start<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Self {
+        let mut command = python(arguments);
+        command.stdout(Stdio::piped());
+        let mut process = Served::start(command);
+        let output = process.child().stdout.take().expect("a pipe");
+        Self { _process: process, lines: BufReader::new(output).lines() }
+    }
+
+    /// The next line it prints.
+    pub(super) fn line(&mut self) -> String {
+        self.lines.next().expect("one more line").expect("a line of text")
+    }
+}
+
+/// A module that serves. It is killed when this is dropped.
 pub(super) struct Service {
-    child: Child,
+    _running: Running,
     address: SocketAddr,
 }
 
 impl Service {
-    /// Starts it, and waits until it prints the port that it listens on.
+    /// Starts it, and waits until it says on which port it listens.
     pub(super) fn start<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Self {
-        let mut child = python(arguments).stdout(Stdio::piped()).spawn().expect("the program starts");
-        let mut line = String::new();
-        let output = child.stdout.take().expect("a pipe");
-        // It prints nothing else.
-        BufReader::new(output).read_line(&mut line).expect("a line");
-        let port = line.trim().parse().unwrap_or_else(|_| panic!("no port but {line:?}"));
-        Self { child, address: SocketAddr::from(([127, 0, 0, 1], port)) }
+        let mut running = Running::start(arguments);
+        let line = running.line();
+        let port = line.parse().unwrap_or_else(|_| panic!("no port but {line:?}"));
+        Self { _running: running, address: SocketAddr::from(([127, 0, 0, 1], port)) }
     }
 
     pub(super) fn address(&self) -> SocketAddr {
         self.address
-    }
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ended = self.child.kill();
-        let _reaped = self.child.wait();
     }
 }
