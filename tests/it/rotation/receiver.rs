@@ -22,21 +22,23 @@ pub(super) struct Receiver {
 }
 
 impl Receiver {
-    /// Makes the receiver's certificate, `receiver.pem`, in the site's folder, and starts it. The first messages are
-    /// answered these statuses; those that come later 204.
-    pub(super) fn start(site: &Site, statuses: &[u16]) -> Self {
+    /// Makes the receiver's certificate, `receiver.pem`, in the site's folder, and starts it. It answers
+    /// this status until it is told another.
+    pub(super) fn start(site: &Site, status: u16) -> Self {
         let pair = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate");
         fs::write(site.path("receiver.pem"), pair.cert.pem()).expect("a file");
         fs::write(site.path("receiver.key"), pair.signing_key.serialize_pem()).expect("a file");
         fs::write(site.path("receiver.secrets"), "").expect("a file");
+        Self::answers(site, status);
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let python = root.join("target/peers/bin/python");
         assert!(python.exists(), "target/peers is not there: run `make tools`, which installs what this test needs");
         let mut command = Command::new(python);
         command.env("PYTHONPYCACHEPREFIX", root.join("target/peers/cache"));
         command.args(["-m", "webhooks.receiver"]).current_dir(root.join("tests/peers"));
-        command.args(["receiver.pem", "receiver.key", "receiver.secrets"].map(|name| site.path(name)));
-        command.args(statuses.iter().map(u16::to_string)).stdin(Stdio::null()).stdout(Stdio::piped());
+        command
+            .args(["receiver.pem", "receiver.key", "receiver.secrets", "receiver.status"].map(|name| site.path(name)));
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child = command.spawn().expect("the receiver starts");
         let output = child.stdout.take().expect("a pipe");
         let (tell, heard) = channel();
@@ -58,6 +60,11 @@ impl Receiver {
     /// Lets it verify with these secrets.
     pub(super) fn knows(site: &Site, secrets: &[&str]) {
         site.replace("receiver.secrets", &secrets.join("\n"));
+    }
+
+    /// Lets it answer this status.
+    pub(super) fn answers(site: &Site, status: u16) {
+        site.replace("receiver.status", &status.to_string());
     }
 
     /// The next message.

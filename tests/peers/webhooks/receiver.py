@@ -1,9 +1,8 @@
-"""`python -m webhooks.receiver CHAIN KEY SECRETS STATUS…`: prints its port, then one line of JSON for each
+"""`python -m webhooks.receiver CHAIN KEY SECRETS STATUS`: prints its port, then one line of JSON for each
 message that is posted to it over TLS.
 
-SECRETS is a file with one `whsec_…` a line; it is read for every message, and the library of Standard
-Webhooks says which of them verifies. The first messages are answered STATUS, one after the other; those that
-come later 204.
+SECRETS is a file with one `whsec_…` a line, and the library of Standard Webhooks says which of them verifies;
+STATUS is a file with what is answered. Both are read for every message.
 """
 
 import http.server
@@ -14,8 +13,7 @@ import threading
 
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
-chain, key, secrets, *statuses = sys.argv[1:]
-answers = iter([int(status) for status in statuses])
+chain, key, secrets, answer = sys.argv[1:]
 lock = threading.Lock()
 
 
@@ -38,7 +36,8 @@ class Receiver(http.server.BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["content-length"]))
         fields = {name.lower(): value for name, value in self.headers.items()}
         with lock:
-            status = next(answers, 204)
+            with open(answer, encoding="ascii") as text:
+                status = int(text.read())
             heard = {
                 "path": self.path,
                 "id": fields.get("webhook-id"),
