@@ -22,4 +22,7 @@ pub use handler::{Admin, Applied, Applying, Parts};
 pub use metrics::AdminMetrics;
 pub use openapi::document as openapi_document;
 pub use settings::{Settings, Surface};
-pub use v1::{KeyShape, KeyWhole, LineageMember, Minted, Replacement, Revocation, Routes, UserShape, own_flags};
+pub use v1::{
+    ChangedKey, KeyShape, KeyWhole, LineageMember, Minted, NewWebhookSecret, Replacement, Revocation, Routes, UserShape,
+    own_flags,
+};

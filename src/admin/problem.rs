@@ -64,6 +64,8 @@ codes! {
     UnknownRoute = "unknown_route", 400, "There is no such route";
     /// A format of tokens that is not minted.
     FormatNotAvailable = "format_not_available", 400, "Tokens of this format are not minted";
+    /// A webhook where none are sent.
+    WebhooksNotAvailable = "webhooks_not_available", 400, "No webhooks are sent here";
     /// Rows of an import.
     ImportRefused = "import_refused", 400, "Rows of the import are refused";
     /// The caller lacks the permission.
@@ -272,6 +274,10 @@ impl From<ManageError> for Refusal {
             ManageError::TokenAlreadyIssued { id } => Self { key: id, ..Self::new(Code::TokenAlreadyIssued, said) },
             ManageError::DuplicateToken { existing } => {
                 Self { key: Some(existing), ..Self::new(Code::DuplicateToken, said) }
+            }
+            ManageError::WebhooksNotAvailable => {
+                let field = Some("rotation_webhook_url".to_owned());
+                Self { field, ..Self::new(Code::WebhooksNotAvailable, said) }
             }
             ManageError::Import(_) => Self::new(Code::ImportRefused, said),
             ManageError::NoRandomness(_) => Self::new(Code::NoRandomness, said),

@@ -13,7 +13,7 @@ use super::openapi;
 use super::operator::context;
 use super::problem::{Code, Refusal};
 use super::settings::Surface;
-use super::v1::{KeyShape, KeyWhole, Minted, Replacement, Revocation, UserShape};
+use super::v1::{ChangedKey, KeyShape, KeyWhole, Minted, NewWebhookSecret, Replacement, Revocation, UserShape};
 use super::v1::{events, keys, refusals, users, verify};
 
 const KEYS: &str = "keys";
@@ -60,15 +60,19 @@ pub(super) fn endpoints(surface: Surface) -> Vec<Endpoint> {
         get("/v1/api-keys", keys::list).named("listKeys", KEYS, "Lists keys, newest first")
             .asks::<keys::Filter>().lists::<KeyShape<'_>>("A page of keys."),
         post("/v1/api-keys", keys::create).named("createKey", KEYS, "Makes a key, and shows its token this once")
-            .takes::<keys::ToMake>().answers::<Minted<'_>>(201, "The key was made.").refuses(&[Code::FormatNotAvailable]).once(),
+            .takes::<keys::ToMake>().answers::<Minted<'_>>(201, "The key was made.").refuses(&[Code::FormatNotAvailable, Code::WebhooksNotAvailable]).once(),
         get("/v1/api-keys/{id}", keys::show).named("getKey", KEYS, "Reads a key, its use, and which keys replaced which")
             .answers::<KeyWhole<'_>>(200, "The key.").refuses(&[Code::NotFound]),
         patch("/v1/api-keys/{id}", keys::update).named("updateKey", KEYS, "Changes a key")
-            .takes::<keys::Changes>().answers::<KeyShape<'_>>(200, "The key as it is now.").refuses(&[Code::NotFound, Code::KeyRevoked]),
+            .takes::<keys::Changes>().answers::<ChangedKey<'_>>(200, "The key as it is now.")
+            .refuses(&[Code::NotFound, Code::KeyRevoked, Code::WebhooksNotAvailable]),
         delete("/v1/api-keys/{id}", keys::delete).named("deleteKey", KEYS, "Revokes a key for good")
             .is_done("The key is revoked.").refuses(&[Code::NotFound]),
         post("/v1/api-keys/{id}/revoke", keys::revoke).named("revokeKey", KEYS, "Revokes a key, its lineage, or it and what it minted")
             .may_take::<keys::ToRevoke>().answers::<Revocation>(200, "What was revoked, and what was not.").refuses(&[Code::NotFound]).once(),
+        post("/v1/api-keys/{id}/webhook-secret/rotate", keys::rotate_webhook_secret)
+            .named("rotateWebhookSecret", KEYS, "Changes the secret that the receiver of a key's webhook verifies with; for 24 hours both sign")
+            .answers::<NewWebhookSecret<'_>>(200, "The new secret.").refuses(&[Code::NotFound, Code::KeyRevoked, Code::WebhooksNotAvailable]),
         get("/v1/users", users::list).named("listUsers", USERS, "Lists users by id")
             .asks::<users::Filter>().lists::<UserShape<'_>>("A page of users."),
         get("/v1/users/{id}", users::show).named("getUser", USERS, "Reads a user")

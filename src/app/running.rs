@@ -12,6 +12,7 @@ use tokio::task::{JoinError, JoinHandle as Task};
 use super::error::AppError;
 use super::management::Upkeep;
 use super::reload::Reloader;
+use super::rotation::Rotating;
 use super::serve::{Bound, OnReady};
 use super::signals::{Signals, Told};
 use super::sockets::Sockets;
@@ -39,6 +40,7 @@ pub(super) struct Running {
     pub(super) following: Following,
     /// Ended by its drop, after everything that it writes down.
     pub(super) upkeep: Upkeep,
+    pub(super) rotating: Rotating,
     /// True once connections may be accepted.
     pub(super) open: watch::Sender<bool>,
     pub(super) program: Program,
@@ -231,12 +233,14 @@ impl Running {
                 () = signals.stop() => tracing::warn!("told to stop again: not waiting for load balancers"),
             }
         }
-        let Self { mut sockets, workers, tellers, following, upkeep, mut supervisor, .. } = self;
+        let Self { mut sockets, workers, tellers, following, upkeep, rotating, mut supervisor, .. } = self;
         sockets.let_go();
         workers.stop();
+        rotating.stop();
         let drained = tokio::task::spawn_blocking(move || {
             workers.workers.join();
             drop(upkeep);
+            rotating.join();
             tellers.stop();
             tellers.workers.join();
             following.end();
@@ -252,7 +256,7 @@ impl Running {
 
     /// Another process serves: this one accepts nothing more, and finishes what is open.
     async fn make_way(self, signals: &mut Signals, taken: &Taken) -> Result<(), AppError> {
-        let Self { mut sockets, workers, tellers, following, upkeep, mut supervisor, reloader, .. } = self;
+        let Self { mut sockets, workers, tellers, following, upkeep, rotating, mut supervisor, reloader, .. } = self;
         tracing::info!(process = taken.process, "the new process is ready; finishing open requests");
         following.loan.give();
         supervisor.hand_over(taken.process);
@@ -264,9 +268,11 @@ impl Running {
         sockets.let_go();
         workers.stop();
         tellers.stop();
+        rotating.stop();
         let drained = tokio::task::spawn_blocking(move || {
             workers.workers.join();
             drop(upkeep);
+            rotating.join();
             tellers.workers.join();
             following.end();
         });

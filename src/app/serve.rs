@@ -22,6 +22,7 @@ use super::opening::open_followed;
 use super::process;
 use super::reassert::Reasserting;
 use super::reload::{Overrides, Reloader, read_deny};
+use super::rotation::{self, Rotating};
 use super::running::{Crew, Following, Running};
 use super::secrets::Held;
 use super::sockets::{CLEARTEXT, Sockets};
@@ -33,11 +34,11 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, Environment};
 use crate::key::{MintJwt, Signers};
 use crate::listen::{Connections, ListenMetrics, Listening};
-use crate::manage::Manager;
 use crate::ops::Ops;
 use crate::proxy::{Gateway, Metrics as ProxyMetrics, Shared};
 use crate::ready::Readiness;
 use crate::report::Chain;
+use crate::rotation::RotationMetrics;
 use crate::sync::{self, Sync, SyncMetrics};
 use crate::table::Table;
 use crate::telemetry::{DroppedLines, ProcessMetrics, start_log};
@@ -98,6 +99,7 @@ struct Metrics {
     management: ManagementMetrics,
     proxy: ProxyMetrics,
     sync: Arc<SyncMetrics>,
+    rotation: RotationMetrics,
 }
 
 impl Metrics {
@@ -111,6 +113,7 @@ impl Metrics {
             management: ManagementMetrics::new()?,
             proxy: ProxyMetrics::new()?,
             sync: Arc::new(SyncMetrics::new()),
+            rotation: RotationMetrics::new(),
         };
         let registry = &metrics.registry;
         metrics.process.register(registry)?;
@@ -120,6 +123,7 @@ impl Metrics {
         metrics.management.register(registry)?;
         metrics.proxy.register(registry)?;
         metrics.sync.register(registry)?;
+        metrics.rotation.register(registry)?;
         Ok(metrics)
     }
 }
@@ -205,7 +209,10 @@ impl Running {
             mac_key: followed.derived.mac_key.clone(),
             signers: Arc::new(ArcSwap::new(followed.derived.signers)),
         };
-        let manager = Manager::new(Arc::clone(&followed.store), config.proxy.token_prefix.clone());
+        let jwt: Arc<dyn MintJwt> = Arc::<ArcSwap<Signers>>::clone(&held.signers);
+        let manager = rotation::manager(&config, &followed.store, shared_clock.now())?
+            .with_keys_per_user_max(config.management.keys_per_user_max)
+            .with_jwt(jwt);
         let table = Arc::new(Table::new());
         let sync = Sync::start(sync::Parts {
             settings: config.sync.clone(),
@@ -214,7 +221,7 @@ impl Running {
             clock: Arc::clone(&shared_clock),
             mac_key: followed.derived.mac_key,
             metrics: Arc::clone(&metrics.sync),
-            reassert: Some(Arc::new(Reasserting::by(manager))),
+            reassert: Some(Arc::new(Reasserting::by(manager.clone()))),
             // Last, so that as little as possible can go wrong while two processes share the folder.
             lent_lock: predecessor.as_ref().and_then(|predecessor| predecessor.state()),
         })?;
@@ -270,9 +277,6 @@ impl Running {
             pulses.push(times.pulse.clone());
             workers.workers.start(format!("worker-{number}"), listeners, times, move || Gateway::new(shared))?;
         }
-        let manager = Manager::new(followed.store, config.proxy.token_prefix.clone());
-        let jwt: Arc<dyn MintJwt> = Arc::<ArcSwap<Signers>>::clone(&held.signers);
-        let manager = manager.with_keys_per_user_max(config.management.keys_per_user_max).with_jwt(jwt);
         let parts = admin::Parts {
             manager: manager.clone(),
             prefix: config.proxy.token_prefix.clone(),
@@ -317,6 +321,7 @@ impl Running {
             let listeners = listeners.into_iter().map(|listener| (listener, own.clone())).collect();
             tellers.workers.start("echo".to_owned(), listeners, Times::new(&telling, &silenced), || Ok(Echo))?;
         }
+        let rotating = Rotating::start(&config, &followed.store, Arc::clone(&shared_clock), metrics.rotation)?;
         let following = Following::start(sync.runner, sync.loan)?;
         let reloader = Reloader {
             config,
@@ -343,6 +348,7 @@ impl Running {
             tellers,
             following,
             upkeep,
+            rotating,
             open,
             program,
             predecessor,

@@ -14,6 +14,7 @@ mod management;
 mod master;
 mod private;
 mod reader;
+mod rotation;
 mod routes;
 pub mod schema;
 mod syntax;
@@ -73,6 +74,8 @@ pub struct Config {
     pub store: store::Settings,
     /// How the table follows the store.
     pub sync: sync::Settings,
+    /// How rotations are announced.
+    pub rotation: crate::rotation::Settings,
     /// What is logged.
     pub log: LogSettings,
     /// Files of secrets that were read with the configuration: when one changes, it is to be read again.
@@ -238,6 +241,8 @@ impl Config {
         let store = read_store(&root.section("store"), base);
         let master_file = read_secrets(&root.section("secrets"), base, &store);
         let sync = read_sync(&root.section("sync"), path, base, read.failure_limit);
+        let management = management::read(&root.section("admin"));
+        let rotation = rotation::read(&root.section("rotation"), management.public_url.clone(), base);
         let mut log = read_log(&root.section("log"));
         set(&mut log.filter, environment.log.clone());
         let master_file_line = root.section("secrets").item("master_file").map(|item| faults.line_of(item.at()));
@@ -261,10 +266,11 @@ impl Config {
             ops,
             admin,
             own_keys,
-            management: management::read(&root.section("admin")),
+            management,
             master_file,
             store,
             sync,
+            rotation,
             log,
             secret_files: secrets.into_files(),
             environment: environment.clone(),
@@ -298,7 +304,11 @@ impl Config {
     /// as it was.
     #[must_use]
     pub fn waits_for_restart(&self, new: &Self) -> Vec<&'static str> {
-        let changes = [("[sync] or [gateway.failure_limit]", self.sync != new.sync), ("[log]", self.log != new.log)];
+        let changes = [
+            ("[sync] or [gateway.failure_limit]", self.sync != new.sync),
+            ("[rotation] or admin.public_url", self.rotation != new.rotation),
+            ("[log]", self.log != new.log),
+        ];
         changes.into_iter().filter(|(_, is_changed)| *is_changed).map(|(name, _)| name).collect()
     }
 

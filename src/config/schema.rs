@@ -135,6 +135,7 @@ pub const SECTIONS: &[(&str, &str)] = &[
     ("secrets", "`[secrets]`: where the master secret lies"),
     ("store.sqlite", "`[store.sqlite]`: where keys are kept"),
     ("sync", "`[sync]`: how the gateway follows the store"),
+    ("rotation", "`[rotation]`: how keys that are due, that expire and that have ended are announced"),
     ("log", "`[log]`: what is written to standard error"),
 ];
 
@@ -698,8 +699,8 @@ pub const KEYS: &[Key] = &[
     key(
         "admin.public_url",
         Kind::Text("http or https URL"),
-        LeftOut::Says("none; links are relative"),
-        "Where the API is reached from outside.",
+        LeftOut::Says("none: links are relative, and there are no webhooks"),
+        "Where the API is reached from outside; receivers of webhooks rotate keys there.",
     ),
     key(
         "admin.self_service",
@@ -802,6 +803,48 @@ pub const KEYS: &[Key] = &[
         "How often the last use of keys is written back.",
     ),
     key(
+        "rotation.poll",
+        Kind::Duration { min: Duration::from_millis(10), max: seconds(3600) },
+        LeftOut::Is("\"5s\""),
+        "How often is looked for keys that came due and announcements to send.",
+    ),
+    key(
+        "rotation.allow_private_webhooks",
+        Kind::Switch,
+        LeftOut::Is("false"),
+        "Lets webhooks lead to private networks and this machine, and to this machine by http://.",
+    ),
+    key(
+        "rotation.ca",
+        Kind::Path,
+        LeftOut::Says("those that the machine trusts"),
+        "PEM file of the authorities that receivers' certificates must come from.",
+    ),
+    key(
+        "rotation.timeout",
+        Kind::Duration { min: Duration::from_millis(10), max: seconds(300) },
+        LeftOut::Is("\"15s\""),
+        "How long a receiver may take to answer; another gateway takes over after twice that.",
+    ),
+    key(
+        "rotation.expiry_notice",
+        Kind::Duration { min: Duration::ZERO, max: seconds(3650 * DAY) },
+        LeftOut::Is("\"14d\""),
+        "How long before its end a key with a webhook is announced to expire.",
+    ),
+    key(
+        "rotation.retries",
+        Kind::List("durations such as \"5m\", at most 32"),
+        LeftOut::Is("[\"5s\", \"5m\", \"30m\", \"2h\", \"5h\", \"10h\", \"14h\", \"20h\", \"1d\"]"),
+        "How long after each failed attempt the next one follows, a fifth more or less; after the last it is given up.",
+    ),
+    key(
+        "rotation.in_flight",
+        Kind::Count { min: 1, max: 1000 },
+        LeftOut::Is("16"),
+        "Announcements that are sent at a time; at most four of them to one host.",
+    ),
+    key(
         "log.level",
         Kind::Text("error, warn, info, debug, trace or off; or target=level, …"),
         LeftOut::Is("\"info\""),
@@ -812,7 +855,6 @@ pub const KEYS: &[Key] = &[
 
 /// Keys of later versions, each with what to do until then.
 const NOT_YET: &[(&str, &str)] = &[
-    ("rotation", "nothing is rotated by itself yet; remove [rotation]"),
     ("store.postgres", "keys are kept in SQLite only; use [store.sqlite]"),
 ];
 

@@ -9,6 +9,7 @@ use crate::key::{
     Actor, EnvironmentId, FlagSet, Format, Grants, Key, KeyId, OperatorScope, ProjectId, Status, Token, TokenHash,
     User, UserId,
 };
+use crate::secret::Secret;
 use crate::store::{Committed, Damaged, KeyUsage};
 
 /// The grace of a rotation where nothing is said: 60 minutes.
@@ -309,6 +310,8 @@ pub struct Created {
     pub user: Option<User>,
     /// Its token: shown once, and stored nowhere.
     pub token: Token,
+    /// What the receiver of its webhook verifies with, `whsec_…`, where it has one.
+    pub webhook_secret: Option<Secret>,
     /// The commit.
     pub committed: Committed,
 }
@@ -320,6 +323,8 @@ pub struct Changed {
     pub key: Key,
     /// Its user.
     pub user: Option<User>,
+    /// What the receiver of its webhook verifies with, `whsec_…`, where one was set.
+    pub webhook_secret: Option<Secret>,
     /// The commit.
     pub committed: Committed,
 }

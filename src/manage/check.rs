@@ -12,7 +12,6 @@ use crate::key::{
 use crate::store::Reading;
 
 const PROP_NAME_BYTES_MAX: usize = 64;
-const WEBHOOK_URL_BYTES_MAX: usize = 2048;
 
 #[expect(clippy::needless_pass_by_value, reason = "texts and faults alike are handed over and forgotten")]
 pub(super) fn invalid(field: &'static str, cause: impl ToString) -> ManageError {
@@ -113,31 +112,13 @@ pub(super) fn expiry(expiry: Expiry, now: Timestamp) -> Result<Option<Timestamp>
 
 /// A rotation every `days`, counted from `now`, announced at `url`.
 pub(super) fn rotation(days: Option<u32>, url: Option<&str>, now: Timestamp) -> Result<Rotation, ManageError> {
-    url.map_or(Ok(()), webhook_url)?;
     let webhook_url = url.map(str::to_owned);
     let Some(days) = days else { return Ok(Rotation { webhook_url, ..Rotation::default() }) };
     if !(1..=ROTATION_DAYS_MAX).contains(&days) {
         return Err(invalid("rotation_interval_days", format!("{days} is not within 1 and {ROTATION_DAYS_MAX}")));
     }
     let next = now.plus(Duration::from_secs(u64::from(days) * 24 * 60 * 60));
-    Ok(Rotation { interval_days: Some(days), next_at: Some(next), webhook_url })
-}
-
-/// Whether rotations can be announced at `url`. Which addresses may be spoken to is decided when one
-/// is.
-pub(super) fn webhook_url(url: &str) -> Result<(), ManageError> {
-    let wrong = |cause: &str| Err(invalid("rotation_webhook_url", cause));
-    if url.len() > WEBHOOK_URL_BYTES_MAX || !url.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return wrong("expected an https address of at most 2048 printable characters");
-    }
-    let Ok(parsed) = url.parse::<http::Uri>() else { return wrong("it is no address") };
-    if parsed.scheme_str() != Some("https") || parsed.host().is_none_or(str::is_empty) {
-        return wrong("expected an address that begins https:// and names a host");
-    }
-    if parsed.authority().is_some_and(|authority| authority.as_str().contains('@')) {
-        return wrong("a name and password in the address are not sent; leave them out");
-    }
-    Ok(())
+    Ok(Rotation { interval_days: Some(days), next_at: Some(next), webhook_url, ..Rotation::default() })
 }
 
 /// The user that a key of `project` shall have, who must be there for the caller.

@@ -146,6 +146,9 @@ pub enum ManageError {
     /// Rows of an import are refused, and so nothing was imported.
     #[error("nothing was imported: {}", Faults(.0))]
     Import(Vec<RowFault>),
+    /// Nothing is announced here.
+    #[error("rotation_webhook_url: no webhooks are sent; set [admin] public_url, where receivers rotate their keys")]
+    WebhooksNotAvailable,
     /// The operating system gave no randomness.
     #[error(transparent)]
     NoRandomness(#[from] NoRandomness),
@@ -239,6 +242,7 @@ impl ManageError {
             Self::OutOfScope { .. } => "out_of_scope",
             Self::DuplicateToken { .. } => "duplicate_token",
             Self::Import(_) => "import_refused",
+            Self::WebhooksNotAvailable => "webhooks_not_available",
             Self::NoRandomness(_) => "no_randomness",
             Self::Store(_) => "store_failed",
         }

@@ -15,7 +15,7 @@ use super::plan::{self, Plan};
 use super::refusals::Refusals;
 use super::{
     Answered, Authenticated, Caller, Changed, Created, ImportOptions, Imported, ImportedKey, KeyChange, KeyList,
-    KeyView, ManageError, NewKey, RevokeScope, Revoked, Rotated, UserDeleted, UserPatch, UserSet, import,
+    KeyView, ManageError, NewKey, RevokeScope, Revoked, Rotated, UserDeleted, UserPatch, UserSet, Webhooks, import,
 };
 use crate::clock::Timestamp;
 use crate::key::{Event, Key, KeyId, MintJwt, ProjectId, Stamp, Subject, Token, TokenHash, TokenPrefix, User, UserId};
@@ -39,10 +39,11 @@ pub trait LiveUsage: Send + Sync + fmt::Debug {
 /// Changes and reads keys and users of one store. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Manager {
-    store: SharedStore,
+    pub(super) store: SharedStore,
     minter: Minter,
     keys_per_user_max: usize,
     counted: Arc<Counted>,
+    pub(super) webhooks: Option<Webhooks>,
 }
 
 /// What is counted here and written to the store later.
@@ -171,7 +172,7 @@ impl Manager {
     #[must_use]
     pub fn new(store: SharedStore, prefix: TokenPrefix) -> Self {
         let minter = Minter { prefix, jwt: None };
-        Self { store, minter, keys_per_user_max: KEYS_PER_USER_MAX, counted: Arc::default() }
+        Self { store, minter, keys_per_user_max: KEYS_PER_USER_MAX, counted: Arc::default(), webhooks: None }
     }
 
     /// This manager, minting keys in JWT form by `jwt`.
@@ -231,7 +232,8 @@ impl Manager {
     /// When a value breaks a rule, the caller may not, or the store fails.
     pub async fn create_key(&self, caller: &Caller, new: NewKey) -> Result<Created, ManageError> {
         let (asked, plan) = self.creation(caller, new);
-        self.change(caller, asked, plan, created).await
+        let webhooks = self.webhooks.clone();
+        self.change(caller, asked, plan, move |done| with_secret(created(done), webhooks.as_ref())).await
     }
 
     /// Mints a key, once. `answer` makes the answer that is kept; it runs inside the transaction.
@@ -248,7 +250,9 @@ impl Manager {
     ) -> Result<Answered<Created>, ManageError> {
         let (asked, plan) = self.creation(caller, new);
         let kept = Kept { once, answer: Box::new(answer), key: |created: &Created| Some(created.key.id) };
-        self.change_once(caller, asked, plan, created, kept).await
+        let webhooks = self.webhooks.clone();
+        let finish = move |done| with_secret(created(done), webhooks.as_ref());
+        self.change_once(caller, asked, plan, finish, kept).await
     }
 
     fn creation(
@@ -257,8 +261,13 @@ impl Manager {
         new: NewKey,
     ) -> (Asked, impl FnMut(&Reading) -> Result<Plan<plan::Minted>, ManageError> + Send + use<>) {
         let (by, minter) = (caller.clone(), self.minter());
+        let webhook = self.check_webhook(new.rotation_webhook_url.as_deref());
         let read = ReadRequest { users: new.user.iter().cloned().collect(), ..ReadRequest::default() };
-        (Asked::of("create", None, read), move |reading: &Reading| plan::create(&by, &new, &minter, reading))
+        let plan = move |reading: &Reading| {
+            webhook.clone()?;
+            plan::create(&by, &new, &minter, reading)
+        };
+        (Asked::of("create", None, read), plan)
     }
 
     /// Changes a key. Where nothing differs, nothing is written.
@@ -267,10 +276,20 @@ impl Manager {
     /// When a value breaks a rule, the key is revoked or not there, the caller may not, or the
     /// store fails.
     pub async fn update_key(&self, caller: &Caller, id: KeyId, change: KeyChange) -> Result<Changed, ManageError> {
-        let by = caller.clone();
+        let webhook = self.check_webhook(change.rotation_webhook_url.as_ref().and_then(Option::as_deref));
+        let (by, is_told) = (caller.clone(), matches!(change.rotation_webhook_url, Some(Some(_))));
         let read = ReadRequest { keys: vec![id], disabled: Some(id), ..ReadRequest::default() };
-        let plan = move |reading: &Reading| plan::update(&by, id, &change, reading);
-        self.change(caller, Asked::of("update", Some(Subject::Key(id)), read), plan, changed).await
+        let plan = move |reading: &Reading| {
+            webhook.clone()?;
+            plan::update(&by, id, &change, reading)
+        };
+        let webhooks = self.webhooks.clone().filter(|_| is_told);
+        let finish = move |done| {
+            let mut changed = changed(done);
+            changed.webhook_secret = webhooks.as_ref().and_then(|webhooks| webhooks.secret_of(&changed.key));
+            changed
+        };
+        self.change(caller, Asked::of("update", Some(Subject::Key(id)), read), plan, finish).await
     }
 
     /// Replaces a key: mints its successor, and leaves the old key `grace` more, which may be zero,
@@ -790,13 +809,18 @@ fn all_projects(acting: Acting<'_>) -> Result<(), ManageError> {
 pub(super) fn created(done: Done<plan::Minted>) -> Created {
     let mut key = done.outcome.key.clone();
     done.settle_key(&mut key, 0);
-    Created { key, user: done.outcome.user, token: done.outcome.token, committed: done.committed }
+    Created { key, user: done.outcome.user, token: done.outcome.token, webhook_secret: None, committed: done.committed }
+}
+
+fn with_secret(mut made: Created, webhooks: Option<&Webhooks>) -> Created {
+    made.webhook_secret = webhooks.and_then(|webhooks| webhooks.secret_of(&made.key));
+    made
 }
 
 pub(super) fn changed(done: Done<(Key, Option<User>)>) -> Changed {
     let ((mut key, user), done) = done.apart();
     done.settle_key(&mut key, 0);
-    Changed { key, user, committed: done.committed }
+    Changed { key, user, webhook_secret: None, committed: done.committed }
 }
 
 fn rotated(done: Done<plan::Replaced>) -> Rotated {

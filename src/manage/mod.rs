@@ -22,6 +22,7 @@ mod refusals;
 #[cfg(test)]
 mod tests;
 mod told;
+mod webhook;
 
 pub use api::{
     Activity, Answered, Authenticated, Caller, Changed, Created, Expiry, GRACE_DEFAULT, GRACE_MAX, GRACE_OF_SELF_MIN,
@@ -34,3 +35,4 @@ pub use manager::{KEYS_PER_USER_MAX, LiveUsage, Manager};
 pub use once::{IDEMPOTENCY_KEY_MAX, IDEMPOTENCY_KEY_MIN, Once, TOKEN_KEPT};
 pub use own::OWN_NAME_DEFAULT;
 pub use plan::USAGE_SETTLED;
+pub use webhook::{OLD_WEBHOOK_SECRET_KEPT, WebhookSecretRotated, Webhooks};

@@ -84,6 +84,7 @@ fn fields_of_key(key: &Key) -> Fields {
         ("expires_at", time(key.expires_at)),
         ("grace_expires_at", time(key.grace_expires_at)),
         ("rotation_webhook", key.rotation.webhook_url.as_deref().map(origin)),
+        ("webhook_secret_version", Some(key.rotation.secret_version).filter(|it| *it > 1).map(|it| it.to_string())),
         ("rotation_interval_days", key.rotation.interval_days.map(|days| days.to_string())),
     ];
     let props = key.props.iter().map(|(name, value)| (format!("props.{name}"), value.clone()));

@@ -461,6 +461,11 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// The store's id, as it was opened.
     fn id(&self) -> StoreId;
 
+    /// The part of it that announcements are kept in; none where it keeps none.
+    fn rotation(&self) -> Option<&dyn super::RotationStore> {
+        None
+    }
+
     /// One mutation: counter row, read, plan, write, commit. `plan` runs inside the transaction and
     /// may run again if the transaction is retried. A plan that panics changes nothing.
     ///

@@ -11,11 +11,13 @@ use std::time::Duration;
 use tokio::sync::{Mutex, OnceCell};
 use tokio::task::{JoinHandle, spawn_blocking};
 
+use super::{Answer, Claim, Claimed, Delivery, NewDelivery, RotationCounts, RotationStore, Settlement, Unannounced};
 use super::{
     Batch, BoxFuture, Committed, Cursor, EventQuery, KeyPage, KeyQuery, NumberedSecret, Planned, Poll, ReadRequest,
     Reading, RefusalQuery, RefusalTally, SharedStore, Store, StoreError, StoreId, UsageUpdate, check_secrets,
 };
-use crate::key::{Event, Key, ProjectId, TokenHash, User};
+use crate::clock::Timestamp;
+use crate::key::{Event, Key, LineageId, ProjectId, Stamp, TokenHash, User};
 
 /// Opens the store. Blocks on it.
 pub type Opener = Arc<dyn Fn() -> Result<SharedStore, StoreError> + Send + Sync>;
@@ -86,6 +88,10 @@ impl Store for AwaitedStore {
 
     fn id(&self) -> StoreId {
         self.id
+    }
+
+    fn rotation(&self) -> Option<&dyn RotationStore> {
+        Some(self)
     }
 
     fn mutate(
@@ -170,10 +176,47 @@ impl Store for AwaitedStore {
     }
 }
 
+/// The part of `store` that announcements are kept in.
+fn rotation_of(store: &SharedStore) -> Result<&dyn RotationStore, StoreError> {
+    let none =
+        || StoreError::Unavailable { store: store.name().to_owned(), cause: "it keeps no announcements".to_owned() };
+    store.rotation().ok_or_else(none)
+}
+
+impl RotationStore for AwaitedStore {
+    fn unannounced(&self, expiring: Duration, limit: usize) -> Answer<'_, Unannounced> {
+        Box::pin(async move { rotation_of(self.store().await?)?.unannounced(expiring, limit).await })
+    }
+
+    fn announce(&self, deliveries: Vec<NewDelivery>, read: (Stamp, Stamp)) -> Answer<'_, usize> {
+        Box::pin(async move { rotation_of(self.store().await?)?.announce(deliveries, read).await })
+    }
+
+    fn claim(&self, claim: Claim) -> Answer<'_, Vec<Claimed>> {
+        Box::pin(async move { rotation_of(self.store().await?)?.claim(claim).await })
+    }
+
+    fn settle(&self, settlement: Settlement) -> Answer<'_, ()> {
+        Box::pin(async move { rotation_of(self.store().await?)?.settle(settlement).await })
+    }
+
+    fn rotation_counts(&self) -> Answer<'_, RotationCounts> {
+        Box::pin(async move { rotation_of(self.store().await?)?.rotation_counts().await })
+    }
+
+    fn deliveries(&self, lineage: LineageId, limit: usize) -> Answer<'_, Vec<Delivery>> {
+        Box::pin(async move { rotation_of(self.store().await?)?.deliveries(lineage, limit).await })
+    }
+
+    fn forget_deliveries(&self, before: Timestamp) -> Answer<'_, usize> {
+        Box::pin(async move { rotation_of(self.store().await?)?.forget_deliveries(before).await })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::{Clock, ManualClock, Timestamp};
+    use crate::clock::{Clock, ManualClock};
     use crate::store::SqliteStore;
     use std::path::Path;
     use std::sync::atomic::{AtomicUsize, Ordering};

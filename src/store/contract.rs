@@ -250,7 +250,13 @@ pub(super) async fn a_key_reads_back_as_it_was_written(f: Fixture) {
     full.replaced_by = Some(key(8).id);
     full.expires_at = Some(at(2));
     full.grace_expires_at = Some(Timestamp::MAX);
-    full.rotation = Rotation { interval_days: Some(30), next_at: Some(at(4)), webhook_url: Some("u".to_owned()) };
+    full.rotation = Rotation {
+        interval_days: Some(30),
+        next_at: Some(at(4)),
+        webhook_url: Some("u".to_owned()),
+        secret_version: 7,
+        old_secret_until: Some(at(6)),
+    };
     let mut bare = key(2);
     bare.shown_prefix = None;
     bare.last_four = None;

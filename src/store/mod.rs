@@ -8,6 +8,9 @@ mod api;
 mod awaited;
 #[cfg(test)]
 mod contract;
+mod rotation;
+#[cfg(test)]
+mod rotation_contract;
 mod secrets;
 mod settings;
 mod sqlite;
@@ -19,6 +22,10 @@ pub use api::{
     Store, StoreError, StoreId, UsageUpdate,
 };
 pub use awaited::{AwaitedStore, Opener};
+pub use rotation::{
+    Claim, Claimed, Delivery, DeliveryId, DeliveryState, NewDelivery, Notice, NoticeKind, RotationCounts,
+    RotationStore, Settlement, Unannounced,
+};
 pub use secrets::{belong_together, check_secrets};
 pub use settings::Settings;
 pub use sqlite::{SqliteStore, examine};

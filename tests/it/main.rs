@@ -28,6 +28,8 @@ mod reload;
 #[cfg(test)]
 mod request;
 #[cfg(test)]
+mod rotation;
+#[cfg(test)]
 mod routes;
 #[cfg(test)]
 mod scan;

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
 use super::page;
-use super::shape::{KeyShape, KeyWhole, Minted, Replacement, Revocation};
+use super::shape::{ChangedKey, KeyShape, KeyWhole, Minted, NewWebhookSecret, Replacement, Revocation};
 use crate::admin::answer::{Answer, json, written};
 use crate::admin::input::{
     Flags, Json, JsonOrNothing, Named, Nothing, Patience, Props, Query, given, nullable, present,
@@ -419,7 +419,8 @@ pub(in crate::admin) async fn update(
     let status = changed.key.status(changed.user.as_ref(), changed.committed.at);
     let usage = call.manager().key(&call.caller, id).await.ok().and_then(|view| view.usage);
     let view = KeyView { key: changed.key, user: changed.user, usage, status };
-    call.changed(StatusCode::OK, &KeyShape::of(&view), changed.committed, patience).await
+    let shown = ChangedKey::of(&view, changed.webhook_secret.as_ref());
+    call.changed(StatusCode::OK, &shown, changed.committed, patience).await
 }
 
 /// Revokes a key for good.
@@ -476,6 +477,18 @@ pub(in crate::admin) async fn revoke(
     let answer = |revoked: &Revoked| written(&Revocation::of(revoked));
     let answered = manager.revoke_key_once(&call.caller, id, scope, once, answer).await?;
     call.once_answered(StatusCode::OK, answered, |revoked| revoked.committed, patience).await
+}
+
+/// Changes the secret that the receiver of a key's webhook verifies with.
+pub(in crate::admin) async fn rotate_webhook_secret(
+    call: Call,
+    Named(id): Named,
+    Query(wait): Query<Patience>,
+) -> Answer {
+    let (id, patience) = (key_id(&id)?, wait.span()?);
+    call.about(id);
+    let rotated = call.manager().rotate_webhook_secret(&call.caller, id).await?;
+    call.changed(StatusCode::OK, &NewWebhookSecret::of(&rotated), rotated.committed, patience).await
 }
 
 /// How a key shall be replaced.

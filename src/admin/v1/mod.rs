@@ -8,5 +8,8 @@ mod shape;
 pub(super) mod users;
 pub(super) mod verify;
 
-pub use shape::{KeyShape, KeyWhole, LineageMember, Minted, Replacement, Revocation, UserShape, own_flags};
+pub use shape::{
+    ChangedKey, KeyShape, KeyWhole, LineageMember, Minted, NewWebhookSecret, Replacement, Revocation, UserShape,
+    own_flags,
+};
 pub use verify::Routes;

@@ -9,7 +9,8 @@ use crate::clock::Timestamp;
 use crate::key::{
     EnvironmentId, FlagSet, Format, Grants, Key, KeyId, LineageId, OperatorScope, ProjectId, Status, User, UserId,
 };
-use crate::manage::{Created, KeyView, Revoked, Rotated};
+use crate::manage::{Changed, Created, KeyView, Revoked, Rotated, WebhookSecretRotated};
+use crate::secret::Secret;
 
 /// A key. Never its token.
 #[derive(Debug, Serialize, ToSchema)]
@@ -189,14 +190,81 @@ pub struct Minted<'a> {
     pub record: KeyShape<'a>,
     /// Its token: in this answer and nowhere else.
     pub key: &'a str,
+    /// What the receiver of its webhook verifies with, where it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rotation_webhook_secret: Option<&'a str>,
 }
 
 impl<'a> Minted<'a> {
     /// A key that was made.
     #[must_use]
-    pub fn of(Created { key, user, token, committed }: &'a Created) -> Self {
-        let status = key.status(user.as_ref(), committed.at);
-        Self { record: KeyShape::unused(key, status), key: token.expose() }
+    pub fn of(Created { key, user, token, webhook_secret, committed }: &'a Created) -> Self {
+        let record = KeyShape::unused(key, key.status(user.as_ref(), committed.at));
+        Self { record, key: token.expose(), rotation_webhook_secret: text_of(webhook_secret.as_ref()) }
+    }
+}
+
+/// A webhook secret as its text.
+pub(super) fn text_of(secret: Option<&Secret>) -> Option<&str> {
+    secret.and_then(|secret| std::str::from_utf8(secret.expose()).ok())
+}
+
+/// A key that was changed, with what the receiver of its webhook verifies with, where one was set.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ChangedKey<'a> {
+    /// The key.
+    #[serde(flatten)]
+    #[schema(inline)]
+    record: KeyShape<'a>,
+    /// What the receiver of its webhook verifies with, where one was set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rotation_webhook_secret: Option<&'a str>,
+}
+
+impl<'a> ChangedKey<'a> {
+    /// A key that was read after it was changed, and what was told with that.
+    #[must_use]
+    pub fn of(view: &'a KeyView, webhook_secret: Option<&'a Secret>) -> Self {
+        Self { record: KeyShape::of(view), rotation_webhook_secret: text_of(webhook_secret) }
+    }
+
+    /// A key that was changed, and whose usage was not read.
+    #[must_use]
+    pub fn unused(Changed { key, user, webhook_secret, committed }: &'a Changed) -> Self {
+        let record = KeyShape::unused(key, key.status(user.as_ref(), committed.at));
+        Self { record, rotation_webhook_secret: text_of(webhook_secret.as_ref()) }
+    }
+}
+
+/// A webhook secret that was changed.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct NewWebhookSecret<'a> {
+    /// The key.
+    #[schema(value_type = String)]
+    id: KeyId,
+    /// Its lineage, which shares the secret.
+    #[schema(value_type = String)]
+    lineage_id: LineageId,
+    /// What the receiver verifies with from now on.
+    rotation_webhook_secret: &'a str,
+    /// Until when the secret before it is signed with, too.
+    #[schema(value_type = String, format = DateTime)]
+    old_secret_valid_until: Timestamp,
+    /// The revision that holds the change.
+    revision: u64,
+}
+
+impl<'a> NewWebhookSecret<'a> {
+    /// What was changed.
+    #[must_use]
+    pub fn of(WebhookSecretRotated { key, secret, old_until, committed }: &'a WebhookSecretRotated) -> Self {
+        Self {
+            id: key.id,
+            lineage_id: key.lineage,
+            rotation_webhook_secret: text_of(Some(secret)).unwrap_or_default(),
+            old_secret_valid_until: *old_until,
+            revision: committed.revision,
+        }
     }
 }
 

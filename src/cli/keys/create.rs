@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
+use super::webhook::text_of;
 use super::{end_text, flags_text, project_text, told_once};
 use crate::admin::Minted;
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
 use crate::cli::place::Place;
-use crate::cli::values::{ConfigFile, EndOptions, OperatorOptions, Which, key_name, pair};
+use crate::cli::values::{ConfigFile, EndOptions, OperatorOptions, RotationOptions, Which, key_name, pair};
 use crate::key::{EnvironmentId, Format, Grant, Grants, ProjectId, UserId};
 use crate::manage::{Created, NewKey};
 
@@ -23,6 +24,8 @@ Examples:
   keyward keys create -c keyward.toml --project acme --name ci --flag jobs:read --format jwt
   keyward keys create -c keyward.toml --project all --name ops --flag 'keyward.**' \\
       --may-grant '**' --operate-project all --operate-environment all
+  keyward keys create -c keyward.toml --project acme --name farm --rotate-every 30d \\
+      --webhook https://farm.example.com/keyward
 
 The token is the last line printed, or `key` in the JSON. It is stored nowhere.")]
 pub(in crate::cli) struct Args {
@@ -56,6 +59,8 @@ pub(in crate::cli) struct Args {
     /// Let it rotate itself
     #[arg(long)]
     self_rotate: bool,
+    #[command(flatten)]
+    rotation: RotationOptions,
     /// How its token is made: opaque, or a signed JWT that others can read
     #[arg(long, value_name = "FORMAT", default_value = "opaque", value_parser = format())]
     format: Format,
@@ -89,6 +94,8 @@ impl Args {
             self_rotate: self.self_rotate,
             format: self.format,
             expires: self.end.meaning().unwrap_or_default(),
+            rotation_interval_days: self.rotation.rotate_every,
+            rotation_webhook_url: self.rotation.webhook,
             ..NewKey::named(&self.name, None)
         })
     }
@@ -115,6 +122,13 @@ fn print(created: &Created, json: bool, output: &mut Output) -> Result<(), Failu
     }
     output.line(format_args!("  flags        {}", flags_text(key)))?;
     output.line(format_args!("  expires      {}", end_text(key.expires_at)))?;
+    if let Some(days) = key.rotation.interval_days {
+        output.line(format_args!("  rotate       every {days}d, next at {}", end_text(key.rotation.next_at)))?;
+    }
+    if let Some(secret) = &created.webhook_secret {
+        output.line("The secret that its webhook's receiver verifies with:")?;
+        output.line(&*text_of(secret))?;
+    }
     output.line("Its token, shown this once and stored nowhere:")?;
     output.line(token.expose())?;
     output.flush()
@@ -149,6 +163,11 @@ mod tests {
         assert_eq!(new.expires, Expiry::In(std::time::Duration::from_secs(30 * 86_400)));
         assert_eq!(new.props.get("team").map(String::as_str), Some("x"));
         assert!(new.operates_on.is_none());
+        let new = meaning("--project acme --rotate-every 30d --webhook https://x.example/").expect("a key");
+        assert_eq!(
+            (new.rotation_interval_days, new.rotation_webhook_url.as_deref()),
+            (Some(30), Some("https://x.example/"))
+        );
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! `keyward keys list`: which keys there are, newest first.
 
-use super::{complain_of_damage, flags_text, project_text, time_text};
+use super::{complain_of_damage, flags_text, project_text, rotation_text, time_text};
 use crate::admin::KeyShape;
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
-use crate::cli::place::Place;
+use crate::cli::place::{Place, clock};
 use crate::cli::values::{ConfigFile, Which, days, status};
 use crate::key::{EnvironmentId, ProjectId, Status, UserId};
 use crate::manage::KeyList;
@@ -84,6 +84,7 @@ pub(super) fn run(args: Args, output: &mut Output) -> Result<(), Failure> {
         output.json(&keys.iter().map(KeyShape::of).collect::<Vec<_>>())?;
         return complain_of_damage(&damaged);
     }
+    let now = clock().now();
     let rows = keys.iter().map(|view| {
         let key = &view.key;
         vec![
@@ -94,11 +95,12 @@ pub(super) fn run(args: Args, output: &mut Output) -> Result<(), Failure> {
             view.status.as_str().to_owned(),
             key.shown_prefix.clone().unwrap_or_else(|| "-".to_owned()),
             time_text(key.standing(view.user.as_ref()).ends_at()),
+            rotation_text(key, now),
             time_text(view.usage.map(|usage| usage.last_used_at)),
             flags_text(key),
         ]
     });
-    let header = ["ID", "NAME", "PROJECT", "ENV", "STATUS", "PREFIX", "ENDS", "LAST USED", "FLAGS"];
+    let header = ["ID", "NAME", "PROJECT", "ENV", "STATUS", "PREFIX", "ENDS", "NEXT ROTATION", "LAST USED", "FLAGS"];
     output.table(&header, rows.collect())?;
     complain_of_damage(&damaged)
 }

@@ -12,13 +12,14 @@ mod rotate;
 mod rows;
 mod show;
 mod update;
+mod webhook;
 
 use clap::Subcommand;
 
 use super::failure::Failure;
 use super::output::{self, Output};
 use crate::clock::Timestamp;
-use crate::key::{Grants, Key, KeyId};
+use crate::key::{Grants, Key, KeyId, RotationState};
 use crate::store::Damaged;
 
 /// Make, find, change, replace and end keys
@@ -35,6 +36,7 @@ enum Command {
     Show(show::Args),
     Update(update::Args),
     Rotate(rotate::Args),
+    RotateWebhookSecret(webhook::Args),
     Revoke(revoke::Args),
     Import(import::Args),
     Export(export::Args),
@@ -48,6 +50,7 @@ pub(super) fn run(args: Args, output: &mut Output) -> Result<(), Failure> {
         Command::Show(args) => show::run(&args, output),
         Command::Update(args) => update::run(args, output),
         Command::Rotate(args) => rotate::run(&args, output),
+        Command::RotateWebhookSecret(args) => webhook::run(&args, output),
         Command::Revoke(args) => revoke::run(&args, output),
         Command::Import(args) => import::run(args, output),
         Command::Export(args) => export::run(args, output),
@@ -72,6 +75,16 @@ fn project_text(key: &Key) -> &str {
 /// An instant that may not be, for people.
 fn time_text(time: Option<Timestamp>) -> String {
     time.map_or_else(|| "-".to_owned(), Timestamp::to_rfc3339)
+}
+
+/// When a key is to be replaced, and whether that is now, for people.
+fn rotation_text(key: &Key, now: Timestamp) -> String {
+    let next = time_text(key.rotation.next_at);
+    match key.rotation.state(now) {
+        RotationState::None | RotationState::Ahead => next,
+        RotationState::Due => format!("due since {next}"),
+        RotationState::Overdue => format!("overdue since {next}"),
+    }
 }
 
 /// When a key ends, if ever, for people.

@@ -1,13 +1,20 @@
 //! `keyward keys show`: everything about one key but its token, and what became of its lineage.
 
-use super::{end_text, flags_text, project_text, time_text};
+use serde::Serialize;
+
+use super::{end_text, flags_text, project_text, rotation_text, time_text};
 use crate::admin::{KeyWhole, LineageMember};
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
-use crate::cli::place::Place;
+use crate::cli::place::{Place, clock};
 use crate::cli::values::{ConfigFile, key_id};
+use crate::clock::Timestamp;
 use crate::key::{EnvironmentId, KeyId, ProjectId};
 use crate::manage::KeyView;
+use crate::store::{Delivery, DeliveryId, DeliveryState};
+
+/// How many announcements are shown.
+const ANNOUNCEMENTS_SHOWN: usize = 5;
 
 /// Show everything about a key but its token, and what it replaced or was replaced by
 #[derive(Debug, clap::Args)]
@@ -22,16 +29,60 @@ pub(in crate::cli) struct Args {
     json: bool,
 }
 
+/// A key with what was announced of it.
+#[derive(Debug, Serialize)]
+struct Whole<'a> {
+    #[serde(flatten)]
+    key: &'a KeyWhole<'a>,
+    /// What was announced of it and its lineage at the webhook, newest first.
+    announcements: &'a [Announcement],
+}
+
+/// Something that was announced, or is to be.
+#[derive(Debug, Serialize)]
+struct Announcement {
+    id: DeliveryId,
+    key_id: KeyId,
+    r#type: &'static str,
+    state: DeliveryState,
+    created_at: Timestamp,
+    failed_attempts: u32,
+    next_attempt_at: Option<Timestamp>,
+    last_outcome: String,
+}
+
+impl Announcement {
+    fn of(delivery: Delivery) -> Self {
+        let is_pending = delivery.state == DeliveryState::Pending;
+        Self {
+            id: delivery.id,
+            key_id: delivery.key,
+            r#type: delivery.kind.as_str(),
+            state: delivery.state,
+            created_at: delivery.created_at,
+            failed_attempts: delivery.attempts,
+            next_attempt_at: Some(delivery.next_attempt_at).filter(|_| is_pending),
+            last_outcome: delivery.told,
+        }
+    }
+}
+
 pub(super) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
     let place = Place::open(&args.config)?;
     let view = place.wait(place.manager.key(&place.caller, args.id))?;
     let lineage = place.wait(place.manager.lineage(&place.caller, args.id))?;
     let whole = KeyWhole::of(&view, &lineage);
+    let deliveries = match place.store.rotation() {
+        Some(store) => place.wait(store.deliveries(view.key.lineage, ANNOUNCEMENTS_SHOWN))?,
+        None => Vec::new(),
+    };
+    let announcements: Vec<_> = deliveries.into_iter().map(Announcement::of).collect();
     if args.json {
-        return output.json(&whole);
+        return output.json(&Whole { key: &whole, announcements: &announcements });
     }
     print_key(&view, output)?;
-    print_lineage(args.id, whole.lineage(), output)
+    print_lineage(args.id, whole.lineage(), output)?;
+    print_announcements(&announcements, output)
 }
 
 fn print_key(KeyView { key, user, usage, status }: &KeyView, output: &mut Output) -> Result<(), Failure> {
@@ -62,9 +113,16 @@ fn print_key(KeyView { key, user, usage, status }: &KeyView, output: &mut Output
     say("format", key.format.as_str())?;
     say("prefix", key.shown_prefix.as_deref().unwrap_or("-"))?;
     say("last four", key.last_four.as_deref().unwrap_or("-"))?;
-    say("rotates itself", yes(key.self_rotate))?;
+    say("rotates itself", yes(key.rotates_itself()))?;
     if let Some(days) = key.rotation.interval_days {
-        say("rotate every", &format!("{days}d, next at {}", time_text(key.rotation.next_at)))?;
+        say("rotate every", &format!("{days}d, next {}", rotation_text(key, clock().now())))?;
+    }
+    if let Some(url) = &key.rotation.webhook_url {
+        say("webhook", url)?;
+        let version = key.rotation.secret_version;
+        let old = key.rotation.old_secret_until.filter(|until| clock().now() < *until);
+        let beside = old.map_or_else(String::new, |until| format!(", the one before it until {until}"));
+        say("its secret", &format!("version {version}{beside}"))?;
     }
     say("created", &key.created_at.to_rfc3339())?;
     say("minted by", &key.minted_by.map_or_else(|| "-".to_owned(), |id| id.to_string()))?;
@@ -99,5 +157,25 @@ fn print_lineage(id: KeyId, members: &[LineageMember], output: &mut Output) -> R
         ]
     });
     let header = ["LINEAGE", "STATUS", "CREATED", "GRACE UNTIL", "LAST USED", "USES", "REPLACED BY"];
+    output.table(&header, rows.collect())
+}
+
+/// What was announced lately, and what is still to be.
+fn print_announcements(announcements: &[Announcement], output: &mut Output) -> Result<(), Failure> {
+    if announcements.is_empty() {
+        return Ok(());
+    }
+    output.line("")?;
+    let rows = announcements.iter().map(|announcement| {
+        vec![
+            announcement.r#type.to_owned(),
+            announcement.state.as_str().to_owned(),
+            announcement.created_at.to_rfc3339(),
+            announcement.failed_attempts.to_string(),
+            time_text(announcement.next_attempt_at),
+            Some(announcement.last_outcome.clone()).filter(|told| !told.is_empty()).unwrap_or_else(|| "-".to_owned()),
+        ]
+    });
+    let header = ["ANNOUNCED", "STATE", "SINCE", "FAILED", "NEXT ATTEMPT", "LAST OUTCOME"];
     output.table(&header, rows.collect())
 }

@@ -331,8 +331,8 @@ fn each_fault_has_its_line() {
         ),
         (
             9,
-            "[rotation]",
-            "keyward.toml:10: rotation: not available in this version: nothing is rotated by itself yet; remove [rotation]",
+            "[rotation]\nretries = [\"5m\", \"soon\"]",
+            r#"keyward.toml:11: rotation.retries[1]: found "soon", expected a duration: a whole number and one of ms s m h d, such as "30s", and at most 30d"#,
         ),
         (9, "[sync]\npoll = \"2h\"", r#"keyward.toml:11: sync.poll: found "2h", expected a duration from 10ms to 1h"#),
         (

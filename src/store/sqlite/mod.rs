@@ -10,6 +10,7 @@ mod file;
 mod list;
 mod news;
 mod read;
+mod rotation;
 mod rows;
 #[cfg(test)]
 mod tests;
@@ -32,7 +33,7 @@ use self::file::{Empty, Identity, Log, Opened, Role};
 use self::write::{Member, Request};
 use super::{
     Answer, Batch, BoxFuture, Cursor, EventQuery, KeyPage, KeyQuery, NumberedSecret, Outcome, OwnedKey, Plan, Poll,
-    ReadRequest, Reading, RefusalQuery, RefusalTally, Store, StoreError, StoreId, UsageUpdate,
+    ReadRequest, Reading, RefusalQuery, RefusalTally, RotationStore, Store, StoreError, StoreId, UsageUpdate,
 };
 use crate::clock::Clock;
 use crate::key::{Event, ProjectId, TokenHash, User};
@@ -311,6 +312,10 @@ impl Store for SqliteStore {
 
     fn id(&self) -> StoreId {
         self.shared.id
+    }
+
+    fn rotation(&self) -> Option<&dyn RotationStore> {
+        Some(self)
     }
 
     fn mutate(&self, read: ReadRequest, plan: Plan) -> Answer<'_, Outcome> {

@@ -20,9 +20,9 @@ pub(super) const KEY_COLUMNS: &str = "k.id, k.lineage, k.hash, k.format, k.shown
      k.project, k.environment, k.user_id, k.inherit, k.flags, k.props, k.may_grant, k.operates, k.operates_project, \
      k.operates_environment, k.self_rotate, k.minted_by, k.revoked, k.disabled, k.superseded, k.revoked_at, \
      k.replaced_by, k.expires_at, k.grace_expires_at, k.rotation_days, k.rotation_next_at, k.rotation_webhook_url, \
-     k.created_at, k.updated_at, k.revision, k.ordinal";
+     k.webhook_secret_version, k.webhook_old_secret_until, k.created_at, k.updated_at, k.revision, k.ordinal";
 /// How many those are.
-pub(super) const KEY_WIDTH: usize = 33;
+pub(super) const KEY_WIDTH: usize = 35;
 /// The columns of a user in the order in which [`Decoder::user`] reads them.
 pub(super) const USER_COLUMNS: &str =
     "u.id, u.project, u.flags, u.active, u.deleted, u.created_at, u.updated_at, u.revision, u.ordinal";
@@ -109,6 +109,8 @@ impl Decoder {
                 interval_days: columns.integer_or_none()?.map(unsigned).transpose()?,
                 next_at: columns.time_or_none()?,
                 webhook_url: columns.text_or_none()?.map(str::to_owned),
+                secret_version: unsigned(columns.integer()?)?,
+                old_secret_until: columns.time_or_none()?,
             },
             created_at: columns.time()?,
             updated_at: columns.time()?,
@@ -272,9 +274,10 @@ pub(super) fn write_key(connection: &Connection, key: &Key, at: Timestamp, stamp
         "INSERT INTO keys (id, lineage, hash, format, shown_prefix, last_four, name, project, environment, user_id, \
          inherit, flags, props, may_grant, operates, operates_project, operates_environment, self_rotate, minted_by, \
          revoked, disabled, superseded, revoked_at, replaced_by, expires_at, grace_expires_at, rotation_days, \
-         rotation_next_at, rotation_webhook_url, created_at, updated_at, revision, ordinal) \
+         rotation_next_at, rotation_webhook_url, webhook_secret_version, webhook_old_secret_until, created_at, \
+         updated_at, revision, ordinal) \
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, \
-         ?22, ?23, ?24, ?25, ?26, ?27, ?28, ?29, ?30, ?31, ?32, ?33) \
+         ?22, ?23, ?24, ?25, ?26, ?27, ?28, ?29, ?30, ?31, ?32, ?33, ?34, ?35) \
          ON CONFLICT (id) DO UPDATE SET name = excluded.name, project = excluded.project, \
          environment = excluded.environment, inherit = excluded.inherit, \
          flags = excluded.flags, props = excluded.props, may_grant = excluded.may_grant, \
@@ -284,6 +287,8 @@ pub(super) fn write_key(connection: &Connection, key: &Key, at: Timestamp, stamp
          revoked_at = excluded.revoked_at, replaced_by = excluded.replaced_by, expires_at = excluded.expires_at, \
          grace_expires_at = excluded.grace_expires_at, rotation_days = excluded.rotation_days, \
          rotation_next_at = excluded.rotation_next_at, rotation_webhook_url = excluded.rotation_webhook_url, \
+         webhook_secret_version = excluded.webhook_secret_version, \
+         webhook_old_secret_until = excluded.webhook_old_secret_until, \
          updated_at = excluded.updated_at, revision = excluded.revision, ordinal = excluded.ordinal",
     )?;
     let (inherit, flags) = match &key.grants {
@@ -321,6 +326,8 @@ pub(super) fn write_key(connection: &Connection, key: &Key, at: Timestamp, stamp
         key.rotation.interval_days,
         key.rotation.next_at.map(Timestamp::nanos),
         key.rotation.webhook_url,
+        key.rotation.secret_version,
+        key.rotation.old_secret_until.map(Timestamp::nanos),
         key.created_at.nanos(),
         at.nanos(),
         to_sql(stamp.revision),
@@ -392,7 +399,7 @@ impl<'a> Columns<'a, '_> {
         self.value()?.as_str_or_null().map_err(|error| self.wrong(&error))
     }
 
-    fn text(&mut self) -> Result<&'a str, Fault> {
+    pub(super) fn text(&mut self) -> Result<&'a str, Fault> {
         self.value()?.as_str().map_err(|error| self.wrong(&error))
     }
 
@@ -408,7 +415,7 @@ impl<'a> Columns<'a, '_> {
         Ok(self.integer()? != 0)
     }
 
-    fn time(&mut self) -> Result<Timestamp, Fault> {
+    pub(super) fn time(&mut self) -> Result<Timestamp, Fault> {
         self.integer().map(Timestamp::from_nanos)
     }
 

@@ -38,6 +38,8 @@ pub(super) enum Request {
     Secret { number: u32, fingerprint: [u8; 32], reply: oneshot::Sender<Result<(), StoreError>> },
     AddSecret { number: u32, fingerprint: [u8; 32], reply: oneshot::Sender<Result<(), StoreError>> },
     ForgetSecret { number: u32, reply: oneshot::Sender<Result<(), StoreError>> },
+    /// What writes neither keys nor revisions.
+    Run(Box<dyn FnOnce(&Shared) + Send>),
 }
 
 /// One mutation.
@@ -95,6 +97,10 @@ pub(super) fn serve(shared: &Arc<Shared>, requests: &Receiver<Request>) {
                     let now = shared.clock.now();
                     // Whoever no longer waits for the answer needs none.
                     let _gone = reply.send(shared.write(|connection| record(connection, &gateway, updates, now)));
+                }
+                Request::Run(run) => {
+                    mutate(shared, std::mem::take(&mut group));
+                    run(shared);
                 }
                 Request::Secret { number, fingerprint, reply } => {
                     mutate(shared, std::mem::take(&mut group));

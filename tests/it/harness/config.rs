@@ -90,6 +90,12 @@ impl Config {
         self
     }
 
+    /// Further tables, in TOML.
+    pub(crate) fn section(mut self, lines: &str) -> Self {
+        self.upstreams.push(lines.to_owned());
+        self
+    }
+
     /// TLS with the site's own certificate.
     pub(crate) fn tls(self) -> Self {
         Self { tls: true, ..self }
