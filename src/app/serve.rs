@@ -273,6 +273,7 @@ impl Running {
         let manager = Manager::new(followed.store, config.proxy.token_prefix.clone());
         let jwt: Arc<dyn MintJwt> = Arc::<ArcSwap<Signers>>::clone(&held.signers);
         let manager = manager.with_keys_per_user_max(config.management.keys_per_user_max).with_jwt(jwt);
+        let manager = manager.with_live_usage(Arc::new(InTable(Arc::clone(&table))));
         let parts = admin::Parts {
             manager: manager.clone(),
             prefix: config.proxy.token_prefix.clone(),
