@@ -210,10 +210,11 @@ impl Running {
             signers: Arc::new(ArcSwap::new(followed.derived.signers)),
         };
         let jwt: Arc<dyn MintJwt> = Arc::<ArcSwap<Signers>>::clone(&held.signers);
+        let table = Arc::new(Table::new());
         let manager = rotation::manager(&config, &followed.store, shared_clock.now())?
             .with_keys_per_user_max(config.management.keys_per_user_max)
+            .with_live_usage(Arc::new(InTable(Arc::clone(&table))))
             .with_jwt(jwt);
-        let table = Arc::new(Table::new());
         let sync = Sync::start(sync::Parts {
             settings: config.sync.clone(),
             store: Arc::clone(&followed.store),
