@@ -17,7 +17,7 @@ use tokio::task::LocalSet;
 
 use super::echo::Echo;
 use super::error::AppError;
-use super::management::{InSettings, InTable, Management, ManagementMetrics, Upkeep};
+use super::management::{InSettings, InSigners, InTable, Management, ManagementMetrics, Upkeep};
 use super::opening::open_followed;
 use super::process;
 use super::reload::{Overrides, Reloader, read_deny};
@@ -259,11 +259,14 @@ impl Running {
             workers.workers.start(format!("worker-{number}"), listeners, times, move || Gateway::new(shared))?;
         }
         let manager = Manager::new(followed.store, config.proxy.token_prefix.clone());
-        let manager = manager.with_keys_per_user_max(config.management.keys_per_user_max);
+        let manager = manager
+            .with_keys_per_user_max(config.management.keys_per_user_max)
+            .with_jwt(Arc::new(InSigners(Arc::clone(&held.signers))));
         let parts = admin::Parts {
             manager: manager.clone(),
             prefix: config.proxy.token_prefix.clone(),
             deny: Arc::clone(&deny),
+            signers: Arc::clone(&held.signers),
             routes: Arc::new(InSettings(Arc::clone(&settings))),
             applied: Arc::new(InTable(Arc::clone(&table))),
             settings: Arc::clone(&management.settings),
