@@ -15,13 +15,11 @@ use super::workers::{Times, Workers, runtime};
 use crate::admin::{Admin, AdminMetrics, Applied, Applying, Parts, Routes, Settings, Surface};
 use crate::clock::Clock;
 use crate::config::{self, Config};
-use crate::key::{Key, MintJwt, Signers, Token};
 use crate::listen::{Connections, ListenMetrics, Listening};
 use crate::manage::Manager;
 use crate::policy::RouteTable;
 use crate::proxy;
 use crate::report::Chain;
-use crate::secret::NoRandomness;
 use crate::table::Table;
 use crate::tls::{CertificateInfo, Certificates, PreparedCertificates, ServerSettings};
 
@@ -188,16 +186,6 @@ pub(super) struct InSettings(pub(super) Arc<ArcSwap<proxy::Settings>>);
 impl Routes for InSettings {
     fn look(&self, see: &mut dyn FnMut(&RouteTable)) {
         see(&self.0.load().routes);
-    }
-}
-
-/// Keys in JWT form are signed by the signers in force.
-#[derive(Debug)]
-pub(super) struct InSigners(pub(super) Arc<ArcSwap<Signers>>);
-
-impl MintJwt for InSigners {
-    fn mint(&self, key: &Key) -> Result<Token, NoRandomness> {
-        self.0.load().mint(key)
     }
 }
 

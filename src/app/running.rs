@@ -93,6 +93,9 @@ impl Running {
         for address in &self.bound.gateway {
             tracing::info!(listener = "gateway", %address, "listening");
         }
+        for address in &self.bound.cleartext {
+            tracing::info!(listener = "gateway_cleartext", %address, "listening");
+        }
         let Bound { ops, admin, own_keys, .. } = &self.bound;
         for (listener, address) in [("admin", admin), ("self", own_keys), ("ops", ops)] {
             if let Some(address) = address {

@@ -165,6 +165,12 @@ pub const KEYS: &[Key] = &[
         "Where callers connect. Changing it needs a restart.",
     ),
     key(
+        "gateway.listen_cleartext",
+        Kind::List("addresses with ports"),
+        LeftOut::Is("[]"),
+        "Further addresses, without TLS beside `[gateway.tls]`: for callers on this machine. Changing it needs a restart.",
+    ),
+    key(
         "gateway.workers",
         Kind::Count { min: 0, max: 1024 },
         LeftOut::Is("0"),

@@ -32,8 +32,8 @@ const GATEWAY_OF_MANAGEMENT: &str = "management";
 /// What gateways have counted of the use of keys and not yet written to the store. To be
 /// implemented over every gateway that uses the store, or not at all.
 pub trait LiveUsage: Send + Sync + fmt::Debug {
-    /// Whether the key was used as far as any gateway knows.
-    fn is_used(&self, key: KeyId) -> bool;
+    /// Whether the key was used, as far as any gateway knows, since that gateway started.
+    fn is_used(&self, key: &Key) -> bool;
 }
 
 /// Changes and reads keys and users of one store. Cheap to clone.
@@ -68,8 +68,8 @@ pub(super) enum Seen {
 }
 
 impl Counted {
-    pub(super) fn seen(&self, key: KeyId) -> Seen {
-        if self.used.lock().contains(&key) {
+    pub(super) fn seen(&self, key: &Key) -> Seen {
+        if self.used.lock().contains(&key.id) {
             return Seen::Used;
         }
         match self.gateways.get() {
@@ -95,6 +95,12 @@ impl<T> Done<T> {
             key.updated_at = self.committed.at;
             key.stamp = self.stamp(ordinal);
         }
+    }
+
+    /// The outcome, and what is known of the commit.
+    fn apart(self) -> (T, Done<()>) {
+        let Self { outcome, committed, wrote } = self;
+        (outcome, Done { outcome: (), committed, wrote })
     }
 
     fn settle_user(&self, user: &mut User) {
@@ -134,10 +140,16 @@ impl Asked {
     }
 }
 
+/// Makes the answer that is kept.
+type Render<U> = Box<dyn Fn(&U) -> Vec<u8> + Send>;
+
+/// What a plan of an import comes to.
+type TakenIn = Result<Plan<Vec<Key>>, ManageError>;
+
 /// The answer to keep of a request that is done once.
 pub(super) struct Kept<U> {
     pub(super) once: Once,
-    pub(super) answer: Box<dyn Fn(&U) -> Vec<u8> + Send>,
+    pub(super) answer: Render<U>,
     /// The key whose token the answer tells.
     pub(super) key: fn(&U) -> Option<KeyId>,
 }
@@ -401,7 +413,7 @@ impl Manager {
         caller: &Caller,
         rows: Vec<ImportedKey>,
         options: ImportOptions,
-    ) -> (Asked, impl FnMut(&Reading) -> Result<Plan<Vec<Key>>, ManageError> + Send + use<>) {
+    ) -> (Asked, impl FnMut(&Reading) -> TakenIn + Send + use<>) {
         let mut users: Vec<UserId> = rows.iter().filter_map(|row| row.user.clone()).collect();
         users.sort_unstable();
         users.dedup();
@@ -782,7 +794,7 @@ pub(super) fn created(done: Done<plan::Minted>) -> Created {
 }
 
 pub(super) fn changed(done: Done<(Key, Option<User>)>) -> Changed {
-    let (mut key, user) = done.outcome.clone();
+    let ((mut key, user), done) = done.apart();
     done.settle_key(&mut key, 0);
     Changed { key, user, committed: done.committed }
 }
@@ -795,11 +807,11 @@ fn rotated(done: Done<plan::Replaced>) -> Rotated {
 }
 
 fn revoked(done: Done<plan::Ended>, related: Vec<KeyId>) -> Revoked {
-    let mut keys = done.outcome.keys.clone();
+    let (plan::Ended { mut keys, out_of_reach }, done) = done.apart();
     for (ordinal, key) in keys.iter_mut().enumerate() {
         done.settle_key(key, ordinal);
     }
-    Revoked { keys, related, out_of_reach: done.outcome.out_of_reach, committed: done.committed }
+    Revoked { keys, related, out_of_reach, committed: done.committed }
 }
 
 fn imported(mut done: Done<Vec<Key>>) -> Imported {

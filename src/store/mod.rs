@@ -21,4 +21,4 @@ pub use api::{
 pub use awaited::{AwaitedStore, Opener};
 pub use secrets::{belong_together, check_secrets};
 pub use settings::Settings;
-pub use sqlite::SqliteStore;
+pub use sqlite::{SqliteStore, examine};

@@ -30,6 +30,8 @@ mod request;
 #[cfg(test)]
 mod routes;
 #[cfg(test)]
+mod scan;
+#[cfg(test)]
 mod streams;
 #[cfg(test)]
 mod sync;

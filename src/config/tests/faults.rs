@@ -88,7 +88,7 @@ fn each_fault_has_its_line() {
         (
             2,
             r#"colour = "red""#,
-            "keyward.toml:3: gateway.colour: unknown key; known here: listen, workers, cleartext, access_log, denied_status, reveal_reason, trusted_proxies, proxy_protocol, realm, token_prefix, issuer, jwks, credential, expiry_notice, deny_file, requests_max, connections_max, encoded_slashes, path_parameters, encoded_percent, non_ascii, empty_segments, failure_limit, tls, timeouts, limits",
+            "keyward.toml:3: gateway.colour: unknown key; known here: listen, listen_cleartext, workers, cleartext, access_log, denied_status, reveal_reason, trusted_proxies, proxy_protocol, realm, token_prefix, issuer, jwks, credential, expiry_notice, deny_file, requests_max, connections_max, encoded_slashes, path_parameters, encoded_percent, non_ascii, empty_segments, failure_limit, tls, timeouts, limits",
         ),
         (
             2,
@@ -257,6 +257,16 @@ fn each_fault_has_its_line() {
             2,
             "cleartext = true\ntls = { certificates = [{ chain = \"c\", key = \"k\" }] }",
             "keyward.toml:3: gateway.cleartext: is true beside [gateway.tls]: remove one of them",
+        ),
+        (
+            2,
+            "listen_cleartext = [\"127.0.0.1:8090\"]",
+            "keyward.toml:3: gateway.listen_cleartext: stands beside no [gateway.tls]: move the addresses to listen",
+        ),
+        (
+            2,
+            "listen_cleartext = [\"0.0.0.0:8090\"]\ntls = { certificates = [{ chain = \"c\", key = \"k\" }] }",
+            "keyward.toml:3: gateway.listen_cleartext[0]: 0.0.0.0:8090 is not loopback: add cleartext = true if something else protects the way, or move it to listen",
         ),
         (
             2,
@@ -629,7 +639,7 @@ fn each_fault_has_its_line() {
         (
             9,
             "[[routes]]\nname = \"x\"\npath = \"/x\"\nupstream = \"api\"\npublic = true\nassertion = true",
-            "keyward.toml:16: routes[1].assertion: is true on a public route, where there is no key to tell of: remove one of them",
+            "keyward.toml:15: routes[1].assertion: is true on a public route, where there is no key to tell of: remove one of them",
         ),
     ];
     for (line, added, expected) in cases {
