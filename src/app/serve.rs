@@ -282,6 +282,7 @@ impl Running {
             manager: manager.clone(),
             prefix: config.proxy.token_prefix.clone(),
             deny: Arc::clone(&deny),
+            signers: Arc::clone(&held.signers),
             routes: Arc::new(InSettings(Arc::clone(&settings))),
             applied: Arc::new(InTable(Arc::clone(&table))),
             settings: Arc::clone(&management.settings),
