@@ -236,7 +236,6 @@ impl Config {
         let mut listeners = read.listeners;
         let admin = management::read_listener(&root.section("admin"), base, management::ADMIN, &mut listeners);
         let own_keys = management::read_listener(&root.section("self"), base, management::OWN_KEYS, &mut listeners);
-        let management = management::read(&root.section("admin"));
         let ops = gateway::read_ops(&root.section("ops"), &mut listeners);
         gateway::refuse_shared_addresses(&listeners, faults);
         let store = read_store(&root.section("store"), base);

@@ -32,12 +32,32 @@ const GROUPS_BEFORE_THE_REST: u32 = 1000;
 /// What the writer is asked for.
 pub(super) enum Request {
     Mutate(Box<Member>),
-    Usage { gateway: String, updates: Vec<UsageUpdate>, reply: oneshot::Sender<Result<(), StoreError>> },
-    Refusals { tallies: Vec<RefusalTally>, reply: oneshot::Sender<Result<(), StoreError>> },
-    Tidy { reply: oneshot::Sender<Result<(), StoreError>> },
-    Secret { number: u32, fingerprint: [u8; 32], reply: oneshot::Sender<Result<(), StoreError>> },
-    AddSecret { number: u32, fingerprint: [u8; 32], reply: oneshot::Sender<Result<(), StoreError>> },
-    ForgetSecret { number: u32, reply: oneshot::Sender<Result<(), StoreError>> },
+    Usage {
+        gateway: String,
+        updates: Vec<UsageUpdate>,
+        reply: oneshot::Sender<Result<(), StoreError>>,
+    },
+    Refusals {
+        tallies: Vec<RefusalTally>,
+        reply: oneshot::Sender<Result<(), StoreError>>,
+    },
+    Tidy {
+        reply: oneshot::Sender<Result<(), StoreError>>,
+    },
+    Secret {
+        number: u32,
+        fingerprint: [u8; 32],
+        reply: oneshot::Sender<Result<(), StoreError>>,
+    },
+    AddSecret {
+        number: u32,
+        fingerprint: [u8; 32],
+        reply: oneshot::Sender<Result<(), StoreError>>,
+    },
+    ForgetSecret {
+        number: u32,
+        reply: oneshot::Sender<Result<(), StoreError>>,
+    },
     /// What writes neither keys nor revisions.
     Run(Box<dyn FnOnce(&Shared) + Send>),
 }
