@@ -67,7 +67,7 @@ pub(super) fn endpoints(surface: Surface) -> Vec<Endpoint> {
         patch("/v1/api-keys/{id}", keys::update).named("updateKey", KEYS, "Changes a key")
             .takes::<keys::Changes>().answers::<KeyShape<'_>>(200, "The key as it is now.").refuses(&[Code::NotFound, Code::KeyRevoked]),
         delete("/v1/api-keys/{id}", keys::delete).named("deleteKey", KEYS, "Revokes a key for good")
-            .is_done("The key is revoked.").refuses(&[Code::NotFound]),
+            .leaves_nothing("The key is revoked.").refuses(&[Code::NotFound]),
         post("/v1/api-keys/{id}/revoke", keys::revoke).named("revokeKey", KEYS, "Revokes a key, its lineage, or it and what it minted")
             .may_take::<keys::ToRevoke>().answers::<Revocation>(200, "What was revoked, and what was not.").refuses(&[Code::NotFound]).once(),
         get("/v1/users", users::list).named("listUsers", USERS, "Lists users by id")
@@ -78,7 +78,7 @@ pub(super) fn endpoints(surface: Surface) -> Vec<Endpoint> {
             .takes::<users::ToSet>().answers::<UserShape<'_>>(200, "The user as it is now.").answers::<UserShape<'_>>(201, "The user was made.")
             .refuses(&[Code::UserNotFound, Code::UserDeleted]),
         delete("/v1/users/{id}", users::delete).named("deleteUser", USERS, "Deletes a user and revokes its keys; its id is never used again")
-            .is_done("The user is deleted.").refuses(&[Code::UserNotFound]),
+            .leaves_nothing("The user is deleted.").refuses(&[Code::UserNotFound]),
         get("/v1/events", events::list).named("listEvents", AUDIT, "Lists changes, oldest first; all of them as JSON lines")
             .asks::<events::Filter>().lists::<events::EventShape>("A page of changes.").exports(events::JSON_LINES),
         get("/v1/refusals", refusals::list).named("listRefusals", AUDIT, "Lists refused attempts to change something, newest first")
