@@ -174,7 +174,7 @@ impl Endpoint {
     }
 
     /// It answers nothing.
-    pub(super) fn is_done(self, what: &str) -> Self {
+    pub(super) fn leaves_nothing(self, what: &str) -> Self {
         self.answer(204, ResponseBuilder::new().description(what))
     }
 

@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use super::account::Context;
 use super::handler::Parts;
-use super::problem::{Code, Refusal};
+use super::problem::{Code, Refusal, without_tokens};
 use crate::key::{Form, Key, KeyId, Record, Token};
 use crate::manage::{Authenticated, Caller, KeyView, Manager, Once};
 use crate::policy::{Credential, CredentialSource, find_credential};
@@ -55,9 +55,9 @@ impl Call {
         &self.parts
     }
 
-    /// Notes for the log what the request is about.
-    pub(super) fn about(&self, subject: impl ToString) {
-        self.context.noted.lock().subject = Some(subject.to_string());
+    /// Notes for the log what the request is about: an id, unless somebody sent a token in its place.
+    pub(super) fn about(&self, subject: &impl ToString) {
+        self.context.noted.lock().subject = Some(without_tokens(&subject.to_string()));
     }
 
     /// Notes for the log which revision it made.

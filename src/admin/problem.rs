@@ -170,7 +170,7 @@ impl Refusal {
     }
 
     /// The same where lacking a permission is answered as lacking a key.
-    pub(super) fn as_unauthorized(self) -> Self {
+    pub(super) fn unauthorized(self) -> Self {
         match self.code {
             Code::LacksPermission | Code::MayNotGrant | Code::OutOfScope => Self { status: 401, ..self },
             _ => self,
@@ -292,7 +292,7 @@ impl From<ManageError> for Refusal {
 
 /// `text` without what looks like a token: whoever sent one where it does not belong shall not find it
 /// in the error that they paste elsewhere.
-fn without_tokens(text: &str) -> String {
+pub(super) fn without_tokens(text: &str) -> String {
     let is_part = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '_' | '-' | '.');
     let mut shown = String::with_capacity(text.len());
     for piece in text.split_inclusive(|letter: char| !is_part(letter)) {

@@ -68,7 +68,7 @@ pub(super) fn endpoints(surface: Surface) -> Vec<Endpoint> {
             .takes::<keys::Changes>().answers::<ChangedKey<'_>>(200, "The key as it is now.")
             .refuses(&[Code::NotFound, Code::KeyRevoked, Code::WebhooksNotAvailable]),
         delete("/v1/api-keys/{id}", keys::delete).named("deleteKey", KEYS, "Revokes a key for good")
-            .is_done("The key is revoked.").refuses(&[Code::NotFound]),
+            .leaves_nothing("The key is revoked.").refuses(&[Code::NotFound]),
         post("/v1/api-keys/{id}/revoke", keys::revoke).named("revokeKey", KEYS, "Revokes a key, its lineage, or it and what it minted")
             .may_take::<keys::ToRevoke>().answers::<Revocation>(200, "What was revoked, and what was not.").refuses(&[Code::NotFound]).once(),
         post("/v1/api-keys/{id}/webhook-secret/rotate", keys::rotate_webhook_secret)
@@ -82,7 +82,7 @@ pub(super) fn endpoints(surface: Surface) -> Vec<Endpoint> {
             .takes::<users::ToSet>().answers::<UserShape<'_>>(200, "The user as it is now.").answers::<UserShape<'_>>(201, "The user was made.")
             .refuses(&[Code::UserNotFound, Code::UserDeleted]),
         delete("/v1/users/{id}", users::delete).named("deleteUser", USERS, "Deletes a user and revokes its keys; its id is never used again")
-            .is_done("The user is deleted.").refuses(&[Code::UserNotFound]),
+            .leaves_nothing("The user is deleted.").refuses(&[Code::UserNotFound]),
         get("/v1/events", events::list).named("listEvents", AUDIT, "Lists changes, oldest first; all of them as JSON lines")
             .asks::<events::Filter>().lists::<events::EventShape>("A page of changes.").exports(events::JSON_LINES),
         get("/v1/refusals", refusals::list).named("listRefusals", AUDIT, "Lists refused attempts to change something, newest first")

@@ -75,7 +75,7 @@ pub(in crate::admin) struct ToMake {
 
 /// Refusals as this dialect has them.
 fn refused(error: ManageError) -> Refusal {
-    Refusal::from(error).as_unauthorized()
+    Refusal::from(error).unauthorized()
 }
 
 /// Makes a key.
@@ -93,7 +93,7 @@ pub(in crate::admin) async fn create(
         NewKey { environment, grants: Grants::Only(new.flags.0), props: new.props.0, ..NewKey::named(NAME, project) };
     let Some(once) = call.once(&body)? else {
         let made = call.manager().create_key(&call.caller, new).await.map_err(refused)?;
-        call.about(made.key.id);
+        call.about(&made.key.id);
         return call.changed(StatusCode::OK, &FlagKey::minted(&made), made.committed, patience).await;
     };
     let answer = |made: &Created| written(&FlagKey::minted(made));
@@ -104,7 +104,7 @@ pub(in crate::admin) async fn create(
 /// Reads a key.
 pub(in crate::admin) async fn show(call: Call, Named(id): Named, Query(Nothing {}): Query<Nothing>) -> Answer {
     let id = key_id(&id)?;
-    call.about(id);
+    call.about(&id);
     let view = call.manager().key(&call.caller, id).await.map_err(refused)?;
     json(StatusCode::OK, &FlagKey::of(&view.key))
 }
@@ -136,7 +136,7 @@ pub(in crate::admin) async fn update(
     Json(changes, _): Json<Changes>,
 ) -> Answer {
     let (id, patience) = (key_id(&id)?, wait.span()?);
-    call.about(id);
+    call.about(&id);
     let change = KeyChange {
         active: changes.active.map(|on| if on { Activity::Active } else { Activity::Disabled }),
         grants: changes.flags.map(|flags| Grants::Only(flags.0)),
@@ -150,7 +150,7 @@ pub(in crate::admin) async fn update(
 /// Revokes a key for good.
 pub(in crate::admin) async fn delete(call: Call, Named(id): Named, Query(wait): Query<Patience>) -> Answer {
     let (id, patience) = (key_id(&id)?, wait.span()?);
-    call.about(id);
+    call.about(&id);
     let revoked = call.manager().revoke_key(&call.caller, id, RevokeScope::Key).await.map_err(refused)?;
     let view = call.manager().key(&call.caller, id).await.ok();
     let key = revoked.keys.first().or(view.as_ref().map(|view| &view.key));

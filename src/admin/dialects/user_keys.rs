@@ -95,7 +95,7 @@ pub(in crate::admin) async fn create(
     let manager = call.manager();
     let Some(once) = call.once(&body)? else {
         let made = manager.own_create(&call.caller, asked.name).await?;
-        call.about(made.key.id);
+        call.about(&made.key.id);
         return call.changed(StatusCode::OK, &UserKey::minted(&made), made.committed, patience).await;
     };
     let answer = |made: &Created| written(&UserKey::minted(made));
@@ -135,7 +135,7 @@ pub(in crate::admin) async fn update(
 ) -> Answer {
     is_on(&call)?;
     let (id, patience) = (key_id(&id)?, wait.span()?);
-    call.about(id);
+    call.about(&id);
     let active = changes.active.map(|on| if on { Activity::Active } else { Activity::Disabled });
     let changed = call.manager().own_update(&call.caller, id, OwnChange { name: changes.name, active }).await?;
     call.changed(StatusCode::OK, &UserKey::of(&changed.key), changed.committed, patience).await
@@ -145,7 +145,7 @@ pub(in crate::admin) async fn update(
 pub(in crate::admin) async fn delete(call: Call, Named(id): Named, Query(wait): Query<Patience>) -> Answer {
     is_on(&call)?;
     let (id, patience) = (key_id(&id)?, wait.span()?);
-    call.about(id);
+    call.about(&id);
     let changed = call.manager().own_revoke(&call.caller, id).await?;
     call.changed(StatusCode::OK, &UserKey::of(&changed.key), changed.committed, patience).await
 }

@@ -291,7 +291,7 @@ pub(in crate::admin) async fn create(
     let new = new.meaning()?;
     let Some(once) = once else {
         let made = call.manager().create_key(&call.caller, new).await.map_err(of_body)?;
-        call.about(made.key.id);
+        call.about(&made.key.id);
         let response = call.changed(StatusCode::CREATED, &Minted::of(&made), made.committed, patience).await?;
         return Ok(located(response, made.key.id));
     };
@@ -304,7 +304,7 @@ pub(in crate::admin) async fn create(
     let response = call.once_answered(StatusCode::CREATED, answered, |made| made.committed, patience).await?;
     Ok(match made {
         Some(id) => {
-            call.about(id);
+            call.about(&id);
             located(response, id)
         }
         None => response,
@@ -321,7 +321,7 @@ fn located(mut response: Response<Body>, id: KeyId) -> Response<Body> {
 /// Reads a key, its use, and which keys replaced which.
 pub(in crate::admin) async fn show(call: Call, Named(id): Named, Query(Nothing {}): Query<Nothing>) -> Answer {
     let id = key_id(&id)?;
-    call.about(id);
+    call.about(&id);
     let view = call.manager().key(&call.caller, id).await?;
     let lineage = call.manager().lineage(&call.caller, id).await?;
     json(StatusCode::OK, &KeyWhole::of(&view, &lineage))
@@ -412,7 +412,7 @@ pub(in crate::admin) async fn update(
     Json(changes, _): Json<Changes>,
 ) -> Answer {
     let (id, patience) = (key_id(&id)?, wait.span()?);
-    call.about(id);
+    call.about(&id);
     let changed = call.manager().update_key(&call.caller, id, changes.meaning()?).await.map_err(of_body)?;
     let status = changed.key.status(changed.user.as_ref(), changed.committed.at);
     let usage = call.manager().key(&call.caller, id).await.ok().and_then(|view| view.usage);
@@ -424,7 +424,7 @@ pub(in crate::admin) async fn update(
 /// Revokes a key for good.
 pub(in crate::admin) async fn delete(call: Call, Named(id): Named, Query(wait): Query<Patience>) -> Answer {
     let (id, patience) = (key_id(&id)?, wait.span()?);
-    call.about(id);
+    call.about(&id);
     let revoked = call.manager().revoke_key(&call.caller, id, RevokeScope::Key).await?;
     call.gone(revoked.committed, patience).await
 }
@@ -461,7 +461,7 @@ pub(in crate::admin) async fn revoke(
     JsonOrNothing(asked, body): JsonOrNothing<ToRevoke>,
 ) -> Answer {
     let (id, patience) = (key_id(&id)?, wait.span()?);
-    call.about(id);
+    call.about(&id);
     let scope = match asked.scope {
         Reach::Key => RevokeScope::Key,
         Reach::Lineage => RevokeScope::Lineage,
@@ -484,7 +484,7 @@ pub(in crate::admin) async fn rotate_webhook_secret(
     Query(wait): Query<Patience>,
 ) -> Answer {
     let (id, patience) = (key_id(&id)?, wait.span()?);
-    call.about(id);
+    call.about(&id);
     let rotated = call.manager().rotate_webhook_secret(&call.caller, id).await?;
     call.changed(StatusCode::OK, &NewWebhookSecret::of(&rotated), rotated.committed, patience).await
 }
@@ -508,7 +508,7 @@ pub(in crate::admin) async fn rotate(
     JsonOrNothing(asked, body): JsonOrNothing<ToRotate>,
 ) -> Answer {
     let (id, patience) = (call.named(&id)?, wait.span()?);
-    call.about(id);
+    call.about(&id);
     let minutes = asked.grace_period_minutes.unwrap_or(60);
     let grace = Duration::from_secs(u64::from(minutes) * 60);
     let manager = call.manager();

@@ -117,24 +117,24 @@ pub(in crate::admin) async fn verify(
         (None, flags) => (None, on_flags(&required(flags)?, presented, &deny, now)),
     };
     if let Some(view) = &view {
-        call.about(view.key.id);
+        call.about(&view.key.id);
     }
-    json(StatusCode::OK, &Verdict::of(found, decided, view, &deny, now))
+    json(StatusCode::OK, &Verdict::of(found, decided, view.as_ref(), &deny, now))
 }
 
 impl Verdict {
     fn of(
         route: Option<String>,
         decided: Result<(), (&'static str, &'static str)>,
-        view: Option<KeyView>,
+        view: Option<&KeyView>,
         deny: &DenyList,
         now: Timestamp,
     ) -> Self {
-        let status = view.as_ref().map(|KeyView { key, user, .. }| {
+        let status = view.map(|KeyView { key, user, .. }| {
             let is_listed = deny.names(&Record::of(key, user.as_ref()));
             key.standing(user.as_ref()).status(is_listed, now)
         });
-        let key = view.as_ref().map(|view| &view.key);
+        let key = view.map(|view| &view.key);
         Self {
             allowed: decided.is_ok(),
             code: decided.err().map(|(code, _)| code),
@@ -145,7 +145,7 @@ impl Verdict {
             project_id: key.and_then(|key| key.project.clone()),
             environment_id: key.map(|key| key.environment.clone()),
             user_id: key.and_then(|key| key.user.clone()),
-            ends_at: view.as_ref().and_then(|view| view.key.standing(view.user.as_ref()).ends_at()),
+            ends_at: view.and_then(|view| view.key.standing(view.user.as_ref()).ends_at()),
         }
     }
 }

@@ -158,7 +158,7 @@ fn who_sends_no_key_or_a_bad_one_is_told_so_alike() {
     let place = Place::new();
     let dead = place.site.key(&[]);
     place.site.revoke(&dead);
-    let typo = format!("{}x", &place.site.operator()[..place.site.operator().len() - 1]);
+    let typo = super::mistyped(place.site.operator());
     let unknown = "a-token-that-nobody-has-ever-made";
     for token in [dead.token.as_str(), &typo, unknown] {
         let answer = place.asks_as(token, get("/v1/api-keys"));

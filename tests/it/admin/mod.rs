@@ -77,3 +77,11 @@ fn text(value: &Value, name: &str) -> String {
 fn acme(name: &str, scopes: &[&str]) -> Value {
     json!({ "project_id": "acme", "name": name, "scopes": scopes })
 }
+
+/// A token with another last letter, which its checksum tells.
+fn mistyped(token: &str) -> String {
+    let mut token = token.to_owned();
+    let last = token.pop().expect("a token is not empty");
+    token.push(if last == 'x' { 'y' } else { 'x' });
+    token
+}

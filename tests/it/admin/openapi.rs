@@ -21,7 +21,7 @@ fn the_description_is_served_without_a_key_and_printed_alike() {
     let head = place.gateway.api(get("/openapi.json"));
     assert_eq!((head.status, head.header("content-type")), (200, Some("application/json")));
     let served = described(&place);
-    assert_eq!(served["openapi"].as_str().map(|version| &version[..3]), Some("3.1"));
+    assert!(served["openapi"].as_str().is_some_and(|version| version.starts_with("3.1.")));
     let printed = place.site.run(["openapi"]).json();
     assert_eq!(served, printed);
 }

@@ -53,7 +53,7 @@ fn a_users_key_makes_lists_stops_and_ends_its_users_keys() {
     let keys = listed["api-keys"].as_array().expect("a list");
     assert_eq!(keys.len(), 3);
     let shown = keys.iter().find(|key| key["id"] == id).expect("it is listed");
-    assert!(text(shown, "jwt").ends_with(&jwt[jwt.len() - 4..]));
+    assert!(jwt.ends_with(text(shown, "jwt").trim_start_matches('*')));
 
     let key = format!("{PATH}/{id}");
     let change = |fields: Value| own(&place, &first, patch(&key).json(&fields)).json();
