@@ -1,5 +1,5 @@
 # Everything that is run by hand or by CI. `make test` needs cargo and nothing else: what the tests
-# call and is not there is installed, where that is possible.
+# call and is not there is installed, where that is possible (`make tools`; a minute on a bare Debian).
 
 SHELL := /usr/bin/env bash
 .SHELLFLAGS := -euo pipefail -c
@@ -7,7 +7,8 @@ SHELL := /usr/bin/env bash
 
 # Tools that cargo builds for us lie here and not in the user's own folder.
 TOOLS := $(CURDIR)/target/tools
-export PATH := $(TOOLS)/bin:$(PATH)
+# Some of what Debian installs for services is not on the path of everybody.
+export PATH := $(TOOLS)/bin:$(PATH):/usr/sbin
 
 # Seconds for each fuzz target.
 FUZZ_SECONDS ?= 10
@@ -37,7 +38,9 @@ soak: export KEYWARD_MUTANTS ?= 100000
 soak: export KEYWARD_PATHS ?= 1000000
 soak: export KEYWARD_H2LOAD ?= 50000
 soak: export KEYWARD_STALE_HAPROXY ?= 100000
-soak: export KEYWARD_SLOW ?= 9000
+soak: export KEYWARD_SLOW ?= 10000
+soak: export KEYWARD_SLOWHTTPTEST ?= 2000
+soak: export KEYWARD_TESTSSL ?= 1
 soak: export KEYWARD_SOAK_REVOCATIONS ?= 1000
 soak: export KEYWARD_SOAK_KILLS ?= 20
 soak: export KEYWARD_SOAK_LIVES ?= 10000

@@ -12,6 +12,7 @@ use utoipa::{IntoParams, PartialSchema, ToSchema};
 
 use super::handler::Parts;
 use super::problem::{Code, Problem};
+use crate::manage::{IDEMPOTENCY_KEY_MAX, IDEMPOTENCY_KEY_MIN};
 use crate::wire::PROBLEM_JSON;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,6 +30,7 @@ pub(super) struct Endpoint {
     answers: Vec<(u16, Response)>,
     refusals: Vec<Code>,
     is_open: bool,
+    is_change: bool,
 }
 
 /// Reads at `path`.
@@ -39,6 +41,11 @@ pub(super) fn get<H: Handler<T, Arc<Parts>>, T: 'static>(path: &'static str, han
 /// Makes something at `path`.
 pub(super) fn post<H: Handler<T, Arc<Parts>>, T: 'static>(path: &'static str, handler: H) -> Endpoint {
     Endpoint::new(path, HttpMethod::Post, routing::post(handler)).changes()
+}
+
+/// Asks something at `path` that takes a body, and changes nothing.
+pub(super) fn ask<H: Handler<T, Arc<Parts>>, T: 'static>(path: &'static str, handler: H) -> Endpoint {
+    Endpoint::new(path, HttpMethod::Post, routing::post(handler))
 }
 
 /// Puts what `path` names.
@@ -77,14 +84,30 @@ impl Endpoint {
             Code::StoreFailed,
         ];
         let schemas = Vec::new();
-        Self { path, method, on, schemas, operation, answers: Vec::new(), refusals, is_open: false }
+        Self { path, method, on, schemas, operation, answers: Vec::new(), refusals, is_open: false, is_change: false }
     }
 
     /// It changes something: what it answers comes with a revision, and may be waited for.
     fn changes(self) -> Self {
         let mut endpoint = self.asks::<super::input::Patience>();
         endpoint.refusals.extend([Code::MayNotGrant, Code::NoRandomness]);
+        endpoint.is_change = true;
         endpoint
+    }
+
+    /// It is done once for each Idempotency-Key.
+    pub(super) fn once(mut self) -> Self {
+        let key = ObjectBuilder::new()
+            .schema_type(Type::String)
+            .min_length(Some(IDEMPOTENCY_KEY_MIN))
+            .max_length(Some(IDEMPOTENCY_KEY_MAX))
+            .pattern(Some("^[ -~]+$"));
+        let what = "A secret of the caller's own for this request: whoever sends the same again gets the same answer, \
+                    for 15 minutes where it holds a token.";
+        let parameter = ParameterBuilder::new().name("Idempotency-Key").parameter_in(ParameterIn::Header);
+        let parameter = parameter.required(Required::False).description(Some(what)).schema(Some(key));
+        self.operation = self.operation.parameter(parameter);
+        self.refuses(&[Code::BadIdempotencyKey, Code::IdempotencyConflict, Code::TokenAlreadyIssued])
     }
 
     /// Its unique name, what it belongs to, and what it does.
@@ -157,7 +180,7 @@ impl Endpoint {
 
     fn answer(mut self, status: u16, response: ResponseBuilder) -> Self {
         let mut response = response;
-        if self.method != HttpMethod::Get {
+        if self.is_change {
             response = response
                 .header("keyward-revision", header("The revision that holds the change.", Type::Integer))
                 .header("keyward-applied", header("Whether this gateway decides by it.", Type::String));

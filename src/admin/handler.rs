@@ -21,13 +21,13 @@ use super::metrics::AdminMetrics;
 use super::problem::{Code, Refusal};
 use super::router;
 use super::settings::{Settings, Surface};
+use super::v1::Routes;
 use crate::clock::Clock;
 use crate::key::TokenPrefix;
 use crate::listen::{Handler, Peer};
 use crate::manage::Manager;
 use crate::policy::DenyList;
 use crate::secret::{self, NoRandomness};
-use crate::store::SharedStore;
 use crate::wire::{IdSource, RequestId};
 
 /// Whether a revision was applied, once that is known.
@@ -45,12 +45,12 @@ pub trait Applied: Send + Sync + fmt::Debug {
 pub struct Parts {
     /// What changes and reads keys.
     pub manager: Manager,
-    /// Where callers are looked up.
-    pub store: SharedStore,
     /// What tokens begin with.
     pub prefix: TokenPrefix,
     /// Keys that are refused whatever the store says.
     pub deny: Arc<ArcSwap<DenyList>>,
+    /// The gateway's routes.
+    pub routes: Arc<dyn Routes>,
     /// When a change is in force here.
     pub applied: Arc<dyn Applied>,
     /// What the configuration says.

@@ -3,17 +3,23 @@
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::sync::watch;
 
 use super::error::AppError;
 use super::sockets::Sockets;
-use super::workers::{Times, Workers};
-use crate::admin::{Admin, AdminMetrics, Applied, Applying, Parts, Settings, Surface};
+use super::workers::{Times, Workers, runtime};
+use crate::admin::{Admin, AdminMetrics, Applied, Applying, Parts, Routes, Settings, Surface};
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::listen::{Connections, ListenMetrics, Listening};
+use crate::manage::Manager;
+use crate::policy::RouteTable;
+use crate::proxy;
+use crate::report::Chain;
 use crate::table::Table;
 use crate::tls::{CertificateInfo, Certificates, PreparedCertificates, ServerSettings};
 
@@ -172,3 +178,57 @@ impl Applied for InTable {
         })
     }
 }
+
+/// The routes are those of the settings in force.
+#[derive(Debug)]
+pub(super) struct InSettings(pub(super) Arc<ArcSwap<proxy::Settings>>);
+
+impl Routes for InSettings {
+    fn look(&self, see: &mut dyn FnMut(&RouteTable)) {
+        see(&self.0.load().routes);
+    }
+}
+
+/// The thread that writes down what the manager has counted, and forgets what is past its time. Ends,
+/// with a last writing, when this is dropped.
+#[derive(Debug)]
+pub(super) struct Upkeep {
+    stop: watch::Sender<bool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Upkeep {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// When the operating system has no thread or runtime to give.
+    pub(super) fn start(manager: Manager) -> Result<Self, AppError> {
+        let (stop, mut stopped) = watch::channel(false);
+        let runtime = runtime()?;
+        let work = async move {
+            let mut over = false;
+            while !over {
+                // A sender that is gone can never say stop: take it for one.
+                over = tokio::time::timeout(UPKEEP_EVERY, stopped.wait_for(|stop| *stop)).await.is_ok();
+                let written = tokio::time::timeout(UPKEEP_PATIENCE, manager.write_back()).await;
+                if let Ok(Err(error)) = written {
+                    tracing::debug!(error = %Chain(&error), "what the management API counted is written down later");
+                }
+            }
+        };
+        let thread = thread::Builder::new().name("upkeep".to_owned()).spawn(move || runtime.block_on(work));
+        Ok(Self { stop, thread: Some(thread.map_err(AppError::runtime("cannot start a thread"))?) })
+    }
+}
+
+impl Drop for Upkeep {
+    fn drop(&mut self) {
+        self.stop.send_replace(true);
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the upkeep of the management API ended by a panic");
+        }
+    }
+}
+
+const UPKEEP_EVERY: Duration = Duration::from_secs(5);
+const UPKEEP_PATIENCE: Duration = Duration::from_secs(2);

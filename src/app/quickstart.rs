@@ -140,9 +140,13 @@ fn are_free(config: &Config, listen: Option<SocketAddr>) -> Result<(), AppError>
     for address in addresses {
         bind(address, 1).map_err(|fault| AppError::Listen { key: "gateway.listen".to_owned(), fault })?;
     }
+    let any_port = listen.is_some_and(|listen| listen.port() == 0);
     // With any port for the gateway, any will do for the other listeners.
-    if listen.is_some_and(|listen| listen.port() == 0) {
+    if any_port {
         return Ok(());
+    }
+    for &address in &config.gateway.listen_cleartext {
+        bind(address, 1).map_err(|fault| AppError::Listen { key: "gateway.listen_cleartext".to_owned(), fault })?;
     }
     let admin = config.admin.as_ref().map(|admin| admin.listen);
     for (name, address) in [("admin", admin), ("ops", config.ops)] {

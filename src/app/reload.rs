@@ -34,8 +34,9 @@ impl Overrides {
         config.sync.accept_old_snapshot |= self.accept_old_snapshot;
         let Some(listen) = self.listen else { return };
         config.gateway.listen = vec![listen];
-        // Where any port will do for the gateway, any will do for the others.
+        // Where any port will do for the gateway, any will do for the other listeners.
         if listen.port() == 0 {
+            config.gateway.listen_cleartext.iter_mut().for_each(|address| address.set_port(0));
             config.ops = config.ops.map(|ops| SocketAddr::new(ops.ip(), 0));
             for listener in [&mut config.admin, &mut config.own_keys].into_iter().flatten() {
                 listener.listen.set_port(0);

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle as Task};
 
 use super::error::AppError;
+use super::management::Upkeep;
 use super::reload::Reloader;
 use super::rotation::Rotating;
 use super::serve::{Bound, OnReady};
@@ -38,6 +39,8 @@ pub(super) struct Running {
     /// The thread that follows the store outlives the workers: what they count is written back last.
     pub(super) following: Following,
     pub(super) rotating: Rotating,
+    /// Ended by its drop, after everything that it writes down.
+    pub(super) upkeep: Upkeep,
     /// True once connections may be accepted.
     pub(super) open: watch::Sender<bool>,
     pub(super) program: Program,
@@ -91,6 +94,9 @@ impl Running {
         self.reloader.show_certificates();
         for address in &self.bound.gateway {
             tracing::info!(listener = "gateway", %address, "listening");
+        }
+        for address in &self.bound.cleartext {
+            tracing::info!(listener = "gateway_cleartext", %address, "listening");
         }
         let Bound { ops, admin, own_keys, .. } = &self.bound;
         for (listener, address) in [("admin", admin), ("self", own_keys), ("ops", ops)] {
@@ -227,13 +233,14 @@ impl Running {
                 () = signals.stop() => tracing::warn!("told to stop again: not waiting for load balancers"),
             }
         }
-        let Self { mut sockets, workers, tellers, following, rotating, mut supervisor, .. } = self;
+        let Self { mut sockets, workers, tellers, following, rotating, upkeep, mut supervisor, .. } = self;
         sockets.let_go();
         workers.stop();
         rotating.stop();
         let drained = tokio::task::spawn_blocking(move || {
             workers.workers.join();
             rotating.join();
+            drop(upkeep);
             tellers.stop();
             tellers.workers.join();
             following.end();
@@ -249,7 +256,7 @@ impl Running {
 
     /// Another process serves: this one accepts nothing more, and finishes what is open.
     async fn make_way(self, signals: &mut Signals, taken: &Taken) -> Result<(), AppError> {
-        let Self { mut sockets, workers, tellers, following, rotating, mut supervisor, reloader, .. } = self;
+        let Self { mut sockets, workers, tellers, following, rotating, upkeep, mut supervisor, reloader, .. } = self;
         tracing::info!(process = taken.process, "the new process is ready; finishing open requests");
         following.loan.give();
         supervisor.hand_over(taken.process);
@@ -265,6 +272,7 @@ impl Running {
         let drained = tokio::task::spawn_blocking(move || {
             workers.workers.join();
             rotating.join();
+            drop(upkeep);
             tellers.workers.join();
             following.end();
         });

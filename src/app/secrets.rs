@@ -44,10 +44,9 @@ pub(super) struct Derived {
 
 impl Derived {
     pub(super) fn from(secrets: &MasterSecrets, store: StoreId, config: &Config) -> Self {
-        let mut keys = secrets.iter().map(|one| one.secret.derive(store.0, "snapshot", ""));
-        let newest = keys.next().expect("there is at least one");
-        let others: Vec<_> = keys.collect();
-        let mac_key = MacKey::with_others(&newest, others.iter().map(|key| &**key));
+        let key = |one: &NumberedMaster| one.secret.derive(store.0, "snapshot", "");
+        let others: Vec<_> = secrets.iter().skip(1).map(key).collect();
+        let mac_key = MacKey::with_others(&key(secrets.newest()), others.iter().map(|key| &**key));
         let signers = Signers::derive(secrets, store.0, &config.gateway.issuer);
         Self { mac_key, signers: Arc::new(signers) }
     }
@@ -143,21 +142,15 @@ pub async fn rotate_secrets(config: &Config, after: Duration, clock: Arc<dyn Clo
     if let Some(missing) = known.iter().map(|&(number, _)| number).find(|&number| number > newest) {
         return Err(AppError::SecretLacking { number: missing, path: config.master_file.clone() });
     }
-    if secrets.iter().len() >= MASTER_SECRETS_MAX {
-        let oldest = secrets.iter().last().map_or(newest, |one| one.number);
-        return Err(AppError::TooManySecrets { oldest });
+    if secrets.iter().count() >= MASTER_SECRETS_MAX {
+        return Err(AppError::TooManySecrets { oldest: secrets.oldest().number });
     }
-    let used_from = clock.now().plus(after);
-    let added = NumberedMaster {
-        number: newest.saturating_add(1),
-        secret: MasterSecret::generate()?,
-        used_from_seconds: used_from.seconds(),
-    };
-    let (number, fingerprint) = (added.number, added.secret.fingerprint());
-    let all = secrets.iter().cloned().chain([added]).collect();
-    file.replace(&MasterSecrets::of(all).expect("its number is greater than all others"))?;
-    store.add_secret(number, fingerprint).await?;
-    Ok(AddedSecret { number, used_from: Timestamp::from_seconds(used_from.seconds()), file: file.path.to_owned() })
+    let used_from = clock.now().plus(after).seconds();
+    let all = secrets.with(MasterSecret::generate()?, used_from);
+    file.replace(&all)?;
+    let NumberedMaster { number, secret, .. } = all.newest();
+    store.add_secret(*number, secret.fingerprint()).await?;
+    Ok(AddedSecret { number: *number, used_from: Timestamp::from_seconds(used_from), file: file.path.to_owned() })
 }
 
 /// Forgets the master secret of this number: in the file, where it is there, and then in the store.
@@ -179,8 +172,8 @@ pub async fn forget_secret(config: &Config, number: u32, clock: Arc<dyn Clock>) 
         _ if !is_given => {}
         None => return Err(AppError::SecretInEnvironment { remedy: "take it out of the variable first" }),
         Some(file) => {
-            let kept = secrets.iter().filter(|one| one.number != number).cloned().collect();
-            file.replace(&MasterSecrets::of(kept).expect("the one in use is another"))?;
+            let kept = secrets.without(number).ok_or(AppError::SecretInUse { number })?;
+            file.replace(&kept)?;
         }
     }
     Ok(store.forget_secret(number).await?)

@@ -17,20 +17,22 @@ use tokio::task::LocalSet;
 
 use super::echo::Echo;
 use super::error::AppError;
-use super::management::{InTable, Management, ManagementMetrics};
+use super::management::{InSettings, InTable, Management, ManagementMetrics, Upkeep};
 use super::opening::open_followed;
 use super::process;
+use super::reassert::Reasserting;
 use super::reload::{Overrides, Reloader, read_deny};
-use super::rotation::{Rotating, manager};
+use super::rotation::{Rotating, manager as managing_keys};
 use super::running::{Crew, Following, Running};
 use super::secrets::Held;
-use super::sockets::Sockets;
+use super::sockets::{CLEARTEXT, Sockets};
 use super::supervisor::Supervisor;
 use super::upgrade::{Predecessor, Program};
 use super::workers::{Times, runtime};
 use crate::admin;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, Environment};
+use crate::key::{MintJwt, Signers};
 use crate::listen::{Connections, ListenMetrics, Listening};
 use crate::ops::Ops;
 use crate::proxy::{Gateway, Metrics as ProxyMetrics, Shared};
@@ -76,6 +78,8 @@ impl std::fmt::Debug for ServeOptions {
 pub struct Bound {
     /// The addresses that callers reach.
     pub gateway: Vec<SocketAddr>,
+    /// Those of them without TLS beside those with it.
+    pub cleartext: Vec<SocketAddr>,
     /// Metrics and health.
     pub ops: Option<SocketAddr>,
     /// The management API.
@@ -186,10 +190,12 @@ impl Running {
         let listen_settings = Arc::new(ArcSwap::from_pointee(config.gateway.listen_settings()));
         let connections = Connections::new(config.gateway.limits.connections);
 
-        let mut addresses = Vec::with_capacity(config.gateway.listen.len());
-        for &address in &config.gateway.listen {
-            addresses.push(sockets.listen("gateway", address, worker_count)?);
-        }
+        let mut listen = |name: &str, addresses: &[SocketAddr]| {
+            let each = addresses.iter().map(|&address| sockets.listen(name, address, worker_count));
+            each.collect::<Result<Vec<_>, _>>()
+        };
+        let addresses = listen("gateway", &config.gateway.listen)?;
+        let cleartext = listen(CLEARTEXT, &config.gateway.listen_cleartext)?;
         let managing = Management::bind(&config, &mut sockets)?;
         let ops = config.ops.map(|address| sockets.listen("ops", address, 1)).transpose()?;
         let echo = options.echo.map(|address| sockets.listen("echo", address, 1)).transpose()?;
@@ -203,6 +209,7 @@ impl Running {
             mac_key: followed.derived.mac_key.clone(),
             signers: Arc::new(ArcSwap::new(followed.derived.signers)),
         };
+        let manager = Manager::new(Arc::clone(&followed.store), config.proxy.token_prefix.clone());
         let table = Arc::new(Table::new());
         let sync = Sync::start(sync::Parts {
             settings: config.sync.clone(),
@@ -211,7 +218,7 @@ impl Running {
             clock: Arc::clone(&shared_clock),
             mac_key: followed.derived.mac_key,
             metrics: Arc::clone(&metrics.sync),
-            reassert: None,
+            reassert: Some(Arc::new(Reasserting::by(manager))),
             // Last, so that as little as possible can go wrong while two processes share the folder.
             lent_lock: predecessor.as_ref().and_then(|predecessor| predecessor.state()),
         })?;
@@ -225,6 +232,7 @@ impl Running {
         };
         let bound = Bound {
             gateway: addresses_of(&addresses),
+            cleartext: addresses_of(&cleartext),
             ops: ops.as_deref().and_then(first_address),
             admin: address_of(admin::Surface::Whole),
             own_keys: address_of(admin::Surface::OwnKeys),
@@ -255,18 +263,25 @@ impl Running {
             in_flight: Arc::default(),
             signers: Arc::clone(&held.signers),
         };
-        for (number, listeners) in by_worker(addresses, worker_count).into_iter().enumerate() {
-            let listeners = listeners.into_iter().map(|listener| (listener, listening.clone())).collect();
+        let in_clear = Listening { tls: None, ..listening.clone() };
+        let of_each = by_worker(addresses, worker_count).into_iter().zip(by_worker(cleartext, worker_count));
+        for (number, (listeners, cleartext)) in of_each.enumerate() {
+            let listeners = listeners.into_iter().map(|listener| (listener, listening.clone()));
+            let cleartext = cleartext.into_iter().map(|listener| (listener, in_clear.clone()));
+            let listeners = listeners.chain(cleartext).collect();
             let shared = shared.clone();
             let times = Times::new(&opened, &stopped);
             pulses.push(times.pulse.clone());
             workers.workers.start(format!("worker-{number}"), listeners, times, move || Gateway::new(shared))?;
         }
+        let manager = managing_keys(&config, &followed.store, shared_clock.now())?;
+        let jwt: Arc<dyn MintJwt> = Arc::<ArcSwap<Signers>>::clone(&held.signers);
+        let manager = manager.with_keys_per_user_max(config.management.keys_per_user_max).with_jwt(jwt);
         let parts = admin::Parts {
-            manager: manager(&config, &followed.store, shared_clock.now())?,
-            store: Arc::clone(&followed.store),
+            manager: manager.clone(),
             prefix: config.proxy.token_prefix.clone(),
             deny: Arc::clone(&deny),
+            routes: Arc::new(InSettings(Arc::clone(&settings))),
             applied: Arc::new(InTable(Arc::clone(&table))),
             settings: Arc::clone(&management.settings),
             clock: Arc::clone(&shared_clock),
@@ -274,6 +289,7 @@ impl Running {
         };
         let managed = || Times::new(&telling, &stopped);
         management.start(managing, &parts, &metrics.management, &mut workers.workers, managed)?;
+        let upkeep = Upkeep::start(manager)?;
         if let Some(listeners) = ops {
             let own = Listening {
                 tls: None,
@@ -332,6 +348,7 @@ impl Running {
             tellers,
             following,
             rotating,
+            upkeep,
             open,
             program,
             predecessor,

@@ -79,6 +79,9 @@ impl Findings {
     fn of(config: &Config) -> Result<Self, Failure> {
         let mut findings = Self::default();
         findings.add_listener("gateway", &config.gateway.listen, config.gateway.tls.as_ref());
+        if !config.gateway.listen_cleartext.is_empty() {
+            findings.add_listener("gateway_cleartext", &config.gateway.listen_cleartext, None);
+        }
         if let Some(admin) = &config.admin {
             findings.add_listener("admin", &[admin.listen], admin.tls.as_ref());
         }
@@ -159,6 +162,9 @@ impl Findings {
         let file = path.display();
         let store = match SqliteStore::open(path, place::clock()) {
             Ok(store) => {
+                if let Err(error) = store::examine(path) {
+                    self.faults.push(Chain(&error).to_string());
+                }
                 self.say("store", file.to_string(), json!({ "file": path, "exists": true }));
                 Some(store)
             }

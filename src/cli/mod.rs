@@ -35,6 +35,8 @@ use typed::Command;
 #[must_use]
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     panic::install_hook();
+    // Where the system refuses, `serve` says so in its log; for a command there is nothing to be done.
+    let _refused = crate::app::keep_memory_private();
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     match panic::contain(|| execute(&arguments)) {
         Ok(()) => ExitCode::SUCCESS,

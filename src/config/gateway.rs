@@ -60,7 +60,11 @@ pub(super) struct Listener<'a> {
 /// Reads `[gateway]`. Where a value cannot be read its default stands in, beside the fault.
 pub(super) fn read<'a>(section: &Section<'a>, base: &Path) -> Read<'a> {
     let tls = read_tls(&section.section("tls"), base);
-    let listeners = read_listen(section, tls.is_some());
+    let mut listeners = read_listen(section, tls.is_some());
+    let in_tls = listeners.len();
+    listeners.extend(read_listen_cleartext(section));
+    let addresses: Vec<_> = listeners.iter().map(|listener| listener.address).collect();
+    let (listen, listen_cleartext) = addresses.split_at(in_tls);
     let limits_section = section.section("limits");
     let mut limits = listen::Limits::default();
     set(&mut limits.connections, section.count("connections_max"));
@@ -92,7 +96,8 @@ pub(super) fn read<'a>(section: &Section<'a>, base: &Path) -> Read<'a> {
     }
     Read {
         gateway: Gateway {
-            listen: listeners.iter().map(|listener| listener.address).collect(),
+            listen: listen.to_vec(),
+            listen_cleartext: listen_cleartext.to_vec(),
             workers: section.count("workers").unwrap_or(0),
             tls,
             limits,
@@ -134,7 +139,7 @@ pub(super) fn refuse_shared_addresses(listeners: &[Listener<'_>], faults: &Fault
 
 fn read_listen<'a>(section: &Section<'a>, has_tls: bool) -> Vec<Listener<'a>> {
     let cleartext = section.switch("cleartext").unwrap_or(false);
-    if cleartext && section.has("tls") {
+    if cleartext && section.has("tls") && !section.has("listen_cleartext") {
         section.fault_of("cleartext", "is true beside [gateway.tls]: remove one of them");
     }
     let Some(items) = section.list("listen") else {
@@ -156,6 +161,27 @@ fn read_listen<'a>(section: &Section<'a>, has_tls: bool) -> Vec<Listener<'a>> {
             ));
         }
         listeners.push(Listener { address, item: Some(item), path: format!("gateway.listen[{index}]") });
+    }
+    listeners
+}
+
+/// The addresses without TLS beside those that speak it.
+fn read_listen_cleartext<'a>(section: &Section<'a>) -> Vec<Listener<'a>> {
+    let Some(items) = section.list("listen_cleartext") else { return Vec::new() };
+    if !items.is_empty() && !section.has("tls") {
+        section.fault_of("listen_cleartext", "stands beside no [gateway.tls]: move the addresses to listen");
+    }
+    let cleartext = section.switch("cleartext").unwrap_or(false);
+    let mut listeners = Vec::new();
+    for (index, item) in items.into_iter().enumerate() {
+        let Some(address) = item.address() else { continue };
+        if !cleartext && !address.ip().is_loopback() {
+            item.fault(format!(
+                "{address} is not loopback: add cleartext = true if something else protects the way, or move it to \
+                 listen"
+            ));
+        }
+        listeners.push(Listener { address, item: Some(item), path: format!("gateway.listen_cleartext[{index}]") });
     }
     listeners
 }

@@ -20,6 +20,7 @@ use crate::secret::{MasterSecret, MasterSecrets, NoMasterSecret, NumberedMaster,
 pub const MASTER_SECRET_VARIABLE: &str = "KEYWARD_MASTER_SECRET";
 /// How many secrets there may be at a time. One, and a second for a while, is what is needed.
 pub const MASTER_SECRETS_MAX: usize = 8;
+const NUMBER_MAX: u32 = 1_000_000;
 
 /// The master secrets that `config` names: from the environment variable where it is set, else from
 /// the file.
@@ -108,7 +109,8 @@ fn numbered(at: usize, entry: &[u8]) -> Result<NumberedMaster, NoMasterSecrets> 
         // A lone secret from before there were others is the first.
         None => (1, entry),
         Some((number, rest)) => {
-            let number = as_text(number).and_then(|text| text.parse().ok()).filter(|&number: &u32| number > 0);
+            let number = as_text(number).and_then(|text| text.parse().ok());
+            let number = number.filter(|number| (1..=NUMBER_MAX).contains(number));
             (number.ok_or(NoMasterSecrets::Number { at })?, rest)
         }
     };

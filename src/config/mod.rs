@@ -90,6 +90,8 @@ pub struct Config {
 pub struct Gateway {
     /// Its addresses. At least one.
     pub listen: Vec<SocketAddr>,
+    /// Further addresses, in clear text though the others speak TLS.
+    pub listen_cleartext: Vec<SocketAddr>,
     /// Worker threads. 0: one per core.
     pub workers: usize,
     /// TLS, or clear text.
@@ -283,6 +285,7 @@ impl Config {
         let speaks_tls = |admin: &Option<Admin>| admin.as_ref().is_some_and(|admin| admin.tls.is_some());
         let changes = [
             ("gateway.listen", self.gateway.listen != new.gateway.listen),
+            ("gateway.listen_cleartext", self.gateway.listen_cleartext != new.gateway.listen_cleartext),
             ("gateway.workers", self.gateway.workers != new.gateway.workers),
             ("gateway.tls (turned on or off)", self.gateway.tls.is_some() != new.gateway.tls.is_some()),
             ("admin.listen", listen(&self.admin) != listen(&new.admin)),

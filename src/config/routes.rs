@@ -160,7 +160,8 @@ fn read_access(section: &Section<'_>) -> Option<Access> {
         (false, false, false) => {
             let is_unread = section.has("any_key") && section.switch("any_key").is_none()
                 || section.has("public") && section.switch("public").is_none();
-            if !is_unread {
+            let is_mistyped = ["any_flags", "all_flags", "any_key", "public"].iter().any(|key| section.mistypes(key));
+            if !is_unread && !is_mistyped {
                 section.fault(format!("says nobody may use it: add one of {ONE_OF}"));
             }
             None

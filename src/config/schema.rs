@@ -125,7 +125,10 @@ pub const SECTIONS: &[(&str, &str)] = &[
     ("admin", "`[admin]`: the management API"),
     ("admin.tls", "`[admin.tls]`: certificates; without this table the listener must be on loopback"),
     ("admin.tls.certificates[]", "each of `[admin.tls] certificates`"),
-    ("self", "`[self]`: where keys rotate themselves, for callers outside the management network"),
+    (
+        "self",
+        "`[self]`: where keys rotate themselves and users manage their own, for callers outside the management network",
+    ),
     ("self.tls", "`[self.tls]`: certificates; without this table the listener must be on loopback"),
     ("self.tls.certificates[]", "each of `[self.tls] certificates`"),
     ("ops", "`[ops]`: metrics and health"),
@@ -161,6 +164,12 @@ pub const KEYS: &[Key] = &[
         Kind::List("addresses with ports"),
         LeftOut::Required,
         "Where callers connect. Changing it needs a restart.",
+    ),
+    key(
+        "gateway.listen_cleartext",
+        Kind::List("addresses with ports"),
+        LeftOut::Is("[]"),
+        "Further addresses, without TLS beside `[gateway.tls]`: for callers on this machine. Changing it needs a restart.",
     ),
     key(
         "gateway.workers",
@@ -693,6 +702,18 @@ pub const KEYS: &[Key] = &[
         LeftOut::Says("none: links are relative, and there are no webhooks"),
         "Where the API is reached from outside; receivers of webhooks rotate keys there.",
     ),
+    key(
+        "admin.self_service",
+        Kind::Switch,
+        LeftOut::Is("false"),
+        "Lets a user's key manage that user's keys, here and at [self].",
+    ),
+    key(
+        "admin.keys_per_user_max",
+        Kind::Count { min: 1, max: 10_000 },
+        LeftOut::Is("50"),
+        "How many keys a user may have that makes them itself. Changing it needs a restart.",
+    ),
     key("admin.tls.certificates", CERTIFICATES, LeftOut::Required, "As in [gateway.tls]."),
     key("admin.tls.min_version", VERSIONS, LeftOut::Is("\"1.2\""), "As in [gateway.tls]."),
     key("admin.tls.client_ca", Kind::Path, LeftOut::Says("none"), "As in [gateway.tls]."),
@@ -835,8 +856,6 @@ pub const KEYS: &[Key] = &[
 /// Keys of later versions, each with what to do until then.
 const NOT_YET: &[(&str, &str)] = &[
     ("store.postgres", "keys are kept in SQLite only; use [store.sqlite]"),
-    ("admin.self_service", "users cannot manage their own keys yet; remove it"),
-    ("admin.keys_per_user_max", "users cannot manage their own keys yet; remove it"),
 ];
 
 /// The key at the dotted path `path`.

@@ -7,6 +7,7 @@
 
 use std::fmt;
 
+use arc_swap::ArcSwap;
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
 use data_encoding::BASE64URL_NOPAD;
 use serde::{Deserialize, Serialize};
@@ -130,6 +131,13 @@ impl MintJwt for Signers {
             rnd: std::str::from_utf8(&*rnd).expect("base64url is ASCII"),
         };
         Ok(Token::from_text(&self.in_use(key.created_at).keys.sign(&claims)))
+    }
+}
+
+/// By whatever signs at that moment: the signing keys of a running gateway may be swapped.
+impl MintJwt for ArcSwap<Signers> {
+    fn mint(&self, key: &Key) -> Result<Token, NoRandomness> {
+        self.load().mint(key)
     }
 }
 

@@ -82,7 +82,7 @@ impl Peer {
         let mut overdue = self.worker.overdue.subscribe();
         async move {
             if overdue.wait_for(|overdue| *overdue).await.is_err() {
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
         }
     }

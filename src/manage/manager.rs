@@ -32,8 +32,8 @@ const GATEWAY_OF_MANAGEMENT: &str = "management";
 /// What gateways have counted of the use of keys and not yet written to the store. To be
 /// implemented over every gateway that uses the store, or not at all.
 pub trait LiveUsage: Send + Sync + fmt::Debug {
-    /// Whether the key was used as far as any gateway knows.
-    fn is_used(&self, key: KeyId) -> bool;
+    /// Whether the key was used, as far as any gateway knows, since that gateway started.
+    fn is_used(&self, key: &Key) -> bool;
 }
 
 /// Changes and reads keys and users of one store. Cheap to clone.
@@ -69,8 +69,8 @@ pub(super) enum Seen {
 }
 
 impl Counted {
-    pub(super) fn seen(&self, key: KeyId) -> Seen {
-        if self.used.lock().contains(&key) {
+    pub(super) fn seen(&self, key: &Key) -> Seen {
+        if self.used.lock().contains(&key.id) {
             return Seen::Used;
         }
         match self.gateways.get() {

@@ -192,7 +192,7 @@ pub(super) fn rotate(
     id: KeyId,
     grace: Duration,
     minter: &Minter,
-    seen_in_use: &dyn Fn(KeyId) -> Seen,
+    seen_in_use: &dyn Fn(&Key) -> Seen,
     reading: &Reading,
 ) -> Result<Plan<Replaced>, ManageError> {
     let now = reading.now;
@@ -289,7 +289,7 @@ fn never_used<'a>(
     caller: &Caller,
     old: &Key,
     successor: KeyId,
-    seen_in_use: &dyn Fn(KeyId) -> Seen,
+    seen_in_use: &dyn Fn(&Key) -> Seen,
     reading: &'a Reading,
 ) -> Result<&'a Key, ManageError> {
     let refused = ManageError::AlreadyRotated { id: old.id, successor };
@@ -299,7 +299,7 @@ fn never_used<'a>(
         return Err(refused);
     }
     let since = reading.now.since(next.created_at);
-    match seen_in_use(successor) {
+    match seen_in_use(next) {
         Seen::Used => Err(refused),
         Seen::Unknown if since < USAGE_SETTLED => {
             Err(ManageError::RotationUnsettled { id: old.id, successor, since, settled: USAGE_SETTLED })

@@ -210,7 +210,7 @@ async fn silent_client(limit: Option<Duration>, transfer: &Transfer) {
             }
         }
     }
-    pending().await
+    pending::<()>().await;
 }
 
 /// Ends when a request that waits for its answer is no longer permitted. An upload is watched over

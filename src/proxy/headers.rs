@@ -20,7 +20,9 @@ use http::uri::Authority;
 
 use crate::clock::Timestamp;
 use crate::key::{FlagSet, KeyId, Record, RecordFlags, Status};
-use crate::policy::{Code, CredentialSource, FieldRules, Forward, HostForward, Permit, PermitKind, strip_credential};
+use crate::policy::{
+    Code, CredentialSource, FieldRules, Forward, HostForward, Permit, PermitKind, mark_credential, strip_credential,
+};
 use crate::wire::{
     RequestId, TraceParent, Upstreamward, remove_spellings, strip_request_fields, strip_response_fields,
 };
@@ -94,9 +96,11 @@ pub(super) fn rewrite_request(headers: &mut HeaderMap, permit: &Permit, passage:
     strip_request_fields(headers, keep).map_err(|_forbidden| Code::BadRequest)?;
     headers.remove(EXPECT);
     match permit.kind() {
-        PermitKind::Shadow(_) => {}
+        PermitKind::Shadow(_) => mark_credential(headers, passage.credential),
         PermitKind::Public | PermitKind::Key { .. } => {
-            if !passage.forward.forward_credential {
+            if passage.forward.forward_credential {
+                mark_credential(headers, passage.credential);
+            } else {
                 strip_credential(headers, passage.credential);
             }
         }

@@ -119,41 +119,66 @@ pub struct NumberedMaster {
     pub used_from_seconds: i64,
 }
 
-/// All master secrets of an installation, the newest first. At least one.
+/// All master secrets of an installation. At least one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MasterSecrets(Arc<[NumberedMaster]>);
+pub struct MasterSecrets {
+    newest: NumberedMaster,
+    /// The others, the newest first.
+    others: Arc<[NumberedMaster]>,
+}
 
 impl MasterSecrets {
     /// One secret, the first.
     #[must_use]
     pub fn first(secret: MasterSecret) -> Self {
-        Self(Arc::new([NumberedMaster { number: 1, secret, used_from_seconds: i64::MIN }]))
+        Self { newest: NumberedMaster { number: 1, secret, used_from_seconds: i64::MIN }, others: Arc::new([]) }
     }
 
     /// Several; none where there is none, or two have one number.
     #[must_use]
     pub fn of(mut secrets: Vec<NumberedMaster>) -> Option<Self> {
         secrets.sort_by_key(|one| std::cmp::Reverse(one.number));
-        let distinct = secrets.is_sorted_by(|one, next| one.number > next.number);
-        (distinct && !secrets.is_empty()).then(|| Self(secrets.into()))
+        if !secrets.is_sorted_by(|one, next| one.number > next.number) || secrets.is_empty() {
+            return None;
+        }
+        let newest = secrets.remove(0);
+        Some(Self { newest, others: secrets.into() })
+    }
+
+    /// These, and another that comes after them.
+    #[must_use]
+    pub fn with(&self, secret: MasterSecret, used_from_seconds: i64) -> Self {
+        let newest = NumberedMaster { number: self.newest.number.saturating_add(1), secret, used_from_seconds };
+        Self { newest, others: self.iter().cloned().collect() }
+    }
+
+    /// These, but for the one of this number; none where nothing would be left.
+    #[must_use]
+    pub fn without(&self, number: u32) -> Option<Self> {
+        Self::of(self.iter().filter(|one| one.number != number).cloned().collect())
     }
 
     /// Each of them, the newest first.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = &NumberedMaster> {
-        self.0.iter()
+    pub fn iter(&self) -> impl Iterator<Item = &NumberedMaster> {
+        std::iter::once(&self.newest).chain(self.others.iter())
     }
 
     /// The newest, whether or not it is in use yet.
     #[must_use]
-    pub fn newest(&self) -> &NumberedMaster {
-        self.0.first().expect("there is at least one")
+    pub const fn newest(&self) -> &NumberedMaster {
+        &self.newest
+    }
+
+    /// The oldest.
+    #[must_use]
+    pub fn oldest(&self) -> &NumberedMaster {
+        self.others.last().unwrap_or(&self.newest)
     }
 
     /// The one that makes what is made at `now_seconds`: the newest whose time has come, else the oldest.
     #[must_use]
     pub fn in_use(&self, now_seconds: i64) -> &NumberedMaster {
-        let in_use = self.iter().find(|one| one.used_from_seconds <= now_seconds);
-        in_use.or_else(|| self.0.last()).expect("there is at least one")
+        self.iter().find(|one| one.used_from_seconds <= now_seconds).unwrap_or_else(|| self.oldest())
     }
 
     /// The one of this number.
@@ -220,6 +245,9 @@ mod tests {
         assert_eq!([49, 50, 99, 100].map(|now| secrets.in_use(now).number), [1, 2, 2, 3]);
         let only_later = MasterSecrets::of(vec![numbered(2, 50)]).expect("one");
         assert_eq!(only_later.in_use(0).number, 2, "better one before its time than none");
+        assert_eq!(secrets.with(MasterSecret::generate().expect("randomness"), 0).newest().number, 4);
+        let left = secrets.without(2).expect("two").iter().map(|one| one.number).collect::<Vec<_>>();
+        assert_eq!((left, only_later.without(2)), (vec![3, 1], None));
         assert_eq!(MasterSecrets::of(vec![numbered(1, 0), numbered(1, 0)]), None);
         assert_eq!(MasterSecrets::of(vec![]), None);
     }

@@ -28,4 +28,4 @@ pub use rotation::{
 };
 pub use secrets::{belong_together, check_secrets};
 pub use settings::Settings;
-pub use sqlite::SqliteStore;
+pub use sqlite::{SqliteStore, examine};

@@ -15,18 +15,12 @@ use tokio::time::Instant;
 use super::Settings;
 use super::loan::{Ask, Holding};
 use super::metrics::{Alarm, SyncMetrics, shown};
+use super::retell::Retelling;
 use super::state::{Plan, Restored, StateDir};
 use crate::clock::{Clock, Timestamp};
-use crate::key::{KeyId, Stamp, UserId};
+use crate::key::Stamp;
 use crate::store::{Batch, CommitId, Cursor, Damaged, Poll, Row as StoredRow, SharedStore, StoreError, StoreId};
-use crate::table::{BoxFuture, Conflict, KeyRow, Load, Row, Table, UserRow};
-
-/// Tells the store again what this gateway knows for good and the store has forgotten. Implemented
-/// by whoever may change keys.
-pub trait Reassert: Send + Sync + fmt::Debug {
-    /// Revokes `keys` and deletes `users` in the store once more.
-    fn reassert(&self, keys: Vec<KeyId>, users: Vec<UserId>) -> BoxFuture<'_, ()>;
-}
+use crate::table::{Conflict, KeyRow, Load, Row, Table, UserRow};
 
 /// Follows the store; see the module.
 #[derive(Debug)]
@@ -38,7 +32,7 @@ pub(super) struct Follower {
     pub(super) metrics: Arc<SyncMetrics>,
     pub(super) state: Arc<Mutex<StateDir>>,
     pub(super) wake: Arc<Notify>,
-    pub(super) reassert: Option<Arc<dyn Reassert>>,
+    retelling: Retelling,
     at: Cursor,
     /// The store that is followed, once one is.
     following: Option<StoreId>,
@@ -160,7 +154,7 @@ impl Follower {
         metrics: Arc<SyncMetrics>,
         state: Arc<Mutex<StateDir>>,
         wake: Arc<Notify>,
-        reassert: Option<Arc<dyn Reassert>>,
+        retelling: Retelling,
         asked: mpsc::UnboundedReceiver<Ask>,
     ) -> Self {
         Self {
@@ -171,7 +165,7 @@ impl Follower {
             metrics,
             state,
             wake,
-            reassert,
+            retelling,
             at: Cursor::default(),
             following: None,
             restored: false,
@@ -225,6 +219,10 @@ impl Follower {
                 }
                 self.table.contact_made(now);
                 self.table.set_ready();
+                if self.retelling.tell().await {
+                    // More is to be told, and what was told comes back by the feed.
+                    self.wake.notify_one();
+                }
                 Pause::News(self.settings.poll)
             }
             Err(stuck) => {
@@ -236,7 +234,7 @@ impl Follower {
                     tracing::warn!(
                         keys = self.table.keys(),
                         revision = self.at.revision,
-                        last_contact = ?self.table.last_contact(),
+                        last_contact = %self.contact_at(),
                         "serving from the snapshot, for the store cannot be asked"
                     );
                     self.table.set_ready();
@@ -429,14 +427,7 @@ impl Follower {
         }
         let taken_back = merged.keys.len() + merged.users.len();
         self.metrics.alarm(Alarm::TakenBack, taken_back);
-        if let Some(reassert) = &self.reassert
-            && taken_back > 0
-        {
-            let told = reassert.reassert(merged.keys, merged.users);
-            if tokio::time::timeout(ROWS_PATIENCE, told).await.is_err() {
-                tracing::error!("the store could not be told in time what stays refused here");
-            }
-        }
+        self.retelling.owe(merged);
         Ok(())
     }
 

@@ -11,6 +11,7 @@ mod follow;
 mod loan;
 mod metrics;
 mod misses;
+mod retell;
 mod settings;
 mod start;
 mod state;
@@ -18,9 +19,9 @@ mod state;
 mod tests;
 mod usage;
 
-pub use follow::Reassert;
 pub use loan::StateLoan;
 pub use metrics::SyncMetrics;
+pub use retell::{Reassert, Reasserted};
 pub use settings::{FailureLimit, Settings};
 pub use start::{Handle, Parts, Runner, Sync};
 pub use state::{MacKey, StateError};

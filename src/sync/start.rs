@@ -8,10 +8,11 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 use super::Settings;
-use super::follow::{Follower, Reassert};
+use super::follow::Follower;
 use super::loan::StateLoan;
 use super::metrics::{Alarm, SyncMetrics};
 use super::misses::Misses;
+use super::retell::{Reassert, Retelling};
 use super::state::{Limits, MacKey, StateDir, StateError};
 use super::usage::Flusher;
 use crate::clock::{Clock, Timestamp};
@@ -97,7 +98,7 @@ impl Sync {
             Arc::clone(&metrics),
             Arc::new(Mutex::new(state)),
             Arc::clone(&wake),
-            reassert,
+            Retelling::by(reassert),
             asked,
         );
         let mut clock_floor = None;

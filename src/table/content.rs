@@ -1,17 +1,15 @@
 //! One whole key set: the map, the slots, and the values they share.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
-use dashmap::DashMap;
-use dashmap::mapref::entry::Entry;
-
-use super::head::{Head, PassThrough};
+use super::head::Head;
 use super::intern::Interner;
+use super::map::{Map, Was};
 use super::row::{KeyRef, UserRow};
 use super::slab::Slab;
+use super::slot::{Fields, Rest, Slot};
 use super::usage::Usage;
-use crate::clock::Timestamp;
 use crate::key::{
     EnvironmentId, FlagSet, KeyId, LineageId, ProjectId, Record, RecordFlags, Stamp, Standing, States, UserId,
     UserStanding,
@@ -19,35 +17,22 @@ use crate::key::{
 
 /// More keys than fit in memory.
 const KEYS_MAX: u64 = 1 << 28;
-const FLAG_SETS_MAX: u64 = 1 << 24;
-const PROJECTS_MAX: u64 = 1 << 24;
-const ENVIRONMENTS_MAX: u64 = 1 << 20;
-/// Many small shards: a rehash, or a walk over one of them, stops few look-ups and not for long.
-const SHARDS: usize = 256;
-/// A walk over all keys takes so many over the map, each for the keys whose last byte begins alike:
-/// time that nobody waits for, against a copy of all heads in memory.
-const WALKS: usize = 16;
-const WALK_BITS: u32 = 4;
 
-/// The fields of one key, written under the write guard of its map shard and read under its read
-/// guard; each by itself is atomic only because that needs no `unsafe`. 64 bytes.
-#[derive(Debug, Default)]
-struct Slot {
-    id: [AtomicU64; 2],
-    revision: AtomicU64,
-    expires_at: AtomicI64,
-    grace_expires_at: AtomicI64,
-    ordinal: AtomicU32,
-    /// Number + 1; 0 where it is the key's own, which it is of every key that replaced none.
-    lineage: AtomicU32,
-    /// Number + 1; 0 for none.
-    project: AtomicU32,
-    /// Number + 1; 0 for none.
-    user: AtomicU32,
-    /// Number of the flag set; of no meaning where the key inherits.
-    flags: AtomicU32,
-    /// What is true or false of the key, and above it the number of its environment.
-    bits: AtomicU32,
+/// What a key shares with others, under one number.
+#[derive(Debug)]
+struct Label {
+    project: Option<ProjectId>,
+    environment: EnvironmentId,
+    /// None where the key inherits.
+    flags: Option<Arc<FlagSet>>,
+}
+
+/// What a label consists of, by number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct LabelParts {
+    project: Option<u32>,
+    environment: u32,
+    flags: Option<u32>,
 }
 
 /// The state of one user, by the number of its id. One change of it changes all its keys.
@@ -60,13 +45,17 @@ struct UserSlot {
     ordinal: AtomicU32,
 }
 
-const REVOKED: u32 = 1;
-const DISABLED: u32 = 2;
-const SUPERSEDED: u32 = 4;
-const INHERITS: u32 = 8;
-const EXPIRES: u32 = 16;
-const IN_GRACE: u32 = 32;
-const ENVIRONMENT_SHIFT: u32 = 8;
+impl UserSlot {
+    fn state(&self) -> u64 {
+        self.state.load(Ordering::Acquire)
+    }
+
+    /// The revision before the ordinal, as the reverse is written: see [`Content::apply_user`].
+    fn stamp(&self) -> Stamp {
+        let revision = self.revision.load(Ordering::Acquire);
+        Stamp { revision, ordinal: self.ordinal.load(Ordering::Acquire) }
+    }
+}
 
 const USER_KNOWN: u64 = 1;
 const USER_ACTIVE: u64 = 2;
@@ -99,6 +88,13 @@ impl Numbers {
         Self { next: AtomicU32::new(0), usage: Usage::with_room_for(KEYS_MAX) }
     }
 
+    /// The number that the next new key gets, if nobody else takes it. Its counter is made.
+    fn make_room(&self) -> u32 {
+        let next = self.next.load(Ordering::Relaxed);
+        self.usage.make(next);
+        next
+    }
+
     fn take(&self) -> u32 {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         self.usage.make(number);
@@ -109,31 +105,38 @@ impl Numbers {
 /// One whole key set.
 #[derive(Debug)]
 pub(super) struct Content {
-    map: DashMap<Head, u32, PassThrough>,
-    slots: Slab<Slot>,
+    map: Map,
+    /// By slot number, as the slots themselves.
+    rests: Slab<Rest>,
+    labels: Interner<LabelParts, Label>,
     projects: Interner<ProjectId>,
     environments: Interner<EnvironmentId>,
-    lineages: Interner<LineageId>,
     flag_sets: Interner<Arc<FlagSet>>,
+    lineages: Interner<LineageId>,
     user_ids: Interner<UserId>,
     users: Slab<UserSlot>,
     keys: AtomicUsize,
     nothing: Arc<FlagSet>,
+    /// The stand-in of a label for which there was no room; its keys are switched off.
+    nowhere: Label,
 }
 
 impl Content {
     pub(super) fn new() -> Self {
+        let nothing = Arc::new(FlagSet::default());
         Self {
-            map: DashMap::with_hasher_and_shard_amount(PassThrough, SHARDS),
-            slots: Slab::with_room_for(KEYS_MAX),
-            projects: Interner::with_room_for(PROJECTS_MAX),
-            environments: Interner::with_room_for(ENVIRONMENTS_MAX),
+            map: Map::with_room_for(KEYS_MAX),
+            rests: Slab::with_room_for(KEYS_MAX),
+            labels: Interner::with_room_for(KEYS_MAX),
+            projects: Interner::with_room_for(KEYS_MAX),
+            environments: Interner::with_room_for(KEYS_MAX),
+            flag_sets: Interner::with_room_for(KEYS_MAX),
             lineages: Interner::with_room_for(KEYS_MAX),
-            flag_sets: Interner::with_room_for(FLAG_SETS_MAX),
             user_ids: Interner::with_room_for(KEYS_MAX),
             users: Slab::with_room_for(KEYS_MAX),
             keys: AtomicUsize::new(0),
-            nothing: Arc::new(FlagSet::default()),
+            nowhere: Label { project: None, environment: EnvironmentId::live(), flags: Some(Arc::clone(&nothing)) },
+            nothing,
         }
     }
 
@@ -142,146 +145,139 @@ impl Content {
     }
 
     pub(super) fn knows(&self, head: &Head) -> bool {
-        self.map.contains_key(head)
+        self.map.read(head, |_number, _slot| ()).is_some()
     }
 
     /// The newest change known of a key; none if it is not known.
     pub(super) fn stamp(&self, head: &Head) -> Option<Stamp> {
-        let number = self.map.get(head)?;
-        let slot = self.slots.get(*number)?;
-        Some(stamp_of(&slot.revision, &slot.ordinal))
+        self.map.read(head, |number, _slot| self.rests.get(number).map(Rest::stamp))?
     }
 
     pub(super) fn lookup(&self, head: &Head) -> Option<Record> {
-        let number = self.map.get(head)?;
-        let slot = self.slots.get(*number)?;
-        let bits = slot.bits.load(Ordering::Relaxed);
-        let user = slot.user.load(Ordering::Relaxed).checked_sub(1);
-        let state = user.and_then(|user| self.users.get(user)).map_or(0, |user| user.state.load(Ordering::Acquire));
-        let standing = match user {
+        let (number, fields) =
+            self.map.read(head, |number, slot| Some((number, slot.read(|| self.rests.get(number))?)))??;
+        // What has a number never changes, so the guard is not needed any more; a user's state is one value.
+        let label = self.label(&fields);
+        let state = fields.user.and_then(|user| self.users.get(user)).map_or(0, UserSlot::state);
+        let user = fields.user.and_then(|user| self.user_ids.value(user)).cloned();
+        let standing = match fields.user {
             None => UserStanding::None,
             Some(_) if is_usable(state) => UserStanding::Active,
             Some(_) => UserStanding::Disabled,
         };
-        let own = || self.flag_set(slot.flags.load(Ordering::Relaxed));
-        let flags = match (bits & INHERITS != 0, user) {
-            (false, None) => RecordFlags::Own(own()),
-            (false, Some(_)) => RecordFlags::Both { key: own(), user: self.user_flags(state) },
-            (true, None) => RecordFlags::Own(Arc::clone(&self.nothing)),
-            (true, Some(_)) => RecordFlags::Inherited(self.user_flags(state)),
+        let flags = match (&label.flags, fields.user) {
+            (Some(own), None) => RecordFlags::Own(Arc::clone(own)),
+            (Some(own), Some(_)) => RecordFlags::Both { key: Arc::clone(own), user: self.user_flags(state) },
+            (None, None) => RecordFlags::Own(Arc::clone(&self.nothing)),
+            (None, Some(_)) => RecordFlags::Inherited(self.user_flags(state)),
         };
-        let id = KeyId::from_bits(wide(&slot.id));
         Some(Record {
-            id,
-            lineage: self.lineage(slot, id)?,
+            id: fields.id,
+            lineage: self.lineage(&fields)?,
             hash_head: *head.as_bytes(),
             standing: Standing {
-                states: states_of(bits),
+                states: fields.states,
                 user: standing,
-                expires_at: end_of(bits, EXPIRES, &slot.expires_at),
-                grace_expires_at: end_of(bits, IN_GRACE, &slot.grace_expires_at),
+                expires_at: fields.expires_at,
+                grace_expires_at: fields.grace_expires_at,
             },
-            project: self.project(slot).cloned(),
-            // Every slot in the map has an environment; were one missing, its empty stand-in
-            // matches no route that lists any.
-            environment: self.environment(slot).cloned()?,
-            user: user.and_then(|user| self.user_ids.value(user)).cloned(),
+            project: label.project.clone(),
+            environment: label.environment.clone(),
+            user,
             flags,
-            slot: *number,
+            slot: number,
         })
     }
 
     /// The id of the key in a slot.
     pub(super) fn id_of(&self, slot: u32) -> Option<KeyId> {
-        let bits = wide(&self.slots.get(slot)?.id);
-        (bits != 0).then(|| KeyId::from_bits(bits))
+        self.map.slot(slot)?.id()
     }
 
     /// Takes a key over, where nothing newer is known of it. `previous` is the content that this
     /// one will replace: its keys keep their slot numbers.
     pub(super) fn apply_key(&self, key: &KeyRef<'_>, numbers: &Numbers, previous: Option<&Self>) -> Fate {
-        match self.map.entry(key.head) {
-            Entry::Occupied(entry) => {
-                let Some(slot) = self.slots.get(*entry.get()) else { return Fate::Full };
-                if key.stamp <= stamp_of(&slot.revision, &slot.ordinal) {
-                    return Fate::Unchanged;
-                }
-                let known = states_of(slot.bits.load(Ordering::Relaxed));
-                let kept = States {
-                    revoked: key.states.revoked || known.revoked,
-                    disabled: key.states.disabled,
-                    superseded: key.states.superseded || known.superseded,
-                };
-                if !self.write(slot, key, kept) {
-                    return Fate::Full;
-                }
-                if kept == key.states { Fate::Changed } else { Fate::Conflict }
-            }
-            Entry::Vacant(entry) => {
-                let kept = previous.and_then(|previous| previous.map.get(&key.head).map(|number| *number));
-                let number = kept.unwrap_or_else(|| numbers.take());
-                let Some(slot) = self.slots.make(number) else { return Fate::Full };
-                let room = self.write(slot, key, key.states);
-                entry.insert(number);
+        // A chunk of slots is large; no look-up shall wait while it is made.
+        let next = numbers.make_room();
+        self.map.make_room(next);
+        self.rests.make(next);
+        let place = || previous.and_then(|previous| previous.number(&key.head)).unwrap_or_else(|| numbers.take());
+        let fate = self.map.put(&key.head, place, |was, number, slot| match was {
+            Was::Known => self.overwrite(number, slot, key),
+            Was::New => {
+                let room = self.write(number, slot, key, key.states);
                 self.keys.fetch_add(1, Ordering::Relaxed);
                 if room { Fate::New } else { Fate::Full }
             }
+        });
+        fate.unwrap_or(Fate::Full)
+    }
+
+    fn number(&self, head: &Head) -> Option<u32> {
+        self.map.read(head, |number, _slot| number)
+    }
+
+    fn overwrite(&self, number: u32, slot: &Slot, key: &KeyRef<'_>) -> Fate {
+        if self.rests.get(number).is_some_and(|rest| key.stamp <= rest.stamp()) {
+            return Fate::Unchanged;
         }
+        let known = slot.states();
+        let kept = States {
+            revoked: key.states.revoked || known.revoked,
+            disabled: key.states.disabled,
+            superseded: key.states.superseded || known.superseded,
+        };
+        if !self.write(number, slot, key, kept) {
+            return Fate::Full;
+        }
+        if kept == key.states { Fate::Changed } else { Fate::Conflict }
     }
 
     /// Makes what is terminal of `key` true here too. Whether anything had to change.
     pub(super) fn keep_terminal(&self, key: &KeyRef<'_>, numbers: &Numbers, previous: &Self) -> bool {
-        if !self.knows(&key.head) {
+        // What this history says of the key stands, but for what is terminal.
+        let kept = self.map.change(&key.head, |_number, slot| slot.keep_terminal(key.states));
+        kept.unwrap_or_else(|| {
             self.apply_key(key, numbers, Some(previous));
-            return true;
-        }
-        // What this history says of the key stands, but for what is terminal. The write guard of
-        // the shard, not the slot's number, is what is needed here.
-        let Some(number) = self.map.get_mut(&key.head) else { return false };
-        let Some(slot) = self.slots.get(*number) else { return false };
-        let bits = slot.bits.load(Ordering::Relaxed);
-        let kept = bits | (bits_of(key.states) & (REVOKED | SUPERSEDED));
-        slot.bits.store(kept, Ordering::Relaxed);
-        kept != bits
+            true
+        })
     }
 
     /// Whether there was room for everything; where not, the key is switched off.
-    fn write(&self, slot: &Slot, key: &KeyRef<'_>, states: States) -> bool {
-        let project = key.project.map(|project| self.projects.number(project, || project.clone()));
-        let environment = self.environments.number(key.environment, || key.environment.clone());
-        let lineage = (key.lineage != key.id.lineage()).then(|| self.lineages.number(&key.lineage, || key.lineage));
+    fn write(&self, number: u32, slot: &Slot, key: &KeyRef<'_>, states: States) -> bool {
+        let label = self.label_number(key);
+        let lineage = (key.lineage != key.id.lineage()).then(|| self.lineages.number_of(&key.lineage));
         let user = key.user.map(|user| self.user_number(user));
-        let flags = key.flags.map(|flags| self.flag_sets.number(flags, || Arc::new(flags.clone())));
-        let environment = environment.filter(|&number| u64::from(number) < ENVIRONMENTS_MAX);
-        let room = project != Some(None)
-            && environment.is_some()
-            && lineage != Some(None)
-            && user != Some(None)
-            && flags != Some(None);
-        let mut bits = bits_of(states) | (environment.unwrap_or(0) << ENVIRONMENT_SHIFT);
-        if !room {
-            bits |= DISABLED;
-        }
-        if key.flags.is_none() {
-            bits |= INHERITS;
-        }
-        if let Some(end) = key.expires_at {
-            bits |= EXPIRES;
-            slot.expires_at.store(end.nanos(), Ordering::Relaxed);
-        }
-        if let Some(end) = key.grace_expires_at {
-            bits |= IN_GRACE;
-            slot.grace_expires_at.store(end.nanos(), Ordering::Relaxed);
-        }
-        store_wide(&slot.id, key.id.bits());
-        slot.lineage.store(lineage.flatten().map_or(0, |number| number + 1), Ordering::Relaxed);
-        slot.project.store(project.flatten().map_or(0, |number| number + 1), Ordering::Relaxed);
-        slot.user.store(user.flatten().map_or(0, |number| number + 1), Ordering::Relaxed);
-        slot.flags.store(flags.flatten().unwrap_or(0), Ordering::Relaxed);
-        slot.revision.store(key.stamp.revision, Ordering::Relaxed);
-        slot.ordinal.store(key.stamp.ordinal, Ordering::Relaxed);
-        slot.bits.store(bits, Ordering::Relaxed);
+        let Some(rest) = self.rests.make(number) else { return false };
+        let room = label.is_some() && lineage != Some(None) && user != Some(None);
+        let fields = Fields {
+            id: key.id,
+            states: States { disabled: states.disabled || !room, ..states },
+            expires_at: key.expires_at,
+            label: label.unwrap_or(u32::MAX),
+            grace_expires_at: key.grace_expires_at,
+            lineage: lineage.flatten(),
+            user: user.flatten(),
+        };
+        slot.write(rest, &fields, key.stamp);
         room
+    }
+
+    /// The number of what `key` shares with others.
+    fn label_number(&self, key: &KeyRef<'_>) -> Option<u32> {
+        let parts = LabelParts {
+            project: key.project.map(|project| self.projects.number_of(project).ok_or(())).transpose().ok()?,
+            environment: self.environments.number_of(key.environment)?,
+            flags: key.flags.map(|flags| self.flag_set_number(flags).ok_or(())).transpose().ok()?,
+        };
+        self.labels.number(&parts, || {
+            let label = Label {
+                project: parts.project.and_then(|number| self.projects.value(number)).cloned(),
+                environment: self.environments.value(parts.environment)?.clone(),
+                flags: parts.flags.map(|number| self.flag_set(number)),
+            };
+            Some((parts, label))
+        })
     }
 
     /// Takes a user over, where nothing newer is known of it. Callers take turns.
@@ -290,10 +286,10 @@ impl Content {
             return Fate::Full;
         };
         let known = slot.state.load(Ordering::Relaxed);
-        if known & USER_KNOWN != 0 && user.stamp <= stamp_of(&slot.revision, &slot.ordinal) {
+        if known & USER_KNOWN != 0 && user.stamp <= slot.stamp() {
             return Fate::Unchanged;
         }
-        let Some(flags) = self.flag_sets.number(&user.flags, || Arc::new(user.flags.clone())) else {
+        let Some(flags) = self.flag_set_number(&user.flags) else {
             slot.state.fetch_and(!USER_ACTIVE, Ordering::Release);
             return Fate::Full;
         };
@@ -331,20 +327,16 @@ impl Content {
     /// The newest change known of a user; none if it is not known.
     pub(super) fn user_stamp(&self, user: &UserId) -> Option<Stamp> {
         let slot = self.users.get(self.user_ids.known(user)?)?;
-        let known = slot.state.load(Ordering::Acquire) & USER_KNOWN != 0;
-        known.then(|| stamp_of(&slot.revision, &slot.ordinal))
+        let known = slot.state() & USER_KNOWN != 0;
+        known.then(|| slot.stamp())
     }
 
     /// Walks over all keys. Each is read whole, all of them not of one moment; no guard is held
     /// while `each` runs.
     pub(super) fn for_each_key(&self, mut each: impl FnMut(&KeyRef<'_>)) {
-        let mut heads: Vec<Head> = Vec::with_capacity(self.keys() / WALKS * 5 / 4);
-        for part in 0..=u8::MAX >> WALK_BITS {
-            heads.extend(self.map.iter().map(|entry| *entry.key()).filter(|head| head.last() >> WALK_BITS == part));
-            for head in heads.drain(..) {
-                if let Some(key) = self.key(head) {
-                    each(&key);
-                }
+        for head in self.map.heads() {
+            if let Some(key) = self.key(head) {
+                each(&key);
             }
         }
     }
@@ -353,8 +345,8 @@ impl Content {
     pub(super) fn for_each_user(&self, mut each: impl FnMut(UserRow)) {
         for number in 0..u32::try_from(self.user_ids.len()).unwrap_or(u32::MAX) {
             let (Some(id), Some(slot)) = (self.user_ids.value(number), self.users.get(number)) else { continue };
-            let stamp = user_stamp_of(slot);
-            let state = slot.state.load(Ordering::Acquire);
+            let stamp = slot.stamp();
+            let state = slot.state();
             if state & USER_KNOWN != 0 {
                 each(UserRow {
                     id: id.clone(),
@@ -368,31 +360,37 @@ impl Content {
     }
 
     fn key(&self, head: Head) -> Option<KeyRef<'_>> {
-        let number = self.map.get(&head)?;
-        let slot = self.slots.get(*number)?;
-        let bits = slot.bits.load(Ordering::Relaxed);
-        let user = slot.user.load(Ordering::Relaxed).checked_sub(1);
-        let flags = self.flag_sets.value(slot.flags.load(Ordering::Relaxed));
-        let id = KeyId::from_bits(wide(&slot.id));
+        let (fields, stamp) = self.map.read(&head, |number, slot| {
+            let rest = self.rests.get(number)?;
+            Some((slot.read(|| Some(rest))?, rest.stamp()))
+        })??;
+        let label = self.label(&fields);
         Some(KeyRef {
             head,
-            id,
-            lineage: self.lineage(slot, id)?,
-            states: states_of(bits),
-            project: self.project(slot),
-            environment: self.environment(slot)?,
-            user: user.and_then(|user| self.user_ids.value(user)),
-            flags: if bits & INHERITS == 0 { Some(flags.unwrap_or(&self.nothing)) } else { None },
-            expires_at: end_of(bits, EXPIRES, &slot.expires_at),
-            grace_expires_at: end_of(bits, IN_GRACE, &slot.grace_expires_at),
-            stamp: stamp_of(&slot.revision, &slot.ordinal),
+            id: fields.id,
+            lineage: self.lineage(&fields)?,
+            states: fields.states,
+            project: label.project.as_ref(),
+            environment: &label.environment,
+            user: fields.user.and_then(|user| self.user_ids.value(user)),
+            flags: label.flags.as_deref(),
+            expires_at: fields.expires_at,
+            grace_expires_at: fields.grace_expires_at,
+            stamp,
         })
     }
 
     fn user_number(&self, user: &UserId) -> Option<u32> {
-        let number = self.user_ids.number(user, || user.clone())?;
+        let number = self.user_ids.number_of(user)?;
         self.users.make(number)?;
         Some(number)
+    }
+
+    fn flag_set_number(&self, flags: &FlagSet) -> Option<u32> {
+        self.flag_sets.number(flags, || {
+            let set = Arc::new(flags.clone());
+            Some((Arc::clone(&set), set))
+        })
     }
 
     fn flag_set(&self, number: u32) -> Arc<FlagSet> {
@@ -406,18 +404,13 @@ impl Content {
         }
     }
 
-    fn project(&self, slot: &Slot) -> Option<&ProjectId> {
-        let number = slot.project.load(Ordering::Relaxed).checked_sub(1)?;
-        self.projects.value(number)
+    fn label(&self, fields: &Fields) -> &Label {
+        self.labels.value(fields.label).unwrap_or(&self.nowhere)
     }
 
-    fn environment(&self, slot: &Slot) -> Option<&EnvironmentId> {
-        self.environments.value(slot.bits.load(Ordering::Relaxed) >> ENVIRONMENT_SHIFT)
-    }
-
-    fn lineage(&self, slot: &Slot, id: KeyId) -> Option<LineageId> {
-        match slot.lineage.load(Ordering::Relaxed).checked_sub(1) {
-            None => Some(id.lineage()),
+    fn lineage(&self, fields: &Fields) -> Option<LineageId> {
+        match fields.lineage {
+            None => Some(fields.id.lineage()),
             Some(number) => self.lineages.value(number).copied(),
         }
     }
@@ -425,48 +418,4 @@ impl Content {
 
 const fn is_usable(state: u64) -> bool {
     state & (USER_KNOWN | USER_ACTIVE | USER_DELETED) == USER_KNOWN | USER_ACTIVE
-}
-
-fn wide(halves: &[AtomicU64; 2]) -> u128 {
-    let [high, low] = halves;
-    (u128::from(high.load(Ordering::Relaxed)) << 64) | u128::from(low.load(Ordering::Relaxed))
-}
-
-fn store_wide(halves: &[AtomicU64; 2], bits: u128) {
-    let [high, low] = halves;
-    let half = |bits: u128| u64::try_from(bits & u128::from(u64::MAX)).unwrap_or(0);
-    high.store(half(bits >> 64), Ordering::Relaxed);
-    low.store(half(bits), Ordering::Relaxed);
-}
-
-/// The revision before the ordinal, as the reverse is written: see [`Content::apply_user`].
-fn user_stamp_of(slot: &UserSlot) -> Stamp {
-    let revision = slot.revision.load(Ordering::Acquire);
-    Stamp { revision, ordinal: slot.ordinal.load(Ordering::Acquire) }
-}
-
-fn stamp_of(revision: &AtomicU64, ordinal: &AtomicU32) -> Stamp {
-    Stamp { revision: revision.load(Ordering::Relaxed), ordinal: ordinal.load(Ordering::Relaxed) }
-}
-
-const fn states_of(bits: u32) -> States {
-    States { revoked: bits & REVOKED != 0, disabled: bits & DISABLED != 0, superseded: bits & SUPERSEDED != 0 }
-}
-
-const fn bits_of(states: States) -> u32 {
-    let mut bits = 0;
-    if states.revoked {
-        bits |= REVOKED;
-    }
-    if states.disabled {
-        bits |= DISABLED;
-    }
-    if states.superseded {
-        bits |= SUPERSEDED;
-    }
-    bits
-}
-
-fn end_of(bits: u32, which: u32, end: &AtomicI64) -> Option<Timestamp> {
-    (bits & which != 0).then(|| Timestamp::from_nanos(end.load(Ordering::Relaxed)))
 }

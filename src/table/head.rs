@@ -1,7 +1,7 @@
 //! The digest's first 32 bytes, by which keys are found.
 
 use std::fmt;
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::hash::{Hash, Hasher};
 
 use data_encoding::HEXLOWER;
 use subtle::ConstantTimeEq;
@@ -25,14 +25,27 @@ impl Head {
         &self.0
     }
 
-    fn words(&self) -> impl Iterator<Item = u64> {
+    pub(super) fn of_words(words: [u64; 4]) -> Self {
+        let mut bytes = [0; 32];
+        for (place, word) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(words) {
+            *place = word.to_le_bytes();
+        }
+        Self(bytes)
+    }
+
+    pub(super) fn words(&self) -> impl Iterator<Item = u64> {
         self.0.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word))
     }
 
-    /// The last byte.
-    pub(super) const fn last(&self) -> u8 {
-        let [.., last] = self.0;
-        last
+    /// The first bytes. They are as good as any hash of them, and hashing them again would cost more
+    /// than the look-up.
+    pub(super) fn hash(&self) -> u64 {
+        self.words().next().unwrap_or(0)
+    }
+
+    /// As many of the first bytes as an address has.
+    pub(super) fn shard_bits(&self) -> usize {
+        self.0.first_chunk().map_or(0, |bytes| usize::from_le_bytes(*bytes))
     }
 }
 
@@ -54,48 +67,12 @@ impl Eq for Head {}
 
 impl Hash for Head {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        let mut first = [0; 8];
-        first.copy_from_slice(self.0.split_at(8).0);
-        state.write_u64(u64::from_le_bytes(first));
+        state.write_u64(Self::hash(self));
     }
 }
 
 impl fmt::Debug for Head {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Head({}..)", HEXLOWER.encode(self.0.split_at(4).0))
-    }
-}
-
-/// Passes the first eight bytes of a digest through: they are as good as any hash of them, and
-/// hashing them again costs more than the look-up.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct PassThrough;
-
-impl BuildHasher for PassThrough {
-    type Hasher = FirstBytes;
-
-    fn build_hasher(&self) -> FirstBytes {
-        FirstBytes(0)
-    }
-}
-
-/// See [`PassThrough`].
-#[derive(Debug)]
-pub(super) struct FirstBytes(u64);
-
-impl Hasher for FirstBytes {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        // Only heads are hashed, and they call `write_u64`; anything else still hashes, badly.
-        for &byte in bytes {
-            self.0 = self.0.rotate_left(8) ^ u64::from(byte);
-        }
-    }
-
-    fn write_u64(&mut self, value: u64) {
-        self.0 = value;
     }
 }

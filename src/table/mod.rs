@@ -1,7 +1,7 @@
 //! The key set in memory: what requests are looked up in.
 //!
-//! The whole set, by hash: a dashmap of the digest's first 32 bytes to a slot number, and the
-//! fields of a key in a slab of atomics, so that a million keys cost less than 200 bytes each. The
+//! The whole set, by hash: a dashmap of slot numbers by digest, and in the slots the digest's first
+//! 32 bytes with the fields of the key, as atomics, so that a key costs less than 200 bytes. The
 //! fields of a slot are written only under the write guard of its map shard and read only under
 //! its read guard: a look-up sees a row whole or not at all. No guard outlives a call.
 //!
@@ -13,10 +13,12 @@ mod content;
 mod head;
 mod intern;
 mod load;
+mod map;
 mod miss;
 mod row;
 mod shared;
 mod slab;
+mod slot;
 mod staleness;
 #[cfg(test)]
 mod tests;

@@ -2,22 +2,22 @@
 
 use std::sync::OnceLock;
 
-/// Chunks that are made when first needed. The first are small, so that a small key set costs
-/// little; from [`LARGE`] places on they have one size, so that a large one wastes little.
+/// Chunks that are made when first needed, each at most a sixteenth of what was there before: a
+/// small key set costs little, and a large one wastes little.
 pub(super) struct Slab<T> {
     chunks: Box<[OnceLock<Box<[T]>>]>,
 }
 
-const SMALL_BITS: u32 = 10;
-const LARGE_BITS: u32 = 16;
-const SMALL: u64 = 1 << SMALL_BITS;
-const LARGE: u64 = 1 << LARGE_BITS;
+/// The places of the first sixteen chunks together.
+const FIRST_BITS: u32 = 9;
+/// So many chunks, as a power of two, are made before their size doubles.
+const STEP_BITS: u32 = 4;
 
 impl<T: Default> Slab<T> {
     /// Room for at least `places` places, none of them made yet.
     pub(super) fn with_room_for(places: u64) -> Self {
-        let chunks = u64::from(LARGE_BITS - SMALL_BITS) + 2 + places / LARGE;
-        Self { chunks: (0..chunks).map(|_| OnceLock::new()).collect() }
+        let (last, ..) = place_of(places);
+        Self { chunks: (0..=last).map(|_| OnceLock::new()).collect() }
     }
 
     /// The place of this number, if it was made.
@@ -52,23 +52,25 @@ impl<T> std::fmt::Debug for Slab<T> {
 }
 
 fn chunk_size(chunk: usize) -> u64 {
-    let doublings = u32::try_from(chunk).unwrap_or(u32::MAX).min(LARGE_BITS - SMALL_BITS);
-    SMALL << doublings
+    let doublings = u32::try_from(chunk >> STEP_BITS).unwrap_or(u32::MAX);
+    1_u64.checked_shl(FIRST_BITS - STEP_BITS + doublings).unwrap_or(u64::MAX)
 }
 
-/// The chunk of a place, where in it, and how large that chunk is.
 fn place(number: u32) -> (usize, usize, usize) {
-    let shifted = u64::from(number) + SMALL;
-    let (chunk, at, size) = if shifted < 2 * LARGE {
-        let bits = shifted.ilog2();
-        (u64::from(bits - SMALL_BITS), shifted - (1 << bits), 1 << bits)
-    } else {
-        let beyond = shifted - 2 * LARGE;
-        (u64::from(LARGE_BITS - SMALL_BITS) + 1 + beyond / LARGE, beyond % LARGE, LARGE)
-    };
+    let (chunk, at, size) = place_of(u64::from(number));
     // On a machine of 16-bit addresses nothing would be found, which refuses.
     let fit = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
     (fit(chunk), fit(at), fit(size))
+}
+
+/// The chunk of a place, where in it, and how large that chunk is. As in a floating-point number,
+/// the upper bits of the place, counted from its highest, name the chunk.
+const fn place_of(number: u64) -> (u64, u64, u64) {
+    let shifted = number + (1 << FIRST_BITS);
+    let doublings = shifted.ilog2() - FIRST_BITS;
+    let size_bits = FIRST_BITS - STEP_BITS + doublings;
+    let step = (shifted >> size_bits) - (1 << STEP_BITS);
+    (((doublings as u64) << STEP_BITS) + step, shifted & ((1 << size_bits) - 1), 1 << size_bits)
 }
 
 #[cfg(test)]
@@ -77,19 +79,22 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 
     #[test]
-    fn every_number_has_a_place_of_its_own() {
+    fn every_number_has_a_place_of_its_own_and_little_is_made_in_vain() {
         let slab = Slab::<AtomicU32>::with_room_for(400_000);
         assert!(slab.get(0).is_none());
         for number in 0..400_000 {
             let place = slab.make(number).expect("there is room");
             assert_eq!(place.swap(number + 1, Ordering::Relaxed), 0, "{number} was taken");
         }
+        let mut made = 0;
         for (first, places) in slab.chunks() {
+            made += places.len();
             for (at, place) in (0_u32..).zip(places) {
                 let held = place.load(Ordering::Relaxed);
                 assert!(held == 0 || held == first + at + 1);
             }
         }
+        assert!((400_000..425_000).contains(&made), "{made}");
         assert!(slab.make(u32::MAX).is_none());
     }
 }

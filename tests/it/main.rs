@@ -32,6 +32,8 @@ mod rotation;
 #[cfg(test)]
 mod routes;
 #[cfg(test)]
+mod scan;
+#[cfg(test)]
 mod streams;
 #[cfg(test)]
 mod sync;

@@ -1,6 +1,6 @@
 """JWTs as another library sees them.
 
-    python -m jwts verify JWKS TYPE AUDIENCE TOKEN      what it says, or why it is refused; AUDIENCE may be -
+    python -m jwts verify [JWKS TYPE AUDIENCE TOKEN]…   what each says, or why it is refused; AUDIENCE may be -
     python -m jwts forge JWKS TOKEN                     tokens that somebody without the signing key makes of it
 
 JWKS is the address of a JWK set, or a file."""
@@ -67,4 +67,7 @@ def forge(jwks, token):
 
 if __name__ == "__main__":
     task, *arguments = sys.argv[1:]
-    print(json.dumps({"verify": verify, "forge": forge}[task](*arguments)))
+    if task == "forge":
+        print(json.dumps(forge(*arguments)))
+    else:
+        print(json.dumps([verify(*four) for four in zip(*[iter(arguments)] * 4)]))

@@ -2,3 +2,4 @@
 //! unchanged: a file a dialect.
 
 pub(super) mod flag_keys;
+pub(super) mod user_keys;

@@ -80,7 +80,7 @@ pub(in crate::admin) struct EventShape {
 #[derive(ToSchema)]
 #[schema(as = EventSubject, rename_all = "snake_case")]
 #[expect(dead_code, reason = "tells the API's description what an event is about")]
-enum SubjectShape {
+pub(super) enum SubjectShape {
     /// The key's id.
     Key(String),
     /// The user's id.

@@ -109,7 +109,7 @@ const BAD: &str = "bad";
 const UNKNOWN_KEY: &str = "unknown key";
 
 fn read_jwks(path: &Path) -> Result<Jwks, Failure> {
-    let text = std::fs::read(path).map_err(|error| unreadable(&path.display().to_string(), &error))?;
+    let text = std::fs::read(path).map_err(|error| unreadable(path.display(), &error))?;
     Jwks::parse(&text).map_err(|fault| Failure::of(path.display(), &fault))
 }
 

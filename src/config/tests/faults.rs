@@ -88,7 +88,7 @@ fn each_fault_has_its_line() {
         (
             2,
             r#"colour = "red""#,
-            "keyward.toml:3: gateway.colour: unknown key; known here: listen, workers, cleartext, access_log, denied_status, reveal_reason, trusted_proxies, proxy_protocol, realm, token_prefix, issuer, jwks, credential, expiry_notice, deny_file, requests_max, connections_max, encoded_slashes, path_parameters, encoded_percent, non_ascii, empty_segments, failure_limit, tls, timeouts, limits",
+            "keyward.toml:3: gateway.colour: unknown key; known here: listen, listen_cleartext, workers, cleartext, access_log, denied_status, reveal_reason, trusted_proxies, proxy_protocol, realm, token_prefix, issuer, jwks, credential, expiry_notice, deny_file, requests_max, connections_max, encoded_slashes, path_parameters, encoded_percent, non_ascii, empty_segments, failure_limit, tls, timeouts, limits",
         ),
         (
             2,
@@ -260,6 +260,16 @@ fn each_fault_has_its_line() {
         ),
         (
             2,
+            "listen_cleartext = [\"127.0.0.1:8090\"]",
+            "keyward.toml:3: gateway.listen_cleartext: stands beside no [gateway.tls]: move the addresses to listen",
+        ),
+        (
+            2,
+            "listen_cleartext = [\"0.0.0.0:8090\"]\ntls = { certificates = [{ chain = \"c\", key = \"k\" }] }",
+            "keyward.toml:3: gateway.listen_cleartext[0]: 0.0.0.0:8090 is not loopback: add cleartext = true if something else protects the way, or move it to listen",
+        ),
+        (
+            2,
             "tls = { certificates = [] }",
             r#"keyward.toml:3: gateway.tls.certificates: is empty, expected at least one { chain = "…", key = "…" }"#,
         ),
@@ -306,13 +316,13 @@ fn each_fault_has_its_line() {
         ),
         (
             9,
-            "[admin]\nself_service = true",
-            "keyward.toml:11: admin.self_service: not available in this version: users cannot manage their own keys yet; remove it",
+            "[admin]\npublic_url = \"keys.example.com\"",
+            "keyward.toml:11: admin.public_url: found \"keys.example.com\", expected an address such as \"https://keys.example.com\"",
         ),
         (
             9,
-            "[self]\nlisten = \"127.0.0.1:1\"",
-            "keyward.toml:10: self: not available in this version: there is no listener for callers' own keys yet; remove [self]",
+            "[self]\nlisten = \"0.0.0.0:9444\"",
+            "keyward.toml:11: self.listen: 0.0.0.0:9444 is not loopback and has no TLS: add [self.tls]",
         ),
         (
             9,
@@ -629,7 +639,7 @@ fn each_fault_has_its_line() {
         (
             9,
             "[[routes]]\nname = \"x\"\npath = \"/x\"\nupstream = \"api\"\npublic = true\nassertion = true",
-            "keyward.toml:16: routes[1].assertion: is true on a public route, where there is no key to tell of: remove one of them",
+            "keyward.toml:15: routes[1].assertion: is true on a public route, where there is no key to tell of: remove one of them",
         ),
     ];
     for (line, added, expected) in cases {

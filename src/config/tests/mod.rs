@@ -251,13 +251,14 @@ fn a_reload_names_what_only_a_restart_can_change() {
     assert_eq!(old.restart_needed(&parse_well(BASE)), [""; 0]);
     let harmless = base_with(2, "denied_status = 401\naccess_log = false") + "[log]\nlevel = \"warn\"\n";
     assert_eq!(old.restart_needed(&parse_well(&harmless)), [""; 0]);
-    let new = base_with(2, "workers = 2").replace(":8080", ":8081")
+    let new = base_with(2, "workers = 2\nlisten_cleartext = [\"127.0.0.1:8090\"]").replace(":8080", ":8081")
         + "[gateway.tls]\ncertificates = [{ chain = \"c\", key = \"k\" }]\n[admin]\n[ops]\n[store.sqlite]\npath = \"x\"\n\
            [secrets]\nmaster_file = \"m\"\n[sync]\nstate_dir = \"s\"\n";
     assert_eq!(
         old.restart_needed(&parse_well(&new)),
         [
             "gateway.listen",
+            "gateway.listen_cleartext",
             "gateway.workers",
             "gateway.tls (turned on or off)",
             "admin.listen",

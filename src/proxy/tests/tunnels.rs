@@ -146,7 +146,7 @@ fn grpc_request(path: &str) -> http::Request<Empty<Bytes>> {
 }
 
 /// A gRPC call over HTTP/2 whose answer has begun with `first`, and which `end` has cut.
-async fn cut_call(house: &House, first: &str, end: fn(&House)) -> Result<Option<http::HeaderMap>, hyper::Error> {
+async fn cut_call(house: &House, first: &str, end: Change) -> Result<Option<http::HeaderMap>, hyper::Error> {
     let mut sender = house.connect_http2::<Empty<Bytes>>().await;
     let call = sender.send_request(grpc_request("/pkg.Watch/comms"));
     let answer = async {
@@ -174,11 +174,14 @@ fn watching() -> Plan {
     Plan { routes, settings: Some(|settings| settings.on_stale = OnStale::Deny), ..Plan::default() }
 }
 
-const REVOKE: fn(&House) = |house| house.put(1, |row| row.states.revoked = true);
+/// What becomes of a key or its route.
+type Change = fn(&House);
+
+const REVOKE: Change = |house| house.put(1, |row| row.states.revoked = true);
 
 #[test]
 fn a_grpc_call_that_is_cut_between_two_messages_is_told_by_its_trailers() {
-    let ends: [(fn(&House), &str, &[u8]); 5] = [
+    let ends: [(Change, &str, &[u8]); 5] = [
         (REVOKE, "16", b"invalid_key"),
         (|house| house.put(1, |row| row.states.disabled = true), "16", b"invalid_key"),
         (|house| house.put(1, |row| row.grants = Grants::Only(FlagSet::default())), "16", b"insufficient_scope"),

@@ -250,7 +250,7 @@ impl<D: Dial> Pool<D> {
             let pool = Rc::downgrade(self);
             chores.spawn_local(async move {
                 let Some(pool) = pool.upgrade() else { return };
-                if let Err(error) = pool.resolver.ask(&*pool.dial, &pool.target).await {
+                if let Err(error) = pool.resolver.refresh(&*pool.dial, &pool.target).await {
                     pool.cells.lookups_failed.add(1);
                     tracing::warn!(target = %pool.target.authority, %error, "the name cannot be looked up, its last addresses stay");
                 }

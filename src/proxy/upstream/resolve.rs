@@ -70,8 +70,15 @@ impl Resolver {
         due
     }
 
+    /// Asks anew beside the requests, unless somebody is waiting for an answer already.
+    pub(super) async fn refresh(&self, dial: &impl Dial, target: &Target) -> io::Result<()> {
+        let Ok(_turn) = self.asking.try_lock() else { return Ok(()) };
+        self.ask(dial, target).await?;
+        Ok(())
+    }
+
     /// Asks anew. An answer without addresses is none.
-    pub(super) async fn ask(&self, dial: &impl Dial, target: &Target) -> io::Result<Rc<[SocketAddr]>> {
+    async fn ask(&self, dial: &impl Dial, target: &Target) -> io::Result<Rc<[SocketAddr]>> {
         let found: Rc<[SocketAddr]> = dial.look_up(&target.host, target.port).await?.into();
         if found.is_empty() {
             return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));

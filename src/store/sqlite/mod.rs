@@ -4,8 +4,10 @@
 //! commits. Before anything is acknowledged the file at the path is held against the one that was
 //! opened, so that a file put in its place by a restore is never written behind the gateway's back.
 
+mod examine;
 mod fault;
 mod file;
+mod list;
 mod news;
 mod read;
 mod rotation;
@@ -25,6 +27,7 @@ use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use rusqlite::{Connection, TransactionBehavior};
 use tokio::sync::{Notify, Semaphore, oneshot};
 
+pub use self::examine::examine;
 use self::fault::Fault;
 use self::file::{Empty, Identity, Log, Opened, Role};
 use self::write::{Member, Request};
@@ -86,6 +89,14 @@ impl Open {
             idle: Mutex::default(),
         }
     }
+}
+
+/// How a write transaction ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    Commit,
+    /// Nothing was changed, and so nothing is worth a flush of the disk.
+    RollBack,
 }
 
 /// Whether a read makes sense when another store's file has taken this one's place.
@@ -258,6 +269,11 @@ impl Shared {
 
     /// Runs `work` in one write transaction and commits it, unless the file was replaced.
     fn write<T>(&self, work: impl FnOnce(&Connection) -> Result<T, Fault>) -> Result<T, StoreError> {
+        self.write_if(|connection| work(connection).map(|written| (written, Ending::Commit)))
+    }
+
+    /// Runs `work` in one write transaction, and ends it as `work` says.
+    fn write_if<T>(&self, work: impl FnOnce(&Connection) -> Result<(T, Ending), Fault>) -> Result<T, StoreError> {
         let write = || {
             let open = self.current()?;
             self.is_this_store(&open)?;
@@ -268,7 +284,10 @@ impl Shared {
             }
             let connection = writer.as_mut().expect("it was opened just now");
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let written = work(&transaction)?;
+            let (written, ending) = work(&transaction)?;
+            if ending == Ending::RollBack {
+                return Ok(written);
+            }
             self.is_unmoved(&open)?;
             transaction.commit()?;
             // Again: what was committed to a file that is no longer there is not acknowledged.
@@ -313,7 +332,7 @@ impl Store for SqliteStore {
     }
 
     fn list_keys(&self, query: KeyQuery) -> Answer<'_, KeyPage> {
-        self.read_with(OfStore::This, move |connection, shared| read::list_keys(connection, &query, shared.clock.now()))
+        self.read_with(OfStore::This, move |connection, shared| list::list_keys(connection, &query, shared.clock.now()))
     }
 
     fn list_users(&self, project: Option<ProjectId>) -> Answer<'_, Vec<User>> {

@@ -8,15 +8,16 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Params, params, params_from_iter};
 
 use super::fault::Fault;
+use super::list::Conditions;
 use super::rows::{
     Columns, Decoder, EVENT_COLUMNS, KEY_COLUMNS, KEY_WIDTH, TALLY_COLUMNS, USER_COLUMNS, USER_WIDTH, event, hash_at,
     id_at, kept, tally, to_sql, unsigned, user_at,
 };
 use crate::clock::Timestamp;
-use crate::key::{EnvironmentId, Event, EventKind, Key, KeyId, ProjectId, Stamp, Subject, TokenHash, User, UserId};
+use crate::key::{Event, EventKind, Key, KeyId, ProjectId, Stamp, Subject, TokenHash, User, UserId};
 use crate::store::{
-    Batch, COUNTED_MAX, CommitId, Cursor, Damaged, EventQuery, KeyPage, KeyQuery, KeyUsage, NumberedSecret, OwnedKey,
-    Poll, ReadRequest, Reading, RefusalQuery, RefusalTally, Row, StoreId,
+    Batch, COUNTED_MAX, CommitId, Cursor, Damaged, EventQuery, KeyUsage, NumberedSecret, OwnedKey, Poll, ReadRequest,
+    Reading, RefusalQuery, RefusalTally, Row, StoreId,
 };
 
 /// Reads everything that `request` asks for.
@@ -157,7 +158,7 @@ fn usage(connection: &Connection, key: KeyId) -> Result<Option<KeyUsage>, Fault>
     rows.next()?.map_or(Ok(None), |row| usage_at(&mut Columns { row, next: 0 }, key))
 }
 
-fn usage_at(columns: &mut Columns<'_, '_>, key: KeyId) -> Result<Option<KeyUsage>, Fault> {
+pub(super) fn usage_at(columns: &mut Columns<'_, '_>, key: KeyId) -> Result<Option<KeyUsage>, Fault> {
     match (columns.integer_or_none()?, columns.integer_or_none()?) {
         (Some(last), Some(count)) => {
             Ok(Some(KeyUsage { key, last_used_at: Timestamp::from_nanos(last), count: unsigned(count)? }))
@@ -208,95 +209,8 @@ pub(super) fn find(connection: &Connection, hash: &TokenHash) -> Result<(Option<
     Ok((found, newest(connection)?))
 }
 
-/// Conditions joined by AND, each with its values.
-#[derive(Debug, Default)]
-struct Conditions {
-    sql: String,
-    values: Vec<Value>,
-}
-
-impl Conditions {
-    /// `condition` holds one `?` for each of `values`.
-    fn and(&mut self, condition: &str, values: impl IntoIterator<Item = Value>) {
-        self.sql.push_str(if self.sql.is_empty() { " WHERE " } else { " AND " });
-        self.sql.push_str(condition);
-        self.values.extend(values);
-    }
-
-    fn and_text(&mut self, condition: &str, text: Option<&str>) {
-        if let Some(text) = text {
-            self.and(condition, [Value::Text(text.to_owned())]);
-        }
-    }
-}
-
-fn days(count: u32) -> Duration {
+pub(super) fn days(count: u32) -> Duration {
     Duration::from_secs(u64::from(count) * 24 * 60 * 60)
-}
-
-const LAST_USED: &str = "(SELECT max(w.last_used_at) FROM key_usage w WHERE w.key_id = k.id)";
-const USE_COUNT: &str = "(SELECT sum(w.count) FROM key_usage w WHERE w.key_id = k.id)";
-
-/// Keys with user and usage, newest first.
-pub(super) fn list_keys(connection: &Connection, query: &KeyQuery, now: Timestamp) -> Result<KeyPage, Fault> {
-    let mut conditions = Conditions::default();
-    conditions.and_text("k.project = ?", query.project.as_ref().map(ProjectId::as_str));
-    conditions.and_text("k.environment = ?", query.environment.as_ref().map(EnvironmentId::as_str));
-    conditions.and_text("k.user_id = ?", query.user.as_ref().map(UserId::as_str));
-    if let Some(text) = &query.text {
-        let [name, id, prefix] = [text.to_ascii_lowercase(), text.to_ascii_lowercase(), text.clone()].map(Value::Text);
-        conditions.and(
-            "(instr(lower(k.name), ?) > 0 OR instr('key_' || lower(hex(k.id)), ?) = 1 OR instr(k.shown_prefix, ?) = 1)",
-            [name, id, prefix],
-        );
-    }
-    if let Some(count) = query.expires_within_days {
-        let ends = [now, now.plus(days(count))].map(|time| Value::Integer(time.nanos()));
-        conditions.and("k.expires_at > ? AND k.expires_at <= ?", ends);
-    }
-    if let Some(count) = query.unused_for_days {
-        let since = Value::Integer(now.minus(days(count)).nanos());
-        conditions.and(&format!("coalesce({LAST_USED}, k.created_at) <= ?"), [since]);
-    }
-    if let Some(lineage) = query.lineage {
-        conditions.and("k.lineage = ?", [Value::Blob(lineage.bits().to_be_bytes().to_vec())]);
-    }
-    if query.unrevoked {
-        conditions.and("k.revoked = 0", []);
-    }
-    if let Some(before) = query.before {
-        conditions.and("k.id < ?", [Value::Blob(before.bits().to_be_bytes().to_vec())]);
-    }
-    let sql = format!(
-        "SELECT {KEY_COLUMNS}, {USER_COLUMNS}, {LAST_USED}, {USE_COUNT} \
-         FROM keys k LEFT JOIN users u ON u.id = k.user_id{} ORDER BY k.id DESC",
-        conditions.sql
-    );
-    let mut statement = connection.prepare(&sql)?;
-    let mut rows = statement.query(params_from_iter(conditions.values))?;
-    let (mut decoder, mut page) = (Decoder::default(), KeyPage::default());
-    while let Some(row) = rows.next()? {
-        let (key, user) = match decoder.key(row, 0).and_then(|key| Ok((key, decoder.user_or_none(row, KEY_WIDTH)?))) {
-            Ok(found) => found,
-            Err(Fault::Stored(cause)) => {
-                page.damaged.push((damaged_key(id_at(row, 0), hash_at(row, 0)), cause));
-                continue;
-            }
-            Err(fault) => return Err(fault),
-        };
-        // The status is the key's own rule, not a second one in SQL; so the limit is kept here.
-        if query.status.is_some_and(|status| key.status(user.as_ref(), now) != status) {
-            continue;
-        }
-        let usage = usage_at(&mut Columns { row, next: KEY_WIDTH + USER_WIDTH }, key.id)?;
-        let id = key.id;
-        page.keys.push((key, user, usage));
-        if page.keys.len() == query.limit {
-            page.next = Some(id);
-            break;
-        }
-    }
-    Ok(page)
 }
 
 /// Users by id.
@@ -416,7 +330,7 @@ fn changes(connection: &Connection, cursor: Cursor, sink: &mut dyn FnMut(Batch))
     Ok(())
 }
 
-fn damaged_key(id: Option<KeyId>, hash: Option<TokenHash>) -> Damaged {
+pub(super) fn damaged_key(id: Option<KeyId>, hash: Option<TokenHash>) -> Damaged {
     id.map_or(Damaged::Unnamed, |id| Damaged::Key { id, hash })
 }
 

@@ -11,10 +11,10 @@ use std::sync::mpsc::{Receiver, TryRecvError};
 use rusqlite::{Connection, params};
 use tokio::sync::oneshot;
 
-use super::Shared;
 use super::fault::Fault;
 use super::read;
 use super::rows::{to_sql, write_event, write_kept, write_key, write_tally, write_user};
+use super::{Ending, Shared};
 use crate::clock::Timestamp;
 use crate::key::{Event, KeyId, Stamp, Subject};
 use crate::secret;
@@ -25,6 +25,9 @@ use crate::store::{
 
 /// How many mutations share one commit at most.
 const GROUP_MAX: usize = 64;
+
+/// After how many commits what else there is to write is no longer put off.
+const GROUPS_BEFORE_THE_REST: u32 = 1000;
 
 /// What the writer is asked for.
 pub(super) enum Request {
@@ -68,9 +71,17 @@ pub(super) struct Member {
 
 /// Serves requests until nobody can send another.
 pub(super) fn serve(shared: &Arc<Shared>, requests: &Receiver<Request>) {
-    // What nobody's access depends on: it is written when no mutation waits.
+    // What nobody's access depends on: it is written when no mutation waits, or has waited long.
     let mut later = VecDeque::new();
+    let mut groups = 0;
     loop {
+        groups += 1;
+        if groups >= GROUPS_BEFORE_THE_REST
+            && let Some(work) = later.pop_front()
+        {
+            groups = 0;
+            in_the_background(shared, work);
+        }
         let mut next = match requests.try_recv() {
             Ok(request) => Some(request),
             Err(TryRecvError::Empty) => match later.pop_front() {
@@ -178,12 +189,13 @@ fn mutate(shared: &Shared, mut members: Vec<Member>) {
     if members.is_empty() {
         return;
     }
-    let committed = shared.write(|connection| {
+    let committed = shared.write_if(|connection| {
         let mut outcomes = Vec::with_capacity(members.len());
         for member in &mut members {
             outcomes.push(one(connection, shared, member)?);
         }
-        Ok(outcomes)
+        let all_refused = outcomes.iter().all(|outcome| !matches!(outcome, Ok(Ok(_))));
+        Ok((outcomes, if all_refused { Ending::RollBack } else { Ending::Commit }))
     });
     match committed {
         Ok(outcomes) => {

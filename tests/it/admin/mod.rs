@@ -5,8 +5,11 @@ mod events;
 mod flag_keys;
 mod keys;
 mod listener;
+mod once;
 mod openapi;
+mod refusals;
 mod users;
+mod verify;
 
 use serde_json::{Value, json};
 

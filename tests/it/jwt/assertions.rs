@@ -15,7 +15,12 @@ fn an_upstream_that_asks_gets_an_assertion_that_another_library_verifies() {
     let call = get("/asserted/x").bearer(&key.token).header("keyward-assertion", "mine");
     assert_eq!(gateway.send(call.header("Keyward_Assertion", "mine")).status, 200);
     let token = last_assertion(&upstream);
-    let seen = verified(&served_keys(&gateway), ASSERTION, "service", &token);
+    let keys = served_keys(&gateway);
+    let [seen, elsewhere, as_key] = verified([
+        [&keys, ASSERTION, "service", &token],
+        [&keys, ASSERTION, "another", &token],
+        [&keys, KEY, "-", &token],
+    ]);
     let claims = &seen["claims"];
     assert_eq!(claims["key_id"], key.id.as_str(), "{seen}");
     assert_eq!((&claims["sub"], &claims["user"], &claims["project"]), (&"ann".into(), &"ann".into(), &"acme".into()));
@@ -23,10 +28,8 @@ fn an_upstream_that_asks_gets_an_assertion_that_another_library_verifies() {
     assert_eq!(claims["flags"], serde_json::json!(["keyring.read"]));
     let life = claims["exp"].as_i64().expect("an end") - claims["iat"].as_i64().expect("a beginning");
     assert_eq!(life, 60);
-    let refused =
-        |typ: &str, audience: &str| verified(&served_keys(&gateway), typ, audience, &token)["refused"].clone();
-    assert_eq!(refused(ASSERTION, "another"), "InvalidAudienceError");
-    assert_eq!(refused(KEY, "-"), "InvalidTokenError");
+    assert_eq!(elsewhere["refused"], "InvalidAudienceError");
+    assert_eq!(as_key["refused"], "InvalidTokenError");
 }
 
 #[test]
@@ -60,8 +63,9 @@ fn an_assertion_is_no_key_and_a_key_no_assertion() {
     }
     // The gateway does not publish what keys are signed with.
     let keys = served_keys(&gateway);
-    assert_eq!(verified(&keys, KEY, "-", &key.token)["refused"], "PyJWKClientError");
-    assert_eq!(verified(&keys, ASSERTION, "service", &key.token)["refused"], "InvalidTokenError");
+    let [as_key, as_assertion] = verified([[&keys, KEY, "-", &key.token], [&keys, ASSERTION, "service", &key.token]]);
+    assert_eq!(as_key["refused"], "PyJWKClientError");
+    assert_eq!(as_assertion["refused"], "InvalidTokenError");
 
     // Nor does it become one by an import.
     fs::write(site.path("tokens"), &token).expect("a file");

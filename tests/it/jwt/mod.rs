@@ -16,10 +16,11 @@ use crate::peers::python::run;
 const KEY: &str = "keyward-key+jwt";
 const ASSERTION: &str = "keyward-assertion+jwt";
 
-/// What `PyJWT` makes of a token that shall be of this type: what it says, or why it is refused.
-fn verified(jwks: &str, media_type: &str, audience: &str, token: &str) -> Value {
-    let printed = run(["-m", "jwts", "verify", jwks, media_type, audience, token]);
-    serde_json::from_str(&printed).unwrap_or_else(|fault| panic!("{fault}: {printed}"))
+/// What `PyJWT` makes of tokens, given public keys, type and audience: what each says, or why it is refused.
+fn verified<const N: usize>(asked: [[&str; 4]; N]) -> [Value; N] {
+    let printed = run(["-m", "jwts", "verify"].into_iter().chain(asked.into_iter().flatten()));
+    let seen: Vec<Value> = serde_json::from_str(&printed).unwrap_or_else(|fault| panic!("{fault}: {printed}"));
+    seen.try_into().expect("an answer for each")
 }
 
 /// Tokens that somebody without the signing key makes of one.

@@ -20,7 +20,7 @@ fn calls(site: &Site, tls: bool) {
     let gateway = site.start();
     let port = gateway.address().port().to_string();
     let chain = site.path("tls/chain.pem");
-    let mut arguments = vec!["remote.client", &port, &key.token];
+    let mut arguments = vec!["-m", "remote.client", &port, &key.token];
     if tls {
         arguments.extend(["--trust", chain.to_str().expect("a path in UTF-8")]);
     }
@@ -30,7 +30,7 @@ fn calls(site: &Site, tls: bool) {
 
 #[test]
 fn every_kind_of_grpc_call_passes_in_clear_text() {
-    let service = Service::start(["remote.service"]);
+    let service = Service::start(["-m", "remote.service"]);
     calls(&Site::new(&in_front_of(&format!("targets = ['h2c://{}']", service.address()))), false);
 }
 
@@ -45,7 +45,7 @@ fn every_kind_of_grpc_call_passes_over_tls_on_both_sides() {
     };
     let chain = write("chain.pem", &pair.cert.pem());
     let key = write("key.pem", &pair.signing_key.serialize_pem());
-    let service = Service::start(["remote.service", "--chain", &chain, "--key", &key]);
+    let service = Service::start(["-m", "remote.service", "--chain", &chain, "--key", &key]);
     let port = service.address().port();
     let target = format!("targets = ['https://localhost:{port}']\n[upstreams.service.tls]\nca = '{chain}'");
     calls(&Site::new(&in_front_of(&target).tls()), true);
@@ -53,12 +53,12 @@ fn every_kind_of_grpc_call_passes_over_tls_on_both_sides() {
 
 #[test]
 fn every_call_of_a_revoked_key_ends_as_unauthenticated() {
-    let service = Service::start(["remote.service"]);
+    let service = Service::start(["-m", "remote.service"]);
     let site = Site::new(&in_front_of(&format!("targets = ['h2c://{}']", service.address())));
     let key = site.key(&[]);
     let gateway = site.start();
     let port = gateway.address().port().to_string();
-    let mut caller = Running::start(["remote.client", &port, &key.token, "--stay"]);
+    let mut caller = Running::start(["-m", "remote.client", &port, &key.token, "--stay"]);
     assert_eq!(caller.line(), "open");
     site.revoke(&key);
     let ends: BTreeSet<_> = (0..5).map(|_| caller.line()).collect();

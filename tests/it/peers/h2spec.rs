@@ -9,7 +9,7 @@ fn conformance(config: &Config) -> String {
     let gateway = site.start();
     let port = gateway.address().port().to_string();
     let chain = site.path("tls/chain.pem");
-    let mut arguments = vec!["h2spec", "--port", &port, "--path", "/public/x"];
+    let mut arguments = vec!["-m", "h2spec", "--port", &port, "--path", "/public/x"];
     if config.is_tls() {
         arguments.extend(["--trust", chain.to_str().expect("a path in UTF-8")]);
     }

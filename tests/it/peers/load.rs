@@ -63,7 +63,9 @@ fn curl_speaks_every_version() {
         let seen = gateway.curl(&[flag], "/public/x");
         assert_eq!((seen.status.as_str(), seen.body.as_str()), ("200", "hello from the upstream"), "{flag}");
         assert!(seen.version == version || flag == "--http1.0", "{flag}: {seen:?}");
-        let seen = gateway.curl(&[flag, "--header", "Expect: 100-continue", "--data-binary", &body], "/public/x");
+        // Where curl waits for 100 in vain it does so for a second: HTTP/1.0 has none, and over HTTP/2 none is sent.
+        let expects = if version == "1.1" && flag != "--http1.0" { "Expect: 100-continue" } else { "Expect:" };
+        let seen = gateway.curl(&[flag, "--header", expects, "--data-binary", &body], "/public/x");
         assert_eq!(seen.status, "200", "{flag}");
         assert_eq!(gateway.curl(&[flag, "--head"], "/public/x").status, "200", "{flag}");
         assert_eq!(gateway.curl(&[flag], "/any/x").status, "401", "{flag}");

@@ -31,7 +31,10 @@ const FIELDS: [&str; 13] = [
 const SPOOFED: &str = "spoofed";
 
 fn title(name: &str) -> String {
-    let capital = |word: &str| word[..1].to_uppercase() + &word[1..];
+    let capital = |word: &str| {
+        let (first, rest) = word.split_at(1);
+        first.to_uppercase() + rest
+    };
     name.split('-').map(capital).collect::<Vec<_>>().join("-")
 }
 

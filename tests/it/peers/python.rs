@@ -14,7 +14,7 @@ fn python<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Command {
     let mut command = Command::new(interpreter(root));
     // What is compiled is kept out of the sources.
     command.env("PYTHONPYCACHEPREFIX", root.join("target/peers/cache"));
-    command.arg("-m").args(arguments).current_dir(root.join("tests/peers")).stdin(Stdio::null());
+    command.args(arguments).current_dir(root.join("tests/peers")).stdin(Stdio::null());
     command
 }
 
@@ -27,19 +27,19 @@ fn interpreter(root: &Path) -> PathBuf {
     root.join("target/peers/bin/python")
 }
 
-/// Runs a module with these arguments to its end, which must be a good one; what it printed.
+/// Runs Python with these arguments, such as `-m` and a module, to its end, which must be a good one; what it printed.
 pub(crate) fn run<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> String {
     process::run(python(arguments))
 }
 
-/// A module that goes on running and is listened to. It is killed when this is dropped.
-pub(super) struct Running {
+/// A program that goes on running and is listened to. It is killed when this is dropped.
+pub(crate) struct Running {
     _process: Served,
     lines: Lines<BufReader<ChildStdout>>,
 }
 
 impl Running {
-    pub(super) fn start<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Self {
+    pub(crate) fn start<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Self {
         let mut command = python(arguments);
         command.stdout(Stdio::piped());
         let mut process = Served::start(command);
@@ -48,27 +48,27 @@ impl Running {
     }
 
     /// The next line it prints.
-    pub(super) fn line(&mut self) -> String {
+    pub(crate) fn line(&mut self) -> String {
         self.lines.next().expect("one more line").expect("a line of text")
     }
 }
 
-/// A module that serves. It is killed when this is dropped.
-pub(super) struct Service {
+/// A program that serves. It is killed when this is dropped.
+pub(crate) struct Service {
     _running: Running,
     address: SocketAddr,
 }
 
 impl Service {
     /// Starts it, and waits until it says on which port it listens.
-    pub(super) fn start<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Self {
+    pub(crate) fn start<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Self {
         let mut running = Running::start(arguments);
         let line = running.line();
         let port = line.parse().unwrap_or_else(|_| panic!("no port but {line:?}"));
         Self { _running: running, address: SocketAddr::from(([127, 0, 0, 1], port)) }
     }
 
-    pub(super) fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 }

@@ -12,7 +12,7 @@ fn behind(service: &Service) -> (Site, Gateway) {
 
 #[test]
 fn a_service_of_the_h2_package_is_understood() {
-    let service = Service::start(["h2_service"]);
+    let service = Service::start(["-m", "h2_service"]);
     let (site, gateway) = behind(&service);
     let key = site.key(&[]);
     until("the key", || gateway.send(get("/any/x").bearer(&key.token)).status == 200);
@@ -32,7 +32,7 @@ fn a_service_of_the_h2_package_is_understood() {
 
 #[test]
 fn a_service_that_says_goodbye_after_every_fifty_requests_loses_none() {
-    let service = Service::start(["h2_service", "--requests", "50"]);
+    let service = Service::start(["-m", "h2_service", "--requests", "50"]);
     let (_site, gateway) = behind(&service);
     let mut connection = gateway.connect(Http::Two);
     for turn in 0..120 {

@@ -10,35 +10,35 @@ fn config(service: &Service) -> Config {
 
 #[test]
 fn a_websocket_carries_all_that_websockets_can_say() {
-    let service = Service::start(["websocket.service"]);
+    let service = Service::start(["-m", "websocket.service"]);
     let site = Site::new(&config(&service));
     let key = site.key(&[]);
     let gateway = site.start();
     let url = format!("ws://localhost:{}/sockets", gateway.address().port());
-    let printed = run(["websocket.client", &url, &key.token]);
+    let printed = run(["-m", "websocket.client", &url, &key.token]);
     assert!(printed.ends_with("all good\n"), "{printed}");
 }
 
 #[test]
 fn a_websocket_over_tls_carries_all_that_websockets_can_say() {
-    let service = Service::start(["websocket.service"]);
+    let service = Service::start(["-m", "websocket.service"]);
     let site = Site::new(&config(&service).tls());
     let key = site.key(&[]);
     let gateway = site.start();
     let url = format!("wss://localhost:{}/sockets", gateway.address().port());
     let chain = site.path("tls/chain.pem");
-    let printed = run(["websocket.client", &url, &key.token, "--trust", chain.to_str().expect("UTF-8")]);
+    let printed = run(["-m", "websocket.client", &url, &key.token, "--trust", chain.to_str().expect("UTF-8")]);
     assert!(printed.ends_with("all good\n"), "{printed}");
 }
 
 #[test]
 fn a_websocket_of_a_revoked_key_is_closed_with_1008() {
-    let service = Service::start(["websocket.service"]);
+    let service = Service::start(["-m", "websocket.service"]);
     let site = Site::new(&config(&service));
     let key = site.key(&[]);
     let gateway = site.start();
     let url = format!("ws://localhost:{}/sockets", gateway.address().port());
-    let mut caller = Running::start(["websocket.client", &url, &key.token, "--stay"]);
+    let mut caller = Running::start(["-m", "websocket.client", &url, &key.token, "--stay"]);
     assert_eq!(caller.line(), "open");
     site.revoke(&key);
     assert_eq!(caller.line(), "closed 1008 invalid_key");

@@ -5,3 +5,4 @@ mod killed;
 mod latency;
 mod locked;
 mod outage;
+mod restored;

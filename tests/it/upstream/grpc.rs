@@ -163,7 +163,8 @@ fn a_call_whose_key_may_no_longer_is_told_to_authenticate_whatever_ended_it() {
         gateway.hang_up();
     };
     let of_alice = || site.key_with(&["--user", "alice", "--inherit"]);
-    let ends: [(&str, Key, &dyn Fn(&Key)); 5] = [
+    type End<'a> = &'a dyn Fn(&Key);
+    let ends: [(&str, Key, End<'_>); 5] = [
         ("revoked", site.key(&["echo.use"]), &|key| site.revoke(key)),
         ("user_disabled", of_alice(), &|_| {
             site.run(["users", "set", "alice", "-c", "keyward.toml", "--disabled"]);

@@ -32,3 +32,18 @@ CREATE TABLE audit_refusals (
     last_at   INTEGER NOT NULL,
     PRIMARY KEY (minute, actor, address, operation, code)
 ) STRICT, WITHOUT ROWID;
+
+-- Lists are newest first, in the order of storing: every index ends in the row's number, and so
+-- gives each of these lists in its order.
+DROP INDEX keys_by_project;
+DROP INDEX keys_by_user;
+CREATE INDEX keys_by_project ON keys (project);
+CREATE INDEX keys_by_environment ON keys (environment);
+CREATE INDEX keys_by_place ON keys (project, environment);
+CREATE INDEX keys_by_user ON keys (user_id) WHERE user_id IS NOT NULL;
+CREATE INDEX keys_revoked ON keys (revoked) WHERE revoked = 1;
+CREATE INDEX keys_disabled ON keys (disabled) WHERE disabled = 1;
+CREATE INDEX keys_superseded ON keys (superseded) WHERE superseded = 1;
+CREATE INDEX keys_by_grace ON keys (grace_expires_at) WHERE grace_expires_at IS NOT NULL;
+CREATE INDEX keys_working ON keys (revoked) WHERE revoked = 0 AND disabled = 0 AND superseded = 0;
+CREATE INDEX users_off ON users (id) WHERE active = 0 OR deleted = 1;

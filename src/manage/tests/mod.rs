@@ -1,5 +1,9 @@
 //! Every rule of the manager, against a real store.
 
+mod flood;
+mod once;
+mod own;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +17,27 @@ use crate::key::{
     TokenPrefix, UserId,
 };
 use crate::store::{EventQuery, KeyQuery, SharedStore, SqliteStore, UsageUpdate};
+
+/// Signs nothing: a text of the right shape.
+#[derive(Debug)]
+struct FakeJwt;
+
+impl crate::key::MintJwt for FakeJwt {
+    fn mint(&self, key: &Key) -> Result<Token, crate::secret::NoRandomness> {
+        let random = data_encoding::HEXLOWER.encode(&crate::secret::random::<32>()?);
+        Ok(Token::from_text(&format!("e30.{}.{random}", key.id)))
+    }
+}
+
+/// What gateways know: nothing, or that everything is in use.
+#[derive(Debug, Default)]
+struct Gateways(std::sync::atomic::AtomicBool);
+
+impl LiveUsage for Gateways {
+    fn is_used(&self, _key: &Key) -> bool {
+        self.0.load(std::sync::atomic::Ordering::SeqCst)
+    }
+}
 
 struct House {
     manager: Manager,
@@ -29,7 +54,7 @@ fn house() -> House {
     let path = folder.path().join("keyward.db");
     let store = SqliteStore::create(&path, Arc::<ManualClock>::clone(&clock) as _).expect("a new store");
     let store: SharedStore = Arc::new(store);
-    let manager = Manager::new(Arc::clone(&store), TokenPrefix::default());
+    let manager = Manager::new(Arc::clone(&store), TokenPrefix::default()).with_jwt(Arc::new(FakeJwt));
     House { manager, store, clock, _folder: folder }
 }
 
@@ -169,7 +194,20 @@ async fn a_key_that_breaks_a_rule_is_not_created() {
         ("inheriting", NewKey { grants: Grants::Inherit, user: Some(user_id("ann")), ..good() }, "done"),
         ("no days", NewKey { rotation_interval_days: Some(0), ..good() }, "invalid_field"),
         ("too many days", NewKey { rotation_interval_days: Some(3651), ..good() }, "invalid_field"),
-        ("a JWT", NewKey { format: Format::Jwt, ..good() }, "format_not_available"),
+        ("a JWT", NewKey { format: Format::Jwt, ..good() }, "done"),
+        ("an imported key", NewKey { format: Format::Imported, ..good() }, "format_not_available"),
+        ("a webhook", NewKey { rotation_webhook_url: Some("https://a.example/x".to_owned()), ..good() }, "done"),
+        (
+            "a clear webhook",
+            NewKey { rotation_webhook_url: Some("http://a.example/".to_owned()), ..good() },
+            "invalid_field",
+        ),
+        ("no webhook", NewKey { rotation_webhook_url: Some("https://".to_owned()), ..good() }, "invalid_field"),
+        (
+            "a webhook with a password",
+            NewKey { rotation_webhook_url: Some("https://a:b@c/".to_owned()), ..good() },
+            "invalid_field",
+        ),
         ("an operator without a scope", plain(&["keyward.keys.read"]), "invalid_field"),
         ("a scope without an operator", NewKey { operates_on: scope(acme()), ..good() }, "invalid_field"),
         ("may_grant without an operator", NewKey { may_grant: flags(&["a"]), ..good() }, "invalid_field"),

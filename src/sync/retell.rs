@@ -1,0 +1,92 @@
+//! Tells the store again what this gateway knows for good and a restored store has forgotten.
+//!
+//! Whatever comes of it, the table goes on refusing: this only makes the store say so too, to those
+//! who read it and to gateways that start anew.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::key::Subject;
+use crate::table::{BoxFuture, Merged};
+
+/// Changes the store once more. Implemented by whoever may change keys.
+pub trait Reassert: Send + Sync + fmt::Debug {
+    /// Revokes this key, or deletes this user.
+    fn end<'a>(&'a self, subject: &'a Subject) -> BoxFuture<'a, Reasserted>;
+}
+
+/// What came of telling the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reasserted {
+    /// The store has it so again.
+    Told,
+    /// The store does not have it at all.
+    Absent,
+    /// The store could not be told, and why.
+    Failed(String),
+}
+
+/// What the store must still be told.
+#[derive(Debug)]
+pub(super) struct Retelling {
+    reassert: Option<Arc<dyn Reassert>>,
+    untold: VecDeque<Subject>,
+    failing: bool,
+}
+
+/// How long the feed waits while the store is told.
+const AT_ONCE: Duration = Duration::from_secs(1);
+/// Longer than a store itself waits for a lock.
+const PATIENCE: Duration = Duration::from_secs(7);
+
+impl Retelling {
+    pub(super) fn by(reassert: Option<Arc<dyn Reassert>>) -> Self {
+        Self { reassert, untold: VecDeque::new(), failing: false }
+    }
+
+    /// From here on the store is to be told of these, and of nothing that another history of it
+    /// lacked.
+    pub(super) fn owe(&mut self, merged: Merged) {
+        // Users first: deleting one revokes its keys.
+        let users = merged.users.into_iter().map(Subject::User);
+        self.untold = users.chain(merged.keys.into_iter().map(Subject::Key)).collect();
+    }
+
+    /// Tells the store, for a while. Whether there is more to be told at once; where the store cannot
+    /// be told, the next call tries again.
+    pub(super) async fn tell(&mut self) -> bool {
+        let Some(reassert) = &self.reassert else { return false };
+        let begun = Instant::now();
+        while let Some(subject) = self.untold.front() {
+            if begun.elapsed() > AT_ONCE {
+                return true;
+            }
+            let told = tokio::time::timeout(PATIENCE, reassert.end(subject)).await;
+            match told.unwrap_or_else(|_elapsed| Reasserted::Failed("no answer in time".to_owned())) {
+                Reasserted::Told => told_again(subject),
+                Reasserted::Absent => {}
+                Reasserted::Failed(cause) => {
+                    if !self.failing {
+                        tracing::error!(cause, left = self.untold.len(), "the store cannot be told what stays refused");
+                    }
+                    self.failing = true;
+                    return false;
+                }
+            }
+            self.failing = false;
+            self.untold.pop_front();
+        }
+        false
+    }
+}
+
+fn told_again(subject: &Subject) {
+    match subject {
+        Subject::Key(key) => tracing::warn!(%key, "revoked in the store again"),
+        Subject::User(user) => tracing::warn!(%user, "deleted in the store again"),
+    }
+}
