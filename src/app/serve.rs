@@ -34,6 +34,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, Environment};
 use crate::key::{MintJwt, Signers};
 use crate::listen::{Connections, ListenMetrics, Listening};
+use crate::manage::Manager;
 use crate::ops::Ops;
 use crate::proxy::{Gateway, Metrics as ProxyMetrics, Shared};
 use crate::ready::Readiness;

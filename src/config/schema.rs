@@ -854,9 +854,7 @@ pub const KEYS: &[Key] = &[
 ];
 
 /// Keys of later versions, each with what to do until then.
-const NOT_YET: &[(&str, &str)] = &[
-    ("store.postgres", "keys are kept in SQLite only; use [store.sqlite]"),
-];
+const NOT_YET: &[(&str, &str)] = &[("store.postgres", "keys are kept in SQLite only; use [store.sqlite]")];
 
 /// The key at the dotted path `path`.
 pub(super) fn key_at(path: &str) -> Option<&'static Key> {

@@ -260,7 +260,7 @@ impl Standing {
         }
     }
 
-    /// By the IANA IPv6 registries: only 2000::/3 is public, and of it not what carries an IPv4
+    /// By the IANA IPv6 registries: only `2000::/3` is public, and of it not what carries an IPv4
     /// address inside (6to4, Teredo, ISATAP) nor what is for documentation and protocols.
     fn of_v6(address: Ipv6Addr) -> Self {
         /// The metadata services of two clouds, within their private range.

@@ -98,7 +98,6 @@ impl Args {
             rotation_webhook_url: self.rotation.webhook.map(Some).or(self.no_webhook.then_some(None)),
             may_grant: may_grant.filter(|flags| !flags.is_empty()),
             operates_on: operates_on.filter(Option::is_some),
-            ..KeyChange::default()
         };
         if changes_nothing(&change) {
             return Err(Failure::usage(
