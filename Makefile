@@ -44,7 +44,9 @@ soak: export KEYWARD_TESTSSL ?= 1
 soak: export KEYWARD_SOAK_REVOCATIONS ?= 1000
 soak: export KEYWARD_SOAK_KILLS ?= 20
 soak: export KEYWARD_SOAK_LIVES ?= 10000
+soak: export KEYWARD_SOAK_HISTORIES ?= 100000
 soak: export KEYWARD_STALE_REQUESTS ?= 100000
+soak: export KEYWARD_SCHEMATHESIS ?= 200
 soak: tools
 	@if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --locked $(SOAK); else cargo test --locked $(SOAK); fi
 

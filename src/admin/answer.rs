@@ -25,7 +25,8 @@ pub(super) fn written(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value).expect("answers are structs and maps of text, which always become JSON")
 }
 
-fn of_text(status: StatusCode, text: Vec<u8>) -> Response<Body> {
+/// `text`, which is JSON, as a body.
+pub(super) fn of_text(status: StatusCode, text: Vec<u8>) -> Response<Body> {
     let mut response = Response::new(Body::from(text));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -23,7 +23,7 @@ use super::router;
 use super::settings::{Settings, Surface};
 use super::v1::Routes;
 use crate::clock::Clock;
-use crate::key::TokenPrefix;
+use crate::key::{Signers, TokenPrefix};
 use crate::listen::{Handler, Peer};
 use crate::manage::Manager;
 use crate::policy::DenyList;
@@ -49,6 +49,8 @@ pub struct Parts {
     pub prefix: TokenPrefix,
     /// Keys that are refused whatever the store says.
     pub deny: Arc<ArcSwap<DenyList>>,
+    /// What keys in JWT form and assertions are signed with.
+    pub signers: Arc<ArcSwap<Signers>>,
     /// The gateway's routes.
     pub routes: Arc<dyn Routes>,
     /// When a change is in force here.
@@ -127,7 +129,7 @@ fn finished(mut answer: Response<Body>, account: &mut Account, version: Version)
     }
     let fields = answer.headers_mut();
     // An answer may hold a token, and what it tells of keys is of this moment.
-    fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    fields.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     fields.insert(REQUEST_ID, account.request_id.value().clone());
     answer
 }

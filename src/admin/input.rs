@@ -11,12 +11,16 @@ use axum::extract::{FromRequest, FromRequestParts, Path, Query as AxumQuery, Req
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::request::Parts as Head;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeOwned, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, de};
-use utoipa::IntoParams;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{AdditionalProperties, ArrayBuilder, ObjectBuilder, Schema, Type};
+use utoipa::{IntoParams, PartialSchema, ToSchema};
 
 use super::problem::{Code, Refusal};
 use crate::key::{FLAGS_PER_KEY_MAX, FlagFault, FlagSet, Grant};
+use crate::manage::PROPS_MAX;
 
 /// The largest body.
 pub(super) const BODY_BYTES_MAX: usize = 64 * 1024;
@@ -34,7 +38,8 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
         let (head, body) = request.into_parts();
         let text = read(&head, body).await?;
         is_json(&head)?;
-        Ok(Self(parse(&text)?, text))
+        let Object(value) = parse(&text)?;
+        Ok(Self(value, text))
     }
 }
 
@@ -52,7 +57,8 @@ impl<T: DeserializeOwned + Default, S: Send + Sync> FromRequest<S> for JsonOrNot
             return Ok(Self(T::default(), text));
         }
         is_json(&head)?;
-        Ok(Self(parse(&text)?, text))
+        let Object(value) = parse(&text)?;
+        Ok(Self(value, text))
     }
 }
 
@@ -205,6 +211,30 @@ pub(super) fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer
     T::deserialize(deserializer).map(Some)
 }
 
+/// What is written as an object. A list of the same values in the same order would be read as one too.
+#[derive(Debug, Clone)]
+pub(super) struct Object<T>(pub(super) T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
+            type Value = T;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<M: MapAccess<'de>>(self, map: M) -> Result<T, M::Error> {
+                T::deserialize(MapAccessDeserializer::new(map))
+            }
+        }
+
+        deserializer.deserialize_map(Fields(PhantomData)).map(Self)
+    }
+}
+
 /// Flags, not more than a key may have: a list of one flag over and over is no list of one.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Flags(pub(super) FlagSet);
@@ -219,6 +249,21 @@ impl<'de> Deserialize<'de> for Flags {
         Ok(Self(flags.into()))
     }
 }
+
+impl PartialSchema for Flags {
+    fn schema() -> RefOr<Schema> {
+        let flag = ObjectBuilder::new().schema_type(Type::String).max_length(Some(256)).pattern(Some(FLAG));
+        let flags = ArrayBuilder::new().items(flag).max_items(Some(FLAGS_PER_KEY_MAX));
+        flags
+            .description(Some("Flags: segments with dots between; `*` is one segment, a last `**` one or more."))
+            .into()
+    }
+}
+
+impl ToSchema for Flags {}
+
+/// A flag that may be granted.
+const FLAG: &str = r"^(([A-Za-z0-9_:-]{1,64}|\*)\.){0,15}([A-Za-z0-9_:-]{1,64}|\*{1,2})$";
 
 /// Texts by name, each name once.
 #[derive(Debug, Clone, Default)]
@@ -251,6 +296,21 @@ impl<'de> Deserialize<'de> for Props {
     }
 }
 
+impl PartialSchema for Props {
+    fn schema() -> RefOr<Schema> {
+        let text = || ObjectBuilder::new().schema_type(Type::String).pattern(Some(PRINTABLE));
+        let name = text().min_length(Some(1)).max_length(Some(64));
+        let props = ObjectBuilder::new().property_names(Some(name));
+        let props = props.additional_properties(Some(AdditionalProperties::RefOr(text().into())));
+        props.max_properties(Some(PROPS_MAX)).description(Some("Free text by name: at most 4 KiB in all.")).into()
+    }
+}
+
+impl ToSchema for Props {}
+
+/// Text without control characters.
+const PRINTABLE: &str = r"^[^\u0000-\u001f\u007f-\u009f]*$";
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -278,7 +338,7 @@ mod tests {
     }
 
     fn refused(text: &str) -> (Code, String) {
-        let refusal = parse::<Sent>(text.as_bytes()).expect_err("it is refused");
+        let refusal = parse::<Object<Sent>>(text.as_bytes()).expect_err("it is refused");
         let id = crate::wire::RequestId::fresh(&crate::wire::IdSource::new([1; 16]));
         let body: serde_json::Value = serde_json::from_slice(&refusal.to_json(&id)).expect("JSON");
         (refusal.code, body["detail"].as_str().unwrap_or_default().to_owned())
@@ -301,7 +361,7 @@ mod tests {
             (r#"{"project_id":null,"flags":["a","b..c"]}"#, Code::InvalidField, "flags[1]: flag \"b..c\""),
             (r#"{"project_id":null,"props":{"a":"","a":""}}"#, Code::InvalidField, "props: \"a\" is there twice"),
             (r#"{"project_id":null,"props":{"a":1}}"#, Code::InvalidField, "props.a: invalid type"),
-            ("[]", Code::InvalidField, "body: invalid length 0, expected an object"),
+            ("[]", Code::InvalidField, "body: invalid type: sequence, expected an object"),
             ("7", Code::InvalidField, "body: invalid type: integer `7`, expected an object"),
             ("", Code::InvalidJson, "the body is no JSON"),
             (r#"{"project_id":null} x"#, Code::InvalidJson, "the body is no JSON"),

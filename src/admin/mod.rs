@@ -10,6 +10,7 @@ mod dialects;
 mod endpoint;
 mod handler;
 mod input;
+mod jwks;
 mod metrics;
 mod openapi;
 mod operator;

@@ -189,7 +189,7 @@ impl Refusal {
 
     /// The answer's body, which names the request.
     pub(super) fn to_json(&self, request_id: &RequestId) -> Bytes {
-        let detail = without_tokens(&self.detail);
+        let (detail, field) = (without_tokens(&self.detail), self.field.as_deref().map(without_tokens));
         let problem = Problem {
             kind: format!("urn:keyward:problem:{}", self.code.as_str()),
             title: self.code.title(),
@@ -197,7 +197,7 @@ impl Refusal {
             detail: &detail,
             code: self.code.as_str(),
             request_id: request_id.as_str(),
-            field: self.field.as_deref(),
+            field: field.as_deref(),
             key_id: self.key,
         };
         Bytes::from(serde_json::to_vec(&problem).unwrap_or_default())

@@ -9,6 +9,7 @@ use super::answer::Answer;
 use super::dialects::{flag_keys, user_keys};
 use super::endpoint::{Endpoint, ask, delete, get, patch, post, put};
 use super::handler::Parts;
+use super::jwks;
 use super::openapi;
 use super::operator::context;
 use super::problem::{Code, Refusal};
@@ -98,6 +99,8 @@ pub(super) fn endpoints(surface: Surface) -> Vec<Endpoint> {
             .answers::<flag_keys::FlagKey<'_>>(200, "The key, revoked.").refuses(&[Code::NotFound]),
         get("/openapi.json", openapi::show).named("getDescription", ABOUT, "This description")
             .open().answers::<openapi::Description>(200, "The description of the API: OpenAPI 3.1."),
+        get("/.well-known/jwks.json", jwks::show).named("getPublicKeys", ABOUT, "The public keys of what is signed here")
+            .open().answers::<jwks::KeySet>(200, "The public keys: a JWK set."),
     ];
     whole.append(&mut own_keys);
     whole

@@ -15,8 +15,9 @@ use super::workers::{Times, Workers, runtime};
 use crate::admin::{Admin, AdminMetrics, Applied, Applying, Parts, Routes, Settings, Surface};
 use crate::clock::Clock;
 use crate::config::{self, Config};
+use crate::key::Key;
 use crate::listen::{Connections, ListenMetrics, Listening};
-use crate::manage::Manager;
+use crate::manage::{LiveUsage, Manager};
 use crate::policy::RouteTable;
 use crate::proxy;
 use crate::report::Chain;
@@ -176,6 +177,13 @@ impl Applied for InTable {
             // Asked first, so that no wait at all is still an answer.
             self.0.applied() >= revision || tokio::time::timeout(at_most, self.0.wait_applied(revision)).await.is_ok()
         })
+    }
+}
+
+/// A store in a file has this one gateway, so what its table counted is all there is to know.
+impl LiveUsage for InTable {
+    fn is_used(&self, key: &Key) -> bool {
+        self.0.was_used(&key.hash)
     }
 }
 

@@ -38,9 +38,9 @@ pub(super) struct Running {
     pub(super) tellers: Crew,
     /// The thread that follows the store outlives the workers: what they count is written back last.
     pub(super) following: Following,
-    pub(super) rotating: Rotating,
     /// Ended by its drop, after everything that it writes down.
     pub(super) upkeep: Upkeep,
+    pub(super) rotating: Rotating,
     /// True once connections may be accepted.
     pub(super) open: watch::Sender<bool>,
     pub(super) program: Program,
@@ -233,14 +233,14 @@ impl Running {
                 () = signals.stop() => tracing::warn!("told to stop again: not waiting for load balancers"),
             }
         }
-        let Self { mut sockets, workers, tellers, following, rotating, upkeep, mut supervisor, .. } = self;
+        let Self { mut sockets, workers, tellers, following, upkeep, rotating, mut supervisor, .. } = self;
         sockets.let_go();
         workers.stop();
         rotating.stop();
         let drained = tokio::task::spawn_blocking(move || {
             workers.workers.join();
-            rotating.join();
             drop(upkeep);
+            rotating.join();
             tellers.stop();
             tellers.workers.join();
             following.end();
@@ -256,7 +256,7 @@ impl Running {
 
     /// Another process serves: this one accepts nothing more, and finishes what is open.
     async fn make_way(self, signals: &mut Signals, taken: &Taken) -> Result<(), AppError> {
-        let Self { mut sockets, workers, tellers, following, rotating, upkeep, mut supervisor, reloader, .. } = self;
+        let Self { mut sockets, workers, tellers, following, upkeep, rotating, mut supervisor, reloader, .. } = self;
         tracing::info!(process = taken.process, "the new process is ready; finishing open requests");
         following.loan.give();
         supervisor.hand_over(taken.process);
@@ -271,8 +271,8 @@ impl Running {
         rotating.stop();
         let drained = tokio::task::spawn_blocking(move || {
             workers.workers.join();
-            rotating.join();
             drop(upkeep);
+            rotating.join();
             tellers.workers.join();
             following.end();
         });

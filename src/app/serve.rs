@@ -22,7 +22,7 @@ use super::opening::open_followed;
 use super::process;
 use super::reassert::Reasserting;
 use super::reload::{Overrides, Reloader, read_deny};
-use super::rotation::{Rotating, manager as managing_keys};
+use super::rotation::{self, Rotating};
 use super::running::{Crew, Following, Running};
 use super::secrets::Held;
 use super::sockets::{CLEARTEXT, Sockets};
@@ -34,7 +34,6 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, Environment};
 use crate::key::{MintJwt, Signers};
 use crate::listen::{Connections, ListenMetrics, Listening};
-use crate::manage::Manager;
 use crate::ops::Ops;
 use crate::proxy::{Gateway, Metrics as ProxyMetrics, Shared};
 use crate::ready::Readiness;
@@ -210,8 +209,12 @@ impl Running {
             mac_key: followed.derived.mac_key.clone(),
             signers: Arc::new(ArcSwap::new(followed.derived.signers)),
         };
-        let manager = Manager::new(Arc::clone(&followed.store), config.proxy.token_prefix.clone());
+        let jwt: Arc<dyn MintJwt> = Arc::<ArcSwap<Signers>>::clone(&held.signers);
         let table = Arc::new(Table::new());
+        let manager = rotation::manager(&config, &followed.store, shared_clock.now())?
+            .with_keys_per_user_max(config.management.keys_per_user_max)
+            .with_live_usage(Arc::new(InTable(Arc::clone(&table))))
+            .with_jwt(jwt);
         let sync = Sync::start(sync::Parts {
             settings: config.sync.clone(),
             store: Arc::clone(&followed.store),
@@ -219,7 +222,7 @@ impl Running {
             clock: Arc::clone(&shared_clock),
             mac_key: followed.derived.mac_key,
             metrics: Arc::clone(&metrics.sync),
-            reassert: Some(Arc::new(Reasserting::by(manager))),
+            reassert: Some(Arc::new(Reasserting::by(manager.clone()))),
             // Last, so that as little as possible can go wrong while two processes share the folder.
             lent_lock: predecessor.as_ref().and_then(|predecessor| predecessor.state()),
         })?;
@@ -275,13 +278,11 @@ impl Running {
             pulses.push(times.pulse.clone());
             workers.workers.start(format!("worker-{number}"), listeners, times, move || Gateway::new(shared))?;
         }
-        let manager = managing_keys(&config, &followed.store, shared_clock.now())?;
-        let jwt: Arc<dyn MintJwt> = Arc::<ArcSwap<Signers>>::clone(&held.signers);
-        let manager = manager.with_keys_per_user_max(config.management.keys_per_user_max).with_jwt(jwt);
         let parts = admin::Parts {
             manager: manager.clone(),
             prefix: config.proxy.token_prefix.clone(),
             deny: Arc::clone(&deny),
+            signers: Arc::clone(&held.signers),
             routes: Arc::new(InSettings(Arc::clone(&settings))),
             applied: Arc::new(InTable(Arc::clone(&table))),
             settings: Arc::clone(&management.settings),
@@ -348,8 +349,8 @@ impl Running {
             workers,
             tellers,
             following,
-            rotating,
             upkeep,
+            rotating,
             open,
             program,
             predecessor,

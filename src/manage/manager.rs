@@ -98,6 +98,12 @@ impl<T> Done<T> {
         }
     }
 
+    /// The outcome, and what is known of the commit.
+    fn apart(self) -> (T, Done<()>) {
+        let Self { outcome, committed, wrote } = self;
+        (outcome, Done { outcome: (), committed, wrote })
+    }
+
     fn settle_user(&self, user: &mut User) {
         if self.wrote {
             user.updated_at = self.committed.at;
@@ -135,10 +141,16 @@ impl Asked {
     }
 }
 
+/// Makes the answer that is kept.
+type Render<U> = Box<dyn Fn(&U) -> Vec<u8> + Send>;
+
+/// What a plan of an import comes to.
+type TakenIn = Result<Plan<Vec<Key>>, ManageError>;
+
 /// The answer to keep of a request that is done once.
 pub(super) struct Kept<U> {
     pub(super) once: Once,
-    pub(super) answer: Box<dyn Fn(&U) -> Vec<u8> + Send>,
+    pub(super) answer: Render<U>,
     /// The key whose token the answer tells.
     pub(super) key: fn(&U) -> Option<KeyId>,
 }
@@ -420,7 +432,7 @@ impl Manager {
         caller: &Caller,
         rows: Vec<ImportedKey>,
         options: ImportOptions,
-    ) -> (Asked, impl FnMut(&Reading) -> Result<Plan<Vec<Key>>, ManageError> + Send + use<>) {
+    ) -> (Asked, impl FnMut(&Reading) -> TakenIn + Send + use<>) {
         let mut users: Vec<UserId> = rows.iter().filter_map(|row| row.user.clone()).collect();
         users.sort_unstable();
         users.dedup();
@@ -806,7 +818,7 @@ fn with_secret(mut made: Created, webhooks: Option<&Webhooks>) -> Created {
 }
 
 pub(super) fn changed(done: Done<(Key, Option<User>)>) -> Changed {
-    let (mut key, user) = done.outcome.clone();
+    let ((mut key, user), done) = done.apart();
     done.settle_key(&mut key, 0);
     Changed { key, user, webhook_secret: None, committed: done.committed }
 }
@@ -819,11 +831,11 @@ fn rotated(done: Done<plan::Replaced>) -> Rotated {
 }
 
 fn revoked(done: Done<plan::Ended>, related: Vec<KeyId>) -> Revoked {
-    let mut keys = done.outcome.keys.clone();
+    let (plan::Ended { mut keys, out_of_reach }, done) = done.apart();
     for (ordinal, key) in keys.iter_mut().enumerate() {
         done.settle_key(key, ordinal);
     }
-    Revoked { keys, related, out_of_reach: done.outcome.out_of_reach, committed: done.committed }
+    Revoked { keys, related, out_of_reach, committed: done.committed }
 }
 
 fn imported(mut done: Done<Vec<Key>>) -> Imported {

@@ -7,6 +7,8 @@
 mod api;
 mod check;
 mod error;
+#[cfg(test)]
+mod escalation;
 mod import;
 mod manager;
 mod may;

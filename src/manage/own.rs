@@ -158,7 +158,7 @@ impl<'a> Own<'a> {
     }
 }
 
-fn create(
+pub(super) fn create(
     caller: &Caller,
     name: Option<&str>,
     minter: &Minter,
@@ -209,7 +209,7 @@ fn create(
     Ok(Plan { changes: vec![change], outcome: Minted { key, user: Some(own.user.clone()), token } })
 }
 
-fn update(
+pub(super) fn update(
     caller: &Caller,
     id: KeyId,
     change: &OwnChange,
@@ -262,7 +262,7 @@ impl Own<'_> {
     }
 }
 
-fn revoke(caller: &Caller, id: KeyId, reading: &Reading) -> Result<Plan<(Key, Option<User>)>, ManageError> {
+pub(super) fn revoke(caller: &Caller, id: KeyId, reading: &Reading) -> Result<Plan<(Key, Option<User>)>, ManageError> {
     let own = Own::of(caller, reading)?;
     let before = own.seen(id, reading)?;
     own.covers(before)?;

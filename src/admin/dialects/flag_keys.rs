@@ -67,11 +67,9 @@ impl<'a> FlagKey<'a> {
 #[schema(as = FlagKeyToMake)]
 pub(in crate::admin) struct ToMake {
     /// Its flags.
-    #[schema(value_type = Vec<String>, max_items = 256)]
     flags: Flags,
     /// Free text by name: at most 64 entries and 4 KiB.
     #[serde(default)]
-    #[schema(value_type = BTreeMap<String, String>)]
     props: Props,
 }
 
@@ -122,11 +120,11 @@ pub(in crate::admin) struct Changes {
     active: Option<bool>,
     /// Other flags, in place of all there were.
     #[serde(default, deserialize_with = "given")]
-    #[schema(value_type = Vec<String>, max_items = 256, required = false)]
+    #[schema(value_type = Flags, required = false)]
     flags: Option<Flags>,
     /// Other props, in place of all there were.
     #[serde(default, deserialize_with = "given")]
-    #[schema(value_type = BTreeMap<String, String>, required = false)]
+    #[schema(value_type = Props, required = false)]
     props: Option<Props>,
 }
 

@@ -12,7 +12,7 @@ use super::page;
 use super::shape::{ChangedKey, KeyShape, KeyWhole, Minted, NewWebhookSecret, Replacement, Revocation};
 use crate::admin::answer::{Answer, json, written};
 use crate::admin::input::{
-    Flags, Json, JsonOrNothing, Named, Nothing, Patience, Props, Query, given, nullable, present,
+    Flags, Json, JsonOrNothing, Named, Nothing, Object, Patience, Props, Query, given, nullable, present,
 };
 use crate::admin::operator::{Call, key_id};
 use crate::admin::problem::Refusal;
@@ -148,7 +148,6 @@ pub(in crate::admin) struct ToMake {
     name: String,
     /// The flags that it holds. None: it opens only routes for any key.
     #[serde(default)]
-    #[schema(value_type = Vec<String>, max_items = 256)]
     scopes: Flags,
     /// Whether it holds whatever its user holds, now and later.
     #[serde(default)]
@@ -171,7 +170,6 @@ pub(in crate::admin) struct ToMake {
     user_id: Option<UserId>,
     /// Free text by name: at most 64 entries and 4 KiB.
     #[serde(default)]
-    #[schema(value_type = std::collections::BTreeMap<String, String>)]
     props: Props,
     /// How its token is made; `opaque` where it is left out.
     #[serde(default)]
@@ -189,11 +187,11 @@ pub(in crate::admin) struct ToMake {
     rotation_webhook_url: Option<String>,
     /// Which flags it may grant: operators only.
     #[serde(default)]
-    #[schema(value_type = Vec<String>, max_items = 256)]
     may_grant: Flags,
     /// Which keys it may manage: operators, who hold a flag of `keyward`, and nobody else.
     #[serde(default)]
-    operates_on: Option<Scope>,
+    #[schema(value_type = Option<Scope>)]
+    operates_on: Option<Object<Scope>>,
 }
 
 /// How a token can be made.
@@ -245,7 +243,7 @@ impl ToMake {
             grants: grants(self.scopes, self.inherit)?,
             props: self.props.0,
             may_grant: self.may_grant.0,
-            operates_on: self.operates_on.map(Into::into),
+            operates_on: self.operates_on.map(|Object(scope)| scope.into()),
             self_rotate: self.self_rotate,
             format: match self.format {
                 MintedFormat::Opaque => Format::Opaque,
@@ -344,7 +342,7 @@ pub(in crate::admin) struct Changes {
     active: Option<bool>,
     /// Other flags, in place of all there were.
     #[serde(default, deserialize_with = "given")]
-    #[schema(value_type = Vec<String>, max_items = 256, required = false)]
+    #[schema(value_type = Flags, required = false)]
     scopes: Option<Flags>,
     /// Whether it shall hold whatever its user holds; `false` wants `scopes` beside it.
     #[serde(default, deserialize_with = "given")]
@@ -352,7 +350,7 @@ pub(in crate::admin) struct Changes {
     inherit: Option<bool>,
     /// Other props, in place of all there were.
     #[serde(default, deserialize_with = "given")]
-    #[schema(value_type = std::collections::BTreeMap<String, String>, required = false)]
+    #[schema(value_type = Props, required = false)]
     props: Option<Props>,
     /// Another end; null for none.
     #[serde(default, deserialize_with = "present")]
@@ -372,12 +370,12 @@ pub(in crate::admin) struct Changes {
     rotation_webhook_url: Option<Option<String>>,
     /// Other flags that it may grant.
     #[serde(default, deserialize_with = "given")]
-    #[schema(value_type = Vec<String>, max_items = 256, required = false)]
+    #[schema(value_type = Flags, required = false)]
     may_grant: Option<Flags>,
     /// Other keys that it may manage; null for none.
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<Scope>)]
-    operates_on: Option<Option<Scope>>,
+    operates_on: Option<Option<Object<Scope>>>,
 }
 
 impl Changes {
@@ -401,7 +399,7 @@ impl Changes {
             rotation_interval_days: self.rotation_interval_days,
             rotation_webhook_url: self.rotation_webhook_url,
             may_grant: self.may_grant.map(|flags| flags.0),
-            operates_on: self.operates_on.map(|scope| scope.map(Into::into)),
+            operates_on: self.operates_on.map(|scope| scope.map(|Object(scope)| scope.into())),
         })
     }
 }

@@ -67,7 +67,6 @@ pub(in crate::admin) struct ToSet {
     #[schema(value_type = Option<String>, pattern = "^[A-Za-z0-9._-]{1,64}$")]
     project_id: Option<Option<ProjectId>>,
     /// What its keys may do at most.
-    #[schema(value_type = Vec<String>, max_items = 256)]
     flags: Flags,
     /// Whether its keys work; true where it is left out.
     #[serde(default, deserialize_with = "given")]

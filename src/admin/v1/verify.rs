@@ -52,7 +52,7 @@ pub(in crate::admin) struct ToVerify {
     route: Option<String>,
     /// Flags that it must all hold, in place of a route.
     #[serde(default, deserialize_with = "given")]
-    #[schema(value_type = Vec<String>, max_items = 256, required = false)]
+    #[schema(value_type = Flags, required = false)]
     flags: Option<Flags>,
 }
 

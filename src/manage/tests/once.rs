@@ -218,6 +218,7 @@ async fn a_key_imported_by_its_sha_256_is_known_by_its_token() {
 async fn a_lineage_is_told_oldest_first_with_its_usage() {
     let house = house();
     let first = house.create(plain(&["a"])).await.key.id;
+    house.clock.advance(MINUTE);
     let second = house.rotate(first, 60 * MINUTE).await.expect("a rotation").new.id;
     house.clock.advance(MINUTE);
     let third = house.rotate(second, 60 * MINUTE).await.expect("a rotation").new.id;

@@ -192,6 +192,10 @@ pub(super) struct Statement {
 
 /// Keys with user and usage, newest first.
 pub(super) fn list_keys(connection: &Connection, query: &KeyQuery, now: Timestamp) -> Result<KeyPage, Fault> {
+    if query.status == Some(Status::Listed) {
+        // Only a gateway knows its deny list.
+        return Ok(KeyPage::default());
+    }
     let Some(before) = number_before(connection, query.before)? else { return Ok(KeyPage::default()) };
     let (statement, last) = planned(connection, query, before, now)?;
     let mut prepared = connection.prepare_cached(&statement.sql)?;
@@ -362,7 +366,7 @@ mod tests {
         let now = Timestamp::from_seconds(1000);
         drop(SqliteStore::create(&path, Arc::new(ManualClock::at(now))).expect("a store"));
         let connection = Connection::open(&path).expect("the file is there");
-        for query in queries() {
+        for query in queries().into_iter().filter(|query| query.status != Some(Status::Listed)) {
             let query = KeyQuery { limit: 200, ..query };
             let is_searched = |steps: Vec<String>| {
                 let scanned = steps.iter().find(|step| step.starts_with("SCAN k"));

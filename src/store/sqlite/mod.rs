@@ -320,7 +320,7 @@ impl Store for SqliteStore {
 
     fn mutate(&self, read: ReadRequest, plan: Plan) -> Answer<'_, Outcome> {
         let (reply, answer) = oneshot::channel();
-        Box::pin(self.ask(Request::Mutate(Member { read, plan, reply }), answer))
+        Box::pin(self.ask(Request::Mutate(Box::new(Member { read, plan, reply })), answer))
     }
 
     fn read(&self, read: ReadRequest) -> Answer<'_, Reading> {

@@ -31,7 +31,7 @@ const GROUPS_BEFORE_THE_REST: u32 = 1000;
 
 /// What the writer is asked for.
 pub(super) enum Request {
-    Mutate(Member),
+    Mutate(Box<Member>),
     Usage {
         gateway: String,
         updates: Vec<UsageUpdate>,
@@ -185,7 +185,8 @@ fn tidy(connection: &Connection, now: Timestamp) -> Result<(), Fault> {
     Ok(())
 }
 
-fn mutate(shared: &Shared, mut members: Vec<Member>) {
+#[expect(clippy::vec_box, reason = "they come boxed")]
+fn mutate(shared: &Shared, mut members: Vec<Box<Member>>) {
     if members.is_empty() {
         return;
     }

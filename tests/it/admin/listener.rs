@@ -62,10 +62,14 @@ fn it_speaks_http_2_and_tls_and_takes_a_new_certificate() {
 
 #[test]
 fn a_key_that_is_on_the_deny_list_manages_nothing() {
-    let place = Place::with(|config| config.admin().gateway("deny_file = 'deny.txt'"));
+    let place = Place::new();
     let operator = place.site.operator();
     let id = place.asks(get("/v1/api-keys")).json()[0]["id"].as_str().expect("an id").to_owned();
     std::fs::write(place.site.path("deny.txt"), format!("{id}\n")).expect("a file");
+    let listed = crate::harness::Config::in_front_of(&place.upstream).admin().gateway("deny_file = 'deny.txt'");
+    place.site.write_config(&listed);
+    let mark = place.gateway.log_mark();
+    place.gateway.until_logged(mark, "configuration reloaded");
     place.gateway.hang_up();
     until("the deny list", || place.gateway.api(get("/v1/api-keys").bearer(operator)).code() == "invalid_key");
 }

@@ -8,6 +8,8 @@ mod listener;
 mod once;
 mod openapi;
 mod refusals;
+mod schemathesis;
+mod user_keys;
 mod users;
 mod verify;
 

@@ -1,14 +1,17 @@
 """`python -m websocket.client URL TOKEN [--trust chain.pem] [--stay]`: a caller that checks what comes back.
 
 With `--stay` it prints `open`, waits for the end, and prints with which code and reason that came.
+
+All in one thread: before Python 3.13 the `ssl` module loses bytes where one thread reads and another writes.
 """
 
 import argparse
+import asyncio
 import os
 import ssl
 
+from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.sync.client import connect
 
 MESSAGE_MAX = 4 * 1024 * 1024
 PATIENCE = 20
@@ -32,11 +35,15 @@ class Caller:
             **options,
         )
 
-    def ask(self, said, path="echo", **options):
+    async def ask(self, said, path="echo", **options):
         """The answer to one message on a connection of its own."""
-        with self.open(path, **options) as connection:
-            connection.send(said)
-            return connection.recv(PATIENCE)
+        async with self.open(path, **options) as connection:
+            await connection.send(said)
+            return await soon(connection.recv())
+
+
+def soon(waiting):
+    return asyncio.wait_for(waiting, PATIENCE)
 
 
 def same(what, got, wanted):
@@ -45,8 +52,8 @@ def same(what, got, wanted):
     print(f"{what}: as it should be")
 
 
-def messages(caller, **options):
-    with caller.open(**options) as connection:
+async def messages(caller, **options):
+    async with caller.open(**options) as connection:
         for what, message in [
             ("text", "a word, größer als ASCII"),
             ("an empty text", ""),
@@ -55,83 +62,82 @@ def messages(caller, **options):
             ("a megabyte that does not", os.urandom(2**20)),
             ("a megabyte of text", "ä" * 2**19),
         ]:
-            connection.send(message)
-            same(what, connection.recv(PATIENCE), message)
-        connection.send(["in ", "three ", "fragments"])
-        same("fragments", connection.recv(PATIENCE), "in three fragments")
-        connection.send([b"\0" * 70000, b"\1" * 5, b"\2" * 200])
-        same("large fragments", connection.recv(PATIENCE), b"\0" * 70000 + b"\1" * 5 + b"\2" * 200)
+            await connection.send(message)
+            same(what, await soon(connection.recv()), message)
+        await connection.send(["in ", "three ", "fragments"])
+        same("fragments", await soon(connection.recv()), "in three fragments")
+        await connection.send([b"\0" * 70000, b"\1" * 5, b"\2" * 200])
+        same("large fragments", await soon(connection.recv()), b"\0" * 70000 + b"\1" * 5 + b"\2" * 200)
         # Frames of control may stand between the fragments of a message.
-        connection.send(pinging(connection))
-        same("a ping between fragments", connection.recv(PATIENCE), "before after")
+        await connection.send(pinging(connection))
+        same("a ping between fragments", await soon(connection.recv()), "before after")
 
 
-def pinging(connection):
+async def pinging(connection):
     yield "before "
-    if not connection.ping(b"between").wait(PATIENCE):
-        raise SystemExit("a ping between fragments: no pong")
+    await soon(await connection.ping(b"between"))
     yield "after"
 
 
-def pings(caller):
-    with caller.open() as connection:
-        same("a ping of the caller", connection.ping(b"0123456789" * 12).wait(PATIENCE), True)
-        connection.send("!ping")
-        same("a ping of the service", connection.recv(PATIENCE), "pong")
+async def pings(caller):
+    async with caller.open() as connection:
+        await soon(await connection.ping(b"0123456789" * 12))
+        await connection.send("!ping")
+        same("a ping of the service", await soon(connection.recv()), "pong")
 
 
-def closes(caller):
+async def closes(caller):
     for code, reason in [(1000, ""), (1001, "going"), (4321, "größer"), (3000, "x" * 123)]:
-        with caller.open("spoken") as connection:
-            connection.close(code, reason)
+        async with caller.open("spoken") as connection:
+            await connection.close(code, reason)
         # The service writes it down once its side has ended.
-        said = caller.ask("!last")
+        said = await caller.ask("!last")
         for _ in range(100):
             if said == f"{code} {reason}":
                 break
-            said = caller.ask("!last")
+            said = await caller.ask("!last")
         same(f"the caller closes with {code}", said, f"{code} {reason}")
     for code, reason in [(1000, ""), (1011, "broken"), (4999, "größer")]:
-        with caller.open() as connection:
-            connection.send(f"!close {code} {reason}")
+        async with caller.open() as connection:
+            await connection.send(f"!close {code} {reason}")
             try:
-                connection.recv(PATIENCE)
+                await soon(connection.recv())
             except ConnectionClosed as closed:
                 same(f"the service closes with {code}", (closed.rcvd.code, closed.rcvd.reason), (code, reason))
 
 
-def extensions(caller):
-    with caller.open() as connection:
+async def extensions(caller):
+    async with caller.open() as connection:
         answered = connection.response.headers.get("sec-websocket-extensions", "")
         same("compression is agreed to", answered.split(";")[0], "permessage-deflate")
-    same("compression arrives", caller.ask("!extensions"), "permessage-deflate")
-    same("no compression arrives", caller.ask("!extensions", compression=None), "none")
+    same("compression arrives", await caller.ask("!extensions"), "permessage-deflate")
+    same("no compression arrives", await caller.ask("!extensions", compression=None), "none")
 
 
-def handshakes(caller):
+async def handshakes(caller):
     try:
-        caller.open(token="kw_live_nonsense")
+        await caller.open(token="kw_live_nonsense")
         raise SystemExit("a bad token: it was let in")
     except InvalidStatus as refused:
         same("a bad token", refused.response.status_code, 401)
-    same("the credential stays", caller.ask("!header authorization"), "none")
-    if caller.ask("!header keyward-key-id") in ("spoofed", "none"):
+    same("the credential stays", await caller.ask("!header authorization"), "none")
+    if await caller.ask("!header keyward-key-id") in ("spoofed", "none"):
         raise SystemExit("who calls was not said, or by the caller")
 
 
-def stay(caller):
-    with caller.open("spoken") as connection:
-        connection.send("hello")
-        connection.recv(PATIENCE)
+async def stay(caller):
+    async with caller.open("spoken") as connection:
+        await connection.send("hello")
+        await soon(connection.recv())
         print("open", flush=True)
         try:
-            connection.recv(PATIENCE)
+            await soon(connection.recv())
         except ConnectionClosed:
             pass
     print(f"closed {connection.close_code} {connection.close_reason}")
 
 
-def main():
+async def main():
     parser = argparse.ArgumentParser(prog="websocket.client", description=__doc__)
     parser.add_argument("url")
     parser.add_argument("token")
@@ -140,14 +146,14 @@ def main():
     arguments = parser.parse_args()
     caller = Caller(arguments.url, arguments.token, arguments.trust)
     if arguments.stay:
-        return stay(caller)
-    messages(caller)
-    messages(caller, compression=None)
-    pings(caller)
-    closes(caller)
-    extensions(caller)
-    handshakes(caller)
+        return await stay(caller)
+    await messages(caller)
+    await messages(caller, compression=None)
+    await pings(caller)
+    await closes(caller)
+    await extensions(caller)
+    await handshakes(caller)
     print("all good")
 
 
-main()
+asyncio.run(main())
