@@ -54,7 +54,10 @@ fn house() -> House {
     let path = folder.path().join("keyward.db");
     let store = SqliteStore::create(&path, Arc::<ManualClock>::clone(&clock) as _).expect("a new store");
     let store: SharedStore = Arc::new(store);
-    let manager = Manager::new(Arc::clone(&store), TokenPrefix::default()).with_jwt(Arc::new(FakeJwt));
+    let derive = |subject: &str| zeroize::Zeroizing::new(TokenHash::of(subject.as_bytes()).head());
+    let webhooks = Webhooks { secrets: WebhookSecrets::new(Arc::new(derive), vec![]), reach: Reach::Public };
+    let manager = Manager::new(Arc::clone(&store), TokenPrefix::default());
+    let manager = manager.with_jwt(Arc::new(FakeJwt)).with_webhooks(webhooks);
     House { manager, store, clock, _folder: folder }
 }
 
