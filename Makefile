@@ -1,5 +1,5 @@
 # Everything that is run by hand or by CI. `make test` needs cargo and nothing else: what the tests
-# call and is not there is installed, where that is possible.
+# call and is not there is installed, where that is possible (`make tools`; a minute on a bare Debian).
 
 SHELL := /usr/bin/env bash
 .SHELLFLAGS := -euo pipefail -c
@@ -7,13 +7,19 @@ SHELL := /usr/bin/env bash
 
 # Tools that cargo builds for us lie here and not in the user's own folder.
 TOOLS := $(CURDIR)/target/tools
-export PATH := $(TOOLS)/bin:$(PATH)
+# Some of what Debian installs for services is not on the path of everybody.
+export PATH := $(TOOLS)/bin:$(PATH):/usr/sbin
 
 # Seconds for each fuzz target.
 FUZZ_SECONDS ?= 10
 
 # What is called, and the Debian package that has it.
-NEEDED := cc:gcc curl:curl nginx:nginx-light wrk:wrk systemd-socket-activate:systemd
+NEEDED := cc:gcc curl:curl h2load:nghttp2-client haproxy:haproxy nginx:nginx-light python3:python3 \
+	slowhttptest:slowhttptest systemd-socket-activate:systemd testssl:testssl.sh wrk:wrk
+
+# Clients and services in Python that the tests run against the gateway, and what they import.
+PEERS := $(CURDIR)/target/peers
+REQUIREMENTS := $(CURDIR)/tests/peers/requirements.txt
 
 .PHONY: run test soak lint bench fuzz ci tools
 
@@ -30,11 +36,17 @@ soak: export KEYWARD_TEST_UPGRADES ?= 50
 soak: export KEYWARD_TEST_RELOADS ?= 1000
 soak: export KEYWARD_MUTANTS ?= 100000
 soak: export KEYWARD_PATHS ?= 1000000
-soak: export KEYWARD_SLOW ?= 9000
+soak: export KEYWARD_H2LOAD ?= 50000
+soak: export KEYWARD_STALE_HAPROXY ?= 100000
+soak: export KEYWARD_SLOW ?= 10000
+soak: export KEYWARD_SLOWHTTPTEST ?= 2000
+soak: export KEYWARD_TESTSSL ?= 1
 soak: export KEYWARD_SOAK_REVOCATIONS ?= 1000
 soak: export KEYWARD_SOAK_KILLS ?= 20
 soak: export KEYWARD_SOAK_LIVES ?= 10000
+soak: export KEYWARD_SOAK_HISTORIES ?= 100000
 soak: export KEYWARD_STALE_REQUESTS ?= 100000
+soak: export KEYWARD_SCHEMATHESIS ?= 200
 soak: tools
 	@if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --locked $(SOAK); else cargo test --locked $(SOAK); fi
 
@@ -67,10 +79,21 @@ ci: lint test
 tools:
 	@missing=(); \
 	for pair in $(NEEDED); do command -v "$${pair%%:*}" >/dev/null || missing+=("$${pair##*:}"); done; \
-	if [ "$${#missing[@]}" -eq 0 ]; then exit 0; fi; \
-	if [ "$$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then \
+	python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv); \
+	if [ "$${#missing[@]}" -ne 0 ]; then \
+		if [ "$$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then \
+			echo "the tests need what is not here; as root: apt-get install $${missing[*]}" >&2; exit 1; \
+		fi; \
 		export DEBIAN_FRONTEND=noninteractive; \
-		apt-get update -qq && apt-get install -y -qq --no-install-recommends "$${missing[@]}"; \
-	else \
-		echo "the tests call these, and they are not here: $${missing[*]}" >&2; exit 1; \
+		options=(-qq -o Acquire::Retries=3 -o DPkg::Lock::Timeout=300); \
+		apt-get "$${options[@]}" update; \
+		apt-get "$${options[@]}" install -y --no-install-recommends "$${missing[@]}" >/dev/null; \
+	fi
+	@# The copy of the list is the last thing made: with another list, or none, all is made anew.
+	@if ! cmp -s $(REQUIREMENTS) $(PEERS)/requirements.txt; then \
+		rm -rf $(PEERS); \
+		python3 -m venv $(PEERS); \
+		$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --retries 5 --no-deps --no-compile \
+			--only-binary :all: --requirement $(REQUIREMENTS); \
+		cp $(REQUIREMENTS) $(PEERS)/requirements.txt; \
 	fi

@@ -141,7 +141,7 @@ async fn fill(store: &SharedStore, size: u32) -> Outcome<()> {
                 row: Row::Key(Box::new(key.clone())),
                 event: NewEvent { kind: EventKind::KeyImported, changes: BTreeMap::new() },
             });
-            Ok(Changes { actor: Actor::System, changes: changes.collect() })
+            Ok(Changes::by(Actor::System, changes.collect()))
         };
         store.mutate(ReadRequest::default(), Box::new(plan)).await?.map_err(|_refusal| "the plan refuses nothing")?;
     }

@@ -6,7 +6,7 @@
 //! 7 cli
 //! 6 app                       build, bind, start, drain
 //! 5 config                    TOML -> checked settings
-//! 4 proxy | ops               the data plane | metrics and health
+//! 4 proxy | ops | admin | rotation      the data plane | metrics, health | the management plane | due rotations
 //! 3 sync | listen | manage    change feed -> table | accept, TLS, drain | changes to keys
 //! 2 policy | store | table    decide | where keys live | where keys are looked up
 //! 1 key | wire | tls          what a key is | header hygiene, bodies | certificates
@@ -31,8 +31,10 @@ pub mod listen;
 pub mod manage;
 pub mod sync;
 
+pub mod admin;
 pub mod ops;
 pub mod proxy;
+pub mod rotation;
 
 pub mod config;
 

@@ -46,6 +46,51 @@ pub enum AppError {
         /// Where the secret was looked for.
         path: PathBuf,
     },
+    /// The store has not said in time whether secrets are its own.
+    #[error("the store {store} gives no answer: reload again once it does")]
+    StoreSilent {
+        /// Which store.
+        store: String,
+    },
+    /// The store knows a newer secret than the file.
+    #[error("the store knows master secret {number}, and {} does not: copy the file from where that one was made, \
+             or `keyward secrets forget {number}` if it is lost", .path.display())]
+    SecretLacking {
+        /// The secret that is lacking.
+        number: u32,
+        /// The file.
+        path: PathBuf,
+    },
+    /// No more secrets fit.
+    #[error("there are as many master secrets as there can be: `keyward secrets forget {oldest}` first")]
+    TooManySecrets {
+        /// The oldest.
+        oldest: u32,
+    },
+    /// A secret that is in use cannot be forgotten.
+    #[error("master secret {number} is in use: it can be forgotten once another is")]
+    SecretInUse {
+        /// Which one.
+        number: u32,
+    },
+    /// A secret that nobody knows.
+    #[error("there is no master secret {number}: see `keyward secrets list`")]
+    NoSuchSecret {
+        /// Which one.
+        number: u32,
+    },
+    /// The secrets are in a variable, which no command can change.
+    #[error("KEYWARD_MASTER_SECRET holds the master secrets, and no command can change a variable: {remedy}")]
+    SecretInEnvironment {
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// Somebody else changes the secrets' file.
+    #[error("{} is being changed by another process: try again when that has ended", .path.display())]
+    SecretsBusy {
+        /// The file.
+        path: PathBuf,
+    },
     /// Snapshot and journal cannot be used.
     #[error(transparent)]
     State(#[from] StateError),
@@ -119,6 +164,7 @@ impl AppError {
             | Self::RestartNeeded { .. }
             | Self::Occupied { .. }
             | Self::SecretMissing { .. }
+            | Self::SecretInEnvironment { .. }
             | Self::Log(_) => true,
             Self::Store(error) => match error {
                 StoreError::Missing { .. }
@@ -132,6 +178,12 @@ impl AppError {
             },
             Self::State(error) => matches!(error, StateError::InUse(_)),
             Self::Listen { .. }
+            | Self::StoreSilent { .. }
+            | Self::SecretLacking { .. }
+            | Self::TooManySecrets { .. }
+            | Self::SecretInUse { .. }
+            | Self::NoSuchSecret { .. }
+            | Self::SecretsBusy { .. }
             | Self::Option { .. }
             | Self::Manage(_)
             | Self::File { .. }

@@ -8,15 +8,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::error::AppError;
+use super::secrets::{fingerprints, given};
 use crate::clock::Clock;
-use crate::config::{Config, MasterSecret, master_secret};
+use crate::config::Config;
 use crate::key::{KeyId, Token};
 use crate::manage::{Caller, Manager};
-use crate::secret::Secret;
-use crate::store::{self, SharedStore, SqliteStore};
-
-/// The number of the one master secret that there is until it is rotated.
-pub(super) const FIRST_SECRET: u32 = 1;
+use crate::secret::{MasterSecret, Secret};
+use crate::store::{self, SharedStore, SqliteStore, check_secrets};
 
 /// What was made.
 #[derive(Debug)]
@@ -45,8 +43,7 @@ pub async fn init(config: &Config, caller: &Caller, clock: Arc<dyn Clock>) -> Re
     if let Some(file) = make_master_secret(config, &store).await? {
         made.push(file);
     }
-    let secret = master_secret(config).map_err(|fault| AppError::Config(vec![fault]))?;
-    store.check_secret(FIRST_SECRET, secret.fingerprint()).await?;
+    check_secrets(&*store, &fingerprints(&given(config)?)).await?;
     let manager = Manager::new(store, config.proxy.token_prefix.clone());
     let operator = manager.create_first_operator(caller).await?;
     Ok(Initialised { made, operator: operator.map(|created| (created.key.id, created.token)) })
@@ -86,10 +83,17 @@ pub(super) fn write_secret(path: &Path, secret: &Secret) -> Result<(), AppError>
     let write = || {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
         file.write_all(secret.expose())?;
-        file.write_all(b"\n")?;
+        if !secret.expose().ends_with(b"\n") {
+            file.write_all(b"\n")?;
+        }
         file.sync_all()?;
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(folder)?.sync_all()
+        sync_folder_of(path)
     };
     write().map_err(AppError::file("write", path))
+}
+
+/// Makes the names in the folder of `path` survive a loss of power.
+pub(super) fn sync_folder_of(path: &Path) -> std::io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(folder)?.sync_all()
 }

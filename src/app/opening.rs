@@ -7,31 +7,43 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::error::AppError;
-use super::init::FIRST_SECRET;
+use super::secrets::{Derived, fingerprints, given};
 use crate::clock::Clock;
-use crate::config::{Config, MasterSecret, master_secret};
-use crate::store::{self, AwaitedStore, SharedStore, SqliteStore, Store as _, StoreError, StoreId};
-use crate::sync::MacKey;
+use crate::config::Config;
+use crate::key::Signers;
+use crate::secret::MasterSecrets;
+use crate::store::{self, AwaitedStore, SharedStore, SqliteStore, Store as _, StoreError, StoreId, check_secrets};
 
 /// Where a gateway keeps the id of the store it follows, so that it knows it with the store away.
 const STORE_ID_FILE: &str = "store-id";
 
-/// The store that `config` names, opened, with its master secret held against it.
-///
-/// # Errors
-/// When the store cannot be opened, the secret cannot be read, or they do not belong together.
-pub async fn open_store(config: &Config, clock: Arc<dyn Clock>) -> Result<SharedStore, AppError> {
-    let secret = secret_of(config)?;
-    let store = open(config, clock)?;
-    store.check_secret(FIRST_SECRET, secret.fingerprint()).await?;
-    Ok(store)
+/// A store that was opened, and what mints its keys in JWT form.
+#[derive(Debug)]
+pub struct Opened {
+    /// The store.
+    pub store: SharedStore,
+    /// What signs.
+    pub signers: Arc<Signers>,
 }
 
-/// A store to follow, and the key of what is remembered of it.
+/// The store that `config` names, opened, with its master secrets held against it.
+///
+/// # Errors
+/// When the store cannot be opened, a secret cannot be read, or they do not belong together.
+pub async fn open_store(config: &Config, clock: Arc<dyn Clock>) -> Result<Opened, AppError> {
+    let secrets = given(config)?;
+    let store = open(config, clock)?;
+    check_secrets(&*store, &fingerprints(&secrets)).await?;
+    let signers = Signers::derive(&secrets, store.id().0, &config.gateway.issuer);
+    Ok(Opened { store, signers: Arc::new(signers) })
+}
+
+/// A store to follow, and what is derived for it.
 #[derive(Debug)]
 pub(super) struct Followed {
     pub(super) store: SharedStore,
-    pub(super) mac_key: MacKey,
+    pub(super) secrets: MasterSecrets,
+    pub(super) derived: Derived,
 }
 
 /// How long a start waits for a store that it can begin without.
@@ -44,22 +56,25 @@ const PATIENCE: Duration = Duration::from_millis(600);
 /// When the secret cannot be read or is not the store's, the store is of a newer version, or it is
 /// away and was never followed.
 pub(super) async fn open_followed(config: &Config, clock: Arc<dyn Clock>) -> Result<Followed, AppError> {
-    let secret = secret_of(config)?;
+    let secrets = given(config)?;
+    let followed = |store: SharedStore, id| {
+        let derived = Derived::from(&secrets, id, config);
+        Followed { store, secrets: secrets.clone(), derived }
+    };
     let remembered = config.sync.state_dir.join(STORE_ID_FILE);
     if let Some(id) = recall(&remembered) {
-        let store = awaited(config, id, &secret, Arc::clone(&clock));
-        let mac_key = mac_key(&secret, id);
+        let store = awaited(config, id, &secrets, Arc::clone(&clock));
         match tokio::time::timeout(PATIENCE, store.ready()).await {
-            Ok(Ok(())) => return Ok(Followed { store: Arc::new(store), mac_key }),
+            Ok(Ok(())) => return Ok(followed(Arc::new(store), id)),
             Err(_elapsed) => {
                 tracing::error!(store = store.name(), "the store gives no answer; starting from what is remembered");
-                return Ok(Followed { store: Arc::new(store), mac_key });
+                return Ok(followed(Arc::new(store), id));
             }
             Ok(Err(
                 error @ (StoreError::Missing { .. } | StoreError::Unavailable { .. } | StoreError::Damaged { .. }),
             )) => {
                 tracing::error!(%error, "the store is away; starting from what is remembered of it");
-                return Ok(Followed { store: Arc::new(store), mac_key });
+                return Ok(followed(Arc::new(store), id));
             }
             // Another store was put in its place while nothing ran: that one is followed.
             Ok(Err(StoreError::OtherStore { .. })) => {}
@@ -67,14 +82,10 @@ pub(super) async fn open_followed(config: &Config, clock: Arc<dyn Clock>) -> Res
         }
     }
     let store = open(config, clock)?;
-    store.check_secret(FIRST_SECRET, secret.fingerprint()).await?;
-    remember(&remembered, store.id())?;
-    let mac_key = mac_key(&secret, store.id());
-    Ok(Followed { store, mac_key })
-}
-
-fn secret_of(config: &Config) -> Result<MasterSecret, AppError> {
-    master_secret(config).map_err(|fault| AppError::Config(vec![fault]))
+    check_secrets(&*store, &fingerprints(&secrets)).await?;
+    let id = store.id();
+    remember(&remembered, id)?;
+    Ok(followed(store, id))
 }
 
 fn open(config: &Config, clock: Arc<dyn Clock>) -> Result<SharedStore, StoreError> {
@@ -82,16 +93,12 @@ fn open(config: &Config, clock: Arc<dyn Clock>) -> Result<SharedStore, StoreErro
     Ok(Arc::new(SqliteStore::open(path, clock)?))
 }
 
-fn awaited(config: &Config, id: StoreId, secret: &MasterSecret, clock: Arc<dyn Clock>) -> AwaitedStore {
+fn awaited(config: &Config, id: StoreId, secrets: &MasterSecrets, clock: Arc<dyn Clock>) -> AwaitedStore {
     let store::Settings::Sqlite { path } = config.store.clone();
     let name = path.display().to_string();
     let open =
         move || -> Result<SharedStore, StoreError> { Ok(Arc::new(SqliteStore::open(&path, Arc::clone(&clock))?)) };
-    AwaitedStore::new(name, id, (FIRST_SECRET, secret.fingerprint()), Arc::new(open))
-}
-
-fn mac_key(secret: &MasterSecret, store: StoreId) -> MacKey {
-    MacKey::new(&secret.derive(store, "snapshot", ""))
+    AwaitedStore::new(name, id, fingerprints(secrets), Arc::new(open))
 }
 
 /// Notes the store's id. It is no secret, and one that was tampered with only makes the snapshot's

@@ -140,9 +140,19 @@ fn are_free(config: &Config, listen: Option<SocketAddr>) -> Result<(), AppError>
     for address in addresses {
         bind(address, 1).map_err(|fault| AppError::Listen { key: "gateway.listen".to_owned(), fault })?;
     }
-    // With any port for the gateway, any will do for the other listener.
-    if let Some(address) = config.ops.filter(|_| listen.is_none_or(|listen| listen.port() != 0)) {
-        bind(address, 1).map_err(|fault| AppError::Listen { key: "ops.listen".to_owned(), fault })?;
+    let any_port = listen.is_some_and(|listen| listen.port() == 0);
+    // With any port for the gateway, any will do for the other listeners.
+    if any_port {
+        return Ok(());
+    }
+    for &address in &config.gateway.listen_cleartext {
+        bind(address, 1).map_err(|fault| AppError::Listen { key: "gateway.listen_cleartext".to_owned(), fault })?;
+    }
+    let admin = config.admin.as_ref().map(|admin| admin.listen);
+    for (name, address) in [("admin", admin), ("ops", config.ops)] {
+        if let Some(address) = address {
+            bind(address, 1).map_err(|fault| AppError::Listen { key: format!("{name}.listen"), fault })?;
+        }
     }
     Ok(())
 }
@@ -160,7 +170,7 @@ async fn demo_key(manager: &Manager, caller: &Caller, clock: &dyn Clock) -> Resu
         text: Some(DEMO.to_owned()),
         ..KeyQuery::default()
     };
-    let keys = manager.keys(caller, query).await?;
+    let keys = manager.keys(caller, query).await?.keys;
     let usable =
         |key: &Key| key.name == DEMO && key.status(None, clock.now()) == Status::Active && key.replaced_by.is_none();
     if let Some(old) = keys.iter().find(|view| usable(&view.key)) {

@@ -11,13 +11,15 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use super::error::AppError;
+use super::management::Management;
+use super::secrets::Held;
 use crate::clock::{Clock, Timestamp};
 use crate::config::{Config, Environment};
 use crate::listen::{self, Connections};
 use crate::policy::DenyList;
 use crate::proxy;
 use crate::telemetry::ProcessMetrics;
-use crate::tls::{CertificateMetrics, Certificates};
+use crate::tls::{CertificateInfo, CertificateMetrics, Certificates};
 
 /// What the command line says over the file, at every reload again.
 #[derive(Debug, Clone, Copy)]
@@ -32,9 +34,13 @@ impl Overrides {
         config.sync.accept_old_snapshot |= self.accept_old_snapshot;
         let Some(listen) = self.listen else { return };
         config.gateway.listen = vec![listen];
-        // Where any port will do for the gateway, any will do for the other listener.
+        // Where any port will do for the gateway, any will do for the other listeners.
         if listen.port() == 0 {
+            config.gateway.listen_cleartext.iter_mut().for_each(|address| address.set_port(0));
             config.ops = config.ops.map(|ops| SocketAddr::new(ops.ip(), 0));
+            for listener in [&mut config.admin, &mut config.own_keys].into_iter().flatten() {
+                listener.listen.set_port(0);
+            }
         }
     }
 }
@@ -49,7 +55,9 @@ pub(super) struct Reloader {
     pub(super) listen_settings: Arc<ArcSwap<listen::Settings>>,
     pub(super) connections: Arc<Connections>,
     pub(super) certificates: Option<Arc<Certificates>>,
+    pub(super) management: Management,
     pub(super) deny: Arc<ArcSwap<DenyList>>,
+    pub(super) held: Held,
     pub(super) process_metrics: ProcessMetrics,
     pub(super) certificate_metrics: CertificateMetrics,
     pub(super) clock: Arc<dyn Clock>,
@@ -89,9 +97,11 @@ impl Reloader {
             .map(|(certificates, settings)| Ok((certificates, certificates.prepare(settings)?)))
             .transpose()
             .map_err(AppError::Certificates)?;
+        let managed = self.management.prepare(&new)?;
         if let Some((certificates, prepared)) = prepared {
             certificates.commit(prepared);
         }
+        self.management.commit(managed, &new);
         self.settings.store(Arc::clone(&new.proxy));
         self.listen_settings.store(Arc::new(new.gateway.listen_settings()));
         self.connections.set_max(new.gateway.limits.connections);
@@ -107,26 +117,33 @@ impl Reloader {
         }
     }
 
+    /// Takes over the master secrets that the configuration in force names by now.
+    pub(super) async fn reload_secrets(&mut self) {
+        self.held.reload(&self.config).await;
+    }
+
     /// Tells when the certificates in use end, and warns of what is wrong with them.
     pub(super) fn show_certificates(&self) {
-        let Some(certificates) = &self.certificates else { return };
-        let shown = certificates.shown();
+        let own = self.certificates.iter().flat_map(|certificates| certificates.shown().to_vec());
+        let shown: Vec<CertificateInfo> = own.chain(self.management.shown()).collect();
         self.certificate_metrics.show(&shown);
-        warn_of_certificates(certificates, self.clock.now());
+        warn_of_certificates(&shown, self.clock.now());
     }
 
     /// Every file that a reload reads: a change of one of them asks for it.
     pub(super) fn files(&self) -> Vec<PathBuf> {
         let mut files = vec![self.config.path.clone()];
         files.extend(self.config.secret_files.iter().cloned());
+        files.extend((!self.config.has_master_secret_in_environment()).then(|| self.config.master_file.clone()));
         files.extend(self.certificates.iter().flat_map(|certificates| certificates.files()));
+        files.extend(self.management.files());
         files.extend(self.config.proxy.certificate_files().map(Path::to_path_buf));
         files
     }
 }
 
-fn warn_of_certificates(certificates: &Certificates, now: Timestamp) {
-    for certificate in certificates.shown().iter() {
+fn warn_of_certificates(shown: &[CertificateInfo], now: Timestamp) {
+    for certificate in shown {
         for warning in certificate.warnings(now) {
             tracing::warn!(chain = %certificate.chain.display(), "certificate: {warning}");
         }

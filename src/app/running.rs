@@ -10,7 +10,9 @@ use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle as Task};
 
 use super::error::AppError;
+use super::management::Upkeep;
 use super::reload::Reloader;
+use super::rotation::Rotating;
 use super::serve::{Bound, OnReady};
 use super::signals::{Signals, Told};
 use super::sockets::Sockets;
@@ -36,6 +38,9 @@ pub(super) struct Running {
     pub(super) tellers: Crew,
     /// The thread that follows the store outlives the workers: what they count is written back last.
     pub(super) following: Following,
+    /// Ended by its drop, after everything that it writes down.
+    pub(super) upkeep: Upkeep,
+    pub(super) rotating: Rotating,
     /// True once connections may be accepted.
     pub(super) open: watch::Sender<bool>,
     pub(super) program: Program,
@@ -90,8 +95,14 @@ impl Running {
         for address in &self.bound.gateway {
             tracing::info!(listener = "gateway", %address, "listening");
         }
-        if let Some(address) = self.bound.ops {
-            tracing::info!(listener = "ops", %address, "listening");
+        for address in &self.bound.cleartext {
+            tracing::info!(listener = "gateway_cleartext", %address, "listening");
+        }
+        let Bound { ops, admin, own_keys, .. } = &self.bound;
+        for (listener, address) in [("admin", admin), ("self", own_keys), ("ops", ops)] {
+            if let Some(address) = address {
+                tracing::info!(listener, %address, "listening");
+            }
         }
         self.readiness.bound();
         let end = self.serve(&mut signals, on_ready).await;
@@ -134,6 +145,7 @@ impl Running {
                         self.supervisor.reloading("reloading the configuration");
                         self.reloader.reload_deny();
                         self.reloader.reload();
+                        self.reloader.reload_secrets().await;
                         watch.follow(self.reloader.files().iter().map(PathBuf::as_path));
                         self.supervisor.ready();
                     }
@@ -153,6 +165,7 @@ impl Running {
                 }
                 () = watch.changed() => {
                     self.reloader.reload();
+                    self.reloader.reload_secrets().await;
                     watch.follow(self.reloader.files().iter().map(PathBuf::as_path));
                 }
                 () = self.supervisor.watch() => {}
@@ -220,11 +233,14 @@ impl Running {
                 () = signals.stop() => tracing::warn!("told to stop again: not waiting for load balancers"),
             }
         }
-        let Self { mut sockets, workers, tellers, following, mut supervisor, .. } = self;
+        let Self { mut sockets, workers, tellers, following, upkeep, rotating, mut supervisor, .. } = self;
         sockets.let_go();
         workers.stop();
+        rotating.stop();
         let drained = tokio::task::spawn_blocking(move || {
             workers.workers.join();
+            drop(upkeep);
+            rotating.join();
             tellers.stop();
             tellers.workers.join();
             following.end();
@@ -240,7 +256,7 @@ impl Running {
 
     /// Another process serves: this one accepts nothing more, and finishes what is open.
     async fn make_way(self, signals: &mut Signals, taken: &Taken) -> Result<(), AppError> {
-        let Self { mut sockets, workers, tellers, following, mut supervisor, reloader, .. } = self;
+        let Self { mut sockets, workers, tellers, following, upkeep, rotating, mut supervisor, reloader, .. } = self;
         tracing::info!(process = taken.process, "the new process is ready; finishing open requests");
         following.loan.give();
         supervisor.hand_over(taken.process);
@@ -252,8 +268,11 @@ impl Running {
         sockets.let_go();
         workers.stop();
         tellers.stop();
+        rotating.stop();
         let drained = tokio::task::spawn_blocking(move || {
             workers.workers.join();
+            drop(upkeep);
+            rotating.join();
             tellers.workers.join();
             following.end();
         });

@@ -17,23 +17,28 @@ use tokio::task::LocalSet;
 
 use super::echo::Echo;
 use super::error::AppError;
+use super::management::{InSettings, InTable, Management, ManagementMetrics, Upkeep};
 use super::opening::open_followed;
 use super::process;
 use super::reassert::Reasserting;
 use super::reload::{Overrides, Reloader, read_deny};
+use super::rotation::{self, Rotating};
 use super::running::{Crew, Following, Running};
-use super::sockets::Sockets;
+use super::secrets::Held;
+use super::sockets::{CLEARTEXT, Sockets};
 use super::supervisor::Supervisor;
 use super::upgrade::{Predecessor, Program};
 use super::workers::{Times, runtime};
+use crate::admin;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, Environment};
+use crate::key::{MintJwt, Signers};
 use crate::listen::{Connections, ListenMetrics, Listening};
-use crate::manage::Manager;
 use crate::ops::Ops;
 use crate::proxy::{Gateway, Metrics as ProxyMetrics, Shared};
 use crate::ready::Readiness;
 use crate::report::Chain;
+use crate::rotation::RotationMetrics;
 use crate::sync::{self, Sync, SyncMetrics};
 use crate::table::Table;
 use crate::telemetry::{DroppedLines, ProcessMetrics, start_log};
@@ -73,8 +78,14 @@ impl std::fmt::Debug for ServeOptions {
 pub struct Bound {
     /// The addresses that callers reach.
     pub gateway: Vec<SocketAddr>,
+    /// Those of them without TLS beside those with it.
+    pub cleartext: Vec<SocketAddr>,
     /// Metrics and health.
     pub ops: Option<SocketAddr>,
+    /// The management API.
+    pub admin: Option<SocketAddr>,
+    /// Where keys are used for themselves.
+    pub own_keys: Option<SocketAddr>,
 }
 
 /// Everything that counts something.
@@ -85,8 +96,10 @@ struct Metrics {
     certificates: CertificateMetrics,
     gateway: ListenMetrics,
     ops: ListenMetrics,
+    management: ManagementMetrics,
     proxy: ProxyMetrics,
     sync: Arc<SyncMetrics>,
+    rotation: RotationMetrics,
 }
 
 impl Metrics {
@@ -97,16 +110,20 @@ impl Metrics {
             certificates: CertificateMetrics::new()?,
             gateway: ListenMetrics::new("gateway")?,
             ops: ListenMetrics::new("ops")?,
+            management: ManagementMetrics::new()?,
             proxy: ProxyMetrics::new()?,
             sync: Arc::new(SyncMetrics::new()),
+            rotation: RotationMetrics::new(),
         };
         let registry = &metrics.registry;
         metrics.process.register(registry)?;
         metrics.certificates.register(registry)?;
         metrics.gateway.register(registry)?;
         metrics.ops.register(registry)?;
+        metrics.management.register(registry)?;
         metrics.proxy.register(registry)?;
         metrics.sync.register(registry)?;
+        metrics.rotation.register(registry)?;
         Ok(metrics)
     }
 }
@@ -167,30 +184,45 @@ impl Running {
         let certificates = config.gateway.tls.clone().map(Certificates::load).transpose();
         let certificates = certificates.map_err(AppError::Certificates)?.map(Arc::new);
         config.proxy.load_certificates().map_err(AppError::Certificates)?;
+        let management = Management::load(&config)?;
         let deny = Arc::new(ArcSwap::from_pointee(read_deny(config.gateway.deny_file.as_deref())?));
         let settings = Arc::new(ArcSwap::new(Arc::clone(&config.proxy)));
         let listen_settings = Arc::new(ArcSwap::from_pointee(config.gateway.listen_settings()));
         let connections = Connections::new(config.gateway.limits.connections);
 
-        let mut addresses = Vec::with_capacity(config.gateway.listen.len());
-        for &address in &config.gateway.listen {
-            addresses.push(sockets.listen("gateway", address, worker_count)?);
-        }
+        let mut listen = |name: &str, addresses: &[SocketAddr]| {
+            let each = addresses.iter().map(|&address| sockets.listen(name, address, worker_count));
+            each.collect::<Result<Vec<_>, _>>()
+        };
+        let addresses = listen("gateway", &config.gateway.listen)?;
+        let cleartext = listen(CLEARTEXT, &config.gateway.listen_cleartext)?;
+        let managing = Management::bind(&config, &mut sockets)?;
         let ops = config.ops.map(|address| sockets.listen("ops", address, 1)).transpose()?;
         let echo = options.echo.map(|address| sockets.listen("echo", address, 1)).transpose()?;
         sockets.close_unused();
 
         let followed = runtime.block_on(open_followed(&config, Arc::clone(&shared_clock)))?;
-        let manager = Manager::new(Arc::clone(&followed.store), config.proxy.token_prefix.clone());
+        let held = Held {
+            store: Arc::clone(&followed.store),
+            secrets: followed.secrets,
+            issuer: config.gateway.issuer.clone(),
+            mac_key: followed.derived.mac_key.clone(),
+            signers: Arc::new(ArcSwap::new(followed.derived.signers)),
+        };
+        let jwt: Arc<dyn MintJwt> = Arc::<ArcSwap<Signers>>::clone(&held.signers);
         let table = Arc::new(Table::new());
+        let manager = rotation::manager(&config, &followed.store, shared_clock.now())?
+            .with_keys_per_user_max(config.management.keys_per_user_max)
+            .with_live_usage(Arc::new(InTable(Arc::clone(&table))))
+            .with_jwt(jwt);
         let sync = Sync::start(sync::Parts {
             settings: config.sync.clone(),
-            store: followed.store,
+            store: Arc::clone(&followed.store),
             table: Arc::clone(&table),
             clock: Arc::clone(&shared_clock),
-            mac_key: followed.mac_key,
+            mac_key: followed.derived.mac_key,
             metrics: Arc::clone(&metrics.sync),
-            reassert: Some(Arc::new(Reasserting::by(manager))),
+            reassert: Some(Arc::new(Reasserting::by(manager.clone()))),
             // Last, so that as little as possible can go wrong while two processes share the folder.
             lent_lock: predecessor.as_ref().and_then(|predecessor| predecessor.state()),
         })?;
@@ -198,7 +230,17 @@ impl Running {
             clock.raise_to(floor);
         }
 
-        let bound = Bound { gateway: addresses_of(&addresses), ops: ops.as_deref().and_then(first_address) };
+        let address_of = |surface| {
+            let bound = managing.iter().find(|bound| bound.surface == surface)?;
+            first_address(&bound.sockets)
+        };
+        let bound = Bound {
+            gateway: addresses_of(&addresses),
+            cleartext: addresses_of(&cleartext),
+            ops: ops.as_deref().and_then(first_address),
+            admin: address_of(admin::Surface::Whole),
+            own_keys: address_of(admin::Surface::OwnKeys),
+        };
         let readiness = Arc::new(Readiness::default());
         // Who comes after another process leaves connections to that one until it can decide them. Where
         // the service manager listens, they wait in its sockets.
@@ -223,14 +265,33 @@ impl Running {
             clock: Arc::clone(&shared_clock),
             metrics: metrics.proxy.clone(),
             in_flight: Arc::default(),
+            signers: Arc::clone(&held.signers),
         };
-        for (number, listeners) in by_worker(addresses, worker_count).into_iter().enumerate() {
-            let listeners = listeners.into_iter().map(|listener| (listener, listening.clone())).collect();
+        let in_clear = Listening { tls: None, ..listening.clone() };
+        let of_each = by_worker(addresses, worker_count).into_iter().zip(by_worker(cleartext, worker_count));
+        for (number, (listeners, cleartext)) in of_each.enumerate() {
+            let listeners = listeners.into_iter().map(|listener| (listener, listening.clone()));
+            let cleartext = cleartext.into_iter().map(|listener| (listener, in_clear.clone()));
+            let listeners = listeners.chain(cleartext).collect();
             let shared = shared.clone();
             let times = Times::new(&opened, &stopped);
             pulses.push(times.pulse.clone());
             workers.workers.start(format!("worker-{number}"), listeners, times, move || Gateway::new(shared))?;
         }
+        let parts = admin::Parts {
+            manager: manager.clone(),
+            prefix: config.proxy.token_prefix.clone(),
+            deny: Arc::clone(&deny),
+            signers: Arc::clone(&held.signers),
+            routes: Arc::new(InSettings(Arc::clone(&settings))),
+            applied: Arc::new(InTable(Arc::clone(&table))),
+            settings: Arc::clone(&management.settings),
+            clock: Arc::clone(&shared_clock),
+            metrics: metrics.management.api.clone(),
+        };
+        let managed = || Times::new(&telling, &stopped);
+        management.start(managing, &parts, &metrics.management, &mut workers.workers, managed)?;
+        let upkeep = Upkeep::start(manager)?;
         if let Some(listeners) = ops {
             let own = Listening {
                 tls: None,
@@ -262,6 +323,7 @@ impl Running {
             let listeners = listeners.into_iter().map(|listener| (listener, own.clone())).collect();
             tellers.workers.start("echo".to_owned(), listeners, Times::new(&telling, &silenced), || Ok(Echo))?;
         }
+        let rotating = Rotating::start(&config, &followed.store, Arc::clone(&shared_clock), metrics.rotation)?;
         let following = Following::start(sync.runner, sync.loan)?;
         let reloader = Reloader {
             config,
@@ -271,7 +333,9 @@ impl Running {
             listen_settings,
             connections,
             certificates,
+            management,
             deny,
+            held,
             process_metrics: metrics.process,
             certificate_metrics: metrics.certificates,
             clock: shared_clock,
@@ -285,6 +349,8 @@ impl Running {
             workers,
             tellers,
             following,
+            upkeep,
+            rotating,
             open,
             program,
             predecessor,

@@ -11,6 +11,9 @@ use listenfd::ListenFd;
 use super::error::AppError;
 use crate::listen::{adopt, bind};
 
+/// The gateway's listeners that speak clear text beside those that speak TLS.
+pub(super) const CLEARTEXT: &str = "gateway_cleartext";
+
 /// A listening socket and what it is for.
 #[derive(Debug)]
 pub(super) struct Named {
@@ -71,7 +74,12 @@ impl Sockets {
         }
         let fault = || AppError::runtime("a socket of another process cannot be used");
         if sockets.is_empty() {
-            let fault = |fault| AppError::Listen { key: format!("{listener}.listen"), fault };
+            let key = if listener == CLEARTEXT {
+                "gateway.listen_cleartext".to_owned()
+            } else {
+                format!("{listener}.listen")
+            };
+            let fault = |fault| AppError::Listen { key, fault };
             sockets = bind(address, workers).map_err(fault)?;
         } else {
             sockets = sockets.into_iter().map(adopt).collect::<io::Result<_>>().map_err(fault())?;

@@ -10,7 +10,7 @@ use super::failure::Failure;
 use super::output::{self, Output};
 use super::place;
 use super::values::ConfigFile;
-use crate::config::{Config, master_secret};
+use crate::config::{Config, master_secrets};
 use crate::policy::{Access, DenyList};
 use crate::report::Chain;
 use crate::store::{self, SqliteStore, Store};
@@ -79,8 +79,14 @@ impl Findings {
     fn of(config: &Config) -> Result<Self, Failure> {
         let mut findings = Self::default();
         findings.add_listener("gateway", &config.gateway.listen, config.gateway.tls.as_ref());
+        if !config.gateway.listen_cleartext.is_empty() {
+            findings.add_listener("gateway_cleartext", &config.gateway.listen_cleartext, None);
+        }
         if let Some(admin) = &config.admin {
             findings.add_listener("admin", &[admin.listen], admin.tls.as_ref());
+        }
+        if let Some(own) = &config.own_keys {
+            findings.add_listener("self", &[own.listen], own.tls.as_ref());
         }
         if let Some(ops) = &config.ops {
             findings.say("ops", ops.to_string(), json!({ "listen": ops }));
@@ -156,6 +162,9 @@ impl Findings {
         let file = path.display();
         let store = match SqliteStore::open(path, place::clock()) {
             Ok(store) => {
+                if let Err(error) = store::examine(path) {
+                    self.faults.push(Chain(&error).to_string());
+                }
                 self.say("store", file.to_string(), json!({ "file": path, "exists": true }));
                 Some(store)
             }
@@ -180,8 +189,8 @@ impl Findings {
             }
             return Ok(());
         }
-        let secret = match master_secret(config) {
-            Ok(secret) => secret,
+        let secrets = match master_secrets(config) {
+            Ok(secrets) => secrets,
             Err(fault) => {
                 self.faults.push(fault.to_string());
                 return Ok(());
@@ -189,11 +198,17 @@ impl Findings {
         };
         if let Some(store) = store {
             let known = place::runtime()?.block_on(store.secrets())?;
-            let fingerprint = secret.fingerprint();
-            if !known.is_empty() && !known.iter().any(|(_number, print)| *print == fingerprint) {
+            let given: Vec<_> = secrets.iter().map(|one| (one.number, one.secret.fingerprint())).collect();
+            if !known.is_empty() && !store::belong_together(&known, &given) {
                 let error = store::StoreError::WrongSecret { store: store.name().to_owned() };
                 self.faults.push(error.to_string());
                 return Ok(());
+            }
+            let newest = known.iter().map(|&(number, _)| number).max();
+            if newest.is_some_and(|newest| newest > secrets.newest().number) {
+                self.warnings.push(
+                    "the store knows a newer master secret than is given here: copy the file that holds it".to_owned(),
+                );
             }
         }
         if config.has_master_secret_in_environment() {

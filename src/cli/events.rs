@@ -73,12 +73,16 @@ pub(super) fn run(args: Args, output: &mut Output) -> Result<(), Failure> {
 }
 
 fn sentence(event: &Event) -> String {
-    let Event { stamp, at, kind, actor, subject, changes } = event;
+    let Event { stamp, at, kind, actor, from, subject, changes } = event;
     let subject = match subject {
         Subject::Key(id) => id.to_string(),
         Subject::User(id) => id.to_string(),
     };
     let mut line = format!("{at}  {:>6}  {:<13} {subject}  by {actor}", stamp.revision, kind.as_str());
+    if let Some(address) = from {
+        line.push_str("  from ");
+        line.push_str(&address.to_string());
+    }
     for (field, value) in changes {
         line.push_str("  ");
         line.push_str(field);
@@ -103,10 +107,13 @@ mod tests {
             at: Timestamp::EPOCH,
             kind: EventKind::KeyRevoked,
             actor: Actor::Local("ann".to_owned()),
+            from: None,
             subject: Subject::Key(KeyId::from_bits(1)),
             changes: BTreeMap::from([("name".to_owned(), "build".to_owned())]),
         };
         let expected = format!("1970-01-01T00:00:00Z       7  key.revoked   key_{:032x}  by local:ann  name=build", 1);
         assert_eq!(sentence(&event), expected);
+        let from = Event { from: Some([192, 0, 2, 1].into()), ..event };
+        assert_eq!(sentence(&from), expected.replace("ann", "ann  from 192.0.2.1"));
     }
 }

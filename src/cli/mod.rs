@@ -12,12 +12,13 @@ mod failure;
 mod health;
 mod init;
 mod keys;
+mod openapi;
 mod output;
 mod panic;
 mod place;
 mod quickstart;
+mod secrets;
 mod serve;
-mod shape;
 mod typed;
 mod users;
 mod values;
@@ -34,6 +35,8 @@ use typed::Command;
 #[must_use]
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     panic::install_hook();
+    // Where the system refuses, `serve` says so in its log; for a command there is nothing to be done.
+    let _refused = crate::app::keep_memory_private();
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     match panic::contain(|| execute(&arguments)) {
         Ok(()) => ExitCode::SUCCESS,
@@ -55,8 +58,10 @@ fn execute(arguments: &[OsString]) -> Result<(), Failure> {
         Command::Explain(args) => explain::run(args, &mut output),
         Command::Keys(args) => keys::run(args, &mut output),
         Command::Users(args) => users::run(args, &mut output),
+        Command::Secrets(args) => secrets::run(args, &mut output),
         Command::Events(args) => events::run(args, &mut output),
         Command::Health(args) => health::run(&args, &mut output),
+        Command::Openapi(args) => openapi::run(&args, &mut output),
         Command::Completions(args) => completions::run(&args, &mut output),
     }?;
     output.flush()

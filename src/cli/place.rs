@@ -5,6 +5,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::runtime::Runtime;
 
@@ -34,8 +35,8 @@ impl Place {
     /// Opens the store that `config` names, with its master secret.
     pub(super) fn of(config: Config) -> Result<Self, Failure> {
         let runtime = runtime()?;
-        let store = runtime.block_on(app::open_store(&config, clock()))?;
-        let manager = Manager::new(Arc::clone(&store), config.proxy.token_prefix.clone());
+        let app::Opened { store, signers } = runtime.block_on(app::open_store(&config, clock()))?;
+        let manager = app::manager(&config, &store, clock().now())?.with_jwt(signers);
         Ok(Self { config, store, manager, caller: caller(), runtime })
     }
 
@@ -67,6 +68,27 @@ pub(super) fn init(config: &Config) -> Result<app::Initialised, Failure> {
     Ok(runtime()?.block_on(app::init(config, &caller(), clock()))?)
 }
 
+/// Adds a master secret to those that `config` names, used once `after` has passed.
+pub(super) fn rotate_secrets(config: &Config, after: Duration) -> Result<app::AddedSecret, Failure> {
+    Ok(runtime()?.block_on(app::rotate_secrets(config, after, clock()))?)
+}
+
+/// Forgets one of the master secrets that `config` names.
+pub(super) fn forget_secret(config: &Config, number: u32) -> Result<(), Failure> {
+    Ok(runtime()?.block_on(app::forget_secret(config, number, clock()))?)
+}
+
+/// The master secrets that `config` names, and those that its store knows.
+pub(super) fn list_secrets(config: &Config) -> Result<Vec<app::SecretStanding>, Failure> {
+    Ok(runtime()?.block_on(app::list_secrets(config, clock()))?)
+}
+
+/// The public keys of all that is signed with the master secrets that `config` names, as a JWK set.
+pub(super) fn jwks(config: &Config) -> Result<String, Failure> {
+    let opened = runtime()?.block_on(app::open_store(config, clock()))?;
+    Ok(opened.signers.jwks().to_owned())
+}
+
 /// Makes what is missing in the folder of a quickstart, and a demo key.
 pub(super) fn prepare_quickstart(
     folder: &Path,
@@ -81,11 +103,9 @@ pub(super) fn prepare_quickstart(
 pub(super) fn serve_quickstart(
     demo: Demo,
     listen: Option<SocketAddr>,
-    ready: impl FnOnce(SocketAddr) + 'static,
+    ready: impl FnOnce(&Bound) + 'static,
 ) -> Result<(), Failure> {
-    let on_ready = |bound: &Bound| bound.gateway.first().copied().map_or((), ready);
-    let options =
-        ServeOptions { echo: demo.echo, listen, on_ready: Some(Box::new(on_ready)), ..ServeOptions::default() };
+    let options = ServeOptions { echo: demo.echo, listen, on_ready: Some(Box::new(ready)), ..ServeOptions::default() };
     Ok(app::serve(demo.config, options)?)
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::failure::Failure;
 use super::output::{Output, complain};
 use super::place;
-use crate::app::Demo;
+use crate::app::{Bound, Demo};
 use crate::key::Token;
 
 /// Make a gateway with a demo key in a folder, print what to try, and run it
@@ -33,8 +33,8 @@ pub(super) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
     let demo = place::prepare_quickstart(&args.dir, args.upstream.as_deref(), args.listen)?;
     print_made(&demo, output)?;
     let (token, certificate) = (demo.token.clone(), demo.certificate.clone());
-    place::serve_quickstart(demo, args.listen, move |address| {
-        if let Err(unprinted) = print_curl_lines(&token, &certificate, address, &mut Output::stdout()) {
+    place::serve_quickstart(demo, args.listen, move |bound| {
+        if let Err(unprinted) = print_what_to_try(&token, &certificate, bound, &mut Output::stdout()) {
             complain(&unprinted);
         }
     })
@@ -47,12 +47,29 @@ fn print_made(demo: &Demo, output: &mut Output) -> Result<(), Failure> {
     if let Some((id, token)) = &demo.made.operator {
         output.line(format_args!("# made the operator key {id}. Its token, shown this once and stored nowhere:"))?;
         output.line(format_args!("# {}", token.expose()))?;
+        output.line("# It makes, changes and ends keys by the management API, and opens no route itself.")?;
     }
     output.line(format_args!("# made the demo key {}, which holds the flag demo.read", demo.key))?;
     output.flush()
 }
 
-/// What to type. Each line is whole: it can be copied, or piped into a shell.
+/// What to type: requests to the gateway, and how to make a key by the management API.
+fn print_what_to_try(token: &Token, certificate: &Path, bound: &Bound, output: &mut Output) -> Result<(), Failure> {
+    if let Some(address) = bound.gateway.first() {
+        print_curl_lines(token, certificate, *address, output)?;
+    }
+    if let Some(address) = bound.admin {
+        output.line("# To make a key of your own, with the operator's token in OPERATOR:")?;
+        output.line(format_args!(
+            "#   curl -H \"Authorization: Bearer $OPERATOR\" -H 'Content-Type: application/json' \
+             -d '{{\"project_id\":\"demo\",\"name\":\"mine\",\"scopes\":[\"demo.read\"]}}' http://{address}/v1/api-keys"
+        ))?;
+    }
+    output.line("# Ctrl-C stops it.")?;
+    output.flush()
+}
+
+/// Each line is whole: it can be copied, or piped into a shell.
 fn print_curl_lines(
     token: &Token,
     certificate: &Path,
@@ -65,9 +82,7 @@ fn print_curl_lines(
     output.line("# Ready. Try:")?;
     output.line(format_args!("{curl} {bearer} {url}  # 200: the demo key holds demo.read"))?;
     output.line(format_args!("{curl} {url}  # 401: there is no key"))?;
-    output.line(format_args!("{curl} -X POST {bearer} {url}  # 403: the demo key lacks demo.write"))?;
-    output.line("# Ctrl-C stops it.")?;
-    output.flush()
+    output.line(format_args!("{curl} -X POST {bearer} {url}  # 403: the demo key lacks demo.write"))
 }
 
 /// The address as curl is told it. The certificate is for `localhost` and its two addresses.

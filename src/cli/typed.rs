@@ -7,7 +7,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use super::failure::Failure;
 use super::output::Output;
-use super::{check, completions, events, explain, health, init, keys, quickstart, serve, users};
+use super::{check, completions, events, explain, health, init, keys, openapi, quickstart, secrets, serve, users};
 
 /// A reverse proxy that lets only authorized API keys through
 #[derive(Debug, Parser)]
@@ -27,8 +27,10 @@ pub(super) enum Command {
     Explain(explain::Args),
     Keys(keys::Args),
     Users(users::Args),
+    Secrets(secrets::Args),
     Events(events::Args),
     Health(health::Args),
+    Openapi(openapi::Args),
     Completions(completions::Args),
 }
 

@@ -67,6 +67,17 @@ impl EndOptions {
     }
 }
 
+/// How often a key is replaced, and who is told.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct RotationOptions {
+    /// Replace it this often, such as 30d, counted in whole days
+    #[arg(long, value_name = "DURATION", value_parser = days)]
+    pub(super) rotate_every: Option<u32>,
+    /// The https:// URL that is told when it is due, expires or has ended
+    #[arg(long, value_name = "URL")]
+    pub(super) webhook: Option<String>,
+}
+
 /// Whose keys an operator manages, as typed.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct OperatorOptions {

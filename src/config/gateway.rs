@@ -1,4 +1,4 @@
-//! The listeners: `[gateway]` with its tables, `[admin]` and `[ops]`.
+//! The listeners: `[gateway]` with its tables, and `[ops]`.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -10,7 +10,7 @@ use toml::de::DeValue;
 
 use super::fault::{Faults, shown};
 use super::reader::{Item, Section, set};
-use super::{Admin, Gateway, Leaving};
+use super::{Gateway, Leaving};
 use crate::key::TokenPrefix;
 use crate::policy::{CredentialSource, DeniedStatus, EmptySegments, Pass, PathOptions};
 use crate::sync::FailureLimit;
@@ -37,6 +37,7 @@ pub(super) struct ProxySettings {
     pub(super) trusted_proxies: Vec<Network>,
     pub(super) requests_max: usize,
     pub(super) access_log: bool,
+    pub(super) jwks: bool,
 }
 
 /// What holds for a route that says nothing of its own.
@@ -51,15 +52,19 @@ pub(super) struct RouteDefaults {
 /// An address and where it is written.
 #[derive(Debug)]
 pub(super) struct Listener<'a> {
-    address: SocketAddr,
-    item: Option<Item<'a>>,
-    path: String,
+    pub(super) address: SocketAddr,
+    pub(super) item: Option<Item<'a>>,
+    pub(super) path: String,
 }
 
 /// Reads `[gateway]`. Where a value cannot be read its default stands in, beside the fault.
 pub(super) fn read<'a>(section: &Section<'a>, base: &Path) -> Read<'a> {
     let tls = read_tls(&section.section("tls"), base);
-    let listeners = read_listen(section, tls.is_some());
+    let mut listeners = read_listen(section, tls.is_some());
+    let in_tls = listeners.len();
+    listeners.extend(read_listen_cleartext(section));
+    let addresses: Vec<_> = listeners.iter().map(|listener| listener.address).collect();
+    let (listen, listen_cleartext) = addresses.split_at(in_tls);
     let limits_section = section.section("limits");
     let mut limits = listen::Limits::default();
     set(&mut limits.connections, section.count("connections_max"));
@@ -91,7 +96,8 @@ pub(super) fn read<'a>(section: &Section<'a>, base: &Path) -> Read<'a> {
     }
     Read {
         gateway: Gateway {
-            listen: listeners.iter().map(|listener| listener.address).collect(),
+            listen: listen.to_vec(),
+            listen_cleartext: listen_cleartext.to_vec(),
             workers: section.count("workers").unwrap_or(0),
             tls,
             limits,
@@ -99,26 +105,13 @@ pub(super) fn read<'a>(section: &Section<'a>, base: &Path) -> Read<'a> {
             proxy_protocol: if introduced { proxy.trusted_proxies.clone() } else { Vec::new() },
             leaving: read_leaving(&section.section("timeouts")),
             deny_file: section.file("deny_file", base),
+            issuer: read_issuer(section),
         },
         proxy,
         routes,
         failure_limit: read_failure_limit(&section.section("failure_limit")),
         listeners,
     }
-}
-
-/// Reads `[admin]`, where it is there.
-pub(super) fn read_admin<'a>(section: &Section<'a>, base: &Path, listeners: &mut Vec<Listener<'a>>) -> Option<Admin> {
-    if !section.is_there() {
-        return None;
-    }
-    let tls = read_tls(&section.section("tls"), base);
-    let listen = section.address("listen").unwrap_or(SocketAddr::from(([127, 0, 0, 1], 9443)));
-    if tls.is_none() && !listen.ip().is_loopback() && !section.has("tls") {
-        section.fault_of("listen", format!("{listen} is not loopback and has no TLS: add [admin.tls]"));
-    }
-    listeners.push(Listener { address: listen, item: section.item("listen"), path: "admin.listen".to_owned() });
-    Some(Admin { listen, tls })
 }
 
 /// Reads `[ops]`, where it is there.
@@ -146,7 +139,7 @@ pub(super) fn refuse_shared_addresses(listeners: &[Listener<'_>], faults: &Fault
 
 fn read_listen<'a>(section: &Section<'a>, has_tls: bool) -> Vec<Listener<'a>> {
     let cleartext = section.switch("cleartext").unwrap_or(false);
-    if cleartext && section.has("tls") {
+    if cleartext && section.has("tls") && !section.has("listen_cleartext") {
         section.fault_of("cleartext", "is true beside [gateway.tls]: remove one of them");
     }
     let Some(items) = section.list("listen") else {
@@ -172,7 +165,28 @@ fn read_listen<'a>(section: &Section<'a>, has_tls: bool) -> Vec<Listener<'a>> {
     listeners
 }
 
-fn read_tls(section: &Section<'_>, base: &Path) -> Option<tls::ServerSettings> {
+/// The addresses without TLS beside those that speak it.
+fn read_listen_cleartext<'a>(section: &Section<'a>) -> Vec<Listener<'a>> {
+    let Some(items) = section.list("listen_cleartext") else { return Vec::new() };
+    if !items.is_empty() && !section.has("tls") {
+        section.fault_of("listen_cleartext", "stands beside no [gateway.tls]: move the addresses to listen");
+    }
+    let cleartext = section.switch("cleartext").unwrap_or(false);
+    let mut listeners = Vec::new();
+    for (index, item) in items.into_iter().enumerate() {
+        let Some(address) = item.address() else { continue };
+        if !cleartext && !address.ip().is_loopback() {
+            item.fault(format!(
+                "{address} is not loopback: add cleartext = true if something else protects the way, or move it to \
+                 listen"
+            ));
+        }
+        listeners.push(Listener { address, item: Some(item), path: format!("gateway.listen_cleartext[{index}]") });
+    }
+    listeners
+}
+
+pub(super) fn read_tls(section: &Section<'_>, base: &Path) -> Option<tls::ServerSettings> {
     if !section.is_there() {
         return None;
     }
@@ -239,6 +253,7 @@ fn read_proxy(section: &Section<'_>) -> ProxySettings {
         trusted_proxies: Vec::new(),
         requests_max: section.count("requests_max").unwrap_or(10_000),
         access_log: section.switch("access_log").unwrap_or(true),
+        jwks: section.switch("jwks").unwrap_or(false),
     };
     set(&mut settings.token_prefix, section.parsed("token_prefix"));
     if let Some(realm) = section.text("realm") {
@@ -258,6 +273,17 @@ fn read_proxy(section: &Section<'_>) -> ProxySettings {
         }
     }
     settings
+}
+
+fn read_issuer(section: &Section<'_>) -> String {
+    const BYTES_MAX: usize = 256;
+    let default = || "keyward".to_owned();
+    let Some(issuer) = section.text("issuer") else { return default() };
+    if (1..=BYTES_MAX).contains(&issuer.len()) && issuer.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return issuer.to_owned();
+    }
+    section.fault_of("issuer", format!("found {}, expected 1 to 256 characters of ! to ~", shown(issuer)));
+    default()
 }
 
 /// Reads `10.0.0.0/8` or one address.

@@ -1,110 +1,36 @@
-//! The master secret: 32 random bytes, from a file only its owner can read or from
-//! `KEYWARD_MASTER_SECRET`, and the secrets that are derived from it. It is never shown, not even
-//! when it is wrong.
+//! Where the master secrets come from: a file that only its owner can read, or
+//! `KEYWARD_MASTER_SECRET`, and how they are written there.
+//!
+//! One secret stands for itself: 64 hexadecimal digits or 43 of base64url. Several, while one takes
+//! another's place, are written one a line as `NUMBER:SECRET`, with `@TIME` behind the one that is not
+//! in use before then. Lines that begin with `#` say something to people. A variable may have commas in
+//! the place of line ends.
 
-use std::fmt;
+use std::fmt::Write as _;
 use std::path::Path;
 
-use aws_lc_rs::hkdf;
-use data_encoding::{BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
 use zeroize::Zeroizing;
 
 use super::fault::Fault;
 use super::{Config, private};
-use crate::secret::{NoRandomness, Secret};
-use crate::store::StoreId;
+use crate::clock::Timestamp;
+use crate::secret::{MasterSecret, MasterSecrets, NoMasterSecret, NumberedMaster, Secret};
 
 /// The environment variable that takes the file's place.
 pub const MASTER_SECRET_VARIABLE: &str = "KEYWARD_MASTER_SECRET";
-const SECRET_BYTES: usize = 32;
+/// How many secrets there may be at a time. One, and a second for a while, is what is needed.
+pub const MASTER_SECRETS_MAX: usize = 8;
+const NUMBER_MAX: u32 = 1_000_000;
 
-/// 32 bytes from which every other secret of an installation is derived.
-#[derive(Clone, PartialEq, Eq)]
-pub struct MasterSecret(Zeroizing<[u8; SECRET_BYTES]>);
-
-impl MasterSecret {
-    /// A new one from the operating system's generator.
-    ///
-    /// # Errors
-    /// When the operating system has no randomness to give.
-    pub fn generate() -> Result<Self, NoRandomness> {
-        crate::secret::random().map(|bytes| Self(Zeroizing::new(bytes)))
-    }
-
-    /// Reads 64 hexadecimal digits or 43 of base64url. White space around them is left out.
-    ///
-    /// # Errors
-    /// Anything else, a passphrase for instance. The error does not hold the text.
-    pub fn parse(text: &[u8]) -> Result<Self, NoMasterSecret> {
-        let text = text.trim_ascii();
-        let bytes = match text.len() {
-            64 => HEXLOWER_PERMISSIVE.decode(text).ok(),
-            43 => BASE64URL_NOPAD.decode(text).ok(),
-            44 => text.strip_suffix(b"=").and_then(|text| BASE64URL_NOPAD.decode(text).ok()),
-            _ => None,
-        };
-        let bytes = Zeroizing::new(bytes.ok_or(NoMasterSecret { found: text.len() })?);
-        <[u8; SECRET_BYTES]>::try_from(bytes.as_slice())
-            .map(|bytes| Self(Zeroizing::new(bytes)))
-            .map_err(|_other_length| NoMasterSecret { found: text.len() })
-    }
-
-    /// The text that [`MasterSecret::parse`] reads, for the file that `keyward init` writes.
-    #[must_use]
-    pub fn to_text(&self) -> Secret {
-        let text = Zeroizing::new(HEXLOWER_PERMISSIVE.encode(&*self.0));
-        Secret::new(text.as_bytes())
-    }
-
-    /// The secret of one purpose and subject: HKDF-SHA-256 with the store's id as salt and
-    /// `keyward/v1/<purpose>/<subject>` as info, so that two stores, purposes or subjects share none.
-    #[must_use]
-    pub fn derive(&self, store: StoreId, purpose: &str, subject: &str) -> Zeroizing<[u8; 32]> {
-        self.expand(&store.0.to_be_bytes(), &format!("keyward/v1/{purpose}/{subject}"))
-    }
-
-    /// What the store keeps, to notice another master secret. Tells nothing about the secret itself.
-    #[must_use]
-    pub fn fingerprint(&self) -> [u8; 32] {
-        *self.expand(&[], "keyward/v1/fingerprint/")
-    }
-
-    fn expand(&self, salt: &[u8], info: &str) -> Zeroizing<[u8; 32]> {
-        let mut derived = Zeroizing::new([0; 32]);
-        let root = hkdf::Salt::new(hkdf::HKDF_SHA256, salt).extract(&*self.0);
-        root.expand(&[info.as_bytes()], hkdf::HKDF_SHA256)
-            .and_then(|derivation| derivation.fill(&mut *derived))
-            .expect("HKDF-SHA-256 gives 32 bytes from any salt and info");
-        derived
-    }
-}
-
-impl fmt::Debug for MasterSecret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("MasterSecret(..)")
-    }
-}
-
-/// Text that is no master secret. Says how long it was, and nothing else of it.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "found {found} characters that are no 32 bytes, expected 64 hexadecimal digits or 43 of base64url \
-     (no passphrase): make one with `openssl rand -hex 32` or `keyward init`"
-)]
-pub struct NoMasterSecret {
-    found: usize,
-}
-
-/// The master secret that `config` names: from the environment variable where it is set, else from
+/// The master secrets that `config` names: from the environment variable where it is set, else from
 /// the file.
 ///
 /// # Errors
 /// A fault that names the variable or the file and says what is wrong and what to do: not there,
 /// readable by others, no 32 bytes.
-pub fn master_secret(config: &Config) -> Result<MasterSecret, Fault> {
+pub fn master_secrets(config: &Config) -> Result<MasterSecrets, Fault> {
     if let Some(text) = &config.environment.master_secret {
-        return MasterSecret::parse(text.expose())
-            .map_err(|fault| Fault::of_file(MASTER_SECRET_VARIABLE, "", fault.to_string()));
+        return parse(text.expose()).map_err(|fault| Fault::of_file(MASTER_SECRET_VARIABLE, "", fault.to_string()));
     }
     from_file(&config.master_file).map_err(|what| {
         let line = config.master_file_line;
@@ -112,11 +38,98 @@ pub fn master_secret(config: &Config) -> Result<MasterSecret, Fault> {
     })
 }
 
-fn from_file(path: &Path) -> Result<MasterSecret, String> {
+/// The text of a file with these secrets, which [`master_secrets`] reads.
+#[must_use]
+pub fn master_file_text(secrets: &MasterSecrets) -> Secret {
+    let mut text = Zeroizing::new(String::with_capacity(4096));
+    let _never = writeln!(
+        text,
+        "# Keyward's master secrets, one a line: NUMBER:SECRET, or NUMBER:SECRET@TIME for one that is used only from\n\
+         # then on. The greatest number makes what is made anew; what the others made stays good while they are here."
+    );
+    for one in secrets.iter() {
+        let digits = one.secret.to_text();
+        let _never = write!(text, "{}:{}", one.number, String::from_utf8_lossy(digits.expose()));
+        if one.used_from_seconds > i64::MIN {
+            let _never = write!(text, "@{}", Timestamp::from_seconds(one.used_from_seconds).to_rfc3339_with(0));
+        }
+        text.push('\n');
+    }
+    Secret::new(text.as_bytes())
+}
+
+fn from_file(path: &Path) -> Result<MasterSecrets, String> {
     let remedy =
         format!("put it back, or make a new store with `keyward init`; {MASTER_SECRET_VARIABLE} takes its place");
     let text = private::read(path, &remedy)?;
-    MasterSecret::parse(&text).map_err(|fault| format!("{}: {fault}", path.display()))
+    parse(&text).map_err(|fault| format!("{}: {fault}", path.display()))
+}
+
+/// Text that holds no master secrets. Shows nothing of it but numbers and times.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+enum NoMasterSecrets {
+    #[error(transparent)]
+    One(NoMasterSecret),
+    #[error("secret {at}: {fault}")]
+    OneOfSeveral { at: usize, fault: NoMasterSecret },
+    #[error("secret {at} has no number from 1 on before its `:`")]
+    Number { at: usize },
+    #[error("secret {at} has no time such as 2027-01-31T00:00:00Z behind its `@`")]
+    Time { at: usize },
+    #[error("number {number} is there twice: each secret has a number of its own")]
+    Twice { number: u32 },
+    #[error("it holds {found} secrets, and at most {MASTER_SECRETS_MAX} can be used at a time: remove the oldest")]
+    TooMany { found: usize },
+}
+
+fn parse(text: &[u8]) -> Result<MasterSecrets, NoMasterSecrets> {
+    let lines = text.split(|&byte| byte == b'\n').map(<[u8]>::trim_ascii).filter(|line| !line.starts_with(b"#"));
+    let entries = lines.flat_map(|line| line.split(|&byte| byte == b',')).map(<[u8]>::trim_ascii);
+    let entries: Vec<&[u8]> = entries.filter(|entry| !entry.is_empty()).collect();
+    match entries.as_slice() {
+        // A text of other things than secrets, too: it is told how long it is as a whole.
+        [] => MasterSecret::parse(text).map(MasterSecrets::first).map_err(NoMasterSecrets::One),
+        [one] if !one.contains(&b':') => {
+            MasterSecret::parse(one).map(MasterSecrets::first).map_err(NoMasterSecrets::One)
+        }
+        several if several.len() > MASTER_SECRETS_MAX => Err(NoMasterSecrets::TooMany { found: several.len() }),
+        several => {
+            let secrets = (1..).zip(several).map(|(at, entry)| numbered(at, entry)).collect::<Result<Vec<_>, _>>()?;
+            let twice = secrets.iter().find(|one| secrets.iter().filter(|it| it.number == one.number).count() > 1);
+            let number = twice.map_or(0, |one| one.number);
+            MasterSecrets::of(secrets).ok_or(NoMasterSecrets::Twice { number })
+        }
+    }
+}
+
+/// One entry, the `at`th.
+fn numbered(at: usize, entry: &[u8]) -> Result<NumberedMaster, NoMasterSecrets> {
+    let as_text = |bytes: &[u8]| std::str::from_utf8(bytes).ok().map(str::trim).map(str::to_owned);
+    let (number, rest) = match cut(entry, b':') {
+        // A lone secret from before there were others is the first.
+        None => (1, entry),
+        Some((number, rest)) => {
+            let number = as_text(number).and_then(|text| text.parse().ok());
+            let number = number.filter(|number| (1..=NUMBER_MAX).contains(number));
+            (number.ok_or(NoMasterSecrets::Number { at })?, rest)
+        }
+    };
+    // A time has colons of its own, and stands last.
+    let (digits, used_from_seconds) = match cut(rest, b'@') {
+        None => (rest, i64::MIN),
+        Some((digits, time)) => {
+            let time = as_text(time).and_then(|text| text.parse::<Timestamp>().ok());
+            (digits, time.ok_or(NoMasterSecrets::Time { at })?.seconds())
+        }
+    };
+    let secret = MasterSecret::parse(digits).map_err(|fault| NoMasterSecrets::OneOfSeveral { at, fault })?;
+    Ok(NumberedMaster { number, secret, used_from_seconds })
+}
+
+/// What comes before the first `by`, and what comes after it.
+fn cut(text: &[u8], by: u8) -> Option<(&[u8], &[u8])> {
+    let mut parts = text.splitn(2, |&byte| byte == by);
+    parts.next().zip(parts.next())
 }
 
 #[cfg(test)]
@@ -124,68 +137,62 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const HEX: &str = "00112233445566778899aabbccddeeff00112233445566778899AABBCCDDEEFF";
+    const ONE: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+    const TWO: &str = "ffeeddccbbaa99887766554433221100ffeeddccbbaa99887766554433221100";
+
+    fn read(text: &str) -> Result<Vec<(u32, MasterSecret, i64)>, String> {
+        let secrets = parse(text.as_bytes()).map_err(|fault| fault.to_string())?;
+        Ok(secrets.iter().map(|one| (one.number, one.secret.clone(), one.used_from_seconds)).collect())
+    }
+
+    fn secret(text: &str) -> MasterSecret {
+        MasterSecret::parse(text.as_bytes()).expect("a secret")
+    }
 
     #[test]
-    fn a_secret_is_read_from_hex_and_from_base64url() -> Result<(), NoMasterSecret> {
-        let from_hex = MasterSecret::parse(format!("{HEX}\n").as_bytes())?;
-        let text = BASE64URL_NOPAD.encode(&*from_hex.0);
-        assert_eq!(MasterSecret::parse(text.as_bytes())?, from_hex);
-        assert_eq!(MasterSecret::parse(format!("{text}=").as_bytes())?, from_hex);
-        assert_eq!(MasterSecret::parse(from_hex.to_text().expose())?, from_hex);
+    fn a_lone_secret_is_the_first() {
+        let first = Ok(vec![(1, secret(ONE), i64::MIN)]);
+        assert_eq!(read(&format!("{ONE}\n")), first);
+        assert_eq!(read(&format!("# made by init\n\n  {ONE}  \n")), first);
+        assert_eq!(read(&format!("1:{ONE}")), first);
+    }
+
+    #[test]
+    fn several_secrets_have_numbers_and_the_newest_comes_first() {
+        let both = Ok(vec![(2, secret(TWO), 1_800_000_000), (1, secret(ONE), i64::MIN)]);
+        assert_eq!(read(&format!("1:{ONE}\n2:{TWO}@2027-01-15T08:00:00Z\n")), both);
+        assert_eq!(read(&format!("2:{TWO}@2027-01-15T08:00:00Z,{ONE}")), both, "as a variable holds them");
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() -> Result<(), NoMasterSecrets> {
+        let secrets = parse(format!("7:{TWO}@2027-01-15T08:00:00Z\n3:{ONE}").as_bytes())?;
+        assert_eq!(parse(master_file_text(&secrets).expose())?, secrets);
         Ok(())
     }
 
     #[test]
-    fn a_passphrase_is_refused_and_not_shown() {
-        let fault = MasterSecret::parse(b"correct horse battery staple").expect_err("a passphrase").to_string();
+    fn a_fault_names_its_place_and_shows_nothing_of_a_secret() {
+        let fault = |text: &str| read(text).expect_err(text);
+        assert_eq!(fault(&format!("{ONE}\nx:{TWO}")), "secret 2 has no number from 1 on before its `:`");
+        assert_eq!(fault(&format!("0:{TWO}")), "secret 1 has no number from 1 on before its `:`");
+        assert_eq!(fault(&format!("1:{ONE}\n1:{TWO}")), "number 1 is there twice: each secret has a number of its own");
+        assert_eq!(fault(&format!("{ONE}\n{TWO}")), "number 1 is there twice: each secret has a number of its own");
+        assert_eq!(fault(&format!("1:{ONE}@soon")), "secret 1 has no time such as 2027-01-31T00:00:00Z behind its `@`");
+        assert!(fault("1:hunter2").starts_with("secret 1: found 7 characters that are no 32 bytes"));
+        assert!(fault("correct: horse battery").starts_with("secret 1 has no number"));
+        assert!(fault("").starts_with("found 0 characters"));
+        let many: Vec<String> = (1..=9).map(|number| format!("{number}:{ONE}")).collect();
         assert_eq!(
-            fault,
-            "found 28 characters that are no 32 bytes, expected 64 hexadecimal digits or 43 of base64url \
-             (no passphrase): make one with `openssl rand -hex 32` or `keyward init`"
+            fault(&many.join("\n")),
+            "it holds 9 secrets, and at most 8 can be used at a time: remove the oldest"
         );
-        assert!(MasterSecret::parse(b"").is_err());
-        assert!(MasterSecret::parse("g".repeat(64).as_bytes()).is_err());
-    }
-
-    #[test]
-    fn derived_secrets_differ_by_store_purpose_and_subject_and_stay_the_same() -> Result<(), NoMasterSecret> {
-        let master = MasterSecret::parse(HEX.as_bytes())?;
-        let one = master.derive(StoreId(1), "snapshot", "");
-        assert_eq!(one, MasterSecret::parse(HEX.as_bytes())?.derive(StoreId(1), "snapshot", ""));
-        for other in [
-            master.derive(StoreId(2), "snapshot", ""),
-            master.derive(StoreId(1), "webhook", ""),
-            master.derive(StoreId(1), "snapshot", "1"),
-        ] {
-            assert_ne!(one, other);
-        }
-        assert_ne!(master.fingerprint(), *one);
-        assert_ne!(master.fingerprint(), *master.0);
-        Ok(())
-    }
-
-    #[test]
-    fn a_derived_secret_is_that_of_rfc_5869() -> Result<(), NoMasterSecret> {
-        // python3: hmac.new(hmac.new((7).to_bytes(16,"big"), bytes.fromhex(HEX), "sha256").digest(),
-        //                   b"keyward/v1/snapshot/x\x01", "sha256").hexdigest()
-        let master = MasterSecret::parse(HEX.as_bytes())?;
-        let derived = data_encoding::HEXLOWER.encode(&*master.derive(StoreId(7), "snapshot", "x"));
-        assert_eq!(derived, "6a61c8fb57be2ffdfc3a2f8b09b9f6db05d00fbf3f049bab0d092cbc1fc03976");
-        Ok(())
-    }
-
-    #[test]
-    fn a_secret_is_not_shown() -> Result<(), NoMasterSecret> {
-        let master = MasterSecret::parse(HEX.as_bytes())?;
-        assert_eq!(format!("{master:?} {:?}", master.to_text()), "MasterSecret(..) Secret(..)");
-        Ok(())
     }
 
     proptest! {
         #[test]
-        fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
-            let _ = MasterSecret::parse(&bytes);
+        fn any_text_is_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = parse(&bytes);
         }
     }
 }

@@ -3,16 +3,18 @@
 //! A file is parsed, walked with the schema in hand, and turned into the plain settings that each
 //! module owns. Nothing is guessed: an unknown key, a value out of range or a reference to nothing
 //! is a fault with its line, and a file with one fault gives no settings. Certificates and the deny
-//! file are read by those who use them; the master secret by [`master_secret`]. This module opens no
+//! file are read by those who use them; the master secrets by [`master_secrets`]. This module opens no
 //! socket and no store.
 
 mod cors;
 mod fault;
 mod fields;
 mod gateway;
+mod management;
 mod master;
 mod private;
 mod reader;
+mod rotation;
 mod routes;
 pub mod schema;
 mod syntax;
@@ -29,14 +31,14 @@ use std::time::Duration;
 
 use toml::de::DeTable;
 
-use crate::secret::Secret;
+use crate::secret::{MasterSecret, Secret};
 use crate::table::OnStale;
 use crate::telemetry::{Format as LogFormat, LogSettings};
 use crate::wire::Network;
-use crate::{listen, proxy, store, sync, tls};
+use crate::{admin, listen, proxy, store, sync, tls};
 
 pub use fault::Fault;
-pub use master::{MASTER_SECRET_VARIABLE, MasterSecret, NoMasterSecret, master_secret};
+pub use master::{MASTER_SECRET_VARIABLE, MASTER_SECRETS_MAX, master_file_text, master_secrets};
 pub use units::{UnitFault, format_duration, format_size, parse_duration, parse_size};
 
 use fault::Faults;
@@ -62,12 +64,18 @@ pub struct Config {
     pub ops: Option<SocketAddr>,
     /// The management listener, if any.
     pub admin: Option<Admin>,
-    /// The file of the master secret. Read by [`master_secret`].
+    /// The listener where keys are used for themselves and their users, if any.
+    pub own_keys: Option<Admin>,
+    /// What the management API is told.
+    pub management: admin::Settings,
+    /// The file of the master secrets. Read by [`master_secrets`].
     pub master_file: PathBuf,
     /// Where keys are kept.
     pub store: store::Settings,
     /// How the table follows the store.
     pub sync: sync::Settings,
+    /// How rotations are announced.
+    pub rotation: crate::rotation::Settings,
     /// What is logged.
     pub log: LogSettings,
     /// Files of secrets that were read with the configuration: when one changes, it is to be read again.
@@ -82,6 +90,8 @@ pub struct Config {
 pub struct Gateway {
     /// Its addresses. At least one.
     pub listen: Vec<SocketAddr>,
+    /// Further addresses, in clear text though the others speak TLS.
+    pub listen_cleartext: Vec<SocketAddr>,
     /// Worker threads. 0: one per core.
     pub workers: usize,
     /// TLS, or clear text.
@@ -96,6 +106,8 @@ pub struct Gateway {
     pub leaving: Leaving,
     /// The file of refused keys.
     pub deny_file: Option<PathBuf>,
+    /// What it calls itself in what it signs.
+    pub issuer: String,
 }
 
 /// How long a process takes to make way, for a stop or for the next binary.
@@ -127,7 +139,7 @@ impl Gateway {
     }
 }
 
-/// The management listener.
+/// A listener of the management API.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admin {
     /// Its address.
@@ -222,12 +234,15 @@ impl Config {
         let secrets = fields::Secrets::new(base, environment.variables);
         let routes = routes::read(root, &read.routes, &upstreams, &secrets);
         let mut listeners = read.listeners;
-        let admin = gateway::read_admin(&root.section("admin"), base, &mut listeners);
+        let admin = management::read_listener(&root.section("admin"), base, management::ADMIN, &mut listeners);
+        let own_keys = management::read_listener(&root.section("self"), base, management::OWN_KEYS, &mut listeners);
         let ops = gateway::read_ops(&root.section("ops"), &mut listeners);
         gateway::refuse_shared_addresses(&listeners, faults);
         let store = read_store(&root.section("store"), base);
         let master_file = read_secrets(&root.section("secrets"), base, &store);
         let sync = read_sync(&root.section("sync"), path, base, read.failure_limit);
+        let management = management::read(&root.section("admin"));
+        let rotation = rotation::read(&root.section("rotation"), management.public_url.clone(), base);
         let mut log = read_log(&root.section("log"));
         set(&mut log.filter, environment.log.clone());
         let master_file_line = root.section("secrets").item("master_file").map(|item| faults.line_of(item.at()));
@@ -246,12 +261,16 @@ impl Config {
                 on_stale: sync.on_stale,
                 requests_max: settings.requests_max,
                 access_log: settings.access_log,
+                jwks: settings.jwks,
             }),
             ops,
             admin,
+            own_keys,
+            management,
             master_file,
             store,
             sync,
+            rotation,
             log,
             secret_files: secrets.into_files(),
             environment: environment.clone(),
@@ -263,13 +282,16 @@ impl Config {
     #[must_use]
     pub fn restart_needed(&self, new: &Self) -> Vec<&'static str> {
         let listen = |admin: &Option<Admin>| admin.as_ref().map(|admin| admin.listen);
-        let admin_speaks_tls = |config: &Self| config.admin.as_ref().is_some_and(|admin| admin.tls.is_some());
+        let speaks_tls = |admin: &Option<Admin>| admin.as_ref().is_some_and(|admin| admin.tls.is_some());
         let changes = [
             ("gateway.listen", self.gateway.listen != new.gateway.listen),
+            ("gateway.listen_cleartext", self.gateway.listen_cleartext != new.gateway.listen_cleartext),
             ("gateway.workers", self.gateway.workers != new.gateway.workers),
             ("gateway.tls (turned on or off)", self.gateway.tls.is_some() != new.gateway.tls.is_some()),
             ("admin.listen", listen(&self.admin) != listen(&new.admin)),
-            ("admin.tls (turned on or off)", admin_speaks_tls(self) != admin_speaks_tls(new)),
+            ("admin.tls (turned on or off)", speaks_tls(&self.admin) != speaks_tls(&new.admin)),
+            ("self.listen", listen(&self.own_keys) != listen(&new.own_keys)),
+            ("self.tls (turned on or off)", speaks_tls(&self.own_keys) != speaks_tls(&new.own_keys)),
             ("ops.listen", self.ops != new.ops),
             ("secrets.master_file", self.master_file != new.master_file),
             ("store.sqlite.path", self.store != new.store),
@@ -282,7 +304,11 @@ impl Config {
     /// as it was.
     #[must_use]
     pub fn waits_for_restart(&self, new: &Self) -> Vec<&'static str> {
-        let changes = [("[sync] or [gateway.failure_limit]", self.sync != new.sync), ("[log]", self.log != new.log)];
+        let changes = [
+            ("[sync] or [gateway.failure_limit]", self.sync != new.sync),
+            ("[rotation] or admin.public_url", self.rotation != new.rotation),
+            ("[log]", self.log != new.log),
+        ];
         changes.into_iter().filter(|(_, is_changed)| *is_changed).map(|(name, _)| name).collect()
     }
 

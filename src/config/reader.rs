@@ -75,6 +75,17 @@ impl<'a> Section<'a> {
         self.table.is_some_and(|table| table.contains_key(key))
     }
 
+    /// Whether an unknown key is there that was told to be this one, mistyped.
+    pub(super) fn mistypes(&self, key: &str) -> bool {
+        let known = schema::children(&self.schema);
+        self.table.into_iter().flatten().any(|(name, _)| {
+            let name: &str = name.get_ref();
+            !known.contains(&name)
+                && schema::homes_of(name).is_empty()
+                && nearest(name, known.iter().copied()) == Some(key)
+        })
+    }
+
     pub(super) fn item(&self, key: &str) -> Option<Item<'a>> {
         let (name, value) = self.table?.get_key_value(key)?;
         let path = join(&self.path, key);

@@ -160,7 +160,8 @@ fn read_access(section: &Section<'_>) -> Option<Access> {
         (false, false, false) => {
             let is_unread = section.has("any_key") && section.switch("any_key").is_none()
                 || section.has("public") && section.switch("public").is_none();
-            if !is_unread {
+            let is_mistyped = ["any_flags", "all_flags", "any_key", "public"].iter().any(|key| section.mistypes(key));
+            if !is_unread && !is_mistyped {
                 section.fault(format!("says nobody may use it: add one of {ONE_OF}"));
             }
             None
@@ -283,6 +284,11 @@ fn read_forward(section: &Section<'_>, defaults: &RouteDefaults, upstreams: &Ups
     forward.prefix = read_prefix(section);
     forward.host = read_host_rewrite(section);
     set(&mut forward.forward_credential, section.switch("forward_credential"));
+    set(&mut forward.assertion, section.switch("assertion"));
+    if forward.assertion && section.switch("public") == Some(true) {
+        section
+            .fault_of("assertion", "is true on a public route, where there is no key to tell of: remove one of them");
+    }
     set(&mut forward.shared_cache, section.switch("shared_cache"));
     let body_max = section.size("body_max").unwrap_or(defaults.body_max);
     forward.request_body_max = (body_max > 0).then_some(body_max);
@@ -294,6 +300,7 @@ fn read_forward(section: &Section<'_>, defaults: &RouteDefaults, upstreams: &Ups
         }
     }
     set(&mut forward.websocket_idle, section.duration("upgrade_idle"));
+    forward.stream_idle = section.duration("stream_idle");
     for item in section.list("keep_override_headers").unwrap_or_default() {
         forward.keep_override_fields.extend(read_override(&item));
     }

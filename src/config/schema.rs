@@ -122,13 +122,20 @@ pub const SECTIONS: &[(&str, &str)] = &[
         "routes[].cors",
         "`[routes.cors]`: what scripts of other origins may do; the gateway answers their preflights, without a key",
     ),
-    ("admin", "`[admin]`: the management listener; checked, and not yet served by this version"),
+    ("admin", "`[admin]`: the management API"),
     ("admin.tls", "`[admin.tls]`: certificates; without this table the listener must be on loopback"),
     ("admin.tls.certificates[]", "each of `[admin.tls] certificates`"),
+    (
+        "self",
+        "`[self]`: where keys rotate themselves and users manage their own, for callers outside the management network",
+    ),
+    ("self.tls", "`[self.tls]`: certificates; without this table the listener must be on loopback"),
+    ("self.tls.certificates[]", "each of `[self.tls] certificates`"),
     ("ops", "`[ops]`: metrics and health"),
     ("secrets", "`[secrets]`: where the master secret lies"),
     ("store.sqlite", "`[store.sqlite]`: where keys are kept"),
     ("sync", "`[sync]`: how the gateway follows the store"),
+    ("rotation", "`[rotation]`: how keys that are due, that expire and that have ended are announced"),
     ("log", "`[log]`: what is written to standard error"),
 ];
 
@@ -157,6 +164,12 @@ pub const KEYS: &[Key] = &[
         Kind::List("addresses with ports"),
         LeftOut::Required,
         "Where callers connect. Changing it needs a restart.",
+    ),
+    key(
+        "gateway.listen_cleartext",
+        Kind::List("addresses with ports"),
+        LeftOut::Is("[]"),
+        "Further addresses, without TLS beside `[gateway.tls]`: for callers on this machine. Changing it needs a restart.",
     ),
     key(
         "gateway.workers",
@@ -196,6 +209,18 @@ pub const KEYS: &[Key] = &[
         Kind::Text("1 to 16 of a-z 0-9"),
         LeftOut::Is("\"kw\""),
         "What this installation's tokens begin with.",
+    ),
+    key(
+        "gateway.issuer",
+        Kind::Text("text"),
+        LeftOut::Is("\"keyward\""),
+        "The `iss` of keys in JWT form and of assertions.",
+    ),
+    key(
+        "gateway.jwks",
+        Kind::Switch,
+        LeftOut::Is("false"),
+        "Serves /.well-known/jwks.json, by which upstreams verify assertions, in the place of any route.",
     ),
     key(
         "gateway.credential",
@@ -561,12 +586,25 @@ pub const KEYS: &[Key] = &[
         LeftOut::Is("false"),
         "Leaves the credential in the forwarded request.",
     ),
+    key(
+        "routes[].assertion",
+        Kind::Switch,
+        LeftOut::Is("false"),
+        "Sends keyward-assertion: a signed JWT, good for a minute, that tells the service who calls.",
+    ),
     key("routes[].upgrades", Kind::List("\"websocket\""), LeftOut::Is("[]"), "The upgrades that are let through."),
     key(
         "routes[].upgrade_idle",
         TIMEOUT,
         LeftOut::Is("\"5m\""),
         "How long a WebSocket may go without a byte either way.",
+    ),
+    key(
+        "routes[].stream_idle",
+        TIMEOUT,
+        LeftOut::Says("none; 1h for gRPC over HTTP/2"),
+        "How long request and answer may go without a byte either way, in place of body_idle, rate_min and the \
+         upstream's idle_timeout.",
     ),
     key(
         "routes[].body_max",
@@ -658,11 +696,40 @@ pub const KEYS: &[Key] = &[
         LeftOut::Is("\"127.0.0.1:9443\""),
         "Where operators connect. Changing it needs a restart.",
     ),
+    key(
+        "admin.public_url",
+        Kind::Text("http or https URL"),
+        LeftOut::Says("none: links are relative, and there are no webhooks"),
+        "Where the API is reached from outside; receivers of webhooks rotate keys there.",
+    ),
+    key(
+        "admin.self_service",
+        Kind::Switch,
+        LeftOut::Is("false"),
+        "Lets a user's key manage that user's keys, here and at [self].",
+    ),
+    key(
+        "admin.keys_per_user_max",
+        Kind::Count { min: 1, max: 10_000 },
+        LeftOut::Is("50"),
+        "How many keys a user may have that makes them itself. Changing it needs a restart.",
+    ),
     key("admin.tls.certificates", CERTIFICATES, LeftOut::Required, "As in [gateway.tls]."),
     key("admin.tls.min_version", VERSIONS, LeftOut::Is("\"1.2\""), "As in [gateway.tls]."),
     key("admin.tls.client_ca", Kind::Path, LeftOut::Says("none"), "As in [gateway.tls]."),
     key("admin.tls.certificates[].chain", Kind::Path, LeftOut::Required, "PEM file of the chain, leaf first."),
     key("admin.tls.certificates[].key", Kind::Path, LeftOut::Required, "PEM file of the private key."),
+    key(
+        "self.listen",
+        Kind::Address,
+        LeftOut::Is("\"127.0.0.1:9444\""),
+        "Where keys rotate themselves. Changing it needs a restart.",
+    ),
+    key("self.tls.certificates", CERTIFICATES, LeftOut::Required, "As in [gateway.tls]."),
+    key("self.tls.min_version", VERSIONS, LeftOut::Is("\"1.2\""), "As in [gateway.tls]."),
+    key("self.tls.client_ca", Kind::Path, LeftOut::Says("none"), "As in [gateway.tls]."),
+    key("self.tls.certificates[].chain", Kind::Path, LeftOut::Required, "PEM file of the chain, leaf first."),
+    key("self.tls.certificates[].key", Kind::Path, LeftOut::Required, "PEM file of the private key."),
     key(
         "ops.listen",
         Kind::Address,
@@ -673,7 +740,7 @@ pub const KEYS: &[Key] = &[
         "secrets.master_file",
         Kind::Path,
         LeftOut::Says("master.secret beside the store"),
-        "The master secret, mode 0600; KEYWARD_MASTER_SECRET takes its place. Changing it needs a restart.",
+        "The master secrets, mode 0600; KEYWARD_MASTER_SECRET takes its place. Another file needs a restart, what it holds does not.",
     ),
     key(
         "store.sqlite.path",
@@ -736,6 +803,48 @@ pub const KEYS: &[Key] = &[
         "How often the last use of keys is written back.",
     ),
     key(
+        "rotation.poll",
+        Kind::Duration { min: Duration::from_millis(10), max: seconds(3600) },
+        LeftOut::Is("\"5s\""),
+        "How often is looked for keys that came due and announcements to send.",
+    ),
+    key(
+        "rotation.allow_private_webhooks",
+        Kind::Switch,
+        LeftOut::Is("false"),
+        "Lets webhooks lead to private networks and this machine, and to this machine by http://.",
+    ),
+    key(
+        "rotation.ca",
+        Kind::Path,
+        LeftOut::Says("those that the machine trusts"),
+        "PEM file of the authorities that receivers' certificates must come from.",
+    ),
+    key(
+        "rotation.timeout",
+        Kind::Duration { min: Duration::from_millis(10), max: seconds(300) },
+        LeftOut::Is("\"15s\""),
+        "How long a receiver may take to answer; another gateway takes over after twice that.",
+    ),
+    key(
+        "rotation.expiry_notice",
+        Kind::Duration { min: Duration::ZERO, max: seconds(3650 * DAY) },
+        LeftOut::Is("\"14d\""),
+        "How long before its end a key with a webhook is announced to expire.",
+    ),
+    key(
+        "rotation.retries",
+        Kind::List("durations such as \"5m\", at most 32"),
+        LeftOut::Is("[\"5s\", \"5m\", \"30m\", \"2h\", \"5h\", \"10h\", \"14h\", \"20h\", \"1d\"]"),
+        "How long after each failed attempt the next one follows, a fifth more or less; after the last it is given up.",
+    ),
+    key(
+        "rotation.in_flight",
+        Kind::Count { min: 1, max: 1000 },
+        LeftOut::Is("16"),
+        "Announcements that are sent at a time; at most four of them to one host.",
+    ),
+    key(
         "log.level",
         Kind::Text("error, warn, info, debug, trace or off; or target=level, …"),
         LeftOut::Is("\"info\""),
@@ -745,15 +854,7 @@ pub const KEYS: &[Key] = &[
 ];
 
 /// Keys of later versions, each with what to do until then.
-const NOT_YET: &[(&str, &str)] = &[
-    ("self", "there is no listener for callers' own keys yet; remove [self]"),
-    ("rotation", "nothing is rotated by itself yet; remove [rotation]"),
-    ("store.postgres", "keys are kept in SQLite only; use [store.sqlite]"),
-    ("gateway.jwks", "no public keys are served yet; remove it"),
-    ("admin.self_service", "users cannot manage their own keys yet; remove it"),
-    ("admin.public_url", "no webhook is sent yet; remove it"),
-    ("routes[].assertion", "no signed assertion is sent yet; remove it"),
-];
+const NOT_YET: &[(&str, &str)] = &[("store.postgres", "keys are kept in SQLite only; use [store.sqlite]")];
 
 /// The key at the dotted path `path`.
 pub(super) fn key_at(path: &str) -> Option<&'static Key> {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use serde::{Serialize, Serializer};
@@ -129,6 +130,8 @@ pub struct Event {
     pub kind: EventKind,
     /// Who did it.
     pub actor: Actor,
+    /// The address it was asked from; none at the command line.
+    pub from: Option<IpAddr>,
     /// What it was done to.
     pub subject: Subject,
     /// What changed, field by field, as text. Never a token, hash or secret.

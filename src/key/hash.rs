@@ -6,7 +6,7 @@
 use std::fmt;
 
 use data_encoding::HEXLOWER;
-use sha2::{Digest, Sha512};
+use sha2::{Digest, Sha256, Sha512};
 use subtle::ConstantTimeEq;
 
 /// SHA-512 of a token's exact bytes. Compared in constant time; not shown in Debug beyond four
@@ -19,6 +19,27 @@ impl TokenHash {
     #[must_use]
     pub fn of(token: &[u8]) -> Self {
         Self(Sha512::digest(token).into())
+    }
+
+    /// What stands for `token` where it was imported by its SHA-256: that digest and 32 zero bytes.
+    #[must_use]
+    pub fn sha256_of(token: &[u8]) -> Self {
+        Self::from_sha256(Sha256::digest(token).into())
+    }
+
+    /// What stands for a token of which only its SHA-256 is known.
+    #[must_use]
+    pub fn from_sha256(digest: [u8; 32]) -> Self {
+        let mut bytes = [0; 64];
+        bytes.split_at_mut(32).0.copy_from_slice(&digest);
+        Self(bytes)
+    }
+
+    /// Whether this stands for a token by its SHA-256. No SHA-512 that anybody can make ends in 32
+    /// zero bytes.
+    #[must_use]
+    pub fn is_sha256(&self) -> bool {
+        *self.0.split_at(32).1 == [0; 32]
     }
 
     /// A hash from its 64 bytes.
@@ -83,5 +104,14 @@ mod tests {
         assert_eq!(TokenHash::from_hex(&expected.to_uppercase()), Some(TokenHash::of(b"abc")));
         assert_eq!(TokenHash::from_hex("ddaf"), None);
         assert_ne!(TokenHash::of(b"abc"), TokenHash::of(b"abd"));
+    }
+
+    #[test]
+    fn a_sha_256_is_told_from_a_sha_512() {
+        // FIPS 180-2, appendix B.1.
+        let digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        let hash = TokenHash::sha256_of(b"abc");
+        assert_eq!(hash.to_hex(), format!("{digest}{}", "0".repeat(64)));
+        assert!(hash.is_sha256() && !TokenHash::of(b"abc").is_sha256());
     }
 }

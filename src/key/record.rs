@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::{EnvironmentId, FlagSet, Grants, Key, KeyId, LineageId, ProjectId, Standing, User, UserId};
+use super::{EnvironmentId, FlagSet, Grant, Grants, Key, KeyId, LineageId, ProjectId, Standing, User, UserId};
 
 /// A key as the table hands it out: cheap to clone, consistent in itself.
 #[derive(Debug, Clone)]
@@ -77,6 +77,20 @@ impl RecordFlags {
         match self {
             Self::Own(flags) | Self::Inherited(flags) => flags.meets(required),
             Self::Both { key, user } => key.meets(required) && user.meets(required),
+        }
+    }
+
+    /// What the key grants in the end. Of a key with a user: what either grants and the other covers, so that
+    /// never more is said than holds.
+    #[must_use]
+    pub fn effective(&self) -> Vec<&Grant> {
+        match self {
+            Self::Own(flags) | Self::Inherited(flags) => flags.iter().collect(),
+            Self::Both { key, user } => {
+                let keys = key.iter().filter(|flag| user.covers(flag));
+                let only_users = |flag: &&Grant| key.covers(flag) && !key.iter().any(|own| own == *flag);
+                keys.chain(user.iter().filter(only_users)).collect()
+            }
         }
     }
 

@@ -1,6 +1,7 @@
 //! The records themselves: a key and a user, as the store keeps them. Never the token.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -65,8 +66,11 @@ pub struct OperatorScope {
     pub environment: Option<EnvironmentId>,
 }
 
+/// A rotation that has been due for this long is overdue.
+pub const ROTATION_OVERDUE_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// When a key should be replaced, and who is told.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rotation {
     /// Days between rotations, from 1.
     pub interval_days: Option<u32>,
@@ -74,6 +78,43 @@ pub struct Rotation {
     pub next_at: Option<Timestamp>,
     /// Where to announce it.
     pub webhook_url: Option<String>,
+    /// The version of the lineage's webhook secret, from 1.
+    pub secret_version: u32,
+    /// Until when what is announced is signed with the version before that one too.
+    pub old_secret_until: Option<Timestamp>,
+}
+
+impl Default for Rotation {
+    fn default() -> Self {
+        Self { interval_days: None, next_at: None, webhook_url: None, secret_version: 1, old_secret_until: None }
+    }
+}
+
+/// How far a key's next rotation is off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RotationState {
+    /// None is planned.
+    None,
+    /// It lies ahead.
+    Ahead,
+    /// It is due.
+    Due,
+    /// It has been due for [`ROTATION_OVERDUE_AFTER`] or longer.
+    Overdue,
+}
+
+impl Rotation {
+    /// How far the next rotation is off at `now`.
+    #[must_use]
+    pub fn state(&self, now: Timestamp) -> RotationState {
+        match self.next_at {
+            None => RotationState::None,
+            Some(next) if now < next => RotationState::Ahead,
+            Some(next) if now < next.plus(ROTATION_OVERDUE_AFTER) => RotationState::Due,
+            Some(_) => RotationState::Overdue,
+        }
+    }
 }
 
 /// A key: everything about it but its token.
@@ -163,6 +204,13 @@ impl Key {
             (Grants::Inherit, Some(user)) => user.flags.grants(required),
             (Grants::Inherit, None) => false,
         }
+    }
+
+    /// Whether the key may rotate itself: where it is so made, and where its rotations are announced
+    /// to a webhook, whose receiver has no other key to ask with.
+    #[must_use]
+    pub const fn rotates_itself(&self) -> bool {
+        self.self_rotate || self.rotation.webhook_url.is_some()
     }
 
     /// Whether the key holds flags below the reserved segment, and so may manage keys.

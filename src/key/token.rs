@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use super::{EnvironmentId, TokenHash};
+use super::{EnvironmentId, TokenHash, is_assertion};
 use crate::secret::Secret;
 
 /// The most bytes a token of any shape may have.
@@ -66,6 +66,8 @@ pub enum Form {
     Own(EnvironmentId),
     /// Shaped like one of ours, with a wrong checksum: refused without a look-up.
     Malformed,
+    /// What tells an upstream who calls it: never a key, and refused without a look-up.
+    Assertion,
     /// Anything else: an imported token, the JWT form, or garbage.
     Foreign,
 }
@@ -132,16 +134,21 @@ impl Form {
     #[must_use]
     pub fn of(text: &[u8], prefix: &TokenPrefix) -> Self {
         match Self::environment_and_checked(text, prefix) {
+            None if is_assertion(text) => Self::Assertion,
             None => Self::Foreign,
             Some((_, false)) => Self::Malformed,
             Some((environment, true)) => environment.parse().map_or(Self::Foreign, Self::Own),
         }
     }
 
-    /// Whether `text` is shaped like one of ours with a wrong checksum. Allocates nothing.
+    /// Whether `text` is no key, whatever keys there are: shaped like one of ours with a wrong checksum, or an
+    /// assertion. Allocates nothing.
     #[must_use]
     pub fn is_malformed(text: &[u8], prefix: &TokenPrefix) -> bool {
-        matches!(Self::environment_and_checked(text, prefix), Some((_, false)))
+        match Self::environment_and_checked(text, prefix) {
+            Some((_, is_checked)) => !is_checked,
+            None => is_assertion(text),
+        }
     }
 
     /// The environment word and whether the checksum is right, of a text with the shape of ours.
@@ -245,7 +252,7 @@ mod tests {
         #[test]
         fn any_bytes_have_a_form(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let form = Form::of(&bytes, &kw());
-            prop_assert_eq!(form == Form::Malformed, Form::is_malformed(&bytes, &kw()));
+            prop_assert_eq!(matches!(form, Form::Malformed | Form::Assertion), Form::is_malformed(&bytes, &kw()));
         }
     }
 }

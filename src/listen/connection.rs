@@ -31,6 +31,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::answer::{Answer, Refusal};
+use super::beginning::Beginning;
 use super::cap::Place;
 use super::flow::{Flow, Phase, Protocol};
 use super::handler::Handler;
@@ -39,7 +40,7 @@ use super::peer::{Peer, TlsInfo, Worker};
 use super::settings::{Limits, Settings};
 use super::stream::{Caught, OpenRequest, Panicked, Streams};
 use super::ticker::{CoarseClock, NEVER, Slot};
-use super::watched::{Prefix, Watched};
+use super::watched::Watched;
 use crate::tls;
 use crate::wire::{ProxyHeader, ProxyTold};
 
@@ -117,12 +118,12 @@ impl<H: Handler> Accepted<H> {
     }
 
     async fn serve_clear(self, mut tcp: TcpStream, flow: Arc<Flow>) {
-        let mut prefix = Prefix::default();
+        let mut beginning = Beginning::default();
         let http2 = loop {
-            if let Some(http2) = prefix.is_http2() {
+            if let Some(http2) = beginning.is_http2() {
                 break http2;
             }
-            match in_time(&flow, &self.worker, tcp.read(prefix.space())).await {
+            match in_time(&flow, &self.worker, poll_fn(|cx| beginning.poll_read(&mut tcp, cx))).await {
                 Err(TooSlow(phase)) => {
                     self.count_timeout(phase);
                     if phase == Phase::Head {
@@ -132,8 +133,7 @@ impl<H: Handler> Accepted<H> {
                     return;
                 }
                 Ok(Ok(0) | Err(_)) => return,
-                Ok(Ok(count)) => {
-                    prefix.advance(count);
+                Ok(Ok(_)) => {
                     if flow.phase() == Phase::FirstByte {
                         flow.enter(Phase::Head);
                     }
@@ -141,7 +141,7 @@ impl<H: Handler> Accepted<H> {
             }
         };
         let (connection, place) = self.into_http(None);
-        let io = Watched::new(tcp, Bytes::copy_from_slice(prefix.read()), Arc::clone(&flow), place);
+        let io = Watched::new(tcp, beginning.into_bytes(), Arc::clone(&flow), place);
         // On the heap, so that a connection that has sent nothing yet stays small.
         if http2 {
             Box::pin(connection.serve_http2(io, flow)).await;
@@ -157,22 +157,7 @@ impl<H: Handler> Accepted<H> {
             Ok(Ok(0) | Err(_)) => return,
             Ok(Ok(_)) => flow.enter(Phase::Handshake),
         }
-        Box::pin(self.shake_hands(tcp, flow, config)).await;
-    }
-
-    async fn shake_hands(self, tcp: TcpStream, flow: Arc<Flow>, config: Arc<ServerConfig>) {
-        let handshake = TlsAcceptor::from(config).accept(tcp);
-        let stream = match in_time(&flow, &self.worker, handshake).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => {
-                let reason = handshake_failure(&error);
-                return self.metrics.handshake_failures.with_label_values(&[reason]).inc();
-            }
-            Err(TooSlow(phase)) => {
-                self.metrics.handshake_failures.with_label_values(&["timeout"]).inc();
-                return self.count_timeout(phase);
-            }
-        };
+        let Some(stream) = Box::pin(self.shake_hands(tcp, &flow, config)).await else { return };
         let (info, http2) = self.agreed(&stream);
         let (connection, place) = self.into_http(Some(info));
         let io = Watched::new(stream, Bytes::new(), Arc::clone(&flow), place);
@@ -180,6 +165,29 @@ impl<H: Handler> Accepted<H> {
             Box::pin(connection.serve_http2(io, flow)).await;
         } else {
             Box::pin(connection.serve_http1(io, flow)).await;
+        }
+    }
+
+    /// The stream behind a handshake, on the heap: a kilobyte that each future it passes through would hold.
+    async fn shake_hands(
+        &self,
+        tcp: TcpStream,
+        flow: &Flow,
+        config: Arc<ServerConfig>,
+    ) -> Option<Box<TlsStream<TcpStream>>> {
+        let handshake = TlsAcceptor::from(config).accept(tcp);
+        match in_time(flow, &self.worker, handshake).await {
+            Ok(Ok(stream)) => Some(Box::new(stream)),
+            Ok(Err(error)) => {
+                let reason = handshake_failure(&error);
+                self.metrics.handshake_failures.with_label_values(&[reason]).inc();
+                None
+            }
+            Err(TooSlow(phase)) => {
+                self.metrics.handshake_failures.with_label_values(&["timeout"]).inc();
+                self.count_timeout(phase);
+                None
+            }
         }
     }
 
@@ -237,6 +245,17 @@ impl<H: Handler> HttpConnection<H> {
             })
         };
         loop {
+            match this.await_head(&flow, &mut io).await {
+                Ok(()) => {}
+                Err(Headless::Gone) => return,
+                Err(Headless::TooSlow(phase)) => {
+                    this.metrics.timeouts.with_label_values(&[phase.name()]).inc();
+                    if phase == Phase::Head {
+                        Box::pin(answer_and_linger(&flow, &this.worker, io, Refusal::HeadTooSlow)).await;
+                    }
+                    return;
+                }
+            }
             let connection = builder.serve_connection(TokioIo::new(io), service.clone()).with_upgrades();
             let mut connection = Box::new(connection);
             let end = this.drive(&flow, &mut *connection, http1::UpgradeableConnection::graceful_shutdown).await;
@@ -249,18 +268,36 @@ impl<H: Handler> HttpConnection<H> {
             io = parts.io.into_inner();
             match end {
                 End::Resting => {
-                    io.put_back(parts.read_buf);
+                    // What is empty may still be a part of the buffer.
+                    io.put_back(if parts.read_buf.is_empty() { Bytes::new() } else { parts.read_buf });
                     if !io.has_replay() && this.rest(&flow, &mut io).await.is_err() {
                         return;
                     }
                 }
                 End::TooSlow(Phase::Head) if !flow.is_write_blocked() => {
-                    return answer_and_linger(&flow, &this.worker, io, Refusal::HeadTooSlow).await;
+                    return Box::pin(answer_and_linger(&flow, &this.worker, io, Refusal::HeadTooSlow)).await;
                 }
                 End::Closed if flow.must_linger() => return linger(&flow, &this.worker, io).await,
                 End::Closed | End::TooSlow(_) | End::Stalled | End::Panicked => return,
             }
         }
+    }
+
+    /// Waits for a head with no more memory than it has bytes, and puts it back.
+    async fn await_head<S>(&self, flow: &Flow, io: &mut Watched<S>) -> Result<(), Headless>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let mut head = Beginning::of(io.take_replay());
+        while !head.is_for_parser() {
+            match in_time(flow, &self.worker, poll_fn(|cx| head.poll_read(io, cx))).await {
+                Ok(Ok(count)) if count > 0 => {}
+                Ok(Ok(_) | Err(_)) => return Err(Headless::Gone),
+                Err(TooSlow(phase)) => return Err(Headless::TooSlow(phase)),
+            }
+        }
+        io.put_back(head.into_bytes());
+        Ok(())
     }
 
     /// Waits for the next request with no buffers: hyper keeps some 10 KiB for an idle connection.
@@ -270,33 +307,30 @@ impl<H: Handler> HttpConnection<H> {
     {
         flow.alarm.set(Slot::Rest, NEVER);
         let resting = Resting::new(&self.metrics.resting);
-        let mut first = [0; FIRST_BYTES];
-        let read = {
-            let mut read = pin!(io.read(&mut first));
-            poll_fn(|cx| {
-                flow.alarm.register(cx.waker());
-                if let Poll::Ready(read) = read.as_mut().poll(cx) {
-                    return Poll::Ready(read.ok().filter(|&count| count > 0));
-                }
-                if self.worker.stopping.get() {
-                    flow.hurry(self.worker.idle_until.get());
-                }
-                let is_late = flow.is_late(Slot::Phase);
-                if is_late {
-                    self.metrics.timeouts.with_label_values(&[Phase::Idle.name()]).inc();
-                }
-                let over = is_late || flow.is_late(Slot::Age);
-                if over { Poll::Ready(None) } else { Poll::Pending }
-            })
-            .await
-        };
+        let mut first = Beginning::default();
+        let came = poll_fn(|cx| {
+            flow.alarm.register(cx.waker());
+            if let Poll::Ready(read) = first.poll_read(io, cx) {
+                return Poll::Ready(read.is_ok_and(|count| count > 0));
+            }
+            if self.worker.stopping.get() {
+                flow.hurry(self.worker.idle_until.get());
+            }
+            let is_late = flow.is_late(Slot::Phase);
+            if is_late {
+                self.metrics.timeouts.with_label_values(&[Phase::Idle.name()]).inc();
+            }
+            let over = is_late || flow.is_late(Slot::Age);
+            if over { Poll::Ready(false) } else { Poll::Pending }
+        })
+        .await;
         drop(resting);
-        let Some(count) = read else {
+        if !came {
             flow.enter(Phase::Closing);
             let _said_goodbye = in_time(flow, &self.worker, io.shutdown()).await;
             return Err(Closed);
-        };
-        io.put_back(Bytes::copy_from_slice(first.get(..count).unwrap_or_default()));
+        }
+        io.put_back(first.into_bytes());
         Ok(())
     }
 
@@ -463,6 +497,14 @@ enum End {
 /// The connection is over.
 struct Closed;
 
+/// No head came.
+enum Headless {
+    /// The other side has gone.
+    Gone,
+    /// It took too long in this phase.
+    TooSlow(Phase),
+}
+
 /// Counts one resting connection.
 struct Resting<'a>(&'a IntGauge);
 
@@ -585,8 +627,6 @@ impl Timer for CoarseTimer {
 const BUFFER_BYTES: usize = 64 * 1024;
 /// What is looked at of a PROXY header at a time: most are shorter.
 const INTRODUCTION_BYTES: usize = 128;
-/// What is read of the first request after a rest, before buffers are made for it.
-const FIRST_BYTES: usize = 64;
 /// hyper's own limit of fields.
 const HYPER_FIELDS: usize = 100;
 const STREAM_WINDOW_BYTES: u32 = 256 * 1024;

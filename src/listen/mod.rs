@@ -5,6 +5,7 @@
 
 mod accept;
 mod answer;
+mod beginning;
 mod bind;
 mod cap;
 mod connection;

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::credit::Credit;
@@ -69,10 +70,21 @@ impl Peer {
         Paced::new(body, Credit::new(self.body_idle, self.rate_min), Rc::clone(&self.worker.ticker))
     }
 
-    /// The same for a body of messages that are sent when there is something to say: only pauses count.
+    /// The same for a body that may pause for as long as whoever reads it allows.
     #[must_use]
-    pub fn streamed<B>(&self, body: B) -> Paced<B> {
-        Paced::new(body, Credit::new(self.body_idle, 0), Rc::clone(&self.worker.ticker))
+    pub fn unpaced<B>(&self, body: B) -> Paced<B> {
+        Paced::new(body, Credit::new(Duration::MAX, 0), Rc::clone(&self.worker.ticker))
+    }
+
+    /// Ends when the listener drains and open requests have had their time. What then ends by itself, within
+    /// a second, can still say goodbye.
+    pub fn overdue(&self) -> impl Future<Output = ()> + 'static {
+        let mut overdue = self.worker.overdue.subscribe();
+        async move {
+            if overdue.wait_for(|overdue| *overdue).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
     }
 
     /// Runs `future` on this worker beside its requests, for instance the tunnel of an upgrade. A drain
@@ -104,6 +116,8 @@ pub(super) struct Worker {
     pub(super) streams: Cell<usize>,
     /// Whether it drains.
     pub(super) stopping: Cell<bool>,
+    /// Whether what is still open then has had its time.
+    pub(super) overdue: watch::Sender<bool>,
     /// Until when it then waits for connections without a request.
     pub(super) idle_until: Cell<Tick>,
 }
@@ -115,6 +129,7 @@ impl Worker {
             tasks: RefCell::default(),
             streams: Cell::new(0),
             stopping: Cell::new(false),
+            overdue: watch::Sender::new(false),
             idle_until: Cell::new(NEVER),
         })
     }

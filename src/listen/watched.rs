@@ -42,47 +42,16 @@ impl<S> Watched<S> {
         self.replay = replay;
     }
 
+    /// What was put back and not handed on yet.
+    pub(super) fn take_replay(&mut self) -> Bytes {
+        std::mem::take(&mut self.replay)
+    }
+
     /// Whether bytes were put back and not handed on yet.
     pub(super) const fn has_replay(&self) -> bool {
         !self.replay.is_empty()
     }
 }
-
-/// The first bytes of a connection in clear text, read to tell HTTP/2 from HTTP/1.
-#[derive(Debug, Default)]
-pub(super) struct Prefix {
-    bytes: [u8; PREFACE.len()],
-    filled: usize,
-}
-
-impl Prefix {
-    /// What was read.
-    pub(super) fn read(&self) -> &[u8] {
-        self.bytes.get(..self.filled).unwrap_or_default()
-    }
-
-    /// Where the next bytes go.
-    pub(super) fn space(&mut self) -> &mut [u8] {
-        self.bytes.get_mut(self.filled..).unwrap_or_default()
-    }
-
-    /// `count` bytes were put there.
-    pub(super) fn advance(&mut self, count: usize) {
-        self.filled = (self.filled + count).min(self.bytes.len());
-    }
-
-    /// Whether this is the preface of HTTP/2, or none where it may still become one.
-    pub(super) fn is_http2(&self) -> Option<bool> {
-        let read = self.read();
-        if !PREFACE.starts_with(read) {
-            return Some(false);
-        }
-        (read.len() == PREFACE.len()).then_some(true)
-    }
-}
-
-/// RFC 9113, section 3.4.
-const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -90,6 +59,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         if !this.replay.is_empty() {
             let count = this.replay.len().min(buf.remaining());
             buf.put_slice(&this.replay.split_to(count));
+            if this.replay.is_empty() {
+                // An empty rest would keep the whole.
+                this.replay = Bytes::new();
+            }
             this.flow.on_read(count);
             return Poll::Ready(Ok(()));
         }
@@ -187,27 +160,5 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_preface_is_told_from_http1_at_the_first_byte_that_differs() {
-        let mut prefix = Prefix::default();
-        let mut give = |text: &[u8]| {
-            prefix.space()[..text.len()].copy_from_slice(text);
-            prefix.advance(text.len());
-            prefix.is_http2()
-        };
-        assert_eq!(give(b"P"), None);
-        assert_eq!(give(b"RI * HTTP/2.0\r\n\r\nSM\r\n\r"), None);
-        assert_eq!(give(b"\n"), Some(true));
-        let mut prefix = Prefix::default();
-        prefix.space()[..2].copy_from_slice(b"PO");
-        prefix.advance(2);
-        assert_eq!(prefix.is_http2(), Some(false));
     }
 }

@@ -1,6 +1,7 @@
 //! What is asked of the manager, and what it answers: plain values.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
@@ -8,7 +9,8 @@ use crate::key::{
     Actor, EnvironmentId, FlagSet, Format, Grants, Key, KeyId, OperatorScope, ProjectId, Status, Token, TokenHash,
     User, UserId,
 };
-use crate::store::{Committed, KeyUsage};
+use crate::secret::Secret;
+use crate::store::{Committed, Damaged, KeyUsage};
 
 /// The grace of a rotation where nothing is said: 60 minutes.
 pub const GRACE_DEFAULT: Duration = Duration::from_secs(60 * 60);
@@ -32,7 +34,12 @@ pub enum Caller {
         login: String,
     },
     /// The holder of this key. What it may do is read with the rows it wants to change.
-    Key(KeyId),
+    Key {
+        /// The key.
+        id: KeyId,
+        /// The address it asks from, for the audit log.
+        from: IpAddr,
+    },
 }
 
 impl Caller {
@@ -41,7 +48,16 @@ impl Caller {
     pub const fn key(&self) -> Option<KeyId> {
         match self {
             Self::Local { .. } => None,
-            Self::Key(id) => Some(*id),
+            Self::Key { id, .. } => Some(*id),
+        }
+    }
+
+    /// The address it asks from; none at the command line.
+    #[must_use]
+    pub const fn address(&self) -> Option<IpAddr> {
+        match self {
+            Self::Local { .. } => None,
+            Self::Key { from, .. } => Some(*from),
         }
     }
 
@@ -50,7 +66,7 @@ impl Caller {
     pub fn actor(&self) -> Actor {
         match self {
             Self::Local { login } => Actor::Local(login.clone()),
-            Self::Key(id) => Actor::Key(*id),
+            Self::Key { id, .. } => Actor::Key(*id),
         }
     }
 }
@@ -94,6 +110,8 @@ pub struct NewKey {
     pub expires: Expiry,
     /// Days between rotations, 1 to 3,650.
     pub rotation_interval_days: Option<u32>,
+    /// Where to announce rotations: an `https` address. Lets the key rotate itself.
+    pub rotation_webhook_url: Option<String>,
 }
 
 impl NewKey {
@@ -113,6 +131,7 @@ impl NewKey {
             format: Format::Opaque,
             expires: Expiry::Never,
             rotation_interval_days: None,
+            rotation_webhook_url: None,
         }
     }
 }
@@ -134,6 +153,8 @@ pub struct KeyChange {
     pub environment: Option<EnvironmentId>,
     /// Another rotation interval in days, or `Some(None)` for none.
     pub rotation_interval_days: Option<Option<u32>>,
+    /// Another address to announce rotations at, or `Some(None)` for none.
+    pub rotation_webhook_url: Option<Option<String>>,
     /// Other flags that it may grant.
     pub may_grant: Option<FlagSet>,
     /// Other keys that it may manage, or `Some(None)` for none.
@@ -166,7 +187,8 @@ pub enum RevokeScope {
 pub enum ImportedSecret {
     /// The token in clear: 1 to 4,096 bytes of `!` to `~`. Hashed, and not kept.
     Token(Token),
-    /// The SHA-512 of the token.
+    /// The SHA-512 of the token, or what stands for it where only its SHA-256 is known: see
+    /// [`TokenHash::from_sha256`].
     Hash(TokenHash),
 }
 
@@ -215,8 +237,72 @@ pub struct UserChange {
     pub active: Activity,
 }
 
-/// A key that was minted.
+/// What to change of a user, who is made if it is not there. None leaves a field as it is; a new
+/// user works, holds no flags and belongs to no project where nothing else is said.
+#[derive(Debug, Clone)]
+pub struct UserPatch {
+    /// Its id.
+    pub id: UserId,
+    /// Another project, or `Some(None)` for none.
+    pub project: Option<Option<ProjectId>>,
+    /// Other flags.
+    pub flags: Option<FlagSet>,
+    /// Whether its keys work.
+    pub active: Option<Activity>,
+}
+
+impl From<UserChange> for UserPatch {
+    fn from(UserChange { id, project, flags, active }: UserChange) -> Self {
+        Self { id, project: Some(project), flags: Some(flags), active: Some(active) }
+    }
+}
+
+/// What a user changes of a key of its own. None leaves a field as it is.
+#[derive(Debug, Clone, Default)]
+pub struct OwnChange {
+    /// Another name.
+    pub name: Option<String>,
+    /// On or off.
+    pub active: Option<Activity>,
+}
+
+/// Whose token it is that an operation is asked with.
+#[derive(Debug, Clone)]
+pub enum Authenticated {
+    /// The token of this key, which works.
+    Live(Box<KeyView>),
+    /// The token of a key that does not work.
+    NotLive {
+        /// Which key.
+        id: KeyId,
+        /// Its status.
+        status: Status,
+    },
+    /// Nobody's.
+    Unknown,
+}
+
+/// What came of a request that is done once.
 #[derive(Debug)]
+pub enum Answered<T> {
+    /// It was done now.
+    First {
+        /// What was done.
+        outcome: T,
+        /// The answer, which is kept.
+        answer: Vec<u8>,
+    },
+    /// It was done before, and this was the answer then.
+    Again {
+        /// The answer.
+        answer: Vec<u8>,
+        /// The revision of what was done.
+        revision: u64,
+    },
+}
+
+/// A key that was minted.
+#[derive(Debug, Clone)]
 pub struct Created {
     /// The key.
     pub key: Key,
@@ -224,23 +310,27 @@ pub struct Created {
     pub user: Option<User>,
     /// Its token: shown once, and stored nowhere.
     pub token: Token,
+    /// What the receiver of its webhook verifies with, `whsec_…`, where it has one.
+    pub webhook_secret: Option<Secret>,
     /// The commit.
     pub committed: Committed,
 }
 
 /// A key that was changed, or was so already.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Changed {
     /// The key as it is now.
     pub key: Key,
     /// Its user.
     pub user: Option<User>,
+    /// What the receiver of its webhook verifies with, `whsec_…`, where one was set.
+    pub webhook_secret: Option<Secret>,
     /// The commit.
     pub committed: Committed,
 }
 
 /// A key that was replaced.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Rotated {
     /// The replaced key, in grace or superseded.
     pub old: Key,
@@ -253,7 +343,7 @@ pub struct Rotated {
 }
 
 /// Keys that were revoked.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Revoked {
     /// The keys that this call revoked: none of those that were so already.
     pub keys: Vec<Key>,
@@ -267,7 +357,7 @@ pub struct Revoked {
 }
 
 /// Keys that were imported, or would be.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Imported {
     /// The keys, in the order of the rows.
     pub keys: Vec<Key>,
@@ -276,7 +366,7 @@ pub struct Imported {
 }
 
 /// A user that was made or changed, or was so already.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct UserSet {
     /// The user as it is now.
     pub user: User,
@@ -287,7 +377,7 @@ pub struct UserSet {
 }
 
 /// A user that was deleted.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct UserDeleted {
     /// The user.
     pub user: User,
@@ -308,4 +398,15 @@ pub struct KeyView {
     pub usage: Option<KeyUsage>,
     /// Its status.
     pub status: Status,
+}
+
+/// Keys that were listed, as [`crate::store::KeyPage`].
+#[derive(Debug, Clone, Default)]
+pub struct KeyList {
+    /// The keys, newest first.
+    pub keys: Vec<KeyView>,
+    /// Rows that may belong here and cannot be read, with why.
+    pub damaged: Vec<(Damaged, String)>,
+    /// Where there may be more: the key after which to go on.
+    pub next: Option<KeyId>,
 }

@@ -110,14 +110,15 @@ pub(super) fn expiry(expiry: Expiry, now: Timestamp) -> Result<Option<Timestamp>
     Ok(Some(end))
 }
 
-/// A rotation every `days`, counted from `now`.
-pub(super) fn rotation(days: Option<u32>, now: Timestamp) -> Result<Rotation, ManageError> {
-    let Some(days) = days else { return Ok(Rotation::default()) };
+/// A rotation every `days`, counted from `now`, announced at `url`.
+pub(super) fn rotation(days: Option<u32>, url: Option<&str>, now: Timestamp) -> Result<Rotation, ManageError> {
+    let webhook_url = url.map(str::to_owned);
+    let Some(days) = days else { return Ok(Rotation { webhook_url, ..Rotation::default() }) };
     if !(1..=ROTATION_DAYS_MAX).contains(&days) {
         return Err(invalid("rotation_interval_days", format!("{days} is not within 1 and {ROTATION_DAYS_MAX}")));
     }
     let next = now.plus(Duration::from_secs(u64::from(days) * 24 * 60 * 60));
-    Ok(Rotation { interval_days: Some(days), next_at: Some(next), webhook_url: None })
+    Ok(Rotation { interval_days: Some(days), next_at: Some(next), webhook_url, ..Rotation::default() })
 }
 
 /// The user that a key of `project` shall have, who must be there for the caller.

@@ -2,6 +2,7 @@
 //! that never changes.
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::key::{KeyId, Status, UserId};
 use crate::secret::NoRandomness;
@@ -64,6 +65,52 @@ pub enum ManageError {
         /// What replaced it.
         successor: KeyId,
     },
+    /// The key was replaced so lately that its successor may be in use without the store knowing.
+    #[error(
+        "key {id} was rotated to {successor} {} s ago, and whether that one is in use is known only after {} s; \
+         repeat the request then, or rotate that one",
+        since.as_secs(),
+        settled.as_secs()
+    )]
+    RotationUnsettled {
+        /// Which key.
+        id: KeyId,
+        /// What replaced it.
+        successor: KeyId,
+        /// How long ago.
+        since: Duration,
+        /// When it will be known.
+        settled: Duration,
+    },
+    /// A key's own user may not do this with it.
+    #[error("the calling key may not do this for its user: {cause}")]
+    NotOneself {
+        /// Why not.
+        cause: &'static str,
+    },
+    /// The user has as many keys as it may have.
+    #[error("user {id:?} has {max} keys, which is as many as one user may have; delete one first")]
+    TooManyKeys {
+        /// Which user.
+        id: UserId,
+        /// How many it may have.
+        max: usize,
+    },
+    /// The Idempotency-Key is no such key.
+    #[error("Idempotency-Key: expected 16 to 255 printable ASCII characters")]
+    BadIdempotencyKey,
+    /// The Idempotency-Key was sent with another request before.
+    #[error("this Idempotency-Key was used for another request; choose a new one for a new request")]
+    IdempotencyConflict,
+    /// The request was done before, and its answer is not kept any more.
+    #[error(
+        "this request was done before{} and its answer is no longer kept; the key was not made again",
+        id.map(|id| format!(" and made {id},")).unwrap_or_default()
+    )]
+    TokenAlreadyIssued {
+        /// The key that it made.
+        id: Option<KeyId>,
+    },
     /// The caller's own key does not work.
     #[error("the calling key is {}", status.map_or("unknown", Status::as_str))]
     CallerNotLive {
@@ -99,6 +146,9 @@ pub enum ManageError {
     /// Rows of an import are refused, and so nothing was imported.
     #[error("nothing was imported: {}", Faults(.0))]
     Import(Vec<RowFault>),
+    /// Nothing is announced here.
+    #[error("rotation_webhook_url: no webhooks are sent; set [admin] public_url, where receivers rotate their keys")]
+    WebhooksNotAvailable,
     /// The operating system gave no randomness.
     #[error(transparent)]
     NoRandomness(#[from] NoRandomness),
@@ -162,6 +212,12 @@ impl fmt::Display for Faults<'_> {
 }
 
 impl ManageError {
+    /// Whether the attempt was refused, and not merely failed.
+    #[must_use]
+    pub const fn is_refusal(&self) -> bool {
+        !matches!(self, Self::NoRandomness(_) | Self::Store(_))
+    }
+
     /// The code in bodies, logs and tests. Never changes.
     #[must_use]
     pub const fn as_code(&self) -> &'static str {
@@ -174,12 +230,19 @@ impl ManageError {
             Self::KeyRevoked { .. } => "key_revoked",
             Self::NotRotatable { .. } => "not_rotatable",
             Self::AlreadyRotated { .. } => "already_rotated",
+            Self::RotationUnsettled { .. } => "rotation_unsettled",
+            Self::NotOneself { .. } => "not_oneself",
+            Self::TooManyKeys { .. } => "too_many_keys",
+            Self::BadIdempotencyKey => "bad_idempotency_key",
+            Self::IdempotencyConflict => "idempotency_conflict",
+            Self::TokenAlreadyIssued { .. } => "token_already_issued",
             Self::CallerNotLive { .. } => "caller_not_live",
             Self::LacksPermission { .. } => "lacks_permission",
             Self::MayNotGrant { .. } => "may_not_grant",
             Self::OutOfScope { .. } => "out_of_scope",
             Self::DuplicateToken { .. } => "duplicate_token",
             Self::Import(_) => "import_refused",
+            Self::WebhooksNotAvailable => "webhooks_not_available",
             Self::NoRandomness(_) => "no_randomness",
             Self::Store(_) => "store_failed",
         }

@@ -16,7 +16,7 @@ use super::plan::Plan;
 use super::{Caller, ImportOptions, ImportedKey, ImportedSecret, ManageError, RowCause, RowFault, check, told};
 use crate::key::{
     EventKind, FlagSet, Form, Format, Key, KeyId, Rotation, Stamp, States, TOKEN_BYTES_MAX, Token, TokenHash,
-    TokenPrefix,
+    TokenPrefix, is_assertion,
 };
 use crate::secret;
 use crate::store::Reading;
@@ -101,6 +101,9 @@ fn well_formed(token: &Token, prefix: &TokenPrefix) -> Result<(), RowCause> {
     if text.is_empty() || text.len() > TOKEN_BYTES_MAX || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
         return wrong("it is not 1 to 4096 printable ASCII characters without spaces");
     }
+    if is_assertion(text.as_bytes()) {
+        return wrong("it is an assertion, which is for a service behind a gateway and never a key");
+    }
     if Form::is_malformed(text.as_bytes(), prefix) {
         return wrong("it looks like one minted here and its checksum is wrong, so it would never be looked up");
     }
@@ -164,7 +167,7 @@ fn shown(token: &Token, prefix: &TokenPrefix) -> (Option<String>, Option<String>
     }
     let beginning = match Form::of(text.as_bytes(), prefix) {
         Form::Own(environment) => Some(token.shown_prefix(prefix, &environment)),
-        Form::Foreign | Form::Malformed => text.get(..SHOWN).map(str::to_owned),
+        Form::Foreign | Form::Malformed | Form::Assertion => text.get(..SHOWN).map(str::to_owned),
     };
     (beginning, Some(token.last_four().to_owned()))
 }

@@ -1,44 +1,107 @@
 //! The manager: what can be done to keys and users.
 
 use std::any::Any;
+use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use super::may::{Acting, Operation, Target};
+use super::mint::Minter;
+use super::once::Once;
 use super::plan::{self, Plan};
+use super::refusals::Refusals;
 use super::{
-    Caller, Changed, Created, ImportOptions, Imported, ImportedKey, KeyChange, KeyView, ManageError, NewKey,
-    RevokeScope, Revoked, Rotated, UserChange, UserDeleted, UserSet, import,
+    Answered, Authenticated, Caller, Changed, Created, ImportOptions, Imported, ImportedKey, KeyChange, KeyList,
+    KeyView, ManageError, NewKey, RevokeScope, Revoked, Rotated, UserDeleted, UserPatch, UserSet, Webhooks, import,
 };
-use crate::key::{Event, Key, KeyId, ProjectId, Stamp, TokenPrefix, User, UserId};
+use crate::clock::Timestamp;
+use crate::key::{Event, Key, KeyId, MintJwt, ProjectId, Stamp, Subject, Token, TokenHash, TokenPrefix, User, UserId};
 use crate::store::{
-    Changes, Committed, EventQuery, KeyQuery, KeyUsage, Planned, ReadRequest, Reading, SharedStore, StoreError,
+    Changes, Committed, Cursor, EventQuery, Keep, KeyQuery, KeyUsage, Planned, ReadRequest, Reading, RefusalQuery,
+    RefusalTally, SharedStore, StoreError, UsageUpdate,
 };
+
+/// How many keys a user may have that mints its own, where nothing else is said.
+pub const KEYS_PER_USER_MAX: usize = 50;
+/// Under which name the use of keys at the management API is counted.
+const GATEWAY_OF_MANAGEMENT: &str = "management";
+
+/// What gateways have counted of the use of keys and not yet written to the store. To be
+/// implemented over every gateway that uses the store, or not at all.
+pub trait LiveUsage: Send + Sync + fmt::Debug {
+    /// Whether the key was used, as far as any gateway knows, since that gateway started.
+    fn is_used(&self, key: &Key) -> bool;
+}
 
 /// Changes and reads keys and users of one store. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Manager {
-    store: SharedStore,
-    prefix: TokenPrefix,
+    pub(super) store: SharedStore,
+    minter: Minter,
+    keys_per_user_max: usize,
+    counted: Arc<Counted>,
+    pub(super) webhooks: Option<Webhooks>,
+}
+
+/// What is counted here and written to the store later.
+#[derive(Debug, Default)]
+pub(super) struct Counted {
+    refusals: Refusals,
+    /// The use of keys at the management API.
+    uses: Mutex<HashMap<KeyId, (Timestamp, u64)>>,
+    /// The keys that were used here since the process began.
+    used: Mutex<std::collections::HashSet<KeyId>>,
+    gateways: std::sync::OnceLock<Arc<dyn LiveUsage>>,
+}
+
+/// What is known of a key's use beyond what the store says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// It was used.
+    Used,
+    /// It was not, as of now.
+    Unused,
+    /// Whoever may have used it is not known here.
+    Unknown,
+}
+
+impl Counted {
+    pub(super) fn seen(&self, key: &Key) -> Seen {
+        if self.used.lock().contains(&key.id) {
+            return Seen::Used;
+        }
+        match self.gateways.get() {
+            None => Seen::Unknown,
+            Some(gateways) if gateways.is_used(key) => Seen::Used,
+            Some(_) => Seen::Unused,
+        }
+    }
 }
 
 /// A change that was committed, or found nothing to change.
-struct Done<T> {
-    outcome: T,
-    committed: Committed,
+pub(super) struct Done<T> {
+    pub(super) outcome: T,
+    pub(super) committed: Committed,
     /// Whether rows were written, and so carry the commit's stamp.
     wrote: bool,
 }
 
 impl<T> Done<T> {
-    /// Gives `key`, the `ordinal`th row of the change, the stamp that the store gave it.
-    fn settle_key(&self, key: &mut Key, ordinal: usize) {
+    /// Gives `key`, the `ordinal`th row of the change, the stamp that the store gives it.
+    pub(super) fn settle_key(&self, key: &mut Key, ordinal: usize) {
         if self.wrote {
             key.updated_at = self.committed.at;
             key.stamp = self.stamp(ordinal);
         }
+    }
+
+    /// The outcome, and what is known of the commit.
+    fn apart(self) -> (T, Done<()>) {
+        let Self { outcome, committed, wrote } = self;
+        (outcome, Done { outcome: (), committed, wrote })
     }
 
     fn settle_user(&self, user: &mut User) {
@@ -53,11 +116,94 @@ impl<T> Done<T> {
     }
 }
 
+/// What is asked for: how the audit log names it, of what, and what has to be read for it.
+pub(super) struct Asked {
+    pub(super) operation: &'static str,
+    pub(super) subject: Option<Subject>,
+    pub(super) read: ReadRequest,
+    /// Whether to hold it against what is committed first, so that what would be refused never
+    /// waits for the store's one writer nor makes others wait.
+    pub(super) first: First,
+}
+
+/// What comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum First {
+    /// A look at what is committed.
+    Look,
+    /// The change itself, for nothing is more urgent.
+    Change,
+}
+
+impl Asked {
+    pub(super) const fn of(operation: &'static str, subject: Option<Subject>, read: ReadRequest) -> Self {
+        Self { operation, subject, read, first: First::Look }
+    }
+}
+
+/// Makes the answer that is kept.
+type Render<U> = Box<dyn Fn(&U) -> Vec<u8> + Send>;
+
+/// What a plan of an import comes to.
+type TakenIn = Result<Plan<Vec<Key>>, ManageError>;
+
+/// The answer to keep of a request that is done once.
+pub(super) struct Kept<U> {
+    pub(super) once: Once,
+    pub(super) answer: Render<U>,
+    /// The key whose token the answer tells.
+    pub(super) key: fn(&U) -> Option<KeyId>,
+}
+
+/// Why a plan goes no further.
+enum Stop {
+    Refused(ManageError),
+    Before { answer: Vec<u8>, revision: u64 },
+}
+
+/// What came of a change.
+struct Came<U> {
+    done: Option<(U, Vec<u8>)>,
+    now: Timestamp,
+}
+
 impl Manager {
     /// A manager of `store` whose tokens begin with `prefix`.
     #[must_use]
-    pub const fn new(store: SharedStore, prefix: TokenPrefix) -> Self {
-        Self { store, prefix }
+    pub fn new(store: SharedStore, prefix: TokenPrefix) -> Self {
+        let minter = Minter { prefix, jwt: None };
+        Self { store, minter, keys_per_user_max: KEYS_PER_USER_MAX, counted: Arc::default(), webhooks: None }
+    }
+
+    /// This manager, minting keys in JWT form by `jwt`.
+    #[must_use]
+    pub fn with_jwt(mut self, jwt: Arc<dyn MintJwt>) -> Self {
+        self.minter.jwt = Some(jwt);
+        self
+    }
+
+    /// This manager, where a user that mints its own keys may have at most `most`.
+    #[must_use]
+    pub const fn with_keys_per_user_max(mut self, most: usize) -> Self {
+        self.keys_per_user_max = most;
+        self
+    }
+
+    /// This manager and all its clones, told of usage that the store does not know yet by
+    /// `gateways`. Without it a rotation is not repeated within the first
+    /// [`USAGE_SETTLED`](super::USAGE_SETTLED), in which its successor may be in use unseen.
+    #[must_use]
+    pub fn with_live_usage(self, gateways: Arc<dyn LiveUsage>) -> Self {
+        let _told_already = self.counted.gateways.set(gateways);
+        self
+    }
+
+    pub(super) const fn keys_per_user_max(&self) -> usize {
+        self.keys_per_user_max
+    }
+
+    pub(super) fn minter(&self) -> Minter {
+        self.minter.clone()
     }
 
     /// Where the store holds no key at all: mints the first operator key, `keyward.**` with
@@ -66,18 +212,18 @@ impl Manager {
     /// # Errors
     /// When the caller does not hold the master secret, or the store fails.
     pub async fn create_first_operator(&self, caller: &Caller) -> Result<Option<Created>, ManageError> {
-        let (by, prefix) = (caller.clone(), self.prefix.clone());
-        let done = self
-            .change(caller, ReadRequest::default(), move |reading| {
-                if reading.any_key {
-                    return Ok(Plan { changes: vec![], outcome: None });
-                }
-                let Plan { changes, outcome } = plan::create(&by, &plan::first_operator(), &prefix, reading)?;
-                Ok(Plan { changes, outcome: Some(outcome) })
-            })
-            .await?;
-        let Done { outcome, committed, wrote } = done;
-        Ok(outcome.map(|outcome| created(Done { outcome, committed, wrote })))
+        let (by, minter) = (caller.clone(), self.minter());
+        let plan = move |reading: &Reading| {
+            if reading.any_key {
+                return Ok(Plan { changes: vec![], outcome: None });
+            }
+            let Plan { changes, outcome } = plan::create(&by, &plan::first_operator(), &minter, reading)?;
+            Ok(Plan { changes, outcome: Some(outcome) })
+        };
+        let finish = |Done { outcome, committed, wrote }: Done<Option<plan::Minted>>| {
+            outcome.map(|outcome| created(Done { outcome, committed, wrote }))
+        };
+        self.change(caller, Asked::of("create", None, ReadRequest::default()), plan, finish).await
     }
 
     /// Mints a key.
@@ -85,10 +231,43 @@ impl Manager {
     /// # Errors
     /// When a value breaks a rule, the caller may not, or the store fails.
     pub async fn create_key(&self, caller: &Caller, new: NewKey) -> Result<Created, ManageError> {
-        let (by, prefix) = (caller.clone(), self.prefix.clone());
+        let (asked, plan) = self.creation(caller, new);
+        let webhooks = self.webhooks.clone();
+        self.change(caller, asked, plan, move |done| with_secret(created(done), webhooks.as_ref())).await
+    }
+
+    /// Mints a key, once. `answer` makes the answer that is kept; it runs inside the transaction.
+    ///
+    /// # Errors
+    /// As [`Manager::create_key`], and when the same was asked for before with other words, or with
+    /// the same so long ago that the answer is no longer kept.
+    pub async fn create_key_once(
+        &self,
+        caller: &Caller,
+        new: NewKey,
+        once: Once,
+        answer: impl Fn(&Created) -> Vec<u8> + Send + 'static,
+    ) -> Result<Answered<Created>, ManageError> {
+        let (asked, plan) = self.creation(caller, new);
+        let kept = Kept { once, answer: Box::new(answer), key: |created: &Created| Some(created.key.id) };
+        let webhooks = self.webhooks.clone();
+        let finish = move |done| with_secret(created(done), webhooks.as_ref());
+        self.change_once(caller, asked, plan, finish, kept).await
+    }
+
+    fn creation(
+        &self,
+        caller: &Caller,
+        new: NewKey,
+    ) -> (Asked, impl FnMut(&Reading) -> Result<Plan<plan::Minted>, ManageError> + Send + use<>) {
+        let (by, minter) = (caller.clone(), self.minter());
+        let webhook = self.check_webhook(new.rotation_webhook_url.as_deref());
         let read = ReadRequest { users: new.user.iter().cloned().collect(), ..ReadRequest::default() };
-        let done = self.change(caller, read, move |reading| plan::create(&by, &new, &prefix, reading)).await?;
-        Ok(created(done))
+        let plan = move |reading: &Reading| {
+            webhook.clone()?;
+            plan::create(&by, &new, &minter, reading)
+        };
+        (Asked::of("create", None, read), plan)
     }
 
     /// Changes a key. Where nothing differs, nothing is written.
@@ -97,12 +276,20 @@ impl Manager {
     /// When a value breaks a rule, the key is revoked or not there, the caller may not, or the
     /// store fails.
     pub async fn update_key(&self, caller: &Caller, id: KeyId, change: KeyChange) -> Result<Changed, ManageError> {
-        let by = caller.clone();
-        let read = ReadRequest { keys: vec![id], ..ReadRequest::default() };
-        let done = self.change(caller, read, move |reading| plan::update(&by, id, &change, reading)).await?;
-        let (mut key, user) = done.outcome.clone();
-        done.settle_key(&mut key, 0);
-        Ok(Changed { key, user, committed: done.committed })
+        let webhook = self.check_webhook(change.rotation_webhook_url.as_ref().and_then(Option::as_deref));
+        let (by, is_told) = (caller.clone(), matches!(change.rotation_webhook_url, Some(Some(_))));
+        let read = ReadRequest { keys: vec![id], disabled: Some(id), ..ReadRequest::default() };
+        let plan = move |reading: &Reading| {
+            webhook.clone()?;
+            plan::update(&by, id, &change, reading)
+        };
+        let webhooks = self.webhooks.clone().filter(|_| is_told);
+        let finish = move |done| {
+            let mut changed = changed(done);
+            changed.webhook_secret = webhooks.as_ref().and_then(|webhooks| webhooks.secret_of(&changed.key));
+            changed
+        };
+        self.change(caller, Asked::of("update", Some(Subject::Key(id)), read), plan, finish).await
     }
 
     /// Replaces a key: mints its successor, and leaves the old key `grace` more, which may be zero,
@@ -115,13 +302,38 @@ impl Manager {
     /// When the key does not work, was rotated, or is not there, the caller may not, or the store
     /// fails.
     pub async fn rotate_key(&self, caller: &Caller, id: KeyId, grace: Duration) -> Result<Rotated, ManageError> {
-        let (by, prefix) = (caller.clone(), self.prefix.clone());
+        let (asked, plan) = self.rotation(caller, id, grace);
+        self.change(caller, asked, plan, rotated).await
+    }
+
+    /// Replaces a key, once. `answer` makes the answer that is kept; it runs inside the transaction.
+    ///
+    /// # Errors
+    /// As [`Manager::rotate_key`], and when the same was asked for before with other words, or with
+    /// the same so long ago that the answer is no longer kept.
+    pub async fn rotate_key_once(
+        &self,
+        caller: &Caller,
+        id: KeyId,
+        grace: Duration,
+        once: Once,
+        answer: impl Fn(&Rotated) -> Vec<u8> + Send + 'static,
+    ) -> Result<Answered<Rotated>, ManageError> {
+        let (asked, plan) = self.rotation(caller, id, grace);
+        let kept = Kept { once, answer: Box::new(answer), key: |rotated: &Rotated| Some(rotated.new.id) };
+        self.change_once(caller, asked, plan, rotated, kept).await
+    }
+
+    fn rotation(
+        &self,
+        caller: &Caller,
+        id: KeyId,
+        grace: Duration,
+    ) -> (Asked, impl FnMut(&Reading) -> Result<Plan<plan::Replaced>, ManageError> + Send + use<>) {
+        let (by, minter, counted) = (caller.clone(), self.minter(), Arc::clone(&self.counted));
         let read = ReadRequest { keys: vec![id], lineage_of: Some(id), ..ReadRequest::default() };
-        let done = self.change(caller, read, move |reading| plan::rotate(&by, id, grace, &prefix, reading)).await?;
-        let (mut new, mut old) = (done.outcome.new.clone(), done.outcome.old.clone());
-        done.settle_key(&mut new, 0);
-        done.settle_key(&mut old, 1);
-        Ok(Rotated { old, new, token: done.outcome.token, committed: done.committed })
+        let plan = move |reading: &Reading| plan::rotate(&by, id, grace, &minter, &|key| counted.seen(key), reading);
+        (Asked::of("rotate", Some(Subject::Key(id)), read), plan)
     }
 
     /// Revokes keys for good, in one revision. Those that are revoked already stay as they are.
@@ -130,21 +342,41 @@ impl Manager {
     /// When the key is not there, the caller may not, or the store fails.
     pub async fn revoke_key(&self, caller: &Caller, id: KeyId, scope: RevokeScope) -> Result<Revoked, ManageError> {
         let by = caller.clone();
-        let read = ReadRequest {
-            keys: vec![id],
-            lineage_of: (scope == RevokeScope::Lineage).then_some(id),
-            descendants_of: (scope == RevokeScope::Descendants).then_some(id),
-            ..ReadRequest::default()
-        };
-        let done = self.change(caller, read, move |reading| plan::revoke(&by, id, scope, reading)).await?;
-        let mut keys = done.outcome.keys.clone();
-        for (ordinal, key) in keys.iter_mut().enumerate() {
-            done.settle_key(key, ordinal);
-        }
+        let plan = move |reading: &Reading| plan::revoke(&by, id, scope, reading);
+        let mut done = self.change(caller, revocation(id, scope), plan, |done| revoked(done, vec![])).await?;
         // An operator may have minted a great many keys: they are looked for when the revocation is
         // in force, not before.
-        let related = self.related(caller, id).await.unwrap_or_default();
-        Ok(Revoked { keys, related, out_of_reach: done.outcome.out_of_reach, committed: done.committed })
+        done.related = self.related(caller, id).await.unwrap_or_default();
+        Ok(done)
+    }
+
+    /// Revokes keys for good, once. `answer` makes the answer that is kept; it runs inside the
+    /// transaction, and so all that the key minted is read there too.
+    ///
+    /// # Errors
+    /// As [`Manager::revoke_key`], and when the same was asked for before with other words.
+    pub async fn revoke_key_once(
+        &self,
+        caller: &Caller,
+        id: KeyId,
+        scope: RevokeScope,
+        once: Once,
+        answer: impl Fn(&Revoked) -> Vec<u8> + Send + 'static,
+    ) -> Result<Answered<Revoked>, ManageError> {
+        let by = caller.clone();
+        let mut asked = revocation(id, scope);
+        (asked.read.lineage_of, asked.read.descendants_of) = (Some(id), Some(id));
+        let plan = move |reading: &Reading| {
+            let Plan { changes, outcome } = plan::revoke(&by, id, scope, reading)?;
+            let mut related = plan::related(&by, id, reading)?;
+            related.retain(|kin| outcome.keys.iter().all(|key| key.id != *kin));
+            Ok(Plan { changes, outcome: (outcome, related) })
+        };
+        let finish = |Done { outcome: (outcome, related), committed, wrote }: Done<(plan::Ended, Vec<KeyId>)>| {
+            revoked(Done { outcome, committed, wrote }, related)
+        };
+        let kept = Kept { once, answer: Box::new(answer), key: |_: &Revoked| None };
+        self.change_once(caller, asked, plan, finish, kept).await
     }
 
     async fn related(&self, caller: &Caller, id: KeyId) -> Result<Vec<KeyId>, ManageError> {
@@ -166,36 +398,65 @@ impl Manager {
         rows: Vec<ImportedKey>,
         options: ImportOptions,
     ) -> Result<Imported, ManageError> {
+        let (asked, mut plan) = self.taking_in(caller, rows, options);
+        if options.dry_run {
+            let reading = self.asked(caller, asked.read).await?;
+            return Ok(Imported { keys: plan(&reading)?.outcome, committed: None });
+        }
+        self.change(caller, asked, plan, imported).await
+    }
+
+    /// Imports keys, once. `answer` makes the answer that is kept; it runs inside the transaction.
+    ///
+    /// # Errors
+    /// As [`Manager::import_keys`], and when the same was asked for before with other words.
+    pub async fn import_keys_once(
+        &self,
+        caller: &Caller,
+        rows: Vec<ImportedKey>,
+        options: ImportOptions,
+        once: Once,
+        answer: impl Fn(&Imported) -> Vec<u8> + Send + 'static,
+    ) -> Result<Answered<Imported>, ManageError> {
+        if options.dry_run {
+            let outcome = self.import_keys(caller, rows, options).await?;
+            return Ok(Answered::First { answer: answer(&outcome), outcome });
+        }
+        let (asked, plan) = self.taking_in(caller, rows, options);
+        let kept = Kept { once, answer: Box::new(answer), key: |_: &Imported| None };
+        self.change_once(caller, asked, plan, imported, kept).await
+    }
+
+    fn taking_in(
+        &self,
+        caller: &Caller,
+        rows: Vec<ImportedKey>,
+        options: ImportOptions,
+    ) -> (Asked, impl FnMut(&Reading) -> TakenIn + Send + use<>) {
         let mut users: Vec<UserId> = rows.iter().filter_map(|row| row.user.clone()).collect();
         users.sort_unstable();
         users.dedup();
         let read = ReadRequest { users, hashes: import::hashes(&rows), ..ReadRequest::default() };
-        if options.dry_run {
-            let reading = self.store.read(ReadRequest { keys: caller.key().into_iter().collect(), ..read }).await?;
-            let keys = import::import(caller, &rows, options, &self.prefix, &reading)?.outcome;
-            return Ok(Imported { keys, committed: None });
-        }
-        let (by, prefix) = (caller.clone(), self.prefix.clone());
+        let (by, prefix) = (caller.clone(), self.minter.prefix.clone());
         let plan = move |reading: &Reading| import::import(&by, &rows, options, &prefix, reading);
-        let mut done = self.change(caller, read, plan).await?;
-        let mut keys = std::mem::take(&mut done.outcome);
-        for (ordinal, key) in keys.iter_mut().enumerate() {
-            done.settle_key(key, ordinal);
-        }
-        Ok(Imported { keys, committed: Some(done.committed) })
+        (Asked::of("import", None, read), plan)
     }
 
-    /// Makes a user, or replaces what is known of it. Its keys follow in the same revision.
+    /// Makes a user, or changes what is known of it. Its keys follow in the same revision.
     ///
     /// # Errors
     /// When a value breaks a rule, the user was deleted, the caller may not, or the store fails.
-    pub async fn set_user(&self, caller: &Caller, change: UserChange) -> Result<UserSet, ManageError> {
-        let (by, id) = (caller.clone(), change.id.clone());
-        let read = ReadRequest { users: vec![id.clone()], keys_of_user: Some(id), ..ReadRequest::default() };
-        let done = self.change(caller, read, move |reading| plan::set_user(&by, &change, reading)).await?;
-        let (mut user, created) = done.outcome.clone();
-        done.settle_user(&mut user);
-        Ok(UserSet { user, created, committed: done.committed })
+    pub async fn set_user(&self, caller: &Caller, change: impl Into<UserPatch>) -> Result<UserSet, ManageError> {
+        let (by, change) = (caller.clone(), change.into());
+        let id = change.id.clone();
+        let read = ReadRequest { users: vec![id.clone()], keys_of_user: Some(id.clone()), ..ReadRequest::default() };
+        let plan = move |reading: &Reading| plan::set_user(&by, &change, reading);
+        let finish = |done: Done<(User, bool)>| {
+            let (mut user, created) = done.outcome.clone();
+            done.settle_user(&mut user);
+            UserSet { user, created, committed: done.committed }
+        };
+        self.change(caller, Asked::of("set_user", Some(Subject::User(id)), read), plan, finish).await
     }
 
     /// Deletes a user and revokes its keys, in one revision. Its id is never used again.
@@ -205,13 +466,63 @@ impl Manager {
     pub async fn delete_user(&self, caller: &Caller, id: UserId) -> Result<UserDeleted, ManageError> {
         let by = caller.clone();
         let read = ReadRequest { users: vec![id.clone()], keys_of_user: Some(id.clone()), ..ReadRequest::default() };
-        let done = self.change(caller, read, move |reading| plan::delete_user(&by, &id, reading)).await?;
-        let (mut user, mut keys) = done.outcome.clone();
-        done.settle_user(&mut user);
-        for (at, key) in keys.iter_mut().enumerate() {
-            done.settle_key(key, at + 1);
+        let asked = Asked::of("delete_user", Some(Subject::User(id.clone())), read);
+        let plan = move |reading: &Reading| plan::delete_user(&by, &id, reading);
+        let finish = |done: Done<(User, Vec<Key>)>| {
+            let (mut user, mut keys) = done.outcome.clone();
+            done.settle_user(&mut user);
+            for (at, key) in keys.iter_mut().enumerate() {
+                done.settle_key(key, at + 1);
+            }
+            UserDeleted { user, keys, committed: done.committed }
+        };
+        self.change(caller, Asked { first: First::Change, ..asked }, plan, finish).await
+    }
+
+    /// Whose token this is. Counts as a use of its key.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn authenticate(&self, token: &Token) -> Result<Authenticated, ManageError> {
+        let Some((view, now)) = self.of_token(token).await? else { return Ok(Authenticated::Unknown) };
+        if !view.status.is_usable() {
+            return Ok(Authenticated::NotLive { id: view.key.id, status: view.status });
         }
-        Ok(UserDeleted { user, keys, committed: done.committed })
+        let id = view.key.id;
+        let mut uses = self.counted.uses.lock();
+        let (last, count) = uses.entry(id).or_insert((now, 0));
+        (*last, *count) = (now.max(*last), count.saturating_add(1));
+        drop(uses);
+        self.counted.used.lock().insert(id);
+        Ok(Authenticated::Live(Box::new(view)))
+    }
+
+    /// The key of a token that somebody presented elsewhere, as far as the caller may know of it. Needs
+    /// `keyward.verify`.
+    ///
+    /// # Errors
+    /// When the caller may not, or the store fails.
+    pub async fn find_token(&self, caller: &Caller, token: &Token) -> Result<Option<KeyView>, ManageError> {
+        let reading = self.asked(caller, ReadRequest::default()).await?;
+        let acting = Acting::of(caller, &reading)?;
+        acting.is_permitted(Operation::Verify)?;
+        acting.scope()?;
+        let found = self.of_token(token).await?.map(|(view, _)| view);
+        Ok(found.filter(|view| acting.sees(Target::Key { key: &view.key, user: view.user.as_ref() })))
+    }
+
+    /// The key of a token, and the store's clock.
+    async fn of_token(&self, token: &Token) -> Result<Option<(KeyView, Timestamp)>, ManageError> {
+        let text = token.expose().as_bytes();
+        for hash in [token.hash(), TokenHash::sha256_of(text)] {
+            let read = ReadRequest { hashes: vec![hash], ..ReadRequest::default() };
+            let reading = self.store.read(read).await?;
+            if let Some(key) = reading.keys.first() {
+                let user = reading.user_of(key).cloned();
+                return Ok(Some((view((key.clone(), user, None), reading.now), reading.now)));
+            }
+        }
+        Ok(None)
     }
 
     /// One key.
@@ -224,7 +535,26 @@ impl Manager {
         acting.is_permitted(Operation::ReadKeys)?;
         let (key, user) = plan::seen(id, &reading, acting)?;
         let usage = reading.usage.iter().find(|usage| usage.key == id).copied();
-        Ok(view((key.clone(), user.cloned(), usage), &reading))
+        Ok(view((key.clone(), user.cloned(), usage), reading.now))
+    }
+
+    /// A key and all that it replaced or was replaced by, oldest first, each with its usage.
+    ///
+    /// # Errors
+    /// When the key is not there, the caller may not, or the store fails.
+    pub async fn lineage(&self, caller: &Caller, id: KeyId) -> Result<Vec<KeyView>, ManageError> {
+        let read = ReadRequest { keys: vec![id], lineage_of: Some(id), ..ReadRequest::default() };
+        let reading = self.asked(caller, read).await?;
+        let acting = Acting::of(caller, &reading)?;
+        acting.is_permitted(Operation::ReadKeys)?;
+        let (target, _) = plan::seen(id, &reading, acting)?;
+        let usage = |id| reading.usage.iter().find(|usage| usage.key == id).copied();
+        let kin = reading.keys.iter().filter(|key| key.lineage == target.lineage);
+        let seen = kin.filter(|key| acting.sees(Target::Key { key, user: reading.user_of(key) }));
+        let views = seen.map(|key| view((key.clone(), reading.user_of(key).cloned(), usage(key.id)), reading.now));
+        let mut views: Vec<KeyView> = views.collect();
+        views.sort_by_key(|view| (view.key.created_at, view.key.id));
+        Ok(views)
     }
 
     /// Keys, newest first: of those that the caller may see.
@@ -232,7 +562,7 @@ impl Manager {
     /// # Errors
     /// When the query names a project or environment that the caller does not manage, the caller
     /// may not read keys, or the store fails.
-    pub async fn keys(&self, caller: &Caller, mut query: KeyQuery) -> Result<Vec<KeyView>, ManageError> {
+    pub async fn keys(&self, caller: &Caller, mut query: KeyQuery) -> Result<KeyList, ManageError> {
         let reading = self.asked(caller, ReadRequest::default()).await?;
         let acting = Acting::of(caller, &reading)?;
         acting.is_permitted(Operation::ReadKeys)?;
@@ -240,8 +570,13 @@ impl Manager {
             query.project = narrowed("project_id", query.project, scope.project.as_ref())?;
             query.environment = narrowed("environment_id", query.environment, scope.environment.as_ref())?;
         }
-        let listed = self.store.list_keys(query).await?;
-        Ok(listed.into_iter().map(|listed| view(listed, &reading)).collect())
+        self.list(query, reading.now).await
+    }
+
+    pub(super) async fn list(&self, query: KeyQuery, now: Timestamp) -> Result<KeyList, ManageError> {
+        let page = self.store.list_keys(query).await?;
+        let keys = page.keys.into_iter().map(|listed| view(listed, now)).collect();
+        Ok(KeyList { keys, damaged: page.damaged, next: page.next })
     }
 
     /// One user.
@@ -282,62 +617,237 @@ impl Manager {
         let reading = self.asked(caller, ReadRequest::default()).await?;
         let acting = Acting::of(caller, &reading)?;
         acting.is_permitted(Operation::ReadEvents)?;
-        match acting.scope()? {
-            Some(scope) if scope.project.is_some() || scope.environment.is_some() => {
-                Err(ManageError::OutOfScope { field: "project_id", found: "the events of all projects".to_owned() })
+        all_projects(acting)?;
+        Ok(self.store.list_events(query).await?)
+    }
+
+    /// Refused attempts to change something, newest first, counted by the minute. For whoever may
+    /// read events.
+    ///
+    /// # Errors
+    /// When the caller may not read events, or the store fails.
+    pub async fn refusals(&self, caller: &Caller, query: RefusalQuery) -> Result<Vec<RefusalTally>, ManageError> {
+        let reading = self.asked(caller, ReadRequest::default()).await?;
+        let acting = Acting::of(caller, &reading)?;
+        acting.is_permitted(Operation::ReadEvents)?;
+        all_projects(acting)?;
+        self.write_refusals(self.counted.refusals.take()).await;
+        Ok(self.store.list_refusals(query).await?)
+    }
+
+    /// Writes what was counted here, and forgets what is past its time: to be called every few
+    /// seconds while requests are served, and once more at the end.
+    ///
+    /// # Errors
+    /// When the store fails; what was counted is written another time.
+    pub async fn write_back(&self) -> Result<(), ManageError> {
+        self.write_refusals(self.counted.refusals.take()).await;
+        let uses = std::mem::take(&mut *self.counted.uses.lock());
+        let updates =
+            uses.iter().map(|(key, (last, count))| UsageUpdate { key: *key, last_used_at: *last, count: *count });
+        let updates: Vec<UsageUpdate> = updates.collect();
+        if !updates.is_empty()
+            && let Err(error) = self.store.record_usage(GATEWAY_OF_MANAGEMENT.to_owned(), updates).await
+        {
+            let mut newer = self.counted.uses.lock();
+            for (key, (last, count)) in uses {
+                let (newest, sum) = newer.entry(key).or_insert((last, 0));
+                (*newest, *sum) = (last.max(*newest), sum.saturating_add(count));
             }
-            Some(_) | None => Ok(self.store.list_events(query).await?),
+            return Err(error.into());
+        }
+        Ok(self.store.tidy().await?)
+    }
+
+    async fn write_refusals(&self, tallies: Vec<RefusalTally>) {
+        if tallies.is_empty() {
+            return;
+        }
+        if let Err(error) = self.store.record_refusals(tallies.clone()).await {
+            tracing::warn!(error = %error, "refused attempts could not be written to the audit log yet");
+            self.counted.refusals.give_back(tallies);
         }
     }
 
     /// What `request` asks for, and the caller's own key.
-    async fn asked(&self, caller: &Caller, mut request: ReadRequest) -> Result<Reading, StoreError> {
+    pub(super) async fn asked(&self, caller: &Caller, mut request: ReadRequest) -> Result<Reading, StoreError> {
         request.keys.extend(caller.key());
         self.store.read(request).await
     }
 
-    /// Runs `plan` in one mutation, on what `request` asks for and the caller's own key.
-    async fn change<T: Send + 'static>(
+    /// Runs `plan` in one mutation, on what is asked for and the caller's own key. `finish` makes the
+    /// outcome of it, inside the transaction.
+    pub(super) async fn change<T: 'static, U: Send + 'static>(
         &self,
         caller: &Caller,
-        mut request: ReadRequest,
-        mut plan: impl FnMut(&Reading) -> Result<Plan<T>, ManageError> + Send + 'static,
-    ) -> Result<Done<T>, ManageError> {
-        request.keys.extend(caller.key());
-        let actor = caller.actor();
-        let planned: Arc<Mutex<Option<(T, bool)>>> = Arc::default();
-        let kept = Arc::clone(&planned);
-        let decide = move |reading: &Reading| -> Planned {
-            match plan(reading) {
-                Ok(Plan { changes, outcome }) => {
-                    *kept.lock() = Some((outcome, !changes.is_empty()));
-                    Ok(Changes { actor: actor.clone(), changes })
-                }
-                Err(error) => Err(Box::new(error) as Box<dyn Any + Send>),
-            }
-        };
-        match self.store.mutate(request, Box::new(decide)).await {
-            Ok(Ok(committed)) => {
-                let (outcome, wrote) = planned.lock().take().expect("what was committed was planned");
-                Ok(Done { outcome, committed, wrote })
-            }
-            Ok(Err(refusal)) => {
-                Err(*refusal.downcast::<ManageError>().expect("the plan refuses with nothing but this error"))
-            }
-            Err(StoreError::DuplicateToken { existing, .. }) => Err(ManageError::DuplicateToken { existing }),
-            Err(error) => Err(error.into()),
+        asked: Asked,
+        plan: impl FnMut(&Reading) -> Result<Plan<T>, ManageError> + Send + 'static,
+        finish: impl Fn(Done<T>) -> U + Send + 'static,
+    ) -> Result<U, ManageError> {
+        match self.answered(caller, asked, plan, finish, None).await? {
+            Answered::First { outcome, .. } => Ok(outcome),
+            // Only a request with a key of its own is ever answered from what is kept.
+            Answered::Again { .. } => Err(ManageError::IdempotencyConflict),
         }
+    }
+
+    /// [`Manager::change`], of a request that is done once.
+    pub(super) async fn change_once<T: 'static, U: Send + 'static>(
+        &self,
+        caller: &Caller,
+        mut asked: Asked,
+        plan: impl FnMut(&Reading) -> Result<Plan<T>, ManageError> + Send + 'static,
+        finish: impl Fn(Done<T>) -> U + Send + 'static,
+        kept: Kept<U>,
+    ) -> Result<Answered<U>, ManageError> {
+        asked.read.once = Some(kept.once.key);
+        self.answered(caller, asked, plan, finish, Some(kept)).await
+    }
+
+    async fn answered<T: 'static, U: Send + 'static>(
+        &self,
+        caller: &Caller,
+        asked: Asked,
+        plan: impl FnMut(&Reading) -> Result<Plan<T>, ManageError> + Send + 'static,
+        finish: impl Fn(Done<T>) -> U + Send + 'static,
+        kept: Option<Kept<U>>,
+    ) -> Result<Answered<U>, ManageError> {
+        let Asked { operation, subject, mut read, first } = asked;
+        read.keys.extend(caller.key());
+        let came = Arc::new(Mutex::new(Came { done: None, now: Timestamp::EPOCH }));
+        let mut decide = decision(caller.clone(), plan, finish, kept, Arc::clone(&came));
+        let outcome = if first == First::Look {
+            let reading = self.store.read(read.clone()).await?;
+            match decide(&reading) {
+                Err(stop) => Ok(Err(stop)),
+                Ok(_) => self.store.mutate(read, Box::new(decide)).await,
+            }
+        } else {
+            self.store.mutate(read, Box::new(decide)).await
+        };
+        let refused = match outcome {
+            Ok(Ok(_committed)) => {
+                let (outcome, answer) = came.lock().done.take().expect("what was committed was planned");
+                return Ok(Answered::First { outcome, answer });
+            }
+            Ok(Err(stop)) => match *stop.downcast::<Stop>().expect("the plan stops with nothing else") {
+                Stop::Before { answer, revision } => return Ok(Answered::Again { answer, revision }),
+                Stop::Refused(error) => error,
+            },
+            Err(StoreError::DuplicateToken { existing, .. }) => ManageError::DuplicateToken { existing },
+            Err(error) => return Err(error.into()),
+        };
+        if refused.is_refusal() {
+            let now = came.lock().now;
+            if let Some(due) = self.counted.refusals.count(caller, operation, subject, &refused, now) {
+                self.write_refusals(due).await;
+            }
+        }
+        Err(refused)
     }
 }
 
-fn created(done: Done<plan::Minted>) -> Created {
-    let mut key = done.outcome.key.clone();
-    done.settle_key(&mut key, 0);
-    Created { key, user: done.outcome.user, token: done.outcome.token, committed: done.committed }
+/// What decides inside the transaction: whether it was done before, what the plan says, and what is
+/// kept of it.
+fn decision<T: 'static, U: Send + 'static>(
+    caller: Caller,
+    mut plan: impl FnMut(&Reading) -> Result<Plan<T>, ManageError> + Send + 'static,
+    finish: impl Fn(Done<T>) -> U + Send + 'static,
+    kept: Option<Kept<U>>,
+    came: Arc<Mutex<Came<U>>>,
+) -> impl FnMut(&Reading) -> Planned + Send + 'static {
+    let mut decide = move |reading: &Reading| -> Result<Changes, Stop> {
+        came.lock().now = reading.now;
+        if let (Some(kept), Some(before)) = (&kept, &reading.once) {
+            // Whoever no longer works learns nothing, not even what it was told before.
+            Acting::of(&caller, reading).map_err(Stop::Refused)?;
+            let answer = kept.once.replay(before).map_err(Stop::Refused)?;
+            return Err(Stop::Before { answer, revision: before.revision });
+        }
+        let Plan { changes, outcome } = plan(reading).map_err(Stop::Refused)?;
+        let wrote = !changes.is_empty();
+        let Cursor { revision, commit } = if wrote { reading.next } else { reading.newest };
+        let done = finish(Done { outcome, committed: Committed { revision, commit, at: reading.now }, wrote });
+        let (answer, keep) = match &kept {
+            None => (Vec::new(), None),
+            Some(kept) => {
+                let answer = (kept.answer)(&done);
+                let keep = keep(kept, &done, &answer, reading.now).map_err(Stop::Refused)?;
+                (answer, Some(keep))
+            }
+        };
+        came.lock().done = Some((done, answer));
+        Ok(Changes { actor: caller.actor(), from: caller.address(), changes, keep })
+    };
+    move |reading| decide(reading).map_err(|stop| Box::new(stop) as Box<dyn Any + Send>)
 }
 
-fn view((key, user, usage): (Key, Option<User>, Option<KeyUsage>), reading: &Reading) -> KeyView {
-    let status = key.status(user.as_ref(), reading.now);
+fn keep<U>(kept: &Kept<U>, done: &U, answer: &[u8], now: Timestamp) -> Result<Keep, ManageError> {
+    Ok(kept.once.keep(answer, (kept.key)(done), now)?)
+}
+
+fn revocation(id: KeyId, scope: RevokeScope) -> Asked {
+    let read = ReadRequest {
+        keys: vec![id],
+        lineage_of: (scope == RevokeScope::Lineage).then_some(id),
+        descendants_of: (scope == RevokeScope::Descendants).then_some(id),
+        ..ReadRequest::default()
+    };
+    Asked { first: First::Change, ..Asked::of("revoke", Some(Subject::Key(id)), read) }
+}
+
+/// What is of all projects is for whoever manages all of them.
+fn all_projects(acting: Acting<'_>) -> Result<(), ManageError> {
+    match acting.scope()? {
+        Some(scope) if scope.project.is_some() || scope.environment.is_some() => {
+            Err(ManageError::OutOfScope { field: "project_id", found: "the events of all projects".to_owned() })
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+pub(super) fn created(done: Done<plan::Minted>) -> Created {
+    let mut key = done.outcome.key.clone();
+    done.settle_key(&mut key, 0);
+    Created { key, user: done.outcome.user, token: done.outcome.token, webhook_secret: None, committed: done.committed }
+}
+
+fn with_secret(mut made: Created, webhooks: Option<&Webhooks>) -> Created {
+    made.webhook_secret = webhooks.and_then(|webhooks| webhooks.secret_of(&made.key));
+    made
+}
+
+pub(super) fn changed(done: Done<(Key, Option<User>)>) -> Changed {
+    let ((mut key, user), done) = done.apart();
+    done.settle_key(&mut key, 0);
+    Changed { key, user, webhook_secret: None, committed: done.committed }
+}
+
+fn rotated(done: Done<plan::Replaced>) -> Rotated {
+    let (mut new, mut old) = (done.outcome.new.clone(), done.outcome.old.clone());
+    done.settle_key(&mut new, 0);
+    done.settle_key(&mut old, 1);
+    Rotated { old, new, token: done.outcome.token, committed: done.committed }
+}
+
+fn revoked(done: Done<plan::Ended>, related: Vec<KeyId>) -> Revoked {
+    let (plan::Ended { mut keys, out_of_reach }, done) = done.apart();
+    for (ordinal, key) in keys.iter_mut().enumerate() {
+        done.settle_key(key, ordinal);
+    }
+    Revoked { keys, related, out_of_reach, committed: done.committed }
+}
+
+fn imported(mut done: Done<Vec<Key>>) -> Imported {
+    let mut keys = std::mem::take(&mut done.outcome);
+    for (ordinal, key) in keys.iter_mut().enumerate() {
+        done.settle_key(key, ordinal);
+    }
+    Imported { keys, committed: Some(done.committed) }
+}
+
+pub(super) fn view((key, user, usage): (Key, Option<User>, Option<KeyUsage>), now: Timestamp) -> KeyView {
+    let status = key.status(user.as_ref(), now);
     KeyView { key, user, usage, status }
 }
 

@@ -23,6 +23,7 @@ pub(super) enum Operation {
     WriteUsers,
     ReadUsers,
     ReadEvents,
+    Verify,
 }
 
 const OPERATORS_WRITE: &str = "keyward.operators.write";
@@ -40,6 +41,7 @@ impl Operation {
             Self::WriteUsers => "keyward.users.write",
             Self::ReadUsers => "keyward.users.read",
             Self::ReadEvents => "keyward.events.read",
+            Self::Verify => "keyward.verify",
         }
     }
 
@@ -47,9 +49,13 @@ impl Operation {
     const fn discloses(self) -> bool {
         match self {
             Self::Create | Self::Rotate | Self::Import => true,
-            Self::Update | Self::Revoke | Self::ReadKeys | Self::WriteUsers | Self::ReadUsers | Self::ReadEvents => {
-                false
-            }
+            Self::Update
+            | Self::Revoke
+            | Self::ReadKeys
+            | Self::WriteUsers
+            | Self::ReadUsers
+            | Self::ReadEvents
+            | Self::Verify => false,
         }
     }
 }
@@ -162,6 +168,11 @@ pub(super) fn may(
         acting.grants(grant)?;
     }
     let Target::Key { key, .. } = after else { return Ok(()) };
+    may_let_operate(acting, scope, key)
+}
+
+/// Whether the caller may hand out what `key` has as an operator beside its flags.
+fn may_let_operate(acting: Acting<'_>, scope: &OperatorScope, key: &Key) -> Result<(), ManageError> {
     if !key.may_grant.is_empty() || key.operates_on.is_some() {
         acting.holds(OPERATORS_WRITE)?;
     }
@@ -172,6 +183,28 @@ pub(super) fn may(
         Some(wanted) => within(scope, wanted),
         None => Ok(()),
     }
+}
+
+/// Whether the caller may turn the user `before` into `after`, whose keys are `keys`. An operator's
+/// key may have been held down by its user alone; whoever raises the user then makes an operator.
+pub(super) fn may_set_user<'k>(
+    acting: Acting<'_>,
+    before: Option<&User>,
+    after: &User,
+    keys: impl Iterator<Item = &'k Key>,
+) -> Result<(), ManageError> {
+    may(acting, Operation::WriteUsers, before.map(Target::User), Target::User(after))?;
+    let Some(scope) = acting.scope()? else { return Ok(()) };
+    let Some(before) = before.filter(|before| raises(Target::User(before), Target::User(after))) else {
+        return Ok(());
+    };
+    for key in keys.filter(|key| !key.may_grant.is_empty() || key.operates_on.is_some()) {
+        let gains = |flag: &Grant| !before.is_usable() || !before.flags.covers(flag);
+        if after.flags.iter().any(|flag| flag.is_reserved() && gains(flag)) {
+            may_let_operate(acting, scope, key)?;
+        }
+    }
+    Ok(())
 }
 
 fn not_found(target: Target<'_>) -> ManageError {
@@ -240,7 +273,7 @@ fn raises(before: Target<'_>, after: Target<'_>) -> bool {
                 || before.project != after.project
                 || before.environment != after.environment
                 || before.user != after.user
-                || (after.self_rotate && !before.self_rotate)
+                || (after.rotates_itself() && !before.rotates_itself())
                 || !before.may_grant.covers_all(&after.may_grant)
                 || (after.operates_on.is_some() && before.operates_on != after.operates_on)
         }

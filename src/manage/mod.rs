@@ -7,20 +7,32 @@
 mod api;
 mod check;
 mod error;
+#[cfg(test)]
+mod escalation;
 mod import;
 mod manager;
 mod may;
+mod mint;
 #[cfg(test)]
 mod model;
+mod once;
+mod own;
 mod plan;
+mod refusals;
 #[cfg(test)]
 mod tests;
 mod told;
+mod webhook;
 
 pub use api::{
-    Activity, Caller, Changed, Created, Expiry, GRACE_DEFAULT, GRACE_MAX, GRACE_OF_SELF_MIN, ImportOptions, Imported,
-    ImportedKey, ImportedSecret, KeyChange, KeyView, NewKey, PROPS_BYTES_MAX, PROPS_MAX, ROTATION_DAYS_MAX,
-    RevokeScope, Revoked, Rotated, UserChange, UserDeleted, UserSet,
+    Activity, Answered, Authenticated, Caller, Changed, Created, Expiry, GRACE_DEFAULT, GRACE_MAX, GRACE_OF_SELF_MIN,
+    ImportOptions, Imported, ImportedKey, ImportedSecret, KeyChange, KeyList, KeyView, NewKey, OwnChange,
+    PROPS_BYTES_MAX, PROPS_MAX, ROTATION_DAYS_MAX, RevokeScope, Revoked, Rotated, UserChange, UserDeleted, UserPatch,
+    UserSet,
 };
 pub use error::{ManageError, RowCause, RowFault};
-pub use manager::Manager;
+pub use manager::{KEYS_PER_USER_MAX, LiveUsage, Manager};
+pub use once::{IDEMPOTENCY_KEY_MAX, IDEMPOTENCY_KEY_MIN, Once, TOKEN_KEPT};
+pub use own::OWN_NAME_DEFAULT;
+pub use plan::USAGE_SETTLED;
+pub use webhook::{OLD_WEBHOOK_SECRET_KEPT, WebhookSecretRotated, Webhooks};

@@ -10,6 +10,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
+use super::manager::Seen;
+use super::mint::Minter;
 use super::*;
 use crate::clock::Timestamp;
 use crate::key::{FlagSet, Grants, Key, KeyId, OperatorScope, Stamp, States, Status, TokenPrefix, User, UserId};
@@ -268,7 +270,7 @@ impl Rows {
         };
         let reading = Reading { now: at(0), ..Reading::default() };
         let mut rows = Self { reading, made: Vec::new(), operator: KeyId::from_bits(1), revision: 0 };
-        let made = plan::create(&local(), &new, &TokenPrefix::default(), &rows.reading).expect("an operator");
+        let made = plan::create(&local(), &new, &minter(), &rows.reading).expect("an operator");
         rows.operator = made.outcome.key.id;
         rows.write(made.changes);
         rows
@@ -293,7 +295,7 @@ impl Rows {
 
     /// Does `step`. Whether it was done.
     fn take(&mut self, step: &Step, caller: &Caller) -> Result<(), ManageError> {
-        let prefix = TokenPrefix::default();
+        let minter = minter();
         let expiry = |lives: Option<u64>| lives.map_or(Expiry::Never, |lives| Expiry::In(Duration::from_secs(lives)));
         let missing = KeyId::from_bits(7);
         let id = |key: usize| self.made.get(key).copied().unwrap_or(missing);
@@ -305,7 +307,7 @@ impl Rows {
                     expires: expiry(lives),
                     ..NewKey::named("a key", "acme".parse().ok())
                 };
-                let made = plan::create(caller, &new, &prefix, &self.reading)?;
+                let made = plan::create(caller, &new, &minter, &self.reading)?;
                 self.made.push(made.outcome.key.id);
                 made.changes
             }
@@ -319,7 +321,14 @@ impl Rows {
                 plan::update(caller, id(key), &change, &self.reading)?.changes
             }
             Step::Rotate { key, grace } => {
-                let replaced = plan::rotate(caller, id(key), Duration::from_secs(grace), &prefix, &self.reading)?;
+                let replaced = plan::rotate(
+                    caller,
+                    id(key),
+                    Duration::from_secs(grace),
+                    &minter,
+                    &|_| Seen::Unused,
+                    &self.reading,
+                )?;
                 self.made.push(replaced.outcome.new.id);
                 replaced.changes
             }
@@ -334,7 +343,7 @@ impl Rows {
                     flags: set(flags),
                     active: activity(active),
                 };
-                plan::set_user(caller, &change, &self.reading)?.changes
+                plan::set_user(caller, &change.into(), &self.reading)?.changes
             }
             Step::DeleteUser { user } => plan::delete_user(caller, &user_id(user), &self.reading)?.changes,
             Step::Use { key } => {
@@ -368,6 +377,10 @@ impl Rows {
         }
         powers
     }
+}
+
+fn minter() -> Minter {
+    Minter { prefix: TokenPrefix::default(), jwt: None }
 }
 
 fn local() -> Caller {
@@ -412,7 +425,8 @@ fn like_the_model(rows: &Rows, model: &Model) -> Result<(), TestCaseError> {
 fn live(steps: &[(Step, bool)], may_grant: u8) -> Result<(), TestCaseError> {
     let (mut rows, mut model) = (Rows::new(may_grant), Model::default());
     for (step, by_operator) in steps {
-        let caller = if *by_operator { Caller::Key(rows.operator) } else { local() };
+        let caller =
+            if *by_operator { Caller::Key { id: rows.operator, from: [192, 0, 2, 1].into() } } else { local() };
         let before = rows.powers();
         let done = rows.take(step, &caller);
         if *by_operator && matches!(done, Err(ManageError::MayNotGrant { .. })) {

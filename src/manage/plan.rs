@@ -3,17 +3,20 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use super::may::{Acting, Operation, Target, may};
+use super::manager::Seen;
+use super::may::{Acting, Operation, Target, may, may_set_user};
+use super::mint::Minter;
 use super::{
-    Activity, Caller, GRACE_MAX, GRACE_OF_SELF_MIN, KeyChange, ManageError, NewKey, RevokeScope, UserChange, check,
-    told,
+    Activity, Caller, GRACE_MAX, GRACE_OF_SELF_MIN, KeyChange, ManageError, NewKey, RevokeScope, UserPatch, check, told,
 };
 use crate::clock::Timestamp;
-use crate::key::{
-    EventKind, Format, Key, KeyId, OperatorScope, Stamp, States, Status, Token, TokenPrefix, User, UserId,
-};
-use crate::secret::{self, NoRandomness};
+use crate::key::{EventKind, FlagSet, Format, Key, KeyId, OperatorScope, Stamp, States, Status, Token, User, UserId};
+use crate::secret;
 use crate::store::{Change, Reading};
+
+/// How long after a rotation it is known to the store whether the successor is in use: longer than
+/// any gateway waits before it writes usage down.
+pub const USAGE_SETTLED: Duration = Duration::from_secs(30);
 
 /// Changes to write, and what to answer once they are committed.
 pub(super) struct Plan<T> {
@@ -31,27 +34,20 @@ pub(super) struct Minted {
 pub(super) fn create(
     caller: &Caller,
     new: &NewKey,
-    prefix: &TokenPrefix,
+    minter: &Minter,
     reading: &Reading,
 ) -> Result<Plan<Minted>, ManageError> {
     let acting = Acting::of(caller, reading)?;
-    match new.format {
-        Format::Opaque => {}
-        Format::Jwt | Format::Imported => {
-            return Err(ManageError::FormatNotAvailable { format: new.format.as_str() });
-        }
-    }
     let now = reading.now;
     let user = check::owner(new.user.as_ref(), new.project.as_ref(), reading, acting)?;
-    let token = Token::mint(prefix, &new.environment, secret::random()?);
     let id = KeyId::mint(now, secret::random()?);
-    let key = Key {
+    let mut key = Key {
         id,
         lineage: id.lineage(),
-        hash: token.hash(),
-        format: Format::Opaque,
-        shown_prefix: Some(token.shown_prefix(prefix, &new.environment)),
-        last_four: Some(token.last_four().to_owned()),
+        hash: Minter::no_hash(),
+        format: new.format,
+        shown_prefix: None,
+        last_four: None,
         name: new.name.clone(),
         project: new.project.clone(),
         environment: new.environment.clone(),
@@ -67,7 +63,7 @@ pub(super) fn create(
         replaced_by: None,
         expires_at: check::expiry(new.expires, now)?,
         grace_expires_at: None,
-        rotation: check::rotation(new.rotation_interval_days, now)?,
+        rotation: check::rotation(new.rotation_interval_days, new.rotation_webhook_url.as_deref(), now)?,
         created_at: now,
         updated_at: now,
         stamp: Stamp::default(),
@@ -75,6 +71,7 @@ pub(super) fn create(
     check::key(&key)?;
     check::operator(&key, user)?;
     may(acting, Operation::Create, None, Target::Key { key: &key, user })?;
+    let token = minter.mint(&mut key)?;
     let changes = vec![told::new_key(EventKind::KeyCreated, key.clone(), None)];
     Ok(Plan { changes, outcome: Minted { key, user: user.cloned(), token } })
 }
@@ -113,15 +110,36 @@ pub(super) fn update(
     let kind = match (before.states.disabled, after.states.disabled) {
         (false, true) => EventKind::KeyDisabled,
         (true, false) => EventKind::KeyEnabled,
+        // What its user switched off, and an operator wants off too, is off by the operator.
+        (true, true) if change.active == Some(Activity::Disabled) && off_by_its_user(id, reading) => {
+            let changes = vec![told::written_again(EventKind::KeyDisabled, before, after.clone())];
+            return Ok(Plan { changes, outcome: (after, user.cloned()) });
+        }
         (true, true) | (false, false) => EventKind::KeyUpdated,
     };
     let changes = told::changed_key(kind, before, after.clone()).into_iter().collect();
     Ok(Plan { changes, outcome: (after, user.cloned()) })
 }
 
+fn off_by_its_user(id: KeyId, reading: &Reading) -> bool {
+    let by_its_user =
+        |event: &crate::key::Event| event.subject == crate::key::Subject::Key(id) && told::is_by_its_user(event);
+    reading.disabled.as_ref().is_some_and(by_its_user)
+}
+
 fn changed(before: &Key, change: &KeyChange, now: Timestamp) -> Result<Key, ManageError> {
-    let KeyChange { name, active, grants, props, expires, environment, rotation_interval_days, may_grant, operates_on } =
-        change.clone();
+    let KeyChange {
+        name,
+        active,
+        grants,
+        props,
+        expires,
+        environment,
+        rotation_interval_days,
+        rotation_webhook_url,
+        may_grant,
+        operates_on,
+    } = change.clone();
     let mut after = before.clone();
     after.name = name.unwrap_or(after.name);
     after.grants = grants.unwrap_or(after.grants);
@@ -136,16 +154,28 @@ fn changed(before: &Key, change: &KeyChange, now: Timestamp) -> Result<Key, Mana
     }
     if let Some(expires) = expires {
         after.expires_at = check::expiry(expires, now)?;
+        let is_later = match (before.expires_at, after.expires_at) {
+            (None, _) => false,
+            (Some(_), None) => true,
+            (Some(before), Some(after)) => after > before,
+        };
+        if before.format == Format::Jwt && is_later {
+            let cause = "a key in JWT form cannot be made to live longer, for its end is in its token; rotate it";
+            return Err(check::invalid("expires_at", cause));
+        }
         // Grace never outlives the key's own expiry.
         after.grace_expires_at = after.grace_expires_at.map(|end| end.min(after.expires_at.unwrap_or(end)));
     }
     if let Some(days) = rotation_interval_days
         && days != before.rotation.interval_days
     {
-        let rotation = check::rotation(days, now)?;
+        let rotation = check::rotation(days, None, now)?;
         after.rotation.interval_days = rotation.interval_days;
         // A key that was replaced does not come due again.
         after.rotation.next_at = rotation.next_at.filter(|_| before.replaced_by.is_none());
+    }
+    if let Some(url) = rotation_webhook_url {
+        after.rotation.webhook_url = url;
     }
     Ok(after)
 }
@@ -161,7 +191,8 @@ pub(super) fn rotate(
     caller: &Caller,
     id: KeyId,
     grace: Duration,
-    prefix: &TokenPrefix,
+    minter: &Minter,
+    seen_in_use: &dyn Fn(&Key) -> Seen,
     reading: &Reading,
 ) -> Result<Plan<Replaced>, ManageError> {
     let now = reading.now;
@@ -176,8 +207,8 @@ pub(super) fn rotate(
         let minutes = grace.as_secs().div_ceil(60);
         return Err(check::invalid("grace_period_minutes", format!("{minutes} is more than 43200, which is 30 days")));
     }
-    let (new, token) = successor(caller, old, prefix, now)?;
-    if of_itself && old.self_rotate && !old.is_operator(user) {
+    let mut new = successor(caller, old, now)?;
+    if of_itself && old.rotates_itself() {
         if grace < GRACE_OF_SELF_MIN {
             return Err(check::invalid(
                 "grace_period_minutes",
@@ -190,8 +221,9 @@ pub(super) fn rotate(
     is_live_but_for_grace(old, user, now)?;
     let unused = match old.replaced_by {
         None => None,
-        Some(successor) => Some(never_used(caller, old, successor, reading)?),
+        Some(successor) => Some(never_used(caller, old, successor, seen_in_use, reading)?),
     };
+    let token = minter.mint(&mut new)?;
 
     let mut replaced = old.clone();
     replaced.replaced_by = Some(new.id);
@@ -207,18 +239,23 @@ pub(super) fn rotate(
     Ok(Plan { changes, outcome: Replaced { old: replaced, new, token } })
 }
 
-fn successor(caller: &Caller, old: &Key, prefix: &TokenPrefix, now: Timestamp) -> Result<(Key, Token), NoRandomness> {
-    let token = Token::mint(prefix, &old.environment, secret::random()?);
+/// What replaces `old`, without a token yet.
+fn successor(caller: &Caller, old: &Key, now: Timestamp) -> Result<Key, ManageError> {
     let mut rotation = old.rotation.clone();
     let interval = rotation.interval_days.map(|days| Duration::from_secs(u64::from(days) * 24 * 60 * 60));
     rotation.next_at = interval.map(|interval| now.plus(interval));
-    let new = Key {
+    // What was minted elsewhere is minted here from now on.
+    let format = match old.format {
+        Format::Jwt => Format::Jwt,
+        Format::Opaque | Format::Imported => Format::Opaque,
+    };
+    Ok(Key {
         id: KeyId::mint(now, secret::random()?),
         lineage: old.lineage,
-        hash: token.hash(),
-        format: Format::Opaque,
-        shown_prefix: Some(token.shown_prefix(prefix, &old.environment)),
-        last_four: Some(token.last_four().to_owned()),
+        hash: Minter::no_hash(),
+        format,
+        shown_prefix: None,
+        last_four: None,
         minted_by: caller.key(),
         states: States::default(),
         revoked_at: None,
@@ -229,8 +266,7 @@ fn successor(caller: &Caller, old: &Key, prefix: &TokenPrefix, now: Timestamp) -
         updated_at: now,
         stamp: Stamp::default(),
         ..old.clone()
-    };
-    Ok((new, token))
+    })
 }
 
 /// A key can be rotated that works, or would but for having been replaced.
@@ -249,14 +285,27 @@ fn is_live_but_for_grace(key: &Key, user: Option<&User>, now: Timestamp) -> Resu
 
 /// What replaced `old`, if the same caller rotated it and the answer seems to have been lost: then
 /// nobody has used it, and it may be revoked and another minted, so that no one is locked out.
-fn never_used<'a>(caller: &Caller, old: &Key, successor: KeyId, reading: &'a Reading) -> Result<&'a Key, ManageError> {
+fn never_used<'a>(
+    caller: &Caller,
+    old: &Key,
+    successor: KeyId,
+    seen_in_use: &dyn Fn(&Key) -> Seen,
+    reading: &'a Reading,
+) -> Result<&'a Key, ManageError> {
     let refused = ManageError::AlreadyRotated { id: old.id, successor };
     let Some(next) = reading.key(successor) else { return Err(refused) };
     let used = reading.usage.iter().any(|usage| usage.key == successor);
     if used || next.minted_by != caller.key() || next.replaced_by.is_some() || next.states.revoked {
         return Err(refused);
     }
-    Ok(next)
+    let since = reading.now.since(next.created_at);
+    match seen_in_use(next) {
+        Seen::Used => Err(refused),
+        Seen::Unknown if since < USAGE_SETTLED => {
+            Err(ManageError::RotationUnsettled { id: old.id, successor, since, settled: USAGE_SETTLED })
+        }
+        Seen::Unused | Seen::Unknown => Ok(next),
+    }
 }
 
 /// Keys that were revoked, and how many more the caller may not touch.
@@ -330,7 +379,7 @@ fn below(id: KeyId, reading: &Reading) -> HashSet<KeyId> {
 }
 
 /// `key` revoked at `now`, or as it is if it is revoked already.
-fn revoked(key: &Key, now: Timestamp) -> Key {
+pub(super) fn revoked(key: &Key, now: Timestamp) -> Key {
     let mut after = key.clone();
     if !key.states.revoked {
         after.states.revoked = true;
@@ -343,7 +392,7 @@ fn revoked(key: &Key, now: Timestamp) -> Key {
 
 pub(super) fn set_user(
     caller: &Caller,
-    change: &UserChange,
+    change: &UserPatch,
     reading: &Reading,
 ) -> Result<Plan<(User, bool)>, ManageError> {
     let acting = Acting::of(caller, reading)?;
@@ -352,7 +401,7 @@ pub(super) fn set_user(
     let blank = || User {
         id: change.id.clone(),
         project: None,
-        flags: change.flags.clone(),
+        flags: FlagSet::default(),
         active: true,
         deleted: false,
         created_at: now,
@@ -360,16 +409,22 @@ pub(super) fn set_user(
         stamp: Stamp::default(),
     };
     let mut after = before.cloned().unwrap_or_else(blank);
-    after.project = change.project.clone();
-    after.flags = change.flags.clone();
-    after.active = change.active == Activity::Active;
+    if let Some(project) = &change.project {
+        after.project.clone_from(project);
+    }
+    if let Some(flags) = &change.flags {
+        after.flags.clone_from(flags);
+    }
+    if let Some(active) = change.active {
+        after.active = active == Activity::Active;
+    }
     check::project(after.project.as_ref())?;
     check::flags("flags", &after.flags)?;
-    may(acting, Operation::WriteUsers, before.map(Target::User), Target::User(&after))?;
+    let owned = |key: &&Key| key.user.as_ref() == Some(&change.id) && !key.states.revoked;
+    may_set_user(acting, before, &after, reading.keys.iter().filter(owned))?;
     if before.is_some_and(|before| before.deleted) {
         return Err(ManageError::UserDeleted { id: change.id.clone() });
     }
-    let owned = |key: &&Key| key.user.as_ref() == Some(&change.id) && !key.states.revoked;
     if let Some(project) = &after.project
         && let Some(elsewhere) = reading.keys.iter().filter(owned).find(|key| key.project.as_ref() != Some(project))
     {

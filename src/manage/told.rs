@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::clock::Timestamp;
-use crate::key::{EventKind, Grants, Key, KeyId, OperatorScope, ProjectId, User};
+use crate::key::{Event, EventKind, Grants, Key, KeyId, OperatorScope, ProjectId, User};
 use crate::store::{Change, NewEvent, Row};
 
 /// Fields by name, as text.
@@ -23,6 +23,25 @@ pub(super) fn changed_key(kind: EventKind, before: &Key, after: Key) -> Option<C
     }
     let changes = differences(&fields_of_key(before), &fields_of_key(&after));
     Some(Change { row: Row::Key(Box::new(after)), event: NewEvent { kind, changes } })
+}
+
+/// A key that is written as it is, for the sake of the event: who wants it so has changed.
+pub(super) fn written_again(kind: EventKind, before: &Key, after: Key) -> Change {
+    let changes = differences(&fields_of_key(before), &fields_of_key(&after));
+    Change { row: Row::Key(Box::new(after)), event: NewEvent { kind, changes } }
+}
+
+/// The field of events of changes that a user made to its own keys.
+const BY_ITS_USER: &str = "by_its_user";
+
+/// Marks `change` as made by the key's own user.
+pub(super) fn by_its_user(change: &mut Change) {
+    change.event.changes.insert(BY_ITS_USER.to_owned(), "yes".to_owned());
+}
+
+/// Whether the key's own user made the change that `event` tells of.
+pub(super) fn is_by_its_user(event: &Event) -> bool {
+    event.changes.contains_key(BY_ITS_USER)
 }
 
 /// A user that is new or changed, if it is.
@@ -64,10 +83,18 @@ fn fields_of_key(key: &Key) -> Fields {
         ("replaced_by", key.replaced_by.map(|id| id.to_string())),
         ("expires_at", time(key.expires_at)),
         ("grace_expires_at", time(key.grace_expires_at)),
+        ("rotation_webhook", key.rotation.webhook_url.as_deref().map(origin)),
+        ("webhook_secret_version", Some(key.rotation.secret_version).filter(|it| *it > 1).map(|it| it.to_string())),
         ("rotation_interval_days", key.rotation.interval_days.map(|days| days.to_string())),
     ];
     let props = key.props.iter().map(|(name, value)| (format!("props.{name}"), value.clone()));
     named(fields).chain(props).collect()
+}
+
+/// Where a webhook goes, without its path and query, which may be as good as a password.
+fn origin(url: &str) -> String {
+    let uri = url.parse::<http::Uri>().ok();
+    uri.and_then(|uri| uri.host().map(str::to_owned)).unwrap_or_else(|| "another".to_owned())
 }
 
 fn fields_of_user(user: &User) -> Fields {

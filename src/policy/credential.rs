@@ -3,7 +3,7 @@
 //! A credential is looked for only where the route says: the same field elsewhere is neither read
 //! nor stripped.
 
-use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
+use http::header::{AUTHORIZATION, Entry, HeaderMap, HeaderName, HeaderValue};
 
 use crate::key::TOKEN_BYTES_MAX;
 
@@ -91,6 +91,16 @@ pub fn strip_credential(headers: &mut HeaderMap, sources: &[CredentialSource]) {
     }
 }
 
+/// Marks every field of `sources` as one that is not to be shown, nor kept in the tables by which HTTP/2
+/// compresses fields (RFC 7541, 7.1.3): for a credential that is forwarded.
+pub fn mark_credential(headers: &mut HeaderMap, sources: &[CredentialSource]) {
+    for source in sources {
+        if let Entry::Occupied(mut values) = headers.entry(source.field().clone()) {
+            values.iter_mut().for_each(|value| value.set_sensitive(true));
+        }
+    }
+}
+
 fn strip_bearer(headers: &mut HeaderMap) {
     let is_bearer = |value: &HeaderValue| bearer(value.as_bytes()).is_some();
     if !headers.get_all(AUTHORIZATION).iter().any(is_bearer) {
@@ -138,6 +148,15 @@ mod tests {
             headers.append(name, HeaderValue::from_bytes(value.as_bytes()).expect("a field value"));
         }
         headers
+    }
+
+    #[test]
+    fn a_credential_that_is_forwarded_is_marked_as_one() {
+        let mut fields = headers(&[("authorization", "Bearer t"), ("x-api-key", "u"), ("accept", "v")]);
+        mark_credential(&mut fields, &both());
+        let marked = fields.iter().filter(|(_, value)| value.is_sensitive()).map(|(name, _)| name.as_str());
+        assert_eq!(marked.collect::<Vec<_>>(), ["authorization", "x-api-key"]);
+        assert!(!format!("{fields:?}").contains("Bearer t"));
     }
 
     #[test]

@@ -330,6 +330,14 @@ impl Denial {
         if self.is_401_by_contract() { Code::InvalidKey.grpc_status() } else { self.code.grpc_status() }
     }
 
+    /// The `grpc-status` that ends a call which was let through and no longer is. The caller is asked to
+    /// authenticate anew, whatever it now lacks; not where it is the gateway that cannot tell.
+    #[must_use]
+    pub const fn grpc_status_of_cut(&self) -> u8 {
+        let code = if self.code.status() == 503 { self.code } else { Code::InvalidKey };
+        code.grpc_status()
+    }
+
     fn is_401_by_contract(&self) -> bool {
         self.code == Code::InsufficientScope && self.denied_status == DeniedStatus::Unauthorized401
     }
@@ -459,6 +467,14 @@ mod tests {
         assert_eq!(denial.code.as_str(), "insufficient_scope");
         let other = Denial { denied_status: contract, ..Denial::from(Code::NoRoute) };
         assert_eq!(other.status().as_u16(), 404);
+    }
+
+    #[test]
+    fn a_call_that_is_cut_is_told_to_authenticate_whatever_it_lacks() {
+        for reason in [Reason::Revoked, Reason::UserDisabled, Reason::LacksFlags, Reason::AsCoded(Code::NoRoute)] {
+            assert_eq!(Denial::from(reason).grpc_status_of_cut(), 16, "{reason:?}");
+        }
+        assert_eq!(Denial::from(Code::StaleKeys).grpc_status_of_cut(), 14);
     }
 
     #[test]

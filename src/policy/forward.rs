@@ -19,10 +19,15 @@ pub struct Forward {
     pub host: HostForward,
     /// Whether the upstream gets the credential. Default: it is stripped.
     pub forward_credential: bool,
+    /// Whether the upstream gets a signed assertion of who calls.
+    pub assertion: bool,
     /// Whether a WebSocket may be opened. Nothing else is ever upgraded.
     pub websocket: bool,
     /// How long a WebSocket may go without a byte either way.
     pub websocket_idle: Duration,
+    /// How long request and answer may go without a byte either way, in place of what bounds the pauses of
+    /// each; none for what holds where the route says nothing.
+    pub stream_idle: Option<Duration>,
     /// The most bytes of a request's body; none for no limit.
     pub request_body_max: Option<u64>,
     /// Whether shared caches may keep answers: then no `Cache-Control: private` is added.
@@ -73,6 +78,9 @@ impl Forward {
     /// How long a WebSocket may go without a byte where the route does not say.
     pub const WEBSOCKET_IDLE: Duration = Duration::from_secs(300);
 
+    /// The same for calls of gRPC: their messages come when there is something to say.
+    pub const GRPC_IDLE: Duration = Duration::from_secs(3600);
+
     /// The defaults, to the upstream of this name.
     #[must_use]
     pub fn to(upstream: impl Into<String>) -> Self {
@@ -81,8 +89,10 @@ impl Forward {
             prefix: Prefix::Keep,
             host: HostForward::Client,
             forward_credential: false,
+            assertion: false,
             websocket: false,
             websocket_idle: Self::WEBSOCKET_IDLE,
+            stream_idle: None,
             request_body_max: None,
             shared_cache: false,
             keep_override_fields: Vec::new(),

@@ -21,7 +21,7 @@ mod route;
 #[cfg(test)]
 mod testing;
 
-pub use credential::{Credential, CredentialSource, find_credential, strip_credential};
+pub use credential::{Credential, CredentialSource, find_credential, mark_credential, strip_credential};
 pub use decide::{Presented, decide};
 pub use denial::{Challenge, Code, Denial, DeniedStatus, Reason};
 pub use deny::{DenyList, LineFault};

@@ -11,7 +11,7 @@ use super::drain::Unread;
 use super::frames::Messages;
 use super::idle::Idle;
 use super::metrics::{UpstreamCells, UpstreamError};
-use super::streams::{OpenStream, Streams};
+use super::streams::{Held, OpenStream, Streams};
 use super::upstream::{Connector, Lease};
 use crate::policy::{Code, Denial};
 use crate::wire::{Transfer, strip_trailers};
@@ -36,12 +36,15 @@ pub(super) enum Content {
     Own(Option<Bytes>),
     /// What an upstream sends.
     Relayed(Box<Relayed>),
+    /// Nothing, where so much would be if there were anything: 304 over HTTP/1.
+    Unsent(u64),
 }
 
 /// The body of an upstream's response.
 #[derive(Debug)]
 pub(super) struct Relayed {
-    body: Incoming,
+    /// None once it is watched over: then the stream has it.
+    body: Option<Incoming>,
     rules: RelayRules,
     /// By when all of it must be over.
     deadline: Option<Pin<Box<Sleep>>>,
@@ -55,6 +58,8 @@ pub(super) struct Relayed {
     idle: Idle,
     messages: Messages,
     passed: usize,
+    /// What of the request had passed when the timer was last looked at.
+    uploaded: u64,
     over: bool,
     open: Option<Rc<OpenStream>>,
 }
@@ -98,7 +103,7 @@ impl Relayed {
     ) -> Self {
         let Watch { streams, open } = watch;
         let mut relayed = Self {
-            body,
+            body: Some(body),
             rules,
             deadline: rules.deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline))),
             lease: Some(lease),
@@ -109,10 +114,11 @@ impl Relayed {
             idle: Idle::new(rules.idle),
             messages: Messages::default(),
             passed: 0,
+            uploaded: 0,
             over: false,
             open,
         };
-        if relayed.body.is_end_stream() {
+        if relayed.is_at_end() {
             relayed.end();
         } else if relayed.open.is_some() {
             // It was watched over while it waited for its answer; a cut closes the connection from now on.
@@ -124,6 +130,7 @@ impl Relayed {
     /// The whole response was read: its connection can serve another request, if the request was
     /// written whole too.
     fn end(&mut self) {
+        self.over = true;
         self.idle.stop();
         if let Some(lease) = self.take_lease() {
             if self.rules.poolable && self.upload.is_ended() {
@@ -145,11 +152,36 @@ impl Relayed {
             self.open = account.and_then(|account| self.streams.open(account));
         }
         if let Some(open) = &self.open
-            && let Some(lease) = self.lease.take()
+            && let Some(body) = self.body.take()
         {
-            open.hold(Some(lease));
+            open.hold(Held { lease: self.lease.take(), body: Some(body), upload: self.unread.source() });
         }
         self.open.is_some()
+    }
+
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        match (&mut self.body, &self.open) {
+            (Some(body), _) => Pin::new(body).poll_frame(cx),
+            (None, Some(open)) => open.poll_frame(cx),
+            (None, None) => Poll::Ready(None),
+        }
+    }
+
+    /// Whether the body has come to its end by itself.
+    fn is_at_end(&self) -> bool {
+        match (&self.body, &self.open) {
+            (Some(body), _) => body.is_end_stream(),
+            (None, Some(open)) => open.is_end_stream(),
+            (None, None) => true,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match (&self.body, &self.open) {
+            (Some(body), _) => body.size_hint(),
+            (None, Some(open)) => open.size_hint(),
+            (None, None) => SizeHint::with_exact(0),
+        }
     }
 
     fn poll(
@@ -168,7 +200,7 @@ impl Relayed {
             if self.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready()) {
                 return Poll::Ready(Some(Err(self.broke(AnswerFault::Total, UpstreamError::TotalTimeout, account))));
             }
-            return match Pin::new(&mut self.body).poll_frame(cx) {
+            return match self.poll_body(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
                     self.idle.progressed();
                     if frame.is_trailers() && !self.rules.trailers {
@@ -181,7 +213,7 @@ impl Relayed {
                         }
                     }
                     // Nobody polls again after trailers.
-                    if frame.is_trailers() || self.body.is_end_stream() {
+                    if frame.is_trailers() || self.is_at_end() {
                         self.end();
                     } else if self.open.is_none() && self.passed > UNWATCHED_BYTES_MAX {
                         self.watch(account.as_deref());
@@ -206,14 +238,16 @@ impl Relayed {
                     if self.open.is_none() && self.watch(account.as_deref_mut().map(|account| &*account)) {
                         continue;
                     }
-                    if self.idle.poll(cx).is_ready() {
-                        return Poll::Ready(Some(Err(self.broke(
-                            AnswerFault::Idle,
-                            UpstreamError::BodyTimeout,
-                            account,
-                        ))));
+                    if self.rules.both_ways && self.upload.bytes() != self.uploaded {
+                        self.uploaded = self.upload.bytes();
+                        self.idle.progressed();
                     }
-                    Poll::Pending
+                    if self.idle.poll(cx).is_pending() {
+                        return Poll::Pending;
+                    }
+                    let told = self.farewell(Code::UpstreamTimeout, Code::UpstreamTimeout.grpc_status());
+                    let fault = self.broke(AnswerFault::Idle, UpstreamError::BodyTimeout, account);
+                    Poll::Ready(Some(told.ok_or(fault)))
                 }
             };
         }
@@ -221,19 +255,35 @@ impl Relayed {
 
     /// Ends the answer here and now. gRPC over HTTP/2 is told why, where a message has just ended.
     fn cut(&mut self, denial: Denial, account: Option<&mut Account>) -> Result<Frame<Bytes>, AnswerFault> {
-        drop(self.take_lease());
-        self.idle.stop();
-        self.over = true;
-        let farewell = (self.rules.farewell && self.messages.is_between()).then(|| farewell(&denial));
+        let told = self.farewell(denial.code, denial.grpc_status_of_cut());
+        self.break_off();
         if let Some(account) = account {
             account.cut(denial);
         }
-        farewell.map(Frame::trailers).ok_or_else(|| AnswerFault::Cut(h2::Reason::CANCEL.into()))
+        told.ok_or_else(|| AnswerFault::Cut(h2::Reason::CANCEL.into()))
+    }
+
+    /// The trailers by which gRPC says how a call ended, where they can be understood.
+    fn farewell(&self, code: Code, status: u8) -> Option<Frame<Bytes>> {
+        (self.rules.farewell && self.messages.is_between()).then(|| {
+            let mut trailers = HeaderMap::new();
+            trailers.insert("grpc-status", HeaderValue::from(u16::from(status)));
+            trailers.insert("grpc-message", HeaderValue::from_static(code.as_str()));
+            Frame::trailers(trailers)
+        })
+    }
+
+    /// Lets go of the upstream, in both directions.
+    fn break_off(&mut self) {
+        self.over = true;
+        self.idle.stop();
+        drop(self.take_lease());
+        self.body = None;
+        drop(self.unread.take());
     }
 
     fn broke(&mut self, fault: AnswerFault, error: UpstreamError, account: Option<&mut Account>) -> AnswerFault {
-        drop(self.take_lease());
-        self.idle.stop();
+        self.break_off();
         self.cells.failed(error);
         if let Some(account) = account {
             account.broke_off(match fault {
@@ -244,14 +294,6 @@ impl Relayed {
         }
         fault
     }
-}
-
-/// The trailers by which gRPC says how a call ended.
-fn farewell(denial: &Denial) -> HeaderMap {
-    let mut trailers = HeaderMap::new();
-    trailers.insert("grpc-status", HeaderValue::from(u16::from(denial.grpc_status())));
-    trailers.insert("grpc-message", HeaderValue::from_static(denial.code.as_str()));
-    trailers
 }
 
 /// By whom an answer is watched over, and whether it is already.
@@ -266,6 +308,8 @@ pub(super) struct Watch {
 pub(super) struct RelayRules {
     /// How long it may pause.
     pub(super) idle: Duration,
+    /// Whether that is only while the request pauses too.
+    pub(super) both_ways: bool,
     /// By when all of it must be over.
     pub(super) deadline: Option<tokio::time::Instant>,
     /// Whether trailers pass.
@@ -296,6 +340,7 @@ impl Body for AnswerBody {
         let frame = match &mut this.content {
             Content::Own(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
             Content::Relayed(relayed) => relayed.poll(cx, this.account.as_deref_mut()),
+            Content::Unsent(_) => Poll::Ready(None),
         };
         if let (Poll::Ready(Some(Ok(frame))), Some(account)) = (&frame, &mut this.account) {
             let length = frame.data_ref().map_or(0, Buf::remaining);
@@ -307,7 +352,9 @@ impl Body for AnswerBody {
     fn is_end_stream(&self) -> bool {
         match &self.content {
             Content::Own(text) => text.is_none(),
-            Content::Relayed(relayed) => relayed.over || relayed.body.is_end_stream(),
+            Content::Relayed(relayed) => relayed.over || relayed.is_at_end(),
+            // hyper writes a length only where the body has not ended. After a 304 it asks for nothing of it.
+            Content::Unsent(_) => false,
         }
     }
 
@@ -316,7 +363,8 @@ impl Body for AnswerBody {
             Content::Own(text) => {
                 SizeHint::with_exact(text.as_ref().map_or(0, |text| u64::try_from(text.len()).unwrap_or(u64::MAX)))
             }
-            Content::Relayed(relayed) => relayed.body.size_hint(),
+            Content::Relayed(relayed) => relayed.size_hint(),
+            Content::Unsent(length) => SizeHint::with_exact(*length),
         }
     }
 }

@@ -71,10 +71,17 @@ pub(super) async fn authenticate(
         Credential::One(token) => token,
     };
     let hash = TokenHash::of(token);
-    let answer = match known(registry, &hash, route, now) {
-        Some(answer) => answer,
-        None => missed(registry.misses.resolve(&hash, client, now).await, &hash, registry.deny),
-    };
+    let mut known_as = hash;
+    let mut found = known(registry, &hash, route, now);
+    if found.is_none() {
+        // A key that was imported by its SHA-256 is known by that alone.
+        known_as = TokenHash::sha256_of(token);
+        found = known(registry, &known_as, route, now);
+    }
+    if let Some(answer) = found {
+        return Authenticated { hash: Some(known_as), answer };
+    }
+    let answer = missed(registry.misses.resolve(&hash, client, now).await, &hash, registry.deny);
     Authenticated { hash: Some(hash), answer }
 }
 

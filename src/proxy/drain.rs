@@ -41,6 +41,11 @@ impl Unread {
         }
     }
 
+    /// Where it comes from, while somebody may still read it.
+    pub(super) fn source(&self) -> Option<Rc<Source>> {
+        self.source.clone()
+    }
+
     /// What is left, unless all was read.
     pub(super) fn take(&mut self) -> Option<ClientBody> {
         self.source.take().and_then(|source| source.take()).filter(|body| !body.is_end_stream())

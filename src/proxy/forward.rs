@@ -6,11 +6,12 @@ use std::cell::OnceCell;
 use std::future::pending;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -31,7 +32,7 @@ use super::upstream::{Connector, Exchange, Failure, Service, Source, Upload};
 use super::worker::Worker;
 use crate::clock::Timestamp;
 use crate::listen::{BodyFault, Peer};
-use crate::policy::{Access, CanonicalPath, Code, Denial, Permit, RouteSpec};
+use crate::policy::{Access, CanonicalPath, Code, Denial, Forward, Permit, RouteSpec};
 use crate::wire::{Inbound, InboundFault, TraceParent, Transfer};
 
 /// What forwarding needs to know of a request beside its permit.
@@ -63,8 +64,9 @@ pub(super) async fn forward(
     let transfer = Rc::new(Transfer::default());
     let limit = route.forward.request_body_max.unwrap_or(u64::MAX);
     let length = declared_length(&parts, &body);
-    let body =
-        Inbound::new(if grpc { peer.streamed(body) } else { peer.paced(body) }, limit, grpc, Rc::clone(&transfer));
+    let stream_idle = stream_idle(route, grpc && parts.version == Version::HTTP_2);
+    let body = if stream_idle.is_some() { peer.unpaced(body) } else { peer.paced(body) };
+    let body = Inbound::new(body, limit, grpc, Rc::clone(&transfer));
     account.received = Some(Rc::clone(&transfer));
     if length.is_some_and(|length| length > limit) {
         return Err(Refused::new(Code::BodyTooLarge, Some(body)));
@@ -86,6 +88,12 @@ pub(super) async fn forward(
         Ok(target) => target,
         Err(code) => return Err(Refused::new(code, Some(body))),
     };
+    let identity = permit.record().map(|record| (worker.identities.of(record), record));
+    let assertion = identity.as_ref().zip(account.upstream.as_ref()).filter(|_| route.forward.assertion);
+    let assertion = assertion.map(|((identity, record), upstream)| {
+        let signers = worker.shared.signers.load();
+        worker.assertions.of(record, identity, upstream, &signers, forwarding.now)
+    });
     let passage = Passage {
         peer: worker.peers.of(peer.address.ip()),
         trusted: forwarding.trusted,
@@ -101,7 +109,8 @@ pub(super) async fn forward(
         grpc,
         websocket,
         length,
-        identity: permit.record().map(|record| worker.identities.of(record)),
+        identity: identity.map(|(identity, _)| identity),
+        assertion,
     };
     if let Err(code) = rewrite_request(&mut parts.headers, &permit, &passage) {
         return Err(Refused::new(code, Some(body)));
@@ -140,21 +149,36 @@ pub(super) async fn forward(
     let answered = tokio::select! {
         biased;
         answered = sending => Ok(answered),
-        denial = no_longer(&worker.streams, account, &transfer, &open) => Err(denial),
+        denial = no_longer(&worker.streams, account, &transfer, &open) => Err(Refused::cut(denial, None)),
+        () = silent_client(stream_idle, &transfer) => Err(Refused::new(Code::RequestTimeout, None)),
     };
     let took = worker.shared.clock.monotonic().saturating_duration_since(sent);
     account.upstream_took = Some(took);
     let exchange = match answered {
         Ok(Ok(exchange)) => exchange,
         Ok(Err(failure)) => return Err(failed(&failure, &transfer, unread, cells, grpc)),
-        Err(denial) => return Err(Refused::new(denial, unread.take())),
+        Err(mut refused) => {
+            refused.unread = unread.take();
+            return Err(refused);
+        }
     };
     cells.answered(took);
     let upgrade = client_upgrade.filter(|_| websocket);
     relay(
         exchange,
         upgrade,
-        Relay { forwarding, notice, grpc, head, transfer, unread, cells, deadline, open: open.into_inner() },
+        Relay {
+            forwarding,
+            notice,
+            grpc,
+            head,
+            transfer,
+            unread,
+            cells,
+            deadline,
+            stream_idle,
+            open: open.into_inner(),
+        },
         account,
     )
 }
@@ -166,6 +190,27 @@ async fn prove_empty(mut upload: Upload) -> Result<(), Failure> {
         frame.map_err(|cut_short| Failure::Broken(cut_short.into()))?;
     }
     Ok(())
+}
+
+/// How long request and answer may go without a byte either way, where that is what bounds their pauses.
+/// HTTP/2 asks by its pings whether a silent other side is still there.
+fn stream_idle(route: &RouteSpec, grpc_over_http2: bool) -> Option<Duration> {
+    route.forward.stream_idle.or(grpc_over_http2.then_some(Forward::GRPC_IDLE))
+}
+
+/// Ends when a client whose body is still to come has sent none of it for `limit`, and no answer has begun
+/// that would show that this is how they talk.
+async fn silent_client(limit: Option<Duration>, transfer: &Transfer) {
+    if let Some(limit) = limit {
+        while !transfer.is_ended() {
+            let seen = transfer.bytes();
+            tokio::time::sleep(limit).await;
+            if seen == transfer.bytes() && transfer.is_waiting_for_sender() {
+                return;
+            }
+        }
+    }
+    pending::<()>().await;
 }
 
 /// Ends when a request that waits for its answer is no longer permitted. An upload is watched over
@@ -293,6 +338,7 @@ struct Relay<'a> {
     unread: Unread,
     cells: &'a Arc<UpstreamCells>,
     deadline: Option<tokio::time::Instant>,
+    stream_idle: Option<Duration>,
     open: Option<Rc<OpenStream>>,
 }
 
@@ -323,6 +369,11 @@ fn relay(
         return Ok(Admitted::Tunnel(switching, Box::new(Tunnel { client, response, lease, open, idle })));
     }
 
+    if !is_framed_well(response.headers()) {
+        relay.cells.failed(UpstreamError::Broken);
+        let mut unread = relay.unread;
+        return Err(Refused::failed(Code::UpstreamBroken, unread.take()));
+    }
     // Length and coding together: the coding counts, and nothing after the body can be trusted.
     let both = response.headers().contains_key(TRANSFER_ENCODING) && response.headers().contains_key(CONTENT_LENGTH);
     let (mut head, body) = response.into_parts();
@@ -330,22 +381,30 @@ fn relay(
     if let Some(cors) = &account.cors {
         cors.write(&mut head.headers);
     }
-    if both || head.status == StatusCode::NO_CONTENT {
-        head.headers.remove(CONTENT_LENGTH);
-    } else if !relay.head
-        && head.status != StatusCode::NOT_MODIFIED
-        && let Some(length) = body.size_hint().exact()
-        && head.headers.contains_key(CONTENT_LENGTH)
-    {
-        head.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
-    }
+    let told = if both || head.status == StatusCode::NO_CONTENT {
+        None
+    } else if relay.head || head.status == StatusCode::NOT_MODIFIED {
+        length_told(&head.headers)
+    } else {
+        body.size_hint().exact().filter(|_| head.headers.contains_key(CONTENT_LENGTH))
+    };
+    match told {
+        Some(length) => head.headers.insert(CONTENT_LENGTH, HeaderValue::from(length)),
+        None => head.headers.remove(CONTENT_LENGTH),
+    };
     if !relay.transfer.is_ended() && account.version != Version::HTTP_2 {
         // An answer before the end of the request: what is left is read only within bounds.
         head.headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    let idle = relay.forwarding.service.map_or(std::time::Duration::MAX, |(service, _)| service.upstream.idle_timeout);
-    let farewell = relay.grpc && account.version == Version::HTTP_2;
-    let rules = RelayRules { idle, deadline: relay.deadline, trailers: relay.grpc, poolable: !both, farewell };
+    let idle = relay.forwarding.service.map_or(Duration::MAX, |(service, _)| service.upstream.idle_timeout);
+    let rules = RelayRules {
+        idle: relay.stream_idle.unwrap_or(idle),
+        both_ways: relay.stream_idle.is_some(),
+        deadline: relay.deadline,
+        trailers: relay.grpc,
+        poolable: !both,
+        farewell: relay.grpc && account.version == Version::HTTP_2,
+    };
     let relayed = Relayed::new(
         body,
         lease,
@@ -356,5 +415,36 @@ fn relay(
     );
     head.version = Version::default();
     head.extensions = http::Extensions::new();
-    Ok(Admitted::Answer(Response::from_parts(head, Content::Relayed(Box::new(relayed)))))
+    let content = match told {
+        Some(length) if head.status == StatusCode::NOT_MODIFIED && account.version != Version::HTTP_2 => {
+            Content::Unsent(length)
+        }
+        Some(_) | None => Content::Relayed(Box::new(relayed)),
+    };
+    Ok(Admitted::Answer(Response::from_parts(head, content)))
+}
+
+/// The length of what is not sent, for HEAD and 304: the one number that the upstream gives for it.
+fn length_told(headers: &HeaderMap) -> Option<u64> {
+    let mut told = None;
+    for value in headers.get_all(CONTENT_LENGTH) {
+        let text = value.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?;
+        let length = text.parse().ok()?;
+        if told.is_some_and(|other| other != length) {
+            return None;
+        }
+        told = Some(length);
+    }
+    told
+}
+
+/// Whether an answer's body is what its bytes say. Another coding than `chunked` was not asked for, and is
+/// lost where the field is taken off.
+fn is_framed_well(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => true,
+        (Some(coding), None) => coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"),
+        (Some(_), Some(_)) => false,
+    }
 }

@@ -22,6 +22,7 @@ use super::drain::{KEPT_BYTES_MAX, drain};
 use super::forward::{Forwarding, forward};
 use super::gate;
 use super::headers::REQUEST_ID;
+use super::jwks;
 use super::metrics::Outcome;
 use super::refusal::{Asked, answer, is_grpc, is_head};
 use super::tunnel::Tunnel;
@@ -65,7 +66,7 @@ impl Gateway {
 pub(super) struct Refused {
     /// What the client is told.
     pub(super) denial: Denial,
-    /// Whether the gateway refused, or the upstream failed.
+    /// Whether the gateway refused it, at once or later, or the upstream failed.
     pub(super) outcome: Outcome,
     /// The methods of a 405.
     pub(super) allow: Option<HeaderValue>,
@@ -77,6 +78,11 @@ impl Refused {
     /// Refused by the gateway.
     pub(super) fn new(denial: impl Into<Denial>, unread: Option<ClientBody>) -> Box<Self> {
         Box::new(Self { denial: denial.into(), outcome: Outcome::Denied, allow: None, unread })
+    }
+
+    /// Let through, and no longer permitted before there was an answer.
+    pub(super) fn cut(denial: Denial, unread: Option<ClientBody>) -> Box<Self> {
+        Box::new(Self { denial, outcome: Outcome::Cut, allow: None, unread })
     }
 
     /// Not answered by the upstream.
@@ -129,6 +135,9 @@ impl Handler for Gateway {
             Err(refused) => {
                 account.refused(&refused.denial, refused.outcome);
                 let close = settle_unread(&refused, account.version, expects);
+                let was_cut = refused.outcome == Outcome::Cut;
+                let status = |denial: &Denial| if was_cut { denial.grpc_status_of_cut() } else { denial.grpc_status() };
+                let grpc = grpc.then(|| status(&refused.denial));
                 let asked = Asked {
                     version: account.version,
                     head,
@@ -239,6 +248,16 @@ async fn admit(
         Ok(path) => path,
         Err(_fault) => return Err(refuse(Code::AmbiguousPath.into(), body)),
     };
+    if settings.jwks && path.as_str() == jwks::PATH {
+        return match jwks::answer(&parts.method, &worker.shared.signers.load(), account) {
+            Ok(response) => Ok(Admitted::Answer(response)),
+            Err(allow) => {
+                let mut refused = refuse(Code::MethodNotAllowed.into(), body);
+                refused.allow = Some(allow);
+                Err(refused)
+            }
+        };
+    }
     if let Some(method) = cors::asked_method(&parts)
         && let Found::Route(found) = settings.routes.find(gated.host().as_deref(), &method, &path)
         && let Some(rules) = &found.route.spec().forward.cors

@@ -20,7 +20,9 @@ use http::uri::Authority;
 
 use crate::clock::Timestamp;
 use crate::key::{FlagSet, KeyId, Record, RecordFlags, Status};
-use crate::policy::{Code, CredentialSource, FieldRules, Forward, HostForward, Permit, PermitKind, strip_credential};
+use crate::policy::{
+    Code, CredentialSource, FieldRules, Forward, HostForward, Permit, PermitKind, mark_credential, strip_credential,
+};
 use crate::wire::{
     RequestId, TraceParent, Upstreamward, remove_spellings, strip_request_fields, strip_response_fields,
 };
@@ -39,6 +41,7 @@ const FLAGS: HeaderName = HeaderName::from_static("keyward-flags");
 const KEY_STATUS: HeaderName = HeaderName::from_static("keyward-key-status");
 const KEY_EXPIRES: HeaderName = HeaderName::from_static("keyward-key-expires");
 const SHADOW: HeaderName = HeaderName::from_static("keyward-shadow");
+const ASSERTION: HeaderName = HeaderName::from_static("keyward-assertion");
 /// The most bytes of `keyward-flags`: a key with more is told of in part, for a head that an
 /// upstream refuses helps nobody.
 const FLAGS_BYTES_MAX: usize = 8 * 1024;
@@ -76,6 +79,8 @@ pub(super) struct Passage<'a> {
     pub(super) length: Option<u64>,
     /// The fields that tell an upstream who the caller is.
     pub(super) identity: Option<Rc<Identity>>,
+    /// What proves it to the upstream, where the route asks for that.
+    pub(super) assertion: Option<HeaderValue>,
 }
 
 /// Rewrites the fields of a request that `permit` lets through.
@@ -91,9 +96,11 @@ pub(super) fn rewrite_request(headers: &mut HeaderMap, permit: &Permit, passage:
     strip_request_fields(headers, keep).map_err(|_forbidden| Code::BadRequest)?;
     headers.remove(EXPECT);
     match permit.kind() {
-        PermitKind::Shadow(_) => {}
+        PermitKind::Shadow(_) => mark_credential(headers, passage.credential),
         PermitKind::Public | PermitKind::Key { .. } => {
-            if !passage.forward.forward_credential {
+            if passage.forward.forward_credential {
+                mark_credential(headers, passage.credential);
+            } else {
                 strip_credential(headers, passage.credential);
             }
         }
@@ -116,6 +123,9 @@ pub(super) fn rewrite_request(headers: &mut HeaderMap, permit: &Permit, passage:
         PermitKind::Key { status, .. } => {
             if let Some(identity) = &passage.identity {
                 identity.write(headers);
+            }
+            if let Some(assertion) = &passage.assertion {
+                headers.insert(ASSERTION, assertion.clone());
             }
             headers.insert(KEY_STATUS, HeaderValue::from_static(status.as_str()));
         }
@@ -374,24 +384,15 @@ impl Identity {
     }
 }
 
-/// What a key may do, space-separated. Of a key with a user: what either grants and the other covers,
-/// so that never more is said than holds.
+/// What a key may do, space-separated.
 fn flags_text(flags: &RecordFlags) -> String {
     let mut text = String::new();
-    let mut add = |flag: &str| {
-        if text.len() + flag.len() < FLAGS_BYTES_MAX {
+    for flag in flags.effective() {
+        if text.len() + flag.as_str().len() < FLAGS_BYTES_MAX {
             if !text.is_empty() {
                 text.push(' ');
             }
-            text.push_str(flag);
-        }
-    };
-    match flags {
-        RecordFlags::Own(flags) | RecordFlags::Inherited(flags) => flags.iter().for_each(|flag| add(flag.as_str())),
-        RecordFlags::Both { key, user } => {
-            key.iter().filter(|flag| user.covers(flag)).for_each(|flag| add(flag.as_str()));
-            let only_users = |flag: &&crate::key::Grant| key.covers(flag) && !key.iter().any(|own| own == *flag);
-            user.iter().filter(only_users).for_each(|flag| add(flag.as_str()));
+            text.push_str(flag.as_str());
         }
     }
     text

@@ -4,8 +4,8 @@
 //! Never a key, a path or an address of a client.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -33,7 +33,7 @@ families! {
     DURATION = "keyward_request_duration_seconds" ["route"];
     /// Requests that are being answered.
     IN_FLIGHT = "keyward_requests_in_flight" [];
-    /// Requests refused, or let through only because the route watches, by code and true reason.
+    /// Requests refused or not answered by the upstream, and what would have been refused in shadow, by code and true reason.
     DENIALS = "keyward_denials_total" ["code", "reason"];
     /// Time from sending a request to the head of its response, in seconds, by upstream.
     UPSTREAM_DURATION = "keyward_upstream_duration_seconds" ["upstream"];
@@ -43,8 +43,14 @@ families! {
     UPSTREAM_RETRIES = "keyward_upstream_retries_total" ["upstream", "reason"];
     /// Connections made to an upstream.
     UPSTREAM_CONNECTIONS = "keyward_upstream_connections_total" ["upstream"];
+    /// Connections to a target that are open, used or idle.
+    UPSTREAM_OPEN = "keyward_upstream_open_connections" ["upstream", "target"];
+    /// Requests that are at a target.
+    UPSTREAM_ACTIVE = "keyward_upstream_requests_in_flight" ["upstream", "target"];
     /// Connections that lie idle in the pools, by target.
     UPSTREAM_IDLE = "keyward_upstream_idle_connections" ["upstream", "target"];
+    /// Times that the name of a target could not be looked up. Its last addresses stay.
+    UPSTREAM_LOOKUPS = "keyward_upstream_lookup_failures_total" ["upstream", "target"];
     /// Whether requests go to a target: 0 where it is ejected or its health checks fail.
     UPSTREAM_UP = "keyward_upstream_target_up" ["upstream", "target"];
     /// How often a target was passed over because requests failed there.
@@ -79,7 +85,7 @@ pub(super) enum Outcome {
     Failed,
     /// The client went away first.
     Abandoned,
-    /// It was let through and its answer had begun, when what let it through no longer did.
+    /// It was let through, and before its end what let it through no longer did.
     Cut,
 }
 
@@ -210,7 +216,7 @@ impl Cell {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_sub(less), Ordering::Relaxed);
     }
 
-    fn read(&self) -> u64 {
+    pub(super) fn read(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
@@ -284,6 +290,19 @@ impl UpstreamCells {
     }
 }
 
+/// What one worker counts of one target.
+#[derive(Debug, Default)]
+pub(super) struct PoolCells {
+    /// Connections that are open.
+    pub(super) open: Cell,
+    /// Those of them that lie idle.
+    pub(super) idle: Cell,
+    /// Requests that are there.
+    pub(super) active: Cell,
+    /// Times that its name could not be looked up.
+    pub(super) lookups_failed: Cell,
+}
+
 /// Upstream and target.
 type TargetName = (Arc<str>, Arc<str>);
 type ByName<T> = Mutex<BTreeMap<Arc<str>, Arc<T>>>;
@@ -293,7 +312,7 @@ type ByName<T> = Mutex<BTreeMap<Arc<str>, Arc<T>>>;
 pub(super) struct WorkerCells {
     routes: ByName<RouteCells>,
     upstreams: ByName<UpstreamCells>,
-    pools: Mutex<BTreeMap<TargetName, Arc<Cell>>>,
+    pools: Mutex<BTreeMap<TargetName, Arc<PoolCells>>>,
     denials: Vec<Cell>,
     /// Requests in flight.
     pub(super) in_flight: Cell,
@@ -306,9 +325,9 @@ impl WorkerCells {
             routes: Mutex::default(),
             upstreams: Mutex::default(),
             pools: Mutex::default(),
-            denials: reasons().map(|_| Cell::default()).collect(),
+            denials: REASONS.iter().map(|_| Cell::default()).collect(),
             in_flight: Cell::default(),
-            streams_cut: reasons().map(|_| Cell::default()).collect(),
+            streams_cut: REASONS.iter().map(|_| Cell::default()).collect(),
         }
     }
 
@@ -322,8 +341,8 @@ impl WorkerCells {
         named(&self.upstreams, name)
     }
 
-    /// How many connections to this target lie idle. Locks: for when the configuration changes.
-    pub(super) fn pool(&self, upstream: &str, target: &str) -> Arc<Cell> {
+    /// The cells of this target. Locks: for when the configuration changes.
+    pub(super) fn pool(&self, upstream: &str, target: &str) -> Arc<PoolCells> {
         Arc::clone(self.pools.lock().entry((upstream.into(), target.into())).or_default())
     }
 
@@ -339,7 +358,7 @@ impl WorkerCells {
 }
 
 fn count_reason(cells: &[Cell], denial: &Denial) {
-    let at = reasons().position(|(code, reason)| code == denial.code && reason == denial.reason);
+    let at = REASONS.iter().position(|(code, reason)| *code == denial.code && *reason == denial.reason);
     if let Some(cell) = at.and_then(|at| cells.get(at)) {
         cell.add(1);
     }
@@ -355,10 +374,19 @@ fn named<T: Default>(cells: &ByName<T>, name: &str) -> Arc<T> {
     fresh
 }
 
-/// Every code with every reason it may have.
-fn reasons() -> impl Iterator<Item = (Code, Reason)> {
-    let plain = Code::ALL.iter().map(|code| (*code, Reason::AsCoded(*code)));
-    plain.chain(Reason::ALL.iter().map(|reason| (reason.code(), *reason)))
+/// Every code with every reason it may have: its own name, or where the table of reasons tells more, one of those.
+static REASONS: LazyLock<Vec<(Code, Reason)>> = LazyLock::new(|| {
+    let says_all = |code: &&Code| Reason::ALL.iter().all(|reason| reason.code() != **code);
+    let plain = Code::ALL.iter().filter(says_all).map(|code| (*code, Reason::AsCoded(*code)));
+    plain.chain(Reason::ALL.iter().map(|reason| (reason.code(), *reason))).collect()
+});
+
+/// Whether an open stream can be cut for this. What is wrong with a request was wrong when it came.
+fn can_cut(code: Code, reason: Reason) -> bool {
+    let says_more = !matches!(reason, Reason::AsCoded(_) | Reason::Malformed);
+    let of_its_own =
+        [Code::MissingKey, Code::NotReady, Code::StaleKeys, Code::MethodNotAllowed, Code::NoRoute, Code::AmbiguousPath];
+    says_more || of_its_own.contains(&code)
 }
 
 /// What the data plane counts, over all workers.
@@ -437,6 +465,23 @@ impl DurationSum {
     }
 }
 
+#[derive(Debug, Default, Clone, Copy)]
+struct PoolSum {
+    open: u64,
+    idle: u64,
+    active: u64,
+    lookups_failed: u64,
+}
+
+impl PoolSum {
+    fn add(&mut self, cells: &PoolCells) {
+        self.open += cells.open.read();
+        self.idle += cells.idle.read();
+        self.active += cells.active.read();
+        self.lookups_failed += cells.lookups_failed.read();
+    }
+}
+
 /// The cells of all workers, summed by label values.
 #[derive(Debug, Default)]
 struct Sums {
@@ -448,7 +493,7 @@ struct Sums {
     upstream_errors: BTreeMap<(Arc<str>, &'static str), u64>,
     upstream_retries: BTreeMap<(Arc<str>, &'static str), u64>,
     upstream_connections: BTreeMap<Arc<str>, u64>,
-    idle: BTreeMap<TargetName, u64>,
+    pools: BTreeMap<TargetName, PoolSum>,
     targets: Vec<(TargetName, Told)>,
     streams_cut: BTreeMap<&'static str, u64>,
 }
@@ -476,14 +521,15 @@ impl Sums {
                 *self.upstream_errors.entry((Arc::clone(upstream), kind.as_str())).or_default() += cell.read();
             }
         }
-        for (target, cell) in worker.pools.lock().iter() {
-            *self.idle.entry(target.clone()).or_default() += cell.read();
+        for (target, cells) in worker.pools.lock().iter() {
+            self.pools.entry(target.clone()).or_default().add(cells);
         }
-        for ((code, reason), cell) in reasons().zip(&worker.denials) {
+        for ((code, reason), cell) in REASONS.iter().zip(&worker.denials) {
             *self.denials.entry((code.as_str(), reason.as_str())).or_default() += cell.read();
         }
         self.in_flight += worker.in_flight.read();
-        for ((_, reason), cell) in reasons().zip(&worker.streams_cut) {
+        let can_be = |((code, reason), _): &(&(Code, Reason), &Cell)| can_cut(*code, *reason);
+        for ((_, reason), cell) in REASONS.iter().zip(&worker.streams_cut).filter(can_be) {
             *self.streams_cut.entry(reason.as_str()).or_default() += cell.read();
         }
     }
@@ -526,11 +572,10 @@ impl Sums {
                     .iter()
                     .map(|(upstream, value)| counter(UPSTREAM_CONNECTIONS, &[upstream], *value)),
             ),
-            family(
-                UPSTREAM_IDLE,
-                MetricType::GAUGE,
-                self.idle.iter().map(|((upstream, target), value)| gauge(UPSTREAM_IDLE, &[upstream, target], *value)),
-            ),
+            self.pool_family(UPSTREAM_OPEN, MetricType::GAUGE, |pool| pool.open),
+            self.pool_family(UPSTREAM_ACTIVE, MetricType::GAUGE, |pool| pool.active),
+            self.pool_family(UPSTREAM_IDLE, MetricType::GAUGE, |pool| pool.idle),
+            self.pool_family(UPSTREAM_LOOKUPS, MetricType::COUNTER, |pool| pool.lookups_failed),
             family(
                 UPSTREAM_UP,
                 MetricType::GAUGE,
@@ -561,6 +606,14 @@ impl Sums {
         ];
         families.retain(|family| !family.get_metric().is_empty());
         families
+    }
+}
+
+impl Sums {
+    fn pool_family(&self, of: Family, kind: MetricType, value: impl Fn(&PoolSum) -> u64) -> MetricFamily {
+        let metric = if kind == MetricType::COUNTER { counter } else { gauge };
+        let one = |((upstream, target), pool): (&TargetName, &PoolSum)| metric(of, &[upstream, target], value(pool));
+        family(of, kind, self.pools.iter().map(one))
     }
 }
 
@@ -643,7 +696,8 @@ mod tests {
             worker.upstream("rings").answered(Duration::from_millis(700));
             worker.upstream("rings").retried(Retry::Stale);
             worker.upstream("rings").failed(UpstreamError::Broken);
-            worker.pool("rings", "127.0.0.1:9000").set(4);
+            worker.pool("rings", "127.0.0.1:9000").idle.set(4);
+            worker.pool("rings", "127.0.0.1:9000").open.set(5);
             worker.in_flight.add(3);
             worker.in_flight.subtract(1);
         }
@@ -658,11 +712,22 @@ mod tests {
             r#"keyward_upstream_errors_total{upstream="rings",kind="broken"} 2"#,
             r#"keyward_upstream_retries_total{upstream="rings",reason="stale_connection"} 2"#,
             r#"keyward_upstream_idle_connections{upstream="rings",target="127.0.0.1:9000"} 8"#,
+            r#"keyward_upstream_open_connections{upstream="rings",target="127.0.0.1:9000"} 10"#,
+            r#"keyward_upstream_requests_in_flight{upstream="rings",target="127.0.0.1:9000"} 0"#,
             "keyward_requests_in_flight 4",
             "# HELP keyward_requests_total Requests answered, by route, outcome and status class.",
         ] {
             assert!(text.lines().any(|other| other == line), "{line} is missing of\n{text}");
         }
         Ok(())
+    }
+    #[test]
+    fn no_series_is_there_for_what_cannot_be() {
+        for (code, reason) in REASONS.iter() {
+            let has_reasons = Reason::ALL.iter().any(|other| other.code() == *code);
+            assert_eq!(has_reasons, !matches!(reason, Reason::AsCoded(_)), "{code:?} {reason:?}");
+        }
+        assert!(!can_cut(Code::InvalidKey, Reason::Malformed) && can_cut(Code::InvalidKey, Reason::Revoked));
+        assert!(!can_cut(Code::BadRequest, Reason::AsCoded(Code::BadRequest)));
     }
 }

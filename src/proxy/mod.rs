@@ -7,6 +7,7 @@
 
 mod account;
 mod answer;
+mod assertion;
 mod authenticate;
 mod cors;
 mod drain;
@@ -17,6 +18,7 @@ mod handle;
 mod handshake;
 mod headers;
 mod idle;
+mod jwks;
 mod metrics;
 mod refusal;
 mod settings;

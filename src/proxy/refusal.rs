@@ -20,8 +20,8 @@ pub(super) struct Asked<'a> {
     pub(super) version: Version,
     /// Whether the answer has no body.
     pub(super) head: bool,
-    /// Whether the answer takes the form of gRPC.
-    pub(super) grpc: bool,
+    /// The `grpc-status`, where the answer takes the form of gRPC.
+    pub(super) grpc: Option<u8>,
     /// The id to name.
     pub(super) request_id: &'a RequestId,
     /// The realm of challenges.
@@ -42,7 +42,10 @@ pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
 /// The answer to a request that is refused. `allow` names the methods of a 405. `close` ends the
 /// connection after it.
 pub(super) fn answer(denial: &Denial, asked: Asked<'_>, allow: Option<HeaderValue>, close: bool) -> Response<Bytes> {
-    let mut response = if asked.grpc { trailers_only(denial, asked) } else { problem(denial, asked) };
+    let mut response = match asked.grpc {
+        Some(status) => trailers_only(denial, asked, status),
+        None => problem(denial, asked),
+    };
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert("x-request-id", asked.request_id.value().clone());
@@ -83,13 +86,13 @@ fn problem(denial: &Denial, asked: Asked<'_>) -> Response<Bytes> {
 }
 
 /// gRPC reads no bodies of errors: 200 with the status among the fields, and nothing after.
-fn trailers_only(denial: &Denial, asked: Asked<'_>) -> Response<Bytes> {
+fn trailers_only(denial: &Denial, asked: Asked<'_>, status: u8) -> Response<Bytes> {
     let mut response = Response::new(Bytes::new());
     *response.status_mut() = StatusCode::OK;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
-    headers.insert("grpc-status", HeaderValue::from(u16::from(denial.grpc_status())));
+    headers.insert("grpc-status", HeaderValue::from(u16::from(status)));
     headers.insert("grpc-message", grpc_message(denial, asked.reveal_reason));
     if let Some(seconds) = denial.retry_after_seconds() {
         headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
@@ -119,7 +122,7 @@ mod tests {
         let asked = Asked {
             version: Version::HTTP_11,
             head: false,
-            grpc,
+            grpc: grpc.then(|| denial.grpc_status()),
             request_id: &request_id,
             realm: "keyward",
             reveal_reason,

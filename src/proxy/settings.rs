@@ -35,6 +35,8 @@ pub struct Settings {
     pub requests_max: usize,
     /// Whether each request gets its line in the log.
     pub access_log: bool,
+    /// Whether the public keys of assertions are served, in the place of whatever a route says.
+    pub jwks: bool,
 }
 
 impl Settings {

@@ -3,16 +3,20 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 
+use bytes::Bytes;
 use http::Method;
 use http::uri::{Authority, PathAndQuery};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
 use super::account::{Account, Decided};
-use super::upstream::{Connector, Lease};
+use super::upstream::{Connector, Lease, Source};
 use crate::clock::Timestamp;
 use crate::policy::Denial;
 
@@ -37,10 +41,19 @@ pub(super) struct OpenStream {
     /// Whether it is, or is about to be, a WebSocket.
     pub(super) websocket: bool,
     pub(super) decided: Cell<Decided>,
-    /// Closed by a cut, also where nobody polls the stream because its reader has stopped reading.
-    held: RefCell<Option<Lease<Connector>>>,
+    /// Let go of by a cut, also where nobody polls the stream because its reader has stopped reading.
+    held: RefCell<Held>,
     cut: RefCell<Option<Denial>>,
     waker: RefCell<Option<Waker>>,
+}
+
+/// What an answer has of its upstream. On a connection that others share too, an exchange is over only
+/// when nobody holds its answer and nobody sends its request any more.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    pub(super) lease: Option<Lease<Connector>>,
+    pub(super) body: Option<Incoming>,
+    pub(super) upload: Option<Rc<Source>>,
 }
 
 /// The streams that a review takes its time with.
@@ -139,20 +152,49 @@ impl Decided {
 impl OpenStream {
     fn cut(&self, denial: Denial) {
         *self.cut.borrow_mut() = Some(denial);
-        drop(self.held.take());
+        self.let_go();
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
     }
 
-    /// Hands the upstream's connection over for as long as the stream lasts.
-    pub(super) fn hold(&self, lease: Option<Lease<Connector>>) {
-        *self.held.borrow_mut() = lease;
+    fn let_go(&self) {
+        let held = self.held.take();
+        if let Some(upload) = &held.upload {
+            drop(upload.take());
+        }
+        drop(held);
     }
 
-    /// Takes it back; none where the stream was cut.
+    /// Takes over what the answer has of its upstream, for as long as the stream lasts.
+    pub(super) fn hold(&self, held: Held) {
+        *self.held.borrow_mut() = held;
+        if self.cut.borrow().is_some() {
+            self.let_go();
+        }
+    }
+
+    /// Gives the connection back; none where the stream was cut.
     pub(super) fn release(&self) -> Option<Lease<Connector>> {
-        self.held.take()
+        self.held.take().lease
+    }
+
+    /// The next frame of the answer. None where there is none any more.
+    pub(super) fn poll_frame(&self, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        match &mut self.held.borrow_mut().body {
+            Some(body) => Pin::new(body).poll_frame(cx),
+            None => Poll::Ready(None),
+        }
+    }
+
+    /// Whether the answer has come to its end by itself.
+    pub(super) fn is_end_stream(&self) -> bool {
+        self.held.borrow().body.as_ref().is_some_and(Body::is_end_stream)
+    }
+
+    /// How much of the answer there is still to come.
+    pub(super) fn size_hint(&self) -> SizeHint {
+        self.held.borrow().body.as_ref().map_or_else(SizeHint::default, Body::size_hint)
     }
 
     /// Why it was cut. If it was not, `cx` is woken when it is.

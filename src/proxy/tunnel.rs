@@ -60,22 +60,25 @@ enum End {
     Idle,
     /// What let it through no longer does.
     Cut(Denial),
+    /// The listener drains, and it had its time.
+    Overdue,
 }
 
 impl Tunnel {
     /// Runs beside the worker's requests, and settles the account at the end.
     pub(super) fn run(self, peer: &Peer, account: Box<Account>) {
+        let overdue = peer.overdue();
         peer.spawn(async move {
             let mut account = account;
-            match self.carry(&mut account).await {
-                End::Sides => {}
+            match self.carry(&mut account, overdue).await {
+                End::Sides | End::Overdue => {}
                 End::Idle => account.broke_off(Code::UpstreamTimeout),
                 End::Cut(denial) => account.cut(denial),
             }
         });
     }
 
-    async fn carry(self, account: &mut Account) -> End {
+    async fn carry(self, account: &mut Account, overdue: impl Future<Output = ()>) -> End {
         let Self { client, response, lease, open, idle } = self;
         let cut = async {
             match &open {
@@ -95,10 +98,11 @@ impl Tunnel {
         };
         let (Ok(client), Ok(upstream)) = sides else { return End::Sides };
         let mut flow = Flow::new(TokioIo::new(client), upstream);
-        let end = flow.run(open.as_deref(), Idle::new(idle)).await;
+        let end = flow.run(open.as_deref(), Idle::new(idle), overdue).await;
         match &end {
             End::Sides => {}
             End::Idle => flow.part(GOING_AWAY, "idle").await,
+            End::Overdue => flow.part(GOING_AWAY, "the server stops").await,
             End::Cut(denial) => flow.part(POLICY_VIOLATION, denial.code.as_str()).await,
         }
         account.sent = flow.down.moved;
@@ -141,7 +145,8 @@ where
         Self { client, upstream, up: Way::new(), down: Way::new(), frames: Frames::default() }
     }
 
-    async fn run(&mut self, open: Option<&OpenStream>, mut idle: Idle) -> End {
+    async fn run(&mut self, open: Option<&OpenStream>, mut idle: Idle, overdue: impl Future<Output = ()>) -> End {
+        let mut overdue = pin!(overdue);
         poll_fn(|cx| {
             if let Some(denial) = open.and_then(|open| open.poll_cut(cx)) {
                 return Poll::Ready(End::Cut(denial));
@@ -156,6 +161,7 @@ where
             match (up_done, down_done) {
                 (Poll::Ready(Err(_)), _) | (_, Poll::Ready(Err(_))) => Poll::Ready(End::Sides),
                 (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(End::Sides),
+                _ if overdue.as_mut().poll(cx).is_ready() => Poll::Ready(End::Overdue),
                 _ => idle.poll(cx).map(|()| End::Idle),
             }
         })

@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use tokio::time::MissedTickBehavior;
 
 use super::account::{Decided, Ledger};
+use super::assertion::Assertions;
 use super::authenticate::{Registry, again};
 use super::headers::{Identities, PeerText};
 use super::metrics::{Metrics, RouteCells, UpstreamCells, WorkerCells};
@@ -19,6 +20,7 @@ use super::settings::Settings;
 use super::streams::{OpenStream, Review, Streams};
 use super::upstream::{Connector, Pool, Service};
 use crate::clock::{Clock, Timestamp};
+use crate::key::Signers;
 use crate::policy::{Code, Denial, DenyList, Found, Permit, PermitKind, RouteSpec, canonicalize, decide};
 use crate::secret::{NoRandomness, random};
 use crate::table::{Freshness, MissResolver, Table};
@@ -48,6 +50,8 @@ pub struct Shared {
     pub metrics: Metrics,
     /// Requests in flight over all workers.
     pub in_flight: Arc<AtomicUsize>,
+    /// What signs assertions, swapped whole.
+    pub signers: Arc<ArcSwap<Signers>>,
 }
 
 /// Upstream and target.
@@ -60,6 +64,7 @@ pub(super) struct Worker {
     pub(super) ledger: Rc<Ledger>,
     pub(super) ids: IdSource,
     pub(super) identities: Identities,
+    pub(super) assertions: Assertions,
     pub(super) peers: PeerText,
     pub(super) streams: Rc<Streams>,
     cells: Arc<WorkerCells>,
@@ -114,6 +119,7 @@ impl Worker {
             ledger,
             ids: IdSource::new(random()?),
             identities: Identities::default(),
+            assertions: Assertions::default(),
             peers: PeerText::default(),
             streams: Rc::default(),
             unrouted: cells.route("none"),
@@ -156,9 +162,9 @@ impl Worker {
                     let known = self.pools.borrow().get(&key).map(Rc::clone);
                     let standing = standings.of(name, &target.authority, upstream.health.is_some());
                     let pool = known.filter(|pool| pool.is_for(target, upstream.tls.as_deref())).unwrap_or_else(|| {
-                        let gauge = self.cells.pool(name, &target.authority);
+                        let cells = self.cells.pool(name, &target.authority);
                         let (dial, clock) = (Rc::clone(&self.dial), Arc::clone(&self.shared.clock));
-                        Pool::new(target.clone(), upstream.tls.clone(), standing, dial, clock, gauge)
+                        Pool::new(target.clone(), upstream.tls.clone(), standing, dial, clock, cells)
                     });
                     Rc::clone(kept.entry(key).or_insert(pool))
                 });
@@ -180,7 +186,7 @@ impl Worker {
         let gone = std::mem::replace(&mut *self.pools.borrow_mut(), kept);
         for (key, _) in gone {
             if !self.pools.borrow().contains_key(&key) {
-                self.cells.pool(&key.0, &key.1).set(0);
+                self.cells.pool(&key.0, &key.1).idle.set(0);
             }
         }
         View { settings, routes }

@@ -2,8 +2,12 @@
 
 use std::fmt;
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
 
 use crate::clock::Timestamp;
 use crate::key::{
@@ -100,6 +104,12 @@ pub struct ReadRequest {
     pub descendants_of: Option<KeyId>,
     /// Keys that have one of these hashes.
     pub hashes: Vec<TokenHash>,
+    /// What was answered to this request before, if it was.
+    pub once: Option<OnceKey>,
+    /// How many keys this user has that have not ended.
+    pub count_of_user: Option<UserId>,
+    /// Who last switched this key off.
+    pub disabled: Option<KeyId>,
 }
 
 /// What was read inside the transaction, all of one moment.
@@ -115,6 +125,18 @@ pub struct Reading {
     pub now: Timestamp,
     /// Whether the store holds any key at all.
     pub any_key: bool,
+    /// The newest revision that is committed.
+    pub newest: Cursor,
+    /// The revision and commit id that this mutation will have if it changes anything; outside of a
+    /// mutation, the newest.
+    pub next: Cursor,
+    /// What was answered to [`ReadRequest::once`], in the last [`ONCE_KEPT`].
+    pub once: Option<Kept>,
+    /// How many keys [`ReadRequest::count_of_user`] has that are neither revoked nor superseded nor
+    /// expired; counted up to [`COUNTED_MAX`].
+    pub count_of_user: usize,
+    /// The newest event that switched off [`ReadRequest::disabled`].
+    pub disabled: Option<Event>,
 }
 
 impl Reading {
@@ -166,14 +188,78 @@ pub struct NewEvent {
     pub changes: std::collections::BTreeMap<String, String>,
 }
 
+/// What names one request that shall be done once: a digest of who asks, what for, and the key that
+/// the caller chose for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct OnceKey(pub [u8; 32]);
+
+/// How long the answer to a request that shall be done once is remembered.
+pub const ONCE_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
+/// How far [`Reading::count_of_user`] counts.
+pub const COUNTED_MAX: usize = 10_000;
+/// How long refused attempts are remembered.
+pub const REFUSALS_KEPT: Duration = Duration::from_secs(90 * 24 * 60 * 60);
+
+/// An answer to keep, in the transaction of the mutation that it answers.
+#[derive(Clone)]
+pub struct Keep {
+    /// Which request.
+    pub once: OnceKey,
+    /// The digest of what was asked.
+    pub request: [u8; 32],
+    /// The key that was minted, if one was.
+    pub key: Option<KeyId>,
+    /// The answer, encrypted by whoever asked for it to be kept.
+    pub sealed: Vec<u8>,
+    /// From when on the answer itself is forgotten.
+    pub until: Timestamp,
+}
+
+impl fmt::Debug for Keep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keep").field("once", &self.once).field("key", &self.key).finish_non_exhaustive()
+    }
+}
+
+/// An answer that was kept.
+#[derive(Clone)]
+pub struct Kept {
+    /// The digest of what was asked.
+    pub request: [u8; 32],
+    /// The key that was minted, if one was.
+    pub key: Option<KeyId>,
+    /// The revision of the mutation.
+    pub revision: u64,
+    /// The answer as it was kept; none once it is forgotten.
+    pub sealed: Option<Vec<u8>>,
+}
+
+impl fmt::Debug for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kept").field("key", &self.key).field("revision", &self.revision).finish_non_exhaustive()
+    }
+}
+
 /// All that one mutation writes: one revision, and an ordinal for each change. Users come before
 /// keys, which may need them; else the order is this one.
 #[derive(Debug, Clone)]
 pub struct Changes {
     /// Who does it.
     pub actor: Actor,
-    /// The rows and their events. Empty: nothing is written and no revision is used.
+    /// The address it was asked from.
+    pub from: Option<IpAddr>,
+    /// The rows and their events. Empty: no row is written and no revision is used.
     pub changes: Vec<Change>,
+    /// The answer to keep.
+    pub keep: Option<Keep>,
+}
+
+impl Changes {
+    /// These changes by `actor`, asked from no address.
+    #[must_use]
+    pub const fn by(actor: Actor, changes: Vec<Change>) -> Self {
+        Self { actor, from: None, changes, keep: None }
+    }
 }
 
 /// Why a plan refused, as its caller boxed it. The store only hands it back.
@@ -193,6 +279,50 @@ pub type OwnedKey = (Key, Option<User>);
 
 /// A key with its user and its usage.
 pub type ListedKey = (Key, Option<User>, Option<KeyUsage>);
+
+/// Keys that were listed.
+#[derive(Debug, Clone, Default)]
+pub struct KeyPage {
+    /// The keys, newest first.
+    pub keys: Vec<ListedKey>,
+    /// Rows that may belong here and cannot be read, with why.
+    pub damaged: Vec<(Damaged, String)>,
+    /// Where there may be more: the key after which to go on. A page may hold fewer keys than were
+    /// asked for, even none, and still say so, where few of very many keys are wanted.
+    pub next: Option<KeyId>,
+}
+
+/// Refused attempts of one kind within one minute.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RefusalTally {
+    /// The beginning of the minute, by the clock of whoever refused.
+    pub minute: Timestamp,
+    /// Who asked.
+    pub actor: Actor,
+    /// The address it was asked from; none at the command line, or where there were too many.
+    pub from: Option<IpAddr>,
+    /// What for, in a word.
+    pub operation: String,
+    /// Why it was refused, as a code.
+    pub code: String,
+    /// The key or user that was named last.
+    pub subject: Option<Subject>,
+    /// How often.
+    pub count: u64,
+    /// When last.
+    pub last_at: Timestamp,
+}
+
+/// Which refused attempts to list, newest first.
+#[derive(Debug, Clone, Default)]
+pub struct RefusalQuery {
+    /// Of minutes before this one.
+    pub before: Option<Timestamp>,
+    /// Of this actor.
+    pub actor: Option<Actor>,
+    /// At most so many; 0 for all.
+    pub limit: usize,
+}
 
 /// A secret's number and fingerprint.
 pub type NumberedSecret = (u32, [u8; 32]);
@@ -262,7 +392,7 @@ pub enum Damaged {
     Unnamed,
 }
 
-/// Which keys to list. Newest first.
+/// Which keys to list. Newest first, in the order in which they were stored.
 #[derive(Debug, Clone, Default)]
 pub struct KeyQuery {
     /// Of this project.
@@ -282,6 +412,8 @@ pub struct KeyQuery {
     pub unused_for_days: Option<u32>,
     /// Of this lineage.
     pub lineage: Option<LineageId>,
+    /// Not those that are revoked.
+    pub unrevoked: bool,
     /// Older than this key.
     pub before: Option<KeyId>,
     /// At most so many; 0 for all.
@@ -329,6 +461,11 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// The store's id, as it was opened.
     fn id(&self) -> StoreId;
 
+    /// The part of it that announcements are kept in; none where it keeps none.
+    fn rotation(&self) -> Option<&dyn super::RotationStore> {
+        None
+    }
+
     /// One mutation: counter row, read, plan, write, commit. `plan` runs inside the transaction and
     /// may run again if the transaction is retried. A plan that panics changes nothing.
     ///
@@ -343,8 +480,10 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// The key that has this hash, its user, and the newest revision: of one moment.
     fn find(&self, hash: TokenHash) -> Answer<'_, (Option<OwnedKey>, Cursor)>;
 
-    /// Keys with their usage, newest first.
-    fn list_keys(&self, query: KeyQuery) -> Answer<'_, Vec<ListedKey>>;
+    /// Keys with their usage, newest first. With a limit the work is bounded, and so the page may
+    /// be short of it; without one it holds all there are. A damaged row is named and holds up none
+    /// of the others.
+    fn list_keys(&self, query: KeyQuery) -> Answer<'_, KeyPage>;
 
     /// Users by id, the deleted too.
     fn list_users(&self, project: Option<ProjectId>) -> Answer<'_, Vec<User>>;
@@ -358,7 +497,7 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Waits until the store has reason to believe that there is news, or `at_most` has passed.
     /// A hint: it may wake for nothing, and the poll is the truth. News that came while nobody
     /// waited wakes the next who does.
-    fn wait_for_news(&self, at_most: std::time::Duration) -> BoxFuture<'_, ()>;
+    fn wait_for_news(&self, at_most: Duration) -> BoxFuture<'_, ()>;
 
     /// Hands over everything that changed after `cursor`, in the order of the events, the users of
     /// a revision before its keys, then [`Batch::End`], all of one snapshot. A row that changed
@@ -374,12 +513,32 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// clock. Keys that are not stored are left out. Uses no revision.
     fn record_usage(&self, gateway: String, updates: Vec<UsageUpdate>) -> Answer<'_, ()>;
 
+    /// Adds up refused attempts: counts are added, the last subject and instant kept. Uses no
+    /// revision, and waits behind every mutation that is asked for meanwhile.
+    fn record_refusals(&self, tallies: Vec<RefusalTally>) -> Answer<'_, ()>;
+
+    /// Refused attempts, newest first.
+    fn list_refusals(&self, query: RefusalQuery) -> Answer<'_, Vec<RefusalTally>>;
+
+    /// Forgets answers and refused attempts whose time has come. Waits behind mutations too.
+    fn tidy(&self) -> Answer<'_, ()>;
+
     /// Holds a secret's fingerprint against the stored one of that number. A store that knows no
     /// secret at all takes this one as its own; one that knows others only is not matched.
     fn check_secret(&self, number: u32, fingerprint: [u8; 32]) -> Answer<'_, ()>;
 
     /// The number and fingerprint of every secret the store knows.
     fn secrets(&self) -> Answer<'_, Vec<NumberedSecret>>;
+
+    /// Adds the fingerprint of a secret that comes after all that are known. One that is known already is
+    /// found right.
+    ///
+    /// # Errors
+    /// [`StoreError::WrongSecret`] where another has that number or a greater one.
+    fn add_secret(&self, number: u32, fingerprint: [u8; 32]) -> Answer<'_, ()>;
+
+    /// Forgets a secret's fingerprint, unless it is the only one. One that is not known is forgotten.
+    fn forget_secret(&self, number: u32) -> Answer<'_, ()>;
 }
 
 /// A store that many share.

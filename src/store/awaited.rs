@@ -11,11 +11,13 @@ use std::time::Duration;
 use tokio::sync::{Mutex, OnceCell};
 use tokio::task::{JoinHandle, spawn_blocking};
 
+use super::{Answer, Claim, Claimed, Delivery, NewDelivery, RotationCounts, RotationStore, Settlement, Unannounced};
 use super::{
-    Batch, BoxFuture, Committed, Cursor, EventQuery, KeyQuery, KeyUsage, Planned, Poll, ReadRequest, Reading,
-    SharedStore, Store, StoreError, StoreId, UsageUpdate,
+    Batch, BoxFuture, Committed, Cursor, EventQuery, KeyPage, KeyQuery, NumberedSecret, Planned, Poll, ReadRequest,
+    Reading, RefusalQuery, RefusalTally, SharedStore, Store, StoreError, StoreId, UsageUpdate, check_secrets,
 };
-use crate::key::{Event, Key, ProjectId, TokenHash, User};
+use crate::clock::Timestamp;
+use crate::key::{Event, Key, LineageId, ProjectId, Stamp, TokenHash, User};
 
 /// Opens the store. Blocks on it.
 pub type Opener = Arc<dyn Fn() -> Result<SharedStore, StoreError> + Send + Sync>;
@@ -24,8 +26,8 @@ pub type Opener = Arc<dyn Fn() -> Result<SharedStore, StoreError> + Send + Sync>
 pub struct AwaitedStore {
     name: String,
     id: StoreId,
-    /// The number and fingerprint of the secret that it must know.
-    secret: (u32, [u8; 32]),
+    /// The number and fingerprint of each of the secrets, of which it must know one.
+    secrets: Vec<NumberedSecret>,
     open: Opener,
     opened: OnceCell<SharedStore>,
     /// An attempt that somebody began and did not wait for: the next who asks does.
@@ -33,10 +35,10 @@ pub struct AwaitedStore {
 }
 
 impl AwaitedStore {
-    /// The store of this id, which `open` opens and which must know this secret.
+    /// The store of this id, which `open` opens and whose secrets these must be.
     #[must_use]
-    pub fn new(name: String, id: StoreId, secret: (u32, [u8; 32]), open: Opener) -> Self {
-        Self { name, id, secret, open, opened: OnceCell::new(), opening: Mutex::default() }
+    pub fn new(name: String, id: StoreId, secrets: Vec<NumberedSecret>, open: Opener) -> Self {
+        Self { name, id, secrets, open, opened: OnceCell::new(), opening: Mutex::default() }
     }
 
     async fn store(&self) -> Result<&SharedStore, StoreError> {
@@ -67,8 +69,7 @@ impl AwaitedStore {
         if store.id() != self.id {
             return Err(StoreError::OtherStore { store: self.name.clone() });
         }
-        let (number, fingerprint) = self.secret;
-        store.check_secret(number, fingerprint).await?;
+        check_secrets(&*store, &self.secrets).await?;
         tracing::info!(store = %self.name, "the store can be opened again");
         Ok(store)
     }
@@ -89,6 +90,10 @@ impl Store for AwaitedStore {
         self.id
     }
 
+    fn rotation(&self) -> Option<&dyn RotationStore> {
+        Some(self)
+    }
+
     fn mutate(
         &self,
         read: ReadRequest,
@@ -105,10 +110,7 @@ impl Store for AwaitedStore {
         Box::pin(async move { self.store().await?.find(hash).await })
     }
 
-    fn list_keys(
-        &self,
-        query: KeyQuery,
-    ) -> BoxFuture<'_, Result<Vec<(Key, Option<User>, Option<KeyUsage>)>, StoreError>> {
+    fn list_keys(&self, query: KeyQuery) -> BoxFuture<'_, Result<KeyPage, StoreError>> {
         Box::pin(async move { self.store().await?.list_keys(query).await })
     }
 
@@ -145,6 +147,18 @@ impl Store for AwaitedStore {
         Box::pin(async move { self.store().await?.record_usage(gateway, updates).await })
     }
 
+    fn record_refusals(&self, tallies: Vec<RefusalTally>) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move { self.store().await?.record_refusals(tallies).await })
+    }
+
+    fn list_refusals(&self, query: RefusalQuery) -> BoxFuture<'_, Result<Vec<RefusalTally>, StoreError>> {
+        Box::pin(async move { self.store().await?.list_refusals(query).await })
+    }
+
+    fn tidy(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move { self.store().await?.tidy().await })
+    }
+
     fn check_secret(&self, number: u32, fingerprint: [u8; 32]) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(async move { self.store().await?.check_secret(number, fingerprint).await })
     }
@@ -152,12 +166,57 @@ impl Store for AwaitedStore {
     fn secrets(&self) -> BoxFuture<'_, Result<Vec<(u32, [u8; 32])>, StoreError>> {
         Box::pin(async move { self.store().await?.secrets().await })
     }
+
+    fn add_secret(&self, number: u32, fingerprint: [u8; 32]) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move { self.store().await?.add_secret(number, fingerprint).await })
+    }
+
+    fn forget_secret(&self, number: u32) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move { self.store().await?.forget_secret(number).await })
+    }
+}
+
+/// The part of `store` that announcements are kept in.
+fn rotation_of(store: &SharedStore) -> Result<&dyn RotationStore, StoreError> {
+    let none =
+        || StoreError::Unavailable { store: store.name().to_owned(), cause: "it keeps no announcements".to_owned() };
+    store.rotation().ok_or_else(none)
+}
+
+impl RotationStore for AwaitedStore {
+    fn unannounced(&self, expiring: Duration, limit: usize) -> Answer<'_, Unannounced> {
+        Box::pin(async move { rotation_of(self.store().await?)?.unannounced(expiring, limit).await })
+    }
+
+    fn announce(&self, deliveries: Vec<NewDelivery>, read: (Stamp, Stamp)) -> Answer<'_, usize> {
+        Box::pin(async move { rotation_of(self.store().await?)?.announce(deliveries, read).await })
+    }
+
+    fn claim(&self, claim: Claim) -> Answer<'_, Vec<Claimed>> {
+        Box::pin(async move { rotation_of(self.store().await?)?.claim(claim).await })
+    }
+
+    fn settle(&self, settlement: Settlement) -> Answer<'_, ()> {
+        Box::pin(async move { rotation_of(self.store().await?)?.settle(settlement).await })
+    }
+
+    fn rotation_counts(&self) -> Answer<'_, RotationCounts> {
+        Box::pin(async move { rotation_of(self.store().await?)?.rotation_counts().await })
+    }
+
+    fn deliveries(&self, lineage: LineageId, limit: usize) -> Answer<'_, Vec<Delivery>> {
+        Box::pin(async move { rotation_of(self.store().await?)?.deliveries(lineage, limit).await })
+    }
+
+    fn forget_deliveries(&self, before: Timestamp) -> Answer<'_, usize> {
+        Box::pin(async move { rotation_of(self.store().await?)?.forget_deliveries(before).await })
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::{Clock, ManualClock, Timestamp};
+    use crate::clock::{Clock, ManualClock};
     use crate::store::SqliteStore;
     use std::path::Path;
     use std::sync::atomic::{AtomicUsize, Ordering};
@@ -168,7 +227,7 @@ mod tests {
         let path = path.to_owned();
         let name = path.display().to_string();
         let open = move || -> Result<SharedStore, StoreError> { Ok(Arc::new(SqliteStore::open(&path, clock())?)) };
-        AwaitedStore::new(name, id, secret, Arc::new(open))
+        AwaitedStore::new(name, id, vec![secret], Arc::new(open))
     }
 
     fn clock() -> Arc<dyn Clock> {
@@ -190,7 +249,7 @@ mod tests {
                 Ok(Arc::new(SqliteStore::open(&path, clock())?))
             })
         };
-        let awaited = AwaitedStore::new("keys".to_owned(), store.id(), SECRET, opener);
+        let awaited = AwaitedStore::new("keys".to_owned(), store.id(), vec![SECRET], opener);
         for _ in 0..3 {
             let gone = tokio::time::timeout(Duration::from_millis(5), awaited.ready()).await;
             assert!(gone.is_err(), "nobody waits that long");

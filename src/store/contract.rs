@@ -46,6 +46,12 @@ macro_rules! contract {
             a_list_keeps_to_its_filters_and_limit,
             events_are_listed_in_order,
             another_secret_is_refused,
+            a_secret_takes_another_ones_place,
+            an_answer_is_kept_with_what_it_answers_and_forgotten_in_time,
+            refused_attempts_add_up_without_a_revision,
+            an_event_tells_from_where_it_was_asked,
+            a_reading_tells_what_a_mutation_will_be,
+            a_page_goes_on_where_it_ended,
         );
     };
     ($fixture:ident: $($name:ident,)*) => {
@@ -118,7 +124,7 @@ fn write_user(user: User) -> Change {
 }
 
 pub(super) async fn write(store: &SharedStore, changes: Vec<Change>) -> Result<Committed, StoreError> {
-    let plan = move |_: &Reading| Ok(Changes { actor: Actor::System, changes: changes.clone() });
+    let plan = move |_: &Reading| Ok(Changes::by(Actor::System, changes.clone()));
     let outcome = store.mutate(ReadRequest::default(), Box::new(plan)).await?;
     Ok(outcome.expect("this plan never refuses"))
 }
@@ -201,13 +207,13 @@ pub(super) async fn a_refused_neighbour_takes_nothing_from_the_others(f: Fixture
             let own = write_key(Key { hash, ..key(number) });
             let plan = move |_: &Reading| -> Planned {
                 let changes = vec![own.clone()];
-                if number % 3 == 2 { Err(Box::new(())) } else { Ok(Changes { actor: Actor::System, changes }) }
+                if number % 3 == 2 { Err(Box::new(())) } else { Ok(Changes::by(Actor::System, changes)) }
             };
             matches!(store.mutate(ReadRequest::default(), Box::new(plan)).await, Ok(Ok(_)))
         });
     }
     let written = tasks.join_all().await.into_iter().filter(|written| *written).count();
-    let listed = f.store.list_keys(KeyQuery::default()).await.expect("a list");
+    let listed = f.store.list_keys(KeyQuery::default()).await.expect("a list").keys;
     let revisions: std::collections::BTreeSet<u64> = listed.iter().map(|(key, ..)| key.stamp.revision).collect();
     // Whoever came first with the token that all of the second kind share has it.
     assert_eq!(written, 20);
@@ -244,7 +250,13 @@ pub(super) async fn a_key_reads_back_as_it_was_written(f: Fixture) {
     full.replaced_by = Some(key(8).id);
     full.expires_at = Some(at(2));
     full.grace_expires_at = Some(Timestamp::MAX);
-    full.rotation = Rotation { interval_days: Some(30), next_at: Some(at(4)), webhook_url: Some("u".to_owned()) };
+    full.rotation = Rotation {
+        interval_days: Some(30),
+        next_at: Some(at(4)),
+        webhook_url: Some("u".to_owned()),
+        secret_version: 7,
+        old_secret_until: Some(at(6)),
+    };
     let mut bare = key(2);
     bare.shown_prefix = None;
     bare.last_four = None;
@@ -426,7 +438,7 @@ pub(super) async fn usage_adds_up_and_stays_out_of_the_future(f: Fixture) {
     let read = ReadRequest { keys: vec![key(1).id], ..ReadRequest::default() };
     let usage = f.store.read(read).await.expect("a reading").usage;
     assert_eq!(usage, [KeyUsage { key: key(1).id, last_used_at: at(2000), count: 9 }]);
-    let listed = f.store.list_keys(KeyQuery::default()).await.expect("a list");
+    let listed = f.store.list_keys(KeyQuery::default()).await.expect("a list").keys;
     let usage: Vec<_> = listed.iter().map(|(_, _, usage)| usage.map(|usage| usage.count)).collect();
     assert_eq!(usage, [Some(1), Some(9)]);
     assert_eq!(newest(&f.store).await.commit, before.commit);
@@ -449,7 +461,7 @@ pub(super) async fn a_list_keeps_to_its_filters_and_limit(f: Fixture) {
     let rows = [write_user(off)].into_iter().chain(keys.into_iter().map(write_key)).collect();
     write(&f.store, rows).await.expect("a commit");
     let list = |query: KeyQuery| async {
-        let listed = f.store.list_keys(query).await.expect("a list");
+        let listed = f.store.list_keys(query).await.expect("a list").keys;
         let number = |id: KeyId| (1u8..8).find(|number| key(*number).id == id).unwrap_or_default();
         listed.iter().map(|(key, _, _)| number(key.id)).collect::<Vec<_>>()
     };
@@ -503,4 +515,185 @@ pub(super) async fn another_secret_is_refused(f: Fixture) {
         assert!(matches!(error, StoreError::WrongSecret { .. }), "{error}");
     }
     assert_eq!((f.again)().secrets().await.expect("secrets"), [(1, [7; 32])]);
+}
+
+pub(super) async fn a_secret_takes_another_ones_place(f: Fixture) {
+    let (one, two, three) = ((1, [7; 32]), (2, [8; 32]), (3, [9; 32]));
+    let wrong = |checked: Result<(), StoreError>| matches!(checked, Err(StoreError::WrongSecret { .. }));
+    check_secrets(&*f.store, &[one]).await.expect("the first secret is taken");
+    assert!(wrong(check_secrets(&*f.store, &[two]).await), "nobody has shown a known one");
+    check_secrets(&*f.store, &[two, one]).await.expect("the second comes beside the first");
+    check_secrets(&*f.store, &[one]).await.expect("who has not heard of the second");
+    assert!(wrong(check_secrets(&*f.store, &[one, (2, [6; 32])]).await), "another second one");
+    assert!(wrong(f.store.add_secret(2, [6; 32]).await) && wrong(f.store.add_secret(1, [6; 32]).await));
+    assert_eq!((f.again)().secrets().await.expect("secrets"), [one, two]);
+
+    f.store.forget_secret(1).await.expect("forgotten");
+    f.store.forget_secret(1).await.expect("forgotten already");
+    f.store.forget_secret(2).await.expect("the only one stays");
+    assert_eq!(f.store.secrets().await.expect("secrets"), [two]);
+    check_secrets(&*f.store, &[one, two, three]).await.expect("what was forgotten does no harm");
+    assert_eq!(f.store.secrets().await.expect("secrets"), [two, three], "and is not taken again");
+    assert!(wrong(check_secrets(&*f.store, &[one]).await));
+}
+
+fn keep(number: u8, until: Timestamp) -> Keep {
+    let key = Some(key(number).id);
+    Keep { once: OnceKey([number; 32]), request: [7; 32], key, sealed: vec![number], until }
+}
+
+async fn kept(store: &SharedStore, number: u8) -> Option<Kept> {
+    let read = ReadRequest { once: Some(OnceKey([number; 32])), ..ReadRequest::default() };
+    store.read(read).await.expect("a reading").once
+}
+
+async fn write_and_keep(store: &SharedStore, changes: Vec<Change>, keep: Keep) -> Result<Committed, StoreError> {
+    let read = ReadRequest { once: Some(keep.once), ..ReadRequest::default() };
+    let plan = move |reading: &Reading| -> Planned {
+        if reading.once.is_some() {
+            return Err(Box::new("again"));
+        }
+        Ok(Changes { keep: Some(keep.clone()), ..Changes::by(Actor::System, changes.clone()) })
+    };
+    let outcome = store.mutate(read, Box::new(plan)).await?;
+    outcome.map_err(|_refusal| StoreError::Unavailable { store: "again".to_owned(), cause: String::new() })
+}
+
+pub(super) async fn an_answer_is_kept_with_what_it_answers_and_forgotten_in_time(f: Fixture) {
+    f.clock.set(at(10_000));
+    let until = at(10_900);
+    let same = Key { hash: key(1).hash, ..key(2) };
+    write(&f.store, vec![write_key(key(1))]).await.expect("a commit");
+    write_and_keep(&f.store, vec![write_key(same)], keep(2, until)).await.expect_err("the token is there");
+    assert!(kept(&f.store, 2).await.is_none(), "what was not done was not answered");
+    // Many at once with the same key: one is done, and in whatever commit it was, the rest see it.
+    let mut tasks = tokio::task::JoinSet::new();
+    let stores = [Arc::clone(&f.store), (f.again)()];
+    for number in 10..26 {
+        let store = Arc::clone(&stores[usize::from(number) % 2]);
+        tasks.spawn(async move { write_and_keep(&store, vec![write_key(key(number))], keep(3, until)).await });
+    }
+    let done = tasks.join_all().await.into_iter().filter_map(Result::ok).collect::<Vec<_>>();
+    assert_eq!((done.len(), f.store.list_keys(KeyQuery::default()).await.expect("a list").keys.len()), (1, 2));
+    let found = kept(&f.store, 3).await.expect("it is kept");
+    assert_eq!((found.request, found.key, found.revision), ([7; 32], Some(key(3).id), done[0].revision));
+    assert_eq!(found.sealed, Some(vec![3]));
+    let nothing = write_and_keep(&f.store, vec![], keep(4, until)).await.expect("nothing to do");
+    assert_eq!(kept(&f.store, 4).await.map(|kept| kept.revision), Some(nothing.revision));
+    assert_eq!(newest(&f.store).await.revision, nothing.revision, "an answer alone uses no revision");
+    for swept in [false, true] {
+        f.clock.set(until);
+        if swept {
+            f.store.tidy().await.expect("a sweep");
+        }
+        let found = kept(&f.store, 3).await.expect("that it was done is remembered");
+        assert_eq!((found.key, found.sealed), (Some(key(3).id), None));
+    }
+    f.clock.set(at(10_000).plus(ONCE_KEPT));
+    assert!(kept(&f.store, 3).await.is_none());
+    write_and_keep(&f.store, vec![write_key(key(30))], keep(3, at(200_000))).await.expect("it is new again");
+    f.store.tidy().await.expect("a sweep");
+    assert_eq!(kept(&f.store, 3).await.map(|kept| kept.sealed), Some(Some(vec![3])));
+}
+
+pub(super) async fn refused_attempts_add_up_without_a_revision(f: Fixture) {
+    f.clock.set(at(10_000_000));
+    let before = newest(&f.store).await;
+    let tally = |minute: i64, code: &str, count| RefusalTally {
+        minute: at(10_000_000 + minute * 60),
+        actor: Actor::Key(key(1).id),
+        from: Some([192, 0, 2, 1].into()),
+        operation: "create".to_owned(),
+        code: code.to_owned(),
+        subject: Some(Subject::Key(key(2).id)),
+        count,
+        last_at: at(10_000_000 + minute * 60 + count_of(count)),
+    };
+    let alone = RefusalTally { from: None, subject: None, actor: Actor::Local("ann".to_owned()), ..tally(0, "a", 1) };
+    f.store.record_refusals(vec![tally(0, "a", 2), tally(0, "b", 1), alone.clone()]).await.expect("written");
+    f.store.record_refusals(vec![tally(0, "a", 3), tally(1, "a", 1)]).await.expect("written");
+    let list = |query: RefusalQuery| async { f.store.list_refusals(query).await.expect("a list") };
+    let all = list(RefusalQuery::default()).await;
+    let sum = RefusalTally { last_at: at(10_000_003), ..tally(0, "a", 5) };
+    assert_eq!(all, [tally(1, "a", 1), sum.clone(), tally(0, "b", 1), alone.clone()]);
+    assert_eq!(list(RefusalQuery { limit: 1, ..RefusalQuery::default() }).await, [tally(1, "a", 1)]);
+    let before_it = RefusalQuery { before: Some(at(10_000_060)), actor: Some(Actor::Key(key(1).id)), limit: 0 };
+    assert_eq!(list(before_it).await, [sum, tally(0, "b", 1)]);
+    assert_eq!(newest(&f.store).await, before);
+    f.clock.set(at(10_000_030).plus(REFUSALS_KEPT));
+    f.store.tidy().await.expect("a sweep");
+    assert_eq!(list(RefusalQuery::default()).await, [tally(1, "a", 1)]);
+}
+
+fn count_of(count: u64) -> i64 {
+    i64::try_from(count).expect("a small number")
+}
+
+pub(super) async fn an_event_tells_from_where_it_was_asked(f: Fixture) {
+    let own = write_key(key(1));
+    let plan = move |_: &Reading| -> Planned {
+        let changes = Changes::by(Actor::Key(key(9).id), vec![own.clone()]);
+        Ok(Changes { from: "2001:db8::1".parse().ok(), ..changes })
+    };
+    assert!(f.store.mutate(ReadRequest::default(), Box::new(plan)).await.expect("an answer").is_ok());
+    write(&f.store, vec![write_key(key(2))]).await.expect("a commit");
+    let events = f.store.list_events(EventQuery::default()).await.expect("events");
+    let from: Vec<_> = events.iter().map(|event| event.from).collect();
+    assert_eq!(from, ["2001:db8::1".parse().ok(), None]);
+}
+
+pub(super) async fn a_reading_tells_what_a_mutation_will_be(f: Fixture) {
+    f.clock.set(at(1000));
+    let ann: UserId = "ann".parse().expect("a user id");
+    let owned = |number| Key { user: Some(ann.clone()), ..key(number) };
+    let ended = [
+        Key { states: States { revoked: true, ..States::default() }, ..owned(3) },
+        Key { states: States { superseded: true, ..States::default() }, ..owned(4) },
+        Key { expires_at: Some(at(1000)), ..owned(5) },
+        Key { grace_expires_at: Some(at(999)), ..owned(6) },
+    ];
+    let rows = [owned(1), Key { expires_at: Some(at(1001)), ..owned(2) }, key(7)].into_iter().chain(ended);
+    let rows = [write_user(user("ann"))].into_iter().chain(rows.map(write_key)).collect();
+    let first = write(&f.store, rows).await.expect("a commit");
+    let off = |number| change(Row::Key(Box::new(owned(number))), EventKind::KeyDisabled);
+    write(&f.store, vec![off(1)]).await.expect("a commit");
+    let last = write(&f.store, vec![off(2), off(1)]).await.expect("a commit");
+    let seen = Arc::new(Mutex::new(None));
+    let told = Arc::clone(&seen);
+    let own = write_key(key(8));
+    let plan = move |reading: &Reading| -> Planned {
+        *told.lock() = Some(reading.clone());
+        Ok(Changes::by(Actor::System, vec![own.clone()]))
+    };
+    let read = ReadRequest { count_of_user: Some(ann), disabled: Some(key(1).id), ..ReadRequest::default() };
+    let committed = f.store.mutate(read.clone(), Box::new(plan)).await.expect("an answer").expect("a commit");
+    let seen = seen.lock().take().expect("the plan ran");
+    assert_eq!(seen.next, Cursor { revision: committed.revision, commit: committed.commit });
+    assert_eq!(seen.newest, Cursor { revision: last.revision, commit: last.commit });
+    assert_eq!((seen.now, seen.count_of_user), (committed.at, 2));
+    let switched_off = seen.disabled.expect("it was switched off");
+    assert_eq!(switched_off.stamp, Stamp { revision: last.revision, ordinal: 1 });
+    let outside = f.store.read(ReadRequest { disabled: Some(key(7).id), ..read }).await.expect("a reading");
+    assert_eq!((outside.next, outside.newest.revision), (outside.newest, first.revision + 3));
+    assert!(outside.disabled.is_none());
+}
+
+pub(super) async fn a_page_goes_on_where_it_ended(f: Fixture) {
+    let rare = |number: u8| number % 100 == 7;
+    let keys = (0..=250).map(|number| Key { name: if rare(number) { "rare" } else { "x" }.to_owned(), ..key(number) });
+    write(&f.store, keys.map(write_key).collect()).await.expect("a commit");
+    for limit in [1, 3, 100, 300] {
+        let mut query = KeyQuery { text: Some("rare".to_owned()), limit, ..KeyQuery::default() };
+        let mut found = Vec::new();
+        loop {
+            let page = f.store.list_keys(query.clone()).await.expect("a list");
+            assert!(page.keys.len() <= limit);
+            found.extend(page.keys.into_iter().map(|(found, _, _)| found.id));
+            let Some(next) = page.next else { break };
+            query.before = Some(next);
+        }
+        assert_eq!(found, [key(207).id, key(107).id, key(7).id]);
+    }
+    let unknown = KeyQuery { before: Some(KeyId::from_bits(1)), limit: 1, ..KeyQuery::default() };
+    assert!(f.store.list_keys(unknown).await.expect("a list").keys.is_empty());
 }

@@ -8,14 +8,24 @@ mod api;
 mod awaited;
 #[cfg(test)]
 mod contract;
+mod rotation;
+#[cfg(test)]
+mod rotation_contract;
+mod secrets;
 mod settings;
 mod sqlite;
 
 pub use api::{
-    Answer, Batch, BoxFuture, Change, Changes, CommitId, Committed, Cursor, Damaged, EventQuery, KeyQuery, KeyUsage,
-    ListedKey, NewEvent, NumberedSecret, Outcome, OwnedKey, Plan, Planned, Poll, ReadRequest, Reading, Refusal, Row,
-    SharedStore, Store, StoreError, StoreId, UsageUpdate,
+    Answer, Batch, BoxFuture, COUNTED_MAX, Change, Changes, CommitId, Committed, Cursor, Damaged, EventQuery, Keep,
+    Kept, KeyPage, KeyQuery, KeyUsage, ListedKey, NewEvent, NumberedSecret, ONCE_KEPT, OnceKey, Outcome, OwnedKey,
+    Plan, Planned, Poll, REFUSALS_KEPT, ReadRequest, Reading, Refusal, RefusalQuery, RefusalTally, Row, SharedStore,
+    Store, StoreError, StoreId, UsageUpdate,
 };
 pub use awaited::{AwaitedStore, Opener};
+pub use rotation::{
+    Claim, Claimed, Delivery, DeliveryId, DeliveryState, NewDelivery, Notice, NoticeKind, RotationCounts,
+    RotationStore, Settlement, Unannounced,
+};
+pub use secrets::{belong_together, check_secrets};
 pub use settings::Settings;
-pub use sqlite::SqliteStore;
+pub use sqlite::{SqliteStore, examine};

@@ -12,8 +12,8 @@ use tokio::sync::{Notify, Semaphore};
 use crate::clock::{Clock, ManualClock, Timestamp};
 use crate::key::{Event, Key, KeyId, ProjectId, Stamp, TokenHash, User, UserId};
 use crate::store::{
-    Batch, BoxFuture, CommitId, Committed, Cursor, EventQuery, KeyQuery, KeyUsage, Planned, Poll, ReadRequest, Reading,
-    Row, Store, StoreError, StoreId, UsageUpdate,
+    Batch, BoxFuture, CommitId, Committed, Cursor, EventQuery, KeyPage, KeyQuery, Planned, Poll, ReadRequest, Reading,
+    RefusalQuery, RefusalTally, Row, Store, StoreError, StoreId, UsageUpdate,
 };
 
 /// How the store behaves.
@@ -162,10 +162,19 @@ impl Store for FakeStore {
         })
     }
 
-    fn list_keys(
-        &self,
-        _query: KeyQuery,
-    ) -> BoxFuture<'_, Result<Vec<(Key, Option<User>, Option<KeyUsage>)>, StoreError>> {
+    fn list_keys(&self, _query: KeyQuery) -> BoxFuture<'_, Result<KeyPage, StoreError>> {
+        Box::pin(async { Err(gone()) })
+    }
+
+    fn record_refusals(&self, _tallies: Vec<RefusalTally>) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async { Err(gone()) })
+    }
+
+    fn list_refusals(&self, _query: RefusalQuery) -> BoxFuture<'_, Result<Vec<RefusalTally>, StoreError>> {
+        Box::pin(async { Err(gone()) })
+    }
+
+    fn tidy(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(async { Err(gone()) })
     }
 
@@ -225,6 +234,14 @@ impl Store for FakeStore {
 
     fn secrets(&self) -> BoxFuture<'_, Result<Vec<(u32, [u8; 32])>, StoreError>> {
         Box::pin(async { Ok(Vec::new()) })
+    }
+
+    fn add_secret(&self, _number: u32, _fingerprint: [u8; 32]) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn forget_secret(&self, _number: u32) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async { Ok(()) })
     }
 }
 

@@ -837,7 +837,7 @@ async fn commit(store: &SharedStore, keys: Vec<Key>) -> u64 {
             row: Row::Key(Box::new(key.clone())),
             event: NewEvent { kind: EventKind::KeyUpdated, changes: BTreeMap::new() },
         });
-        Ok(Changes { actor: Actor::System, changes: changes.collect() })
+        Ok(Changes::by(Actor::System, changes.collect()))
     };
     let committed = store.mutate(ReadRequest::default(), Box::new(plan)).await.expect("the store is well");
     committed.expect("the plan refuses nothing").revision
@@ -888,7 +888,7 @@ async fn a_cold_start_works_with_the_store_file_gone_and_with_it_locked() {
         let open = move || -> Result<SharedStore, StoreError> {
             Ok(Arc::new(SqliteStore::open(&path, Arc::<ManualClock>::clone(&clock))?))
         };
-        Arc::new(AwaitedStore::new("awaited".to_owned(), id, (1, [0; 32]), Arc::new(open)))
+        Arc::new(AwaitedStore::new("awaited".to_owned(), id, vec![(1, [0; 32])], Arc::new(open)))
     };
     let served = |run: &Run| {
         assert_eq!(run.freshness(), Freshness::Fresh);

@@ -218,6 +218,13 @@ impl Table {
         known.and_then(|_| content.lookup(&key.head)).unwrap_or(found)
     }
 
+    /// Whether the key whose token has this hash was used here since the process began, whether that
+    /// is written down already or not.
+    #[must_use]
+    pub fn was_used(&self, hash: &TokenHash) -> bool {
+        self.lookup(hash).is_some_and(|record| self.numbers.usage.was_used(record.slot))
+    }
+
     /// Takes all usage since the last drain, in the order of key ids, no instant later than `now`.
     #[must_use]
     pub fn drain_usage(&self, now: Timestamp) -> Vec<Used> {

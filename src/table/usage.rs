@@ -65,6 +65,11 @@ impl Usage {
         }
     }
 
+    /// Whether it was ever used since the process began, drained or not.
+    pub(super) fn was_used(&self, slot: u32) -> bool {
+        self.counters.get(slot).is_some_and(|counter| counter.last_used_at.load(Ordering::Relaxed) != 0)
+    }
+
     /// Takes all counts. `key` names the key of a slot; slots without one are dropped.
     pub(super) fn drain(&self, now: Timestamp, key: impl Fn(u32) -> Option<KeyId>) -> Vec<Used> {
         let mut drained = Vec::new();

@@ -14,6 +14,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::extensions::GeneralName;
 use x509_parser::parse_x509_certificate;
+use x509_parser::x509::X509Version;
 use zeroize::Zeroizing;
 
 use super::settings::CertificateFiles;
@@ -53,6 +54,12 @@ pub enum CertificateProblem {
     /// What calls itself a certificate is none.
     #[error("certificate {0} in it is no X.509 certificate: issue it again")]
     NotX509(usize),
+    /// The leaf is of X.509 version 1, often because `openssl x509 -req` was called without `-extfile`.
+    #[error(
+        "its certificate is of X.509 version {0}, which has no place for names and which no client takes: issue it as \
+         version 3 with a subject alternative name"
+    )]
+    OldVersion(u32),
     /// There is no private key in it, often because chain and key were swapped.
     #[error("holds no private key: expected PEM with BEGIN PRIVATE KEY{hint}", hint = swapped(*.holds_certificate, "chain"))]
     NoKey {
@@ -232,6 +239,9 @@ fn load_chain(file: &Path) -> Result<Chain, CertificateFault> {
     for (index, certificate) in certificates.iter().enumerate() {
         let not_x509 = || fault(CertificateProblem::NotX509(index + 1));
         let (_rest, parsed) = parse_x509_certificate(certificate).map_err(|_opaque| not_x509())?;
+        if leaf.is_none() && parsed.version() != X509Version::V3 {
+            return Err(fault(CertificateProblem::OldVersion(parsed.version().0.saturating_add(1))));
+        }
         leaf.get_or_insert_with(|| Leaf {
             names: names(&parsed),
             valid_from: Timestamp::from_seconds(parsed.validity().not_before.timestamp()),
@@ -382,6 +392,23 @@ mod tests {
         let files = CertificateFiles { chain: folder.pair("a").chain, key: folder.write("locked.key", locked) };
         assert_eq!(problems(&files), [CertificateProblem::EncryptedKey]);
     }
+
+    #[test]
+    fn a_certificate_of_version_1_is_told_apart() {
+        let folder = Folder::new();
+        let files = CertificateFiles { chain: folder.write("old.pem", VERSION_1), key: folder.pair("a").key };
+        assert_eq!(problems(&files), [CertificateProblem::OldVersion(1)]);
+    }
+
+    /// As `openssl x509 -req` makes one where no extensions are named.
+    const VERSION_1: &[u8] = b"-----BEGIN CERTIFICATE-----\n\
+          MIIBFTCBuwIUCwVYyZB8Wxsbvo+QZ/GOA0xPJkswCgYIKoZIzj0EAwIwDTELMAkG\n\
+          A1UEAwwCdjEwHhcNMjYxMTIyMDI1MDQ5WhcNMzYxMTE5MDI1MDQ5WjANMQswCQYD\n\
+          VQQDDAJ2MTBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABFAISwMPNqdERCh87Q+O\n\
+          Oq/y2jfG5TeVon6nvVDWiO+ePtGxksdQH7D9NZ2zSf1sgWucj/LNvgA+Q6TGKz6Y\n\
+          msowCgYIKoZIzj0EAwIDSQAwRgIhAPwlki69IlenJcNFO3khFM2OKFklXS4OOxt0\n\
+          uyjxbVdUAiEAraoqCOb0Sb0BH8msDIHovP8c80JdM0GI/7q7PWizc+o=\n\
+          -----END CERTIFICATE-----\n";
 
     #[test]
     fn a_damaged_file_is_not_quoted() {

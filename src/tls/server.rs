@@ -80,6 +80,8 @@ pub(super) fn build(
     config.ticketer = tickets;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.max_early_data_size = 0;
+    // Of what both know, the order here is by strength. What a client puts first may be its weakest.
+    config.ignore_client_order = true;
     Ok(Built { config: Arc::new(config), certificates })
 }
 

@@ -8,6 +8,7 @@ mod client;
 mod fields;
 mod problem;
 mod proxy_header;
+mod receiver;
 mod request_id;
 mod trace;
 
@@ -19,5 +20,6 @@ pub use fields::{
 };
 pub use problem::{CONTENT_TYPE as PROBLEM_JSON, Problem};
 pub use proxy_header::{NoProxyHeader, ProxyHeader, ProxyTold};
+pub use receiver::{Host, Reach, ReceiverUrl, Unreachable, UrlFault};
 pub use request_id::{IdSource, RequestId};
 pub use trace::TraceParent;

@@ -12,17 +12,27 @@ mod harness;
 mod layers;
 
 #[cfg(test)]
+mod admin;
+#[cfg(test)]
 mod cli;
+#[cfg(test)]
+mod jwt;
 #[cfg(test)]
 mod key_life;
 #[cfg(test)]
 mod odd;
 #[cfg(test)]
+mod peers;
+#[cfg(test)]
 mod reload;
 #[cfg(test)]
 mod request;
 #[cfg(test)]
+mod rotation;
+#[cfg(test)]
 mod routes;
+#[cfg(test)]
+mod scan;
 #[cfg(test)]
 mod streams;
 #[cfg(test)]

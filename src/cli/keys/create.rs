@@ -2,15 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 
+use super::webhook::text_of;
 use super::{end_text, flags_text, project_text, told_once};
+use crate::admin::Minted;
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
 use crate::cli::place::Place;
-use crate::cli::shape::KeyShape;
-use crate::cli::values::{ConfigFile, EndOptions, OperatorOptions, Which, key_name, pair};
-use crate::key::{EnvironmentId, Grant, Grants, ProjectId, UserId};
+use crate::cli::values::{ConfigFile, EndOptions, OperatorOptions, RotationOptions, Which, key_name, pair};
+use crate::key::{EnvironmentId, Format, Grant, Grants, ProjectId, UserId};
 use crate::manage::{Created, NewKey};
 
 /// Make a key and print its token, once
@@ -20,8 +21,11 @@ Examples:
   keyward keys create -c keyward.toml --project acme --name build --flag jobs:read
   keyward keys create -c keyward.toml --project acme --name ann --user ann --inherit \\
       --expires-in 30d
+  keyward keys create -c keyward.toml --project acme --name ci --flag jobs:read --format jwt
   keyward keys create -c keyward.toml --project all --name ops --flag 'keyward.**' \\
       --may-grant '**' --operate-project all --operate-environment all
+  keyward keys create -c keyward.toml --project acme --name farm --rotate-every 30d \\
+      --webhook https://farm.example.com/keyward
 
 The token is the last line printed, or `key` in the JSON. It is stored nowhere.")]
 pub(in crate::cli) struct Args {
@@ -55,18 +59,20 @@ pub(in crate::cli) struct Args {
     /// Let it rotate itself
     #[arg(long)]
     self_rotate: bool,
+    #[command(flatten)]
+    rotation: RotationOptions,
+    /// How its token is made: opaque, or a signed JWT that others can read
+    #[arg(long, value_name = "FORMAT", default_value = "opaque", value_parser = format())]
+    format: Format,
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
-/// A minted key as JSON.
-#[derive(Serialize)]
-struct Minted<'a> {
-    #[serde(flatten)]
-    record: KeyShape<'a>,
-    /// The token.
-    key: &'a str,
+/// The formats that are minted here.
+fn format() -> impl TypedValueParser<Value = Format> {
+    PossibleValuesParser::new([Format::Opaque.as_str(), Format::Jwt.as_str()])
+        .map(|text| if text == Format::Jwt.as_str() { Format::Jwt } else { Format::Opaque })
 }
 
 impl Args {
@@ -86,7 +92,10 @@ impl Args {
             may_grant,
             operates_on,
             self_rotate: self.self_rotate,
+            format: self.format,
             expires: self.end.meaning().unwrap_or_default(),
+            rotation_interval_days: self.rotation.rotate_every,
+            rotation_webhook_url: self.rotation.webhook,
             ..NewKey::named(&self.name, None)
         })
     }
@@ -100,10 +109,9 @@ pub(super) fn run(args: Args, output: &mut Output) -> Result<(), Failure> {
 }
 
 fn print(created: &Created, json: bool, output: &mut Output) -> Result<(), Failure> {
-    let Created { key, user, token, committed } = created;
+    let Created { key, token, committed, .. } = created;
     if json {
-        let status = key.status(user.as_ref(), committed.at);
-        output.json(&Minted { record: KeyShape::unused(key, status), key: token.expose() })?;
+        output.json(&Minted::of(created))?;
         return output.flush();
     }
     output.line(format_args!("made key {} ({}), revision {}", key.id, key.name, committed.revision))?;
@@ -114,6 +122,13 @@ fn print(created: &Created, json: bool, output: &mut Output) -> Result<(), Failu
     }
     output.line(format_args!("  flags        {}", flags_text(key)))?;
     output.line(format_args!("  expires      {}", end_text(key.expires_at)))?;
+    if let Some(days) = key.rotation.interval_days {
+        output.line(format_args!("  rotate       every {days}d, next at {}", end_text(key.rotation.next_at)))?;
+    }
+    if let Some(secret) = &created.webhook_secret {
+        output.line("The secret that its webhook's receiver verifies with:")?;
+        output.line(&*text_of(secret))?;
+    }
     output.line("Its token, shown this once and stored nowhere:")?;
     output.line(token.expose())?;
     output.flush()
@@ -148,6 +163,11 @@ mod tests {
         assert_eq!(new.expires, Expiry::In(std::time::Duration::from_secs(30 * 86_400)));
         assert_eq!(new.props.get("team").map(String::as_str), Some("x"));
         assert!(new.operates_on.is_none());
+        let new = meaning("--project acme --rotate-every 30d --webhook https://x.example/").expect("a key");
+        assert_eq!(
+            (new.rotation_interval_days, new.rotation_webhook_url.as_deref()),
+            (Some(30), Some("https://x.example/"))
+        );
     }
 
     #[test]

@@ -3,11 +3,12 @@
 
 use serde::Serialize;
 
+use super::complain_of_damage;
 use super::rows::Columns;
+use crate::admin::KeyShape;
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
 use crate::cli::place::Place;
-use crate::cli::shape::KeyShape;
 use crate::cli::values::{ConfigFile, Which, status};
 use crate::key::{EnvironmentId, ProjectId, Status};
 use crate::manage::KeyView;
@@ -67,9 +68,10 @@ pub(super) fn run(args: Args, output: &mut Output) -> Result<(), Failure> {
         limit: PAGE,
         ..KeyQuery::default()
     };
+    let mut damaged = Vec::new();
     loop {
         let page = place.wait(place.manager.keys(&place.caller, query.clone()))?;
-        for view in &page {
+        for view in &page.keys {
             if args.json {
                 let hash = args.hashes.then(|| view.key.hash.to_hex());
                 output.json_line(&Line { key: KeyShape::of(view), hash })?;
@@ -77,9 +79,10 @@ pub(super) fn run(args: Args, output: &mut Output) -> Result<(), Failure> {
                 print_row(view, columns, output)?;
             }
         }
-        match page.last() {
-            Some(last) if page.len() == PAGE => query.before = Some(last.key.id),
-            _ => return Ok(()),
+        damaged.extend(page.damaged);
+        query.before = page.next;
+        if query.before.is_none() {
+            return complain_of_damage(&damaged);
         }
     }
 }

@@ -2,12 +2,15 @@
 //! prints the token.
 
 use std::io::{BufRead, Read};
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 use crate::cli::failure::Failure;
 use crate::cli::output::{Output, unreadable};
-use crate::key::{EnvironmentId, Form, TOKEN_BYTES_MAX, Token, TokenPrefix};
+use crate::clock::Timestamp;
+use crate::key::{EnvironmentId, Form, Jwks, JwtParts, Signature, TOKEN_BYTES_MAX, Token, TokenPrefix};
 
 /// Say what a token is, without asking anybody
 ///
@@ -18,8 +21,9 @@ use crate::key::{EnvironmentId, Form, TOKEN_BYTES_MAX, Token, TokenPrefix};
 Examples:
   keyward keys inspect < token.txt
   wl-paste | keyward keys inspect --json
+  keyward keys inspect --jwks jwks.json < token.txt
 
-Exits 1 where the text is no token, or has a wrong checksum.")]
+Exits 1 where the text is no token, or its checksum or signature is wrong.")]
 pub(in crate::cli) struct Args {
     /// The token; better left out and given on standard input
     #[arg(value_name = "TOKEN")]
@@ -27,6 +31,9 @@ pub(in crate::cli) struct Args {
     /// What tokens of the installation begin with
     #[arg(long, value_name = "WORD", default_value = "kw")]
     prefix: TokenPrefix,
+    /// The public keys to verify a JWT with, as /.well-known/jwks.json serves them
+    #[arg(long, value_name = "FILE")]
+    jwks: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -38,7 +45,7 @@ const LINE_BYTES_MAX: u64 = TOKEN_BYTES_MAX as u64 + 4;
 /// What can be said of a token by looking at it.
 #[derive(Debug, Serialize, PartialEq, Eq)]
 struct Looks {
-    /// `keyward`, `jwt` or `foreign`.
+    /// `keyward`, `jwt`, `assertion` or `foreign`.
     form: &'static str,
     environment: Option<EnvironmentId>,
     /// `ok` or `bad`; none where the form has none.
@@ -46,6 +53,20 @@ struct Looks {
     key_prefix: Option<String>,
     length: usize,
     hash: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    jwt: Option<Jwt>,
+}
+
+/// What a JWT claims, and whether that was verified.
+#[derive(Debug, Serialize, PartialEq, Eq)]
+struct Jwt {
+    /// `good`, `bad` or `unknown key`; none where there were no keys to verify it with.
+    signature: Option<&'static str>,
+    kid: Option<Value>,
+    #[serde(rename = "typ")]
+    media_type: Option<Value>,
+    /// All but what makes the token one that nobody can guess.
+    claims: Map<String, Value>,
 }
 
 pub(super) fn run(args: Args, output: &mut Output) -> Result<(), Failure> {
@@ -54,7 +75,8 @@ pub(super) fn run(args: Args, output: &mut Output) -> Result<(), Failure> {
         None => read_token()?,
     };
     check(&token)?;
-    let looks = look(&token, &args.prefix);
+    let jwks = args.jwks.as_deref().map(read_jwks).transpose()?;
+    let looks = look(&token, &args.prefix, jwks.as_ref());
     if args.json {
         output.json(&looks)?;
     } else {
@@ -69,7 +91,26 @@ pub(super) fn run(args: Args, output: &mut Output) -> Result<(), Failure> {
             "the token's checksum is wrong: it was mistyped or cut, and is refused everywhere",
         ));
     }
-    Ok(())
+    match looks.jwt.as_ref().and_then(|jwt| jwt.signature) {
+        Some(BAD) => {
+            output.flush()?;
+            Err(Failure::failed("the signature is wrong: what the token claims was changed, or is somebody else's"))
+        }
+        Some(UNKNOWN_KEY) => {
+            output.flush()?;
+            Err(Failure::failed("the token was signed by none of these keys: they are another's, or older"))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+const GOOD: &str = "good";
+const BAD: &str = "bad";
+const UNKNOWN_KEY: &str = "unknown key";
+
+fn read_jwks(path: &Path) -> Result<Jwks, Failure> {
+    let text = std::fs::read(path).map_err(|error| unreadable(path.display(), &error))?;
+    Jwks::parse(&text).map_err(|fault| Failure::of(path.display(), &fault))
 }
 
 fn print(looks: &Looks, output: &mut Output) -> Result<(), Failure> {
@@ -85,7 +126,31 @@ fn print(looks: &Looks, output: &mut Output) -> Result<(), Failure> {
     if let Some(prefix) = &looks.key_prefix {
         say("prefix", prefix)?;
     }
-    say("sha-512", &looks.hash)
+    say("sha-512", &looks.hash)?;
+    let Some(jwt) = &looks.jwt else { return Ok(()) };
+    say("signature", jwt.signature.unwrap_or("not verified: give --jwks"))?;
+    for (name, value) in [("typ", &jwt.media_type), ("kid", &jwt.kid)] {
+        if let Some(value) = value {
+            say(name, &shown(name, value))?;
+        }
+    }
+    for (name, value) in &jwt.claims {
+        say(&printable(name), &shown(name, value))?;
+    }
+    Ok(())
+}
+
+/// A claim for people. It may say anything: what is no plain text is escaped.
+fn shown(name: &str, value: &Value) -> String {
+    let is_time = matches!(name, "iat" | "exp" | "nbf");
+    match value.as_i64().filter(|_| is_time) {
+        Some(seconds) => Timestamp::from_seconds(seconds).to_rfc3339(),
+        None => value.as_str().map_or_else(|| printable(&value.to_string()), printable),
+    }
+}
+
+fn printable(text: &str) -> String {
+    text.chars().flat_map(|char| if char.is_control() { char.escape_default().collect() } else { vec![char] }).collect()
 }
 
 fn read_token() -> Result<Token, Failure> {
@@ -110,26 +175,29 @@ fn check(token: &Token) -> Result<(), Failure> {
     Ok(())
 }
 
-fn look(token: &Token, prefix: &TokenPrefix) -> Looks {
+fn look(token: &Token, prefix: &TokenPrefix, jwks: Option<&Jwks>) -> Looks {
     let text = token.expose();
     let environment = text.split('_').nth(1).and_then(|word| word.parse::<EnvironmentId>().ok());
+    let jwt = JwtParts::of(text);
     let (form, environment, checksum) = match Form::of(text.as_bytes(), prefix) {
         Form::Own(environment) => ("keyward", Some(environment), Some("ok")),
         Form::Malformed => ("keyward", environment, Some("bad")),
-        Form::Foreign if is_jwt(text) => ("jwt", None, None),
+        Form::Assertion => ("assertion", None, None),
+        Form::Foreign if jwt.is_some() => ("jwt", None, None),
         Form::Foreign => ("foreign", None, None),
     };
     let key_prefix = environment.as_ref().map(|environment| token.shown_prefix(prefix, environment));
-    Looks { form, environment, checksum, key_prefix, length: text.len(), hash: token.hash().to_hex() }
-}
-
-/// Whether `text` has the compact form of a signed JWT, with a header that is a JSON object.
-fn is_jwt(text: &str) -> bool {
-    let parts: Vec<_> = text.split('.').collect();
-    let decoded = |part: &&str| data_encoding::BASE64URL_NOPAD.decode(part.as_bytes()).ok();
-    let Some(bytes) = parts.iter().map(decoded).collect::<Option<Vec<_>>>() else { return false };
-    let header = bytes.first().and_then(|header| serde_json::from_slice::<serde_json::Value>(header).ok());
-    bytes.len() == 3 && header.is_some_and(|header| header.is_object())
+    let jwt = jwt.map(|parts| Jwt {
+        signature: jwks.map(|jwks| match jwks.verify(&parts) {
+            Signature::Good => GOOD,
+            Signature::Bad => BAD,
+            Signature::UnknownKey => UNKNOWN_KEY,
+        }),
+        kid: parts.head.get("kid").cloned(),
+        media_type: parts.head.get("typ").cloned(),
+        claims: parts.claims.into_iter().filter(|(name, _)| name != "rnd").collect(),
+    });
+    Looks { form, environment, checksum, key_prefix, length: text.len(), hash: token.hash().to_hex(), jwt }
 }
 
 #[cfg(test)]
@@ -137,7 +205,7 @@ mod tests {
     use super::*;
 
     fn seen(text: &str) -> Looks {
-        look(&Token::from_text(text), &TokenPrefix::default())
+        look(&Token::from_text(text), &TokenPrefix::default(), None)
     }
 
     #[test]
@@ -157,8 +225,16 @@ mod tests {
         assert_eq!(looks.environment, Some(EnvironmentId::live()));
         let looks = seen("sk_live_something");
         assert_eq!((looks.form, looks.checksum, looks.key_prefix), ("foreign", None, None));
-        assert_eq!(seen("eyJhbGciOiJFZERTQSJ9.e30.c2ln").form, "jwt");
+        let jwt = seen("eyJhbGciOiJFZERTQSJ9.e30.c2ln");
+        assert_eq!((jwt.form, jwt.jwt.map(|jwt| jwt.signature)), ("jwt", Some(None)));
         assert_eq!(seen("a.b.c").form, "foreign");
+    }
+
+    #[test]
+    fn a_claim_cannot_write_on_the_terminal_what_it_likes() {
+        assert_eq!(shown("sub", &Value::from("a\u{1b}[2Jb\n")), "a\\u{1b}[2Jb\\n");
+        assert_eq!(shown("iat", &Value::from(1_800_000_000)), "2027-01-15T08:00:00Z");
+        assert_eq!(shown("flags", &serde_json::json!(["a", "b"])), r#"["a","b"]"#);
     }
 
     #[test]

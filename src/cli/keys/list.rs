@@ -1,12 +1,13 @@
 //! `keyward keys list`: which keys there are, newest first.
 
-use super::{flags_text, project_text, time_text};
+use super::{complain_of_damage, flags_text, project_text, rotation_text, time_text};
+use crate::admin::KeyShape;
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
-use crate::cli::place::Place;
-use crate::cli::shape::KeyShape;
+use crate::cli::place::{Place, clock};
 use crate::cli::values::{ConfigFile, Which, days, status};
 use crate::key::{EnvironmentId, ProjectId, Status, UserId};
+use crate::manage::KeyList;
 use crate::store::KeyQuery;
 
 /// List keys, newest first
@@ -66,11 +67,24 @@ impl Args {
 
 pub(super) fn run(args: Args, output: &mut Output) -> Result<(), Failure> {
     let place = Place::open(&args.config)?;
-    let json = args.json;
-    let keys = place.wait(place.manager.keys(&place.caller, args.meaning()))?;
-    if json {
-        return output.json(&keys.iter().map(KeyShape::of).collect::<Vec<_>>());
+    let (json, limit) = (args.json, args.limit);
+    let mut query = args.meaning();
+    let (mut keys, mut damaged) = (Vec::new(), Vec::new());
+    loop {
+        let page: KeyList = place.wait(place.manager.keys(&place.caller, query.clone()))?;
+        keys.extend(page.keys);
+        damaged.extend(page.damaged);
+        query.before = page.next;
+        query.limit = limit.saturating_sub(keys.len());
+        if query.before.is_none() || query.limit == 0 {
+            break;
+        }
     }
+    if json {
+        output.json(&keys.iter().map(KeyShape::of).collect::<Vec<_>>())?;
+        return complain_of_damage(&damaged);
+    }
+    let now = clock().now();
     let rows = keys.iter().map(|view| {
         let key = &view.key;
         vec![
@@ -81,9 +95,12 @@ pub(super) fn run(args: Args, output: &mut Output) -> Result<(), Failure> {
             view.status.as_str().to_owned(),
             key.shown_prefix.clone().unwrap_or_else(|| "-".to_owned()),
             time_text(key.standing(view.user.as_ref()).ends_at()),
+            rotation_text(key, now),
             time_text(view.usage.map(|usage| usage.last_used_at)),
             flags_text(key),
         ]
     });
-    output.table(&["ID", "NAME", "PROJECT", "ENV", "STATUS", "PREFIX", "ENDS", "LAST USED", "FLAGS"], rows.collect())
+    let header = ["ID", "NAME", "PROJECT", "ENV", "STATUS", "PREFIX", "ENDS", "NEXT ROTATION", "LAST USED", "FLAGS"];
+    output.table(&header, rows.collect())?;
+    complain_of_damage(&damaged)
 }

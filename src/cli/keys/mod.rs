@@ -3,6 +3,7 @@
 
 mod create;
 mod export;
+mod foreign;
 mod import;
 mod inspect;
 mod list;
@@ -11,13 +12,15 @@ mod rotate;
 mod rows;
 mod show;
 mod update;
+mod webhook;
 
 use clap::Subcommand;
 
 use super::failure::Failure;
-use super::output::Output;
+use super::output::{self, Output};
 use crate::clock::Timestamp;
-use crate::key::{Grants, Key, KeyId};
+use crate::key::{Grants, Key, KeyId, RotationState};
+use crate::store::Damaged;
 
 /// Make, find, change, replace and end keys
 #[derive(Debug, clap::Args)]
@@ -33,6 +36,7 @@ enum Command {
     Show(show::Args),
     Update(update::Args),
     Rotate(rotate::Args),
+    RotateWebhookSecret(webhook::Args),
     Revoke(revoke::Args),
     Import(import::Args),
     Export(export::Args),
@@ -46,6 +50,7 @@ pub(super) fn run(args: Args, output: &mut Output) -> Result<(), Failure> {
         Command::Show(args) => show::run(&args, output),
         Command::Update(args) => update::run(args, output),
         Command::Rotate(args) => rotate::run(&args, output),
+        Command::RotateWebhookSecret(args) => webhook::run(&args, output),
         Command::Revoke(args) => revoke::run(&args, output),
         Command::Import(args) => import::run(args, output),
         Command::Export(args) => export::run(args, output),
@@ -72,6 +77,16 @@ fn time_text(time: Option<Timestamp>) -> String {
     time.map_or_else(|| "-".to_owned(), Timestamp::to_rfc3339)
 }
 
+/// When a key is to be replaced, and whether that is now, for people.
+fn rotation_text(key: &Key, now: Timestamp) -> String {
+    let next = time_text(key.rotation.next_at);
+    match key.rotation.state(now) {
+        RotationState::None | RotationState::Ahead => next,
+        RotationState::Due => format!("due since {next}"),
+        RotationState::Overdue => format!("overdue since {next}"),
+    }
+}
+
 /// When a key ends, if ever, for people.
 fn end_text(end: Option<Timestamp>) -> String {
     end.map_or_else(|| "never".to_owned(), Timestamp::to_rfc3339)
@@ -82,4 +97,19 @@ fn told_once(id: KeyId, printed: Result<(), Failure>) -> Result<(), Failure> {
     printed.map_err(|_unprinted| {
         Failure::failed(format_args!("{id} was made, but its token could not be printed: revoke it and make another"))
     })
+}
+
+/// Names the rows that could not be listed with the others, if there are any.
+fn complain_of_damage(damaged: &[(Damaged, String)]) -> Result<(), Failure> {
+    for (what, cause) in damaged {
+        match what {
+            Damaged::Key { id, .. } => output::note(&format!("{id} cannot be read: {cause}")),
+            Damaged::User(id) => output::note(&format!("user {id} cannot be read: {cause}")),
+            Damaged::Unnamed => output::note(&format!("a row cannot be read: {cause}")),
+        }
+    }
+    match damaged.len() {
+        0 => Ok(()),
+        count => Err(Failure::failed(format!("{count} rows of the store are damaged; restore them from a backup"))),
+    }
 }

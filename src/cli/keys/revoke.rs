@@ -1,8 +1,8 @@
 //! `keyward keys revoke`: ends keys for good.
 
 use clap::ValueEnum;
-use serde::Serialize;
 
+use crate::admin::Revocation;
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
 use crate::cli::place::Place;
@@ -41,14 +41,6 @@ enum Scope {
     Descendants,
 }
 
-/// A revocation as JSON.
-#[derive(Serialize)]
-struct Ended {
-    revoked: Vec<KeyId>,
-    related: Vec<KeyId>,
-    revision: u64,
-}
-
 pub(super) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
     let scope = match args.scope {
         Scope::Key => RevokeScope::Key,
@@ -59,8 +51,7 @@ pub(super) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
     let revoked = place.wait(place.manager.revoke_key(&place.caller, args.id, scope))?;
     let revision = revoked.committed.revision;
     if args.json {
-        let ids = revoked.keys.iter().map(|key| key.id).collect();
-        return output.json(&Ended { revoked: ids, related: revoked.related, revision });
+        return output.json(&Revocation::of(&revoked));
     }
     for key in &revoked.keys {
         output.line(format_args!("revoked key {} ({}), revision {revision}", key.id, key.name))?;

@@ -2,16 +2,13 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
-
 use super::{end_text, told_once};
+use crate::admin::Replacement;
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
 use crate::cli::place::Place;
-use crate::cli::shape::own_flags;
 use crate::cli::values::{ConfigFile, duration, key_id};
-use crate::clock::Timestamp;
-use crate::key::{FlagSet, KeyId, ProjectId};
+use crate::key::KeyId;
 use crate::manage::Rotated;
 
 /// Replace a key by one that may do the same, and print its token, once
@@ -36,43 +33,16 @@ pub(in crate::cli) struct Args {
     json: bool,
 }
 
-/// A rotation as JSON.
-#[derive(Serialize)]
-struct Replacement<'a> {
-    old_key_id: KeyId,
-    new_key_id: KeyId,
-    project_id: Option<&'a ProjectId>,
-    name: &'a str,
-    key: &'a str,
-    key_prefix: Option<&'a str>,
-    scopes: FlagSet,
-    expires_at: Option<Timestamp>,
-    created_at: Timestamp,
-    grace_expires_at: Option<Timestamp>,
-    revision: u64,
-}
-
 pub(super) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
     let place = Place::open(&args.config)?;
     let rotated = place.wait(place.manager.rotate_key(&place.caller, args.id, args.grace))?;
     told_once(rotated.new.id, print(&rotated, args.json, output))
 }
 
-fn print(Rotated { old, new, token, committed }: &Rotated, json: bool, output: &mut Output) -> Result<(), Failure> {
+fn print(rotated: &Rotated, json: bool, output: &mut Output) -> Result<(), Failure> {
+    let Rotated { old, new, token, committed } = rotated;
     if json {
-        output.json(&Replacement {
-            old_key_id: old.id,
-            new_key_id: new.id,
-            project_id: new.project.as_ref(),
-            name: &new.name,
-            key: token.expose(),
-            key_prefix: new.shown_prefix.as_deref(),
-            scopes: own_flags(new),
-            expires_at: new.expires_at,
-            created_at: new.created_at,
-            grace_expires_at: old.grace_expires_at,
-            revision: committed.revision,
-        })?;
+        output.json(&Replacement::of(rotated))?;
         return output.flush();
     }
     output

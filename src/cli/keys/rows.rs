@@ -108,7 +108,8 @@ fn read_lines(kind: Kind, mut file: impl BufRead, defaults: &Defaults, mut read:
     rows
 }
 
-fn from_defaults(line: usize, secret: ImportedSecret, defaults: &Defaults) -> Result<ImportedKey, String> {
+/// A key of which only its secret is known.
+pub(super) fn from_defaults(line: usize, secret: ImportedSecret, defaults: &Defaults) -> Result<ImportedKey, String> {
     Ok(ImportedKey {
         line,
         secret,
@@ -287,7 +288,7 @@ fn cell(view: &KeyView, column: &str) -> String {
         "id" => key.id.to_string(),
         "hash" => key.hash.to_hex(),
         "name" => key.name.clone(),
-        "flags" => crate::cli::shape::own_flags(key).to_string(),
+        "flags" => crate::admin::own_flags(key).to_string(),
         "inherit" => (key.grants == Grants::Inherit).to_string(),
         "project" => key.project.as_ref().map(ToString::to_string).unwrap_or_default(),
         "environment" => key.environment.to_string(),

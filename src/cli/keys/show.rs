@@ -2,16 +2,19 @@
 
 use serde::Serialize;
 
-use super::{end_text, flags_text, project_text, time_text};
+use super::{end_text, flags_text, project_text, rotation_text, time_text};
+use crate::admin::{KeyWhole, LineageMember};
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
-use crate::cli::place::Place;
-use crate::cli::shape::KeyShape;
+use crate::cli::place::{Place, clock};
 use crate::cli::values::{ConfigFile, key_id};
 use crate::clock::Timestamp;
-use crate::key::{EnvironmentId, KeyId, ProjectId, Status};
+use crate::key::{EnvironmentId, KeyId, ProjectId};
 use crate::manage::KeyView;
-use crate::store::KeyQuery;
+use crate::store::{Delivery, DeliveryId, DeliveryState};
+
+/// How many announcements are shown.
+const ANNOUNCEMENTS_SHOWN: usize = 5;
 
 /// Show everything about a key but its token, and what it replaced or was replaced by
 #[derive(Debug, clap::Args)]
@@ -26,39 +29,40 @@ pub(in crate::cli) struct Args {
     json: bool,
 }
 
-/// A key with its place in its lineage.
+/// A key with what was announced of it.
 #[derive(Debug, Serialize)]
 struct Whole<'a> {
     #[serde(flatten)]
-    key: KeyShape<'a>,
-    /// How often it was used.
-    uses: u64,
-    /// It and all that it replaced or was replaced by, oldest first.
-    lineage: Vec<Member>,
+    key: &'a KeyWhole<'a>,
+    /// What was announced of it and its lineage at the webhook, newest first.
+    announcements: &'a [Announcement],
 }
 
-/// One key of a lineage.
+/// Something that was announced, or is to be.
 #[derive(Debug, Serialize)]
-struct Member {
-    id: KeyId,
-    status: Status,
+struct Announcement {
+    id: DeliveryId,
+    key_id: KeyId,
+    r#type: &'static str,
+    state: DeliveryState,
     created_at: Timestamp,
-    replaced_by_key_id: Option<KeyId>,
-    grace_expires_at: Option<Timestamp>,
-    last_used_at: Option<Timestamp>,
-    uses: u64,
+    failed_attempts: u32,
+    next_attempt_at: Option<Timestamp>,
+    last_outcome: String,
 }
 
-impl Member {
-    fn of(KeyView { key, usage, status, .. }: &KeyView) -> Self {
+impl Announcement {
+    fn of(delivery: Delivery) -> Self {
+        let is_pending = delivery.state == DeliveryState::Pending;
         Self {
-            id: key.id,
-            status: *status,
-            created_at: key.created_at,
-            replaced_by_key_id: key.replaced_by,
-            grace_expires_at: key.grace_expires_at,
-            last_used_at: usage.map(|usage| usage.last_used_at),
-            uses: usage.map_or(0, |usage| usage.count),
+            id: delivery.id,
+            key_id: delivery.key,
+            r#type: delivery.kind.as_str(),
+            state: delivery.state,
+            created_at: delivery.created_at,
+            failed_attempts: delivery.attempts,
+            next_attempt_at: Some(delivery.next_attempt_at).filter(|_| is_pending),
+            last_outcome: delivery.told,
         }
     }
 }
@@ -66,16 +70,19 @@ impl Member {
 pub(super) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
     let place = Place::open(&args.config)?;
     let view = place.wait(place.manager.key(&place.caller, args.id))?;
-    let query = KeyQuery { lineage: Some(view.key.lineage), ..KeyQuery::default() };
-    let mut lineage = place.wait(place.manager.keys(&place.caller, query))?;
-    lineage.sort_by_key(|member| (member.key.created_at, member.key.id));
-    let lineage: Vec<_> = lineage.iter().map(Member::of).collect();
+    let lineage = place.wait(place.manager.lineage(&place.caller, args.id))?;
+    let whole = KeyWhole::of(&view, &lineage);
+    let deliveries = match place.store.rotation() {
+        Some(store) => place.wait(store.deliveries(view.key.lineage, ANNOUNCEMENTS_SHOWN))?,
+        None => Vec::new(),
+    };
+    let announcements: Vec<_> = deliveries.into_iter().map(Announcement::of).collect();
     if args.json {
-        let uses = view.usage.map_or(0, |usage| usage.count);
-        return output.json(&Whole { key: KeyShape::of(&view), uses, lineage });
+        return output.json(&Whole { key: &whole, announcements: &announcements });
     }
     print_key(&view, output)?;
-    print_lineage(args.id, &lineage, output)
+    print_lineage(args.id, whole.lineage(), output)?;
+    print_announcements(&announcements, output)
 }
 
 fn print_key(KeyView { key, user, usage, status }: &KeyView, output: &mut Output) -> Result<(), Failure> {
@@ -106,9 +113,16 @@ fn print_key(KeyView { key, user, usage, status }: &KeyView, output: &mut Output
     say("format", key.format.as_str())?;
     say("prefix", key.shown_prefix.as_deref().unwrap_or("-"))?;
     say("last four", key.last_four.as_deref().unwrap_or("-"))?;
-    say("rotates itself", yes(key.self_rotate))?;
+    say("rotates itself", yes(key.rotates_itself()))?;
     if let Some(days) = key.rotation.interval_days {
-        say("rotate every", &format!("{days}d, next at {}", time_text(key.rotation.next_at)))?;
+        say("rotate every", &format!("{days}d, next {}", rotation_text(key, clock().now())))?;
+    }
+    if let Some(url) = &key.rotation.webhook_url {
+        say("webhook", url)?;
+        let version = key.rotation.secret_version;
+        let old = key.rotation.old_secret_until.filter(|until| clock().now() < *until);
+        let beside = old.map_or_else(String::new, |until| format!(", the one before it until {until}"));
+        say("its secret", &format!("version {version}{beside}"))?;
     }
     say("created", &key.created_at.to_rfc3339())?;
     say("minted by", &key.minted_by.map_or_else(|| "-".to_owned(), |id| id.to_string()))?;
@@ -126,7 +140,7 @@ fn print_key(KeyView { key, user, usage, status }: &KeyView, output: &mut Output
 }
 
 /// Which key replaced which, and whether an old one is still used.
-fn print_lineage(id: KeyId, members: &[Member], output: &mut Output) -> Result<(), Failure> {
+fn print_lineage(id: KeyId, members: &[LineageMember], output: &mut Output) -> Result<(), Failure> {
     if members.len() < 2 {
         return Ok(());
     }
@@ -143,5 +157,25 @@ fn print_lineage(id: KeyId, members: &[Member], output: &mut Output) -> Result<(
         ]
     });
     let header = ["LINEAGE", "STATUS", "CREATED", "GRACE UNTIL", "LAST USED", "USES", "REPLACED BY"];
+    output.table(&header, rows.collect())
+}
+
+/// What was announced lately, and what is still to be.
+fn print_announcements(announcements: &[Announcement], output: &mut Output) -> Result<(), Failure> {
+    if announcements.is_empty() {
+        return Ok(());
+    }
+    output.line("")?;
+    let rows = announcements.iter().map(|announcement| {
+        vec![
+            announcement.r#type.to_owned(),
+            announcement.state.as_str().to_owned(),
+            announcement.created_at.to_rfc3339(),
+            announcement.failed_attempts.to_string(),
+            time_text(announcement.next_attempt_at),
+            Some(announcement.last_outcome.clone()).filter(|told| !told.is_empty()).unwrap_or_else(|| "-".to_owned()),
+        ]
+    });
+    let header = ["ANNOUNCED", "STATE", "SINCE", "FAILED", "NEXT ATTEMPT", "LAST OUTCOME"];
     output.table(&header, rows.collect())
 }

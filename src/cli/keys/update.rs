@@ -1,10 +1,11 @@
 //! `keyward keys update`: changes what a key is called, may do, and how long it lives.
 
+use super::webhook::text_of;
+use crate::admin::ChangedKey;
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
 use crate::cli::place::Place;
-use crate::cli::shape::KeyShape;
-use crate::cli::values::{ConfigFile, EndOptions, OperatorOptions, key_id, key_name, pair};
+use crate::cli::values::{ConfigFile, EndOptions, OperatorOptions, RotationOptions, key_id, key_name, pair};
 use crate::key::{EnvironmentId, FlagSet, Grant, Grants, KeyId};
 use crate::manage::{Activity, Expiry, KeyChange};
 
@@ -38,6 +39,14 @@ pub(in crate::cli) struct Args {
     never_expires: bool,
     #[command(flatten)]
     operator: OperatorOptions,
+    #[command(flatten)]
+    rotation: RotationOptions,
+    /// Plan no rotation
+    #[arg(long, conflicts_with = "rotate_every")]
+    no_rotation: bool,
+    /// Tell nobody
+    #[arg(long, conflicts_with = "webhook")]
+    no_webhook: bool,
     /// Free text to keep with it, in place of all there was; repeatable
     #[arg(long = "prop", value_name = "NAME=VALUE", value_parser = pair)]
     props: Vec<(String, String)>,
@@ -85,9 +94,10 @@ impl Args {
             props: (self.no_props || !self.props.is_empty()).then(|| self.props.into_iter().collect()),
             expires: if self.never_expires { Some(Expiry::Never) } else { self.end.meaning() },
             environment: self.environment,
+            rotation_interval_days: self.rotation.rotate_every.map(Some).or(self.no_rotation.then_some(None)),
+            rotation_webhook_url: self.rotation.webhook.map(Some).or(self.no_webhook.then_some(None)),
             may_grant: may_grant.filter(|flags| !flags.is_empty()),
             operates_on: operates_on.filter(Option::is_some),
-            ..KeyChange::default()
         };
         if changes_nothing(&change) {
             return Err(Failure::usage(
@@ -121,8 +131,18 @@ impl ActivityOptions {
 }
 
 const fn changes_nothing(change: &KeyChange) -> bool {
-    let KeyChange { name, active, grants, props, expires, environment, rotation_interval_days, may_grant, operates_on } =
-        change;
+    let KeyChange {
+        name,
+        active,
+        grants,
+        props,
+        expires,
+        environment,
+        rotation_interval_days,
+        rotation_webhook_url,
+        may_grant,
+        operates_on,
+    } = change;
     name.is_none()
         && active.is_none()
         && grants.is_none()
@@ -130,6 +150,7 @@ const fn changes_nothing(change: &KeyChange) -> bool {
         && expires.is_none()
         && environment.is_none()
         && rotation_interval_days.is_none()
+        && rotation_webhook_url.is_none()
         && may_grant.is_none()
         && operates_on.is_none()
 }
@@ -137,12 +158,17 @@ const fn changes_nothing(change: &KeyChange) -> bool {
 pub(super) fn run(args: Args, output: &mut Output) -> Result<(), Failure> {
     let place = Place::open(&args.config)?;
     let (id, json) = (args.id, args.json);
-    let changed = place.wait(place.manager.update_key(&place.caller, id, args.meaning()?))?;
+    let change = args.meaning()?;
+    let changed = place.wait(place.manager.update_key(&place.caller, id, change))?;
     if json {
-        let status = changed.key.status(changed.user.as_ref(), changed.committed.at);
-        return output.json(&KeyShape::unused(&changed.key, status));
+        return output.json(&ChangedKey::unused(&changed));
     }
-    output.line(format_args!("changed key {id} ({}), revision {}", changed.key.name, changed.committed.revision))
+    output.line(format_args!("changed key {id} ({}), revision {}", changed.key.name, changed.committed.revision))?;
+    if let Some(secret) = &changed.webhook_secret {
+        output.line("The secret that its webhook's receiver verifies with:")?;
+        output.line(&*text_of(secret))?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -172,6 +198,8 @@ mod tests {
         assert!(change.name.is_none() && change.expires.is_none() && change.props.is_none());
         assert_eq!(meaning(&["--never-expires"]).expect("a change").expires, Some(Expiry::Never));
         assert!(meaning(&["--no-props"]).expect("a change").props.is_some_and(|props| props.is_empty()));
+        let rotation = meaning(&["--rotate-every", "30d", "--no-webhook"]).expect("a change");
+        assert_eq!((rotation.rotation_interval_days, rotation.rotation_webhook_url), (Some(Some(30)), Some(None)));
         assert!(meaning(&["--no-flags"]).expect("a change").grants.is_some());
     }
 
@@ -179,6 +207,7 @@ mod tests {
     fn nothing_named_or_a_contradiction_is_wrong_use() {
         assert!(meaning(&[]).is_err_and(|line| line.contains("nothing to change")));
         assert!(meaning(&["--disable", "--enable"]).is_err());
+        assert!(meaning(&["--rotate-every", "30d", "--no-rotation"]).is_err());
         assert!(meaning(&["--flag", "a", "--inherit"]).is_err());
         assert!(meaning(&["--never-expires", "--expires-in", "1d"]).is_err());
     }

@@ -1,12 +1,12 @@
 //! `keyward users set`: makes a user, or changes one.
 
+use crate::admin::UserShape;
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
 use crate::cli::place::Place;
-use crate::cli::shape::UserShape;
 use crate::cli::values::{ConfigFile, Which};
-use crate::key::{FlagSet, Grant, ProjectId, User, UserId};
-use crate::manage::{Activity, ManageError, UserChange};
+use crate::key::{FlagSet, Grant, ProjectId, UserId};
+use crate::manage::{Activity, UserPatch};
 
 /// Make a user, or change one; what is not named stays as it is
 #[derive(Debug, clap::Args)]
@@ -43,26 +43,17 @@ pub(in crate::cli) struct Args {
 }
 
 impl Args {
-    /// The user as it shall be, from what is known of it.
-    fn meaning(self, known: Option<User>) -> UserChange {
-        let active = match (self.disabled, self.enabled, &known) {
-            (true, ..) => Activity::Disabled,
-            (false, true, _) | (false, false, None) => Activity::Active,
-            (false, false, Some(user)) if user.active => Activity::Active,
-            (false, false, Some(_)) => Activity::Disabled,
-        };
-        let (project, flags) = known.map(|user| (user.project, user.flags)).unwrap_or_default();
-        UserChange {
+    /// What is to change, and nothing else.
+    fn meaning(self) -> UserPatch {
+        UserPatch {
             id: self.id,
-            project: self.project.map_or(project, Which::one),
-            flags: if self.no_flags {
-                FlagSet::default()
-            } else if self.flags.is_empty() {
-                flags
-            } else {
-                self.flags.into()
+            project: self.project.map(Which::one),
+            flags: (self.no_flags || !self.flags.is_empty()).then(|| FlagSet::from(self.flags)),
+            active: match (self.disabled, self.enabled) {
+                (true, _) => Some(Activity::Disabled),
+                (false, true) => Some(Activity::Active),
+                (false, false) => None,
             },
-            active,
         }
     }
 }
@@ -70,14 +61,7 @@ impl Args {
 pub(super) fn run(args: Args, output: &mut Output) -> Result<(), Failure> {
     let place = Place::open(&args.config)?;
     let json = args.json;
-    let known = place.wait(async {
-        match place.manager.user(&place.caller, args.id.clone()).await {
-            Ok(user) => Ok(Some(user)),
-            Err(ManageError::UserNotFound { .. }) => Ok(None),
-            Err(error) => Err(error),
-        }
-    })?;
-    let set = place.wait(place.manager.set_user(&place.caller, args.meaning(known)))?;
+    let set = place.wait(place.manager.set_user(&place.caller, args.meaning()))?;
     if json {
         return output.json(&UserShape::of(&set.user));
     }
@@ -90,8 +74,6 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::clock::Timestamp;
-    use crate::key::Stamp;
 
     #[derive(Parser)]
     struct Typed {
@@ -99,36 +81,20 @@ mod tests {
         args: Args,
     }
 
-    fn meaning(typed: &str, known: Option<User>) -> UserChange {
+    fn meaning(typed: &str) -> UserPatch {
         let words = "set -c x ann".split(' ').chain(typed.split_whitespace());
-        Typed::try_parse_from(words).expect("well typed").args.meaning(known)
-    }
-
-    fn ann() -> User {
-        User {
-            id: "ann".parse().expect("an id"),
-            project: Some("acme".parse().expect("a project")),
-            flags: FlagSet::parse(["a.b"]).expect("flags"),
-            active: false,
-            deleted: false,
-            created_at: Timestamp::EPOCH,
-            updated_at: Timestamp::EPOCH,
-            stamp: Stamp::default(),
-        }
+        Typed::try_parse_from(words).expect("well typed").args.meaning()
     }
 
     #[test]
-    fn what_is_not_named_stays_as_it_is() {
-        let change = meaning("", Some(ann()));
-        assert_eq!((change.project, change.flags, change.active), (ann().project, ann().flags, Activity::Disabled));
-        let change = meaning("--project all --no-flags --enabled", Some(ann()));
-        assert_eq!((change.project, change.flags, change.active), (None, FlagSet::default(), Activity::Active));
-    }
-
-    #[test]
-    fn a_new_user_works_and_holds_what_is_named() {
-        let change = meaning("--flag c:d", None);
-        assert_eq!((change.project, change.flags.to_string().as_str(), change.active), (None, "c:d", Activity::Active));
-        assert_eq!(meaning("--disabled", None).active, Activity::Disabled);
+    fn what_is_not_named_is_not_changed() {
+        let change = meaning("");
+        assert_eq!((change.project, change.flags, change.active), (None, None, None));
+        let change = meaning("--project all --no-flags --enabled");
+        let expected = (Some(None), Some(FlagSet::default()), Some(Activity::Active));
+        assert_eq!((change.project, change.flags, change.active), expected);
+        let change = meaning("--flag c:d --disabled");
+        let flags = FlagSet::parse(["c:d"]).expect("flags");
+        assert_eq!((change.flags, change.active), (Some(flags), Some(Activity::Disabled)));
     }
 }

@@ -1,9 +1,9 @@
 //! `keyward users show`.
 
+use crate::admin::UserShape;
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
 use crate::cli::place::Place;
-use crate::cli::shape::UserShape;
 use crate::cli::values::ConfigFile;
 use crate::key::UserId;
 

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::examples::{header_of, section_and_name};
 use super::{BASE, SECRET, base_but, base_with, config_in, faults_of, lines, parse, repository};
 use crate::config::schema::KEYS;
-use crate::config::{Config, Environment, Fault, master_secret};
+use crate::config::{Config, Environment, Fault, master_secrets};
 
 /// Each fault, alone in a configuration that is otherwise right: where it is added, what is added,
 /// and the line that is printed.
@@ -88,7 +88,7 @@ fn each_fault_has_its_line() {
         (
             2,
             r#"colour = "red""#,
-            "keyward.toml:3: gateway.colour: unknown key; known here: listen, workers, cleartext, access_log, denied_status, reveal_reason, trusted_proxies, proxy_protocol, realm, token_prefix, credential, expiry_notice, deny_file, requests_max, connections_max, encoded_slashes, path_parameters, encoded_percent, non_ascii, empty_segments, failure_limit, tls, timeouts, limits",
+            "keyward.toml:3: gateway.colour: unknown key; known here: listen, listen_cleartext, workers, cleartext, access_log, denied_status, reveal_reason, trusted_proxies, proxy_protocol, realm, token_prefix, issuer, jwks, credential, expiry_notice, deny_file, requests_max, connections_max, encoded_slashes, path_parameters, encoded_percent, non_ascii, empty_segments, failure_limit, tls, timeouts, limits",
         ),
         (
             2,
@@ -104,7 +104,7 @@ fn each_fault_has_its_line() {
         (
             9,
             "\"a\\nb\" = 1",
-            "keyward.toml:10: routes[0].\"a\\nb\": unknown key; known here: name, host, path, methods, any_flags, all_flags, any_key, public, projects, environments, credential, shadow, shadow_until, denied_status, upstream, strip_prefix, rewrite_prefix, host_rewrite, forward_credential, upgrades, upgrade_idle, body_max, shared_cache, on_stale, keep_override_headers, encoded_slashes, path_parameters, encoded_percent, non_ascii, empty_segments, request_headers, response_headers, upstream_credential, cors",
+            "keyward.toml:10: routes[0].\"a\\nb\": unknown key; known here: name, host, path, methods, any_flags, all_flags, any_key, public, projects, environments, credential, shadow, shadow_until, denied_status, upstream, strip_prefix, rewrite_prefix, host_rewrite, forward_credential, assertion, upgrades, upgrade_idle, stream_idle, body_max, shared_cache, on_stale, keep_override_headers, encoded_slashes, path_parameters, encoded_percent, non_ascii, empty_segments, request_headers, response_headers, upstream_credential, cors",
         ),
         (
             2,
@@ -203,6 +203,11 @@ fn each_fault_has_its_line() {
         ),
         (
             2,
+            "issuer = \"https://a b\"",
+            "keyward.toml:3: gateway.issuer: found \"https://a b\", expected 1 to 256 characters of ! to ~",
+        ),
+        (
+            2,
             "realm = \"a\\\"b\"",
             "keyward.toml:3: gateway.realm: found \"a\\\"b\", expected printable ASCII without \" and \\",
         ),
@@ -255,6 +260,16 @@ fn each_fault_has_its_line() {
         ),
         (
             2,
+            "listen_cleartext = [\"127.0.0.1:8090\"]",
+            "keyward.toml:3: gateway.listen_cleartext: stands beside no [gateway.tls]: move the addresses to listen",
+        ),
+        (
+            2,
+            "listen_cleartext = [\"0.0.0.0:8090\"]\ntls = { certificates = [{ chain = \"c\", key = \"k\" }] }",
+            "keyward.toml:3: gateway.listen_cleartext[0]: 0.0.0.0:8090 is not loopback: add cleartext = true if something else protects the way, or move it to listen",
+        ),
+        (
+            2,
             "tls = { certificates = [] }",
             r#"keyward.toml:3: gateway.tls.certificates: is empty, expected at least one { chain = "…", key = "…" }"#,
         ),
@@ -279,11 +294,6 @@ fn each_fault_has_its_line() {
             r#"keyward.toml:3: gateway.tls.min_version: found "1.1", expected "1.2" or "1.3""#,
         ),
         (
-            2,
-            "jwks = true",
-            "keyward.toml:3: gateway.jwks: not available in this version: no public keys are served yet; remove it",
-        ),
-        (
             9,
             "[admin]\nlisten = \"0.0.0.0:9443\"",
             "keyward.toml:11: admin.listen: 0.0.0.0:9443 is not loopback and has no TLS: add [admin.tls]",
@@ -306,13 +316,13 @@ fn each_fault_has_its_line() {
         ),
         (
             9,
-            "[admin]\nself_service = true",
-            "keyward.toml:11: admin.self_service: not available in this version: users cannot manage their own keys yet; remove it",
+            "[admin]\npublic_url = \"keys.example.com\"",
+            "keyward.toml:11: admin.public_url: found \"keys.example.com\", expected an address such as \"https://keys.example.com\"",
         ),
         (
             9,
-            "[self]\nlisten = \"127.0.0.1:1\"",
-            "keyward.toml:10: self: not available in this version: there is no listener for callers' own keys yet; remove [self]",
+            "[self]\nlisten = \"0.0.0.0:9444\"",
+            "keyward.toml:11: self.listen: 0.0.0.0:9444 is not loopback and has no TLS: add [self.tls]",
         ),
         (
             9,
@@ -321,8 +331,8 @@ fn each_fault_has_its_line() {
         ),
         (
             9,
-            "[rotation]",
-            "keyward.toml:10: rotation: not available in this version: nothing is rotated by itself yet; remove [rotation]",
+            "[rotation]\nretries = [\"5m\", \"soon\"]",
+            r#"keyward.toml:11: rotation.retries[1]: found "soon", expected a duration: a whole number and one of ms s m h d, such as "30s", and at most 30d"#,
         ),
         (9, "[sync]\npoll = \"2h\"", r#"keyward.toml:11: sync.poll: found "2h", expected a duration from 10ms to 1h"#),
         (
@@ -449,11 +459,6 @@ fn each_fault_has_its_line() {
             4,
             "[upstreams.web]\ntargets = [\"http://a\", \"http://A:80/\"]",
             "keyward.toml:6: upstreams.web.targets[1]: a:80 is there twice: keep one",
-        ),
-        (
-            9,
-            "assertion = true",
-            "keyward.toml:10: routes[0].assertion: not available in this version: no signed assertion is sent yet; remove it",
         ),
         (9, r#"flags = ["a"]"#, "keyward.toml:10: routes[0].flags: unknown key; did you mean any_flags?"),
         (
@@ -631,6 +636,11 @@ fn each_fault_has_its_line() {
             "[[routes]]\nname = \"x\"\npath = \"/x\"\nupstream = \"api\"\npublic = true\nprojects = [\"p\"]",
             "keyward.toml:15: routes[1].projects: has no meaning on a public route",
         ),
+        (
+            9,
+            "[[routes]]\nname = \"x\"\npath = \"/x\"\nupstream = \"api\"\npublic = true\nassertion = true",
+            "keyward.toml:15: routes[1].assertion: is true on a public route, where there is no key to tell of: remove one of them",
+        ),
     ];
     for (line, added, expected) in cases {
         assert_eq!(faults_of(&base_with(*line, added)), [*expected], "{added}");
@@ -780,7 +790,7 @@ fn a_file_that_cannot_be_read_is_one_fault() {
 fn a_secret_is_in_no_debug_text_and_in_no_fault() {
     let folder = tempfile::tempdir().expect("a folder");
     let config = config_in(folder.path(), BASE, Some(SECRET));
-    let secret = master_secret(&config).expect("a secret");
+    let secret = master_secrets(&config).expect("a secret");
     assert!(!format!("{config:?} {secret:?}").contains("00112233"));
     for text in [
         format!("{BASE}[secrets]\nmaster_file = \"{SECRET}\"\n"),

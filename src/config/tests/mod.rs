@@ -112,8 +112,10 @@ strip_prefix = "/api"
 rewrite_prefix = "/v2"
 host_rewrite = "target"
 forward_credential = true
+assertion = true
 upgrades = ["websocket"]
 upgrade_idle = "90s"
+stream_idle = "2h"
 body_max = "10MiB"
 shared_cache = true
 on_stale = "deny"
@@ -155,8 +157,10 @@ empty_segments = "merge""#,
             prefix: Prefix::Rewrite { from: "/api".to_owned(), to: "/v2".to_owned() },
             host: HostForward::Target,
             forward_credential: true,
+            assertion: true,
             websocket: true,
             websocket_idle: Duration::from_secs(90),
+            stream_idle: Some(Duration::from_secs(7200)),
             request_body_max: Some(10 << 20),
             shared_cache: true,
             keep_override_fields: vec![field("x-http-method-override")],
@@ -210,7 +214,7 @@ fn the_master_secret_comes_from_the_variable_or_from_a_private_file() {
     let at = folder.path().join("m");
     let place = format!("{}:11: secrets.master_file", folder.path().join("keyward.toml").display());
     let shown = at.display();
-    let read = || master_secret(&config_in(folder.path(), &text, None)).map_err(|fault| fault.to_string());
+    let read = || master_secrets(&config_in(folder.path(), &text, None)).map_err(|fault| fault.to_string());
     assert_eq!(
         read(),
         Err(format!(
@@ -223,16 +227,17 @@ fn the_master_secret_comes_from_the_variable_or_from_a_private_file() {
     assert_eq!(read(), Err(format!("{place}: {shown} has mode 0640, expected 0600 or stricter: chmod 600 {shown}")));
     for private in [0o600, 0o400] {
         mode(private);
-        assert_eq!(read().map(|secret| secret.fingerprint()), Ok(fingerprint()));
+        assert_eq!(read().map(|secrets| secrets.newest().secret.fingerprint()), Ok(fingerprint()));
     }
     mode(0o600);
     std::fs::write(&at, "hunter2").expect("written");
     let fault = read().expect_err("a passphrase");
     assert!(fault.starts_with(&format!("{place}: {shown}: found 7 characters that are no 32 bytes")), "{fault}");
     assert!(!fault.contains("hunter2"));
-    let from_variable = master_secret(&config_in(folder.path(), &text, Some(SECRET)));
-    assert_eq!(from_variable.map(|secret| secret.fingerprint()), Ok(fingerprint()));
-    let fault = master_secret(&config_in(folder.path(), &text, Some("hunter2"))).expect_err("a passphrase").to_string();
+    let from_variable = master_secrets(&config_in(folder.path(), &text, Some(SECRET)));
+    assert_eq!(from_variable.map(|secrets| secrets.newest().secret.fingerprint()), Ok(fingerprint()));
+    let fault =
+        master_secrets(&config_in(folder.path(), &text, Some("hunter2"))).expect_err("a passphrase").to_string();
     assert!(fault.starts_with("KEYWARD_MASTER_SECRET: found 7 characters"), "{fault}");
 }
 
@@ -246,13 +251,14 @@ fn a_reload_names_what_only_a_restart_can_change() {
     assert_eq!(old.restart_needed(&parse_well(BASE)), [""; 0]);
     let harmless = base_with(2, "denied_status = 401\naccess_log = false") + "[log]\nlevel = \"warn\"\n";
     assert_eq!(old.restart_needed(&parse_well(&harmless)), [""; 0]);
-    let new = base_with(2, "workers = 2").replace(":8080", ":8081")
+    let new = base_with(2, "workers = 2\nlisten_cleartext = [\"127.0.0.1:8090\"]").replace(":8080", ":8081")
         + "[gateway.tls]\ncertificates = [{ chain = \"c\", key = \"k\" }]\n[admin]\n[ops]\n[store.sqlite]\npath = \"x\"\n\
            [secrets]\nmaster_file = \"m\"\n[sync]\nstate_dir = \"s\"\n";
     assert_eq!(
         old.restart_needed(&parse_well(&new)),
         [
             "gateway.listen",
+            "gateway.listen_cleartext",
             "gateway.workers",
             "gateway.tls (turned on or off)",
             "admin.listen",

@@ -73,8 +73,7 @@ fn answers_without_a_body_keep_their_framing_and_leave_nothing_behind() {
         let mut upstream = None;
         for (method, answer, length) in [
             ("HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 1234\r\n\r\n", Some("1234")),
-            // hyper takes the length off a 304, which RFC 9110, 8.6, allows.
-            ("GET", "HTTP/1.1 304 Not Modified\r\nContent-Length: 1234\r\nETag: \"1\"\r\n\r\n", None),
+            ("GET", "HTTP/1.1 304 Not Modified\r\nContent-Length: 1234\r\nETag: \"1\"\r\n\r\n", Some("1234")),
             ("GET", "HTTP/1.1 204 No Content\r\n\r\n", None),
             (
                 "GET",
@@ -310,7 +309,7 @@ fn a_client_that_goes_away_ends_the_exchange_upstream() {
 }
 
 #[test]
-fn the_length_of_what_has_no_body_is_kept_where_it_can_be() {
+fn the_length_of_what_has_no_body_is_kept() {
     in_house(Plan::default(), async |house| {
         let mut sender = house.connect_http2::<Empty<Bytes>>().await;
         for (method, answer) in [
@@ -333,5 +332,31 @@ fn the_length_of_what_has_no_body_is_kept_where_it_can_be() {
             assert_eq!(response.headers().get("content-length").map(HeaderValue::as_bytes), Some(b"1234".as_slice()));
             assert!(response.into_body().collect().await.expect("no body").to_bytes().is_empty());
         }
+    });
+}
+
+#[test]
+fn a_304_over_http_1_keeps_its_length_and_the_connection_goes_on() {
+    in_house(Plan::default(), async |house| {
+        let mut client = house.connect();
+        client.get("/any/x", "").await;
+        let mut upstream = house.accept().await;
+        for (told, kept) in [
+            ("Content-Length: 1234\r\n", Some("1234")),
+            ("Content-Length: 0\r\n", Some("0")),
+            ("Content-Length: 007\r\n", Some("7")),
+            ("", None),
+            ("Content-Length: 1\r\nContent-Length: 2\r\n", None),
+            ("Content-Length: much\r\n", None),
+        ] {
+            upstream.head().await;
+            upstream.send(&format!("HTTP/1.1 304 Not Modified\r\n{told}ETag: \"a\"\r\n\r\n")).await;
+            let head = client.head().await;
+            assert_eq!((head.status(), head.field("content-length"), head.field("etag")), (304, kept, Some("\"a\"")));
+            client.get("/any/x", "").await;
+        }
+        upstream.head().await;
+        upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+        assert_eq!(client.answer().await.1, "ok");
     });
 }

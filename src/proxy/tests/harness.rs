@@ -16,12 +16,13 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::clock::{Clock, ManualClock, SystemClock, Timestamp};
-use crate::key::{EnvironmentId, FlagSet, Grants, KeyId, Stamp, States, Token, TokenHash, TokenPrefix};
+use crate::key::{EnvironmentId, FlagSet, Grants, KeyId, Signers, Stamp, States, Token, TokenHash, TokenPrefix};
 use crate::listen::{Handler, Peer};
 use crate::policy::{
     Access, CredentialSource, DenyList, FlagTemplate, Forward, PathOptions, RouteSpec, RouteTable, Shadow,
 };
 use crate::proxy::{Gateway, Metrics, Settings, Shared, Speaks, Target, Upstream};
+use crate::secret::{MasterSecret, MasterSecrets};
 use crate::table::{BoxFuture, Head, KeyRow, MissAnswer, MissResolver, OnStale, Row, Table};
 
 pub(super) const NOW: Timestamp = Timestamp::from_seconds(1_800_000_000);
@@ -123,6 +124,10 @@ fn routes() -> Vec<RouteSpec> {
     ]
 }
 
+fn signers() -> Signers {
+    Signers::derive(&MasterSecrets::first(MasterSecret::generate().expect("randomness")), 1, "keyward")
+}
+
 impl House {
     async fn build(plan: Plan) -> Self {
         let upstream = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -144,6 +149,7 @@ impl House {
             on_stale: OnStale::Serve,
             requests_max: 1000,
             access_log: true,
+            jwks: false,
         };
         if let Some(change) = plan.settings {
             change(&mut settings);
@@ -161,6 +167,7 @@ impl House {
             clock: Arc::clone(&clock) as Arc<dyn Clock>,
             metrics,
             in_flight: Arc::default(),
+            signers: Arc::new(ArcSwap::from_pointee(signers())),
         };
         let peer = Peer::detached(SocketAddr::from(([127, 0, 0, 1], 4711)), None, Arc::clone(&shared.clock));
         let gateway = Rc::new(Gateway::new(shared.clone()).expect("randomness"));

@@ -214,5 +214,6 @@ fn retarget(settings: &arc_swap::ArcSwap<Settings>, addresses: Vec<std::net::Soc
         on_stale: old.on_stale,
         requests_max: old.requests_max,
         access_log: old.access_log,
+        jwks: old.jwks,
     }));
 }

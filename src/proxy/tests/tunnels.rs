@@ -6,7 +6,9 @@ use bytes::Bytes;
 use http::HeaderValue;
 use http_body_util::{BodyExt, Empty};
 
-use super::harness::{House, NOW, Plan, in_house, token};
+use super::harness::{House, NOW, Plan, forward, in_house, token};
+use crate::key::{FlagSet, Grants};
+use crate::policy::{Access, FlagTemplate, RouteSpec};
 use crate::proxy::Settings;
 use crate::table::OnStale;
 use std::error::Error;
@@ -135,15 +137,18 @@ fn a_key_that_expires_is_cut_off_by_the_clock_alone() {
 
 const MESSAGE: &str = "\0\0\0\0\u{5}hello";
 
-/// A gRPC call over HTTP/2 whose answer has begun with `first`; it is cut by revoking its key.
-async fn cut_call(house: &House, first: &str) -> Result<Option<http::HeaderMap>, hyper::Error> {
-    let mut sender = house.connect_http2::<Empty<Bytes>>().await;
-    let request = http::Request::post("http://a/pkg.Service/Watch")
+fn grpc_request(path: &str) -> http::Request<Empty<Bytes>> {
+    http::Request::post(format!("http://a{path}"))
         .header("authorization", format!("Bearer {}", token(1)))
         .header("content-type", "application/grpc")
         .body(Empty::new())
-        .expect("a request");
-    let call = sender.send_request(request);
+        .expect("a request")
+}
+
+/// A gRPC call over HTTP/2 whose answer has begun with `first`, and which `end` has cut.
+async fn cut_call(house: &House, first: &str, end: Change) -> Result<Option<http::HeaderMap>, hyper::Error> {
+    let mut sender = house.connect_http2::<Empty<Bytes>>().await;
+    let call = sender.send_request(grpc_request("/pkg.Watch/comms"));
     let answer = async {
         let mut upstream = house.accept().await;
         upstream.head().await;
@@ -155,25 +160,79 @@ async fn cut_call(house: &House, first: &str) -> Result<Option<http::HeaderMap>,
     let mut body = response?.into_body();
     let frame = body.frame().await.expect("a frame")?;
     assert_eq!(frame.into_data().ok().as_deref(), Some(first.as_bytes()));
-    house.put(1, |row| row.states.revoked = true);
+    end(house);
     let rest = body.collect().await;
     assert_eq!(upstream.rest().await, "");
     rest.map(|rest| rest.trailers().cloned())
 }
 
+/// A route that asks for a flag.
+fn watching() -> Plan {
+    let flag = FlagTemplate::parse("keyring.{ring}.read").expect("a flag");
+    let access = Access::Flags { any: vec![flag], all: Vec::new() };
+    let routes = vec![RouteSpec::new("watch", "/pkg.Watch/{ring}", access, forward())];
+    Plan { routes, settings: Some(|settings| settings.on_stale = OnStale::Deny), ..Plan::default() }
+}
+
+/// What becomes of a key or its route.
+type Change = fn(&House);
+
+const REVOKE: Change = |house| house.put(1, |row| row.states.revoked = true);
+
 #[test]
 fn a_grpc_call_that_is_cut_between_two_messages_is_told_by_its_trailers() {
-    in_house(Plan::default(), async |house| {
-        let trailers = cut_call(&house, MESSAGE).await.expect("a proper end").expect("trailers");
-        assert_eq!(trailers.get("grpc-status").map(HeaderValue::as_bytes), Some(b"16".as_slice()));
-        assert_eq!(trailers.get("grpc-message").map(HeaderValue::as_bytes), Some(b"invalid_key".as_slice()));
+    let ends: [(Change, &str, &[u8]); 5] = [
+        (REVOKE, "16", b"invalid_key"),
+        (|house| house.put(1, |row| row.states.disabled = true), "16", b"invalid_key"),
+        (|house| house.put(1, |row| row.grants = Grants::Only(FlagSet::default())), "16", b"insufficient_scope"),
+        (|house| house.clock.advance(Duration::from_secs(60)), "16", b"invalid_key"),
+        // That is no fault of the key's.
+        (
+            |house| {
+                house.table.set_max_staleness(Duration::from_secs(40));
+                house.clock.advance(Duration::from_secs(50));
+            },
+            "14",
+            b"stale_keys",
+        ),
+    ];
+    for (end, status, message) in ends {
+        in_house(watching(), async |house| {
+            house.put(1, |row| row.expires_at = Some(NOW.plus(Duration::from_secs(60))));
+            let trailers = cut_call(&house, MESSAGE, end).await.expect("a proper end").expect("trailers");
+            assert_eq!(trailers.get("grpc-status").map(HeaderValue::as_bytes), Some(status.as_bytes()));
+            assert_eq!(trailers.get("grpc-message").map(HeaderValue::as_bytes), Some(message));
+        });
+    }
+}
+
+#[test]
+fn a_grpc_call_that_is_cut_before_its_answer_is_told_the_same() {
+    in_house(watching(), async |house| {
+        let mut sender = house.connect_http2::<Empty<Bytes>>().await;
+        let call = sender.send_request(grpc_request("/pkg.Watch/comms"));
+        let answer = async {
+            let mut upstream = house.accept().await;
+            upstream.head().await;
+            house.put(1, |row| row.grants = Grants::Only(FlagSet::default()));
+            upstream
+        };
+        let (response, mut upstream) = tokio::join!(call, answer);
+        let fields = response.expect("an answer").headers().clone();
+        assert_eq!(fields.get("grpc-status").map(HeaderValue::as_bytes), Some(b"16".as_slice()));
+        assert_eq!(upstream.rest().await, "");
+        let text = house.metrics();
+        assert!(text.contains(r#"keyward_requests_total{route="watch",outcome="cut",status_class="2xx"} 1"#), "{text}");
+        // A new one is refused for what the key lacks.
+        let refused = sender.send_request(grpc_request("/pkg.Watch/comms")).await.expect("an answer");
+        assert_eq!(refused.headers().get("grpc-status").map(HeaderValue::as_bytes), Some(b"7".as_slice()));
     });
 }
 
 #[test]
 fn a_grpc_call_that_is_cut_inside_a_message_is_reset() {
-    in_house(Plan::default(), async |house| {
-        let fault = cut_call(&house, "\0\0\0\0\u{5}hel").await.expect_err("a reset");
+    in_house(watching(), async |house| {
+        let fault = cut_call(&house, "\0\0\0\0\u{5}hel", REVOKE).await.expect_err("a reset");
         let reason = fault.source().and_then(|cause| cause.downcast_ref::<h2::Error>()).and_then(h2::Error::reason);
         assert_eq!(reason, Some(h2::Reason::CANCEL));
     });

@@ -78,6 +78,11 @@ impl Dial for Connector {
             }
         }
     }
+
+    /// By the system's resolver.
+    async fn look_up(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        Ok(tokio::net::lookup_host((host, port)).await?.collect())
+    }
 }
 
 async fn connect(address: Option<SocketAddr>) -> io::Result<TcpStream> {

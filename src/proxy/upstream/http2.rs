@@ -82,7 +82,8 @@ impl Http2Link {
 
     pub(super) fn state(&self) -> LinkState {
         let connection = &*self.connection;
-        if connection.sender.borrow().is_closed() {
+        // One that allows no streams at all would only collect requests.
+        if connection.sender.borrow().is_closed() || connection.allowed.get() == 0 {
             LinkState::Closed
         } else if connection.open.get() < connection.streams.min(connection.allowed.get()) {
             LinkState::Ready

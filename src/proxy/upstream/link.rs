@@ -10,7 +10,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -30,6 +30,9 @@ pub(crate) trait Dial: fmt::Debug + 'static {
 
     /// Connects. Cancel-safe: a dropped future leaves no connection.
     fn dial(&self, to: Endpoint<'_>) -> impl Future<Output = io::Result<Self::Link>>;
+
+    /// The addresses of a name.
+    fn look_up(&self, host: &str, port: u16) -> impl Future<Output = io::Result<Vec<SocketAddr>>>;
 }
 
 /// Where to connect to, and how.
@@ -127,17 +130,42 @@ pub(crate) enum Upload {
 pub(crate) struct Source {
     body: RefCell<Option<ClientBody>>,
     sending: Cell<u32>,
+    /// Of the connection that waits for more of it.
+    waker: RefCell<Option<Waker>>,
 }
 
 impl Source {
     /// Puts `body` at the disposal of a connection.
     pub(crate) fn new(body: ClientBody) -> Rc<Self> {
-        Rc::new(Self { body: RefCell::new(Some(body)), sending: Cell::new(0) })
+        Rc::new(Self { body: RefCell::new(Some(body)), sending: Cell::new(0), waker: RefCell::default() })
     }
 
     /// What is left of it. The connection sees a body that broke off.
     pub(crate) fn take(&self) -> Option<ClientBody> {
-        self.body.borrow_mut().take()
+        let taken = self.body.borrow_mut().take();
+        self.wake();
+        taken
+    }
+
+    /// A connection that waits for more has to see that it waits in vain.
+    fn wake(&self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    fn poll_frame(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CutShort>>> {
+        let polled = match self.body.borrow_mut().as_mut() {
+            Some(body) => Pin::new(body).poll_frame(cx).map_err(|_broken_off| CutShort::new()),
+            None => Poll::Ready(Some(Err(CutShort::new()))),
+        };
+        if polled.is_pending() {
+            let mut waker = self.waker.borrow_mut();
+            if !waker.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
+                *waker = Some(cx.waker().clone());
+            }
+        }
+        polled
     }
 }
 
@@ -174,6 +202,7 @@ impl Upload {
             Self::Own(bytes) => Self::Own(bytes.clone()),
             Self::Stream(source, _) => {
                 source.sending.set(source.sending.get().wrapping_add(1));
+                source.wake();
                 Self::of(source)
             }
         }
@@ -189,12 +218,8 @@ impl Body for Upload {
             Self::Empty => Poll::Ready(None),
             Self::Own(bytes) if bytes.is_empty() => Poll::Ready(None),
             Self::Own(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
-            Self::Stream(source, sending) => match source.body.borrow_mut().as_mut() {
-                Some(body) if *sending == source.sending.get() => {
-                    Pin::new(body).poll_frame(cx).map_err(|_broken_off| CutShort::new())
-                }
-                Some(_) | None => Poll::Ready(Some(Err(CutShort::new()))),
-            },
+            Self::Stream(source, sending) if *sending == source.sending.get() => source.poll_frame(cx),
+            Self::Stream(..) => Poll::Ready(Some(Err(CutShort::new()))),
         }
     }
 

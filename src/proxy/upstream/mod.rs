@@ -16,6 +16,8 @@ mod link;
 mod pool;
 mod resolve;
 mod standing;
+#[cfg(test)]
+mod tests;
 
 use std::error::Error;
 use std::rc::Rc;
@@ -214,7 +216,8 @@ impl<D: Dial> Service<D> {
             let reused = pooled.is_some();
             let mut lease = match pooled {
                 Some(lease) => lease,
-                None => match pool.fresh(&self.upstream, http1).await {
+                // On the heap while it lasts: with a handshake in it, it is larger than all the rest of a request.
+                None => match Box::pin(pool.fresh(&self.upstream, http1)).await {
                     Ok(Dialled { lease, anew }) => {
                         if anew {
                             self.cells.connected();

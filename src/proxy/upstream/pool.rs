@@ -17,7 +17,7 @@ use super::link::{Dial, Endpoint, Link, LinkState};
 use super::resolve::Resolver;
 use super::standing::Standing;
 use crate::clock::Clock;
-use crate::proxy::metrics;
+use crate::proxy::metrics::PoolCells;
 use crate::proxy::settings::{Speaks, Target, Upstream};
 use crate::tls;
 
@@ -42,15 +42,33 @@ pub(crate) struct Pool<D: Dial> {
     /// Requests that are there now.
     active: Cell<usize>,
     born: Cell<u32>,
-    gauge: Arc<metrics::Cell>,
+    cells: Arc<PoolCells>,
     chores: RefCell<JoinSet<()>>,
 }
 
 #[derive(Debug)]
 struct Idle<L> {
     link: L,
+    open: Rc<OpenCount>,
     until: Instant,
     since: Instant,
+}
+
+/// Counts one connection for as long as anybody has a share of it.
+#[derive(Debug)]
+struct OpenCount(Arc<PoolCells>);
+
+impl OpenCount {
+    fn new(cells: &Arc<PoolCells>) -> Rc<Self> {
+        cells.open.add(1);
+        Rc::new(Self(Arc::clone(cells)))
+    }
+}
+
+impl Drop for OpenCount {
+    fn drop(&mut self) {
+        self.0.open.subtract(1);
+    }
 }
 
 /// A connection in use. Dropping it closes the connection, or ends this use of one that is shared;
@@ -58,6 +76,7 @@ struct Idle<L> {
 #[derive(Debug)]
 pub(crate) struct Lease<D: Dial> {
     pub(super) link: D::Link,
+    open: Rc<OpenCount>,
     until: Instant,
     at: Active<D>,
     size: usize,
@@ -72,6 +91,7 @@ struct Active<D: Dial>(Rc<Pool<D>>);
 impl<D: Dial> Active<D> {
     fn begin(pool: &Rc<Pool<D>>) -> Self {
         pool.active.set(pool.active.get() + 1);
+        pool.cells.active.add(1);
         Self(Rc::clone(pool))
     }
 }
@@ -79,13 +99,14 @@ impl<D: Dial> Active<D> {
 impl<D: Dial> Drop for Active<D> {
     fn drop(&mut self) {
         self.0.active.set(self.0.active.get().saturating_sub(1));
+        self.0.cells.active.subtract(1);
     }
 }
 
 impl<D: Dial> Lease<D> {
     /// Back to the idle ones, if it still lives and there is room.
     pub(crate) fn give_back(self) {
-        let Self { link, until, at: Active(ref pool), size, rested: _ } = self;
+        let Self { link, open, until, at: Active(ref pool), size, rested: _ } = self;
         // One that is shared is still there.
         if link.is_multiplexed() || link.state() == LinkState::Closed {
             return;
@@ -95,7 +116,7 @@ impl<D: Dial> Lease<D> {
             idle.pop_front();
         }
         if idle.len() < size {
-            idle.push_back(Idle { link, until, since: pool.clock.monotonic() });
+            idle.push_back(Idle { link, open, until, since: pool.clock.monotonic() });
         }
         pool.count(idle.len());
     }
@@ -108,7 +129,7 @@ impl<D: Dial> Pool<D> {
         standing: Arc<Standing>,
         dial: Rc<D>,
         clock: Arc<dyn Clock>,
-        gauge: Arc<metrics::Cell>,
+        cells: Arc<PoolCells>,
     ) -> Rc<Self> {
         Rc::new(Self {
             target,
@@ -123,7 +144,7 @@ impl<D: Dial> Pool<D> {
             resolver: Resolver::new(),
             active: Cell::default(),
             born: Cell::default(),
-            gauge,
+            cells,
             chores: RefCell::default(),
         })
     }
@@ -169,10 +190,17 @@ impl<D: Dial> Pool<D> {
             let fresh = Self::is_fresh(entry, upstream, now);
             match entry.link.state() {
                 LinkState::Ready if fresh => {
-                    let Idle { link, until, since } = idle.remove(at)?;
+                    let Idle { link, open, until, since } = idle.remove(at)?;
                     self.count(idle.len());
                     let rested = now.saturating_duration_since(since) >= RESTED_AFTER;
-                    return Some(Lease { link, until, at: Active::begin(self), size: upstream.pool_size, rested });
+                    return Some(Lease {
+                        link,
+                        open,
+                        until,
+                        at: Active::begin(self),
+                        size: upstream.pool_size,
+                        rested,
+                    });
                 }
                 // It may become ready within this turn of the loop.
                 LinkState::Busy if fresh => {}
@@ -192,13 +220,13 @@ impl<D: Dial> Pool<D> {
         let good = |entry: &Idle<D::Link>| entry.link.state() == LinkState::Ready && now < entry.until;
         let entry = shared.iter_mut().find(|entry| good(entry))?;
         entry.since = now;
-        let link = entry.link.share()?;
+        let (link, open) = (entry.link.share()?, Rc::clone(&entry.open));
         let rested = false;
-        Some(Lease { link, until: entry.until, at: Active::begin(self), size: upstream.pool_size, rested })
+        Some(Lease { link, open, until: entry.until, at: Active::begin(self), size: upstream.pool_size, rested })
     }
 
     fn count(&self, idle: usize) {
-        self.gauge.set(u64::try_from(idle).unwrap_or(u64::MAX));
+        self.cells.idle.set(u64::try_from(idle).unwrap_or(u64::MAX));
     }
 
     /// Lets go of idle connections that have died, or lain or lived too long, and asks for the
@@ -222,7 +250,8 @@ impl<D: Dial> Pool<D> {
             let pool = Rc::downgrade(self);
             chores.spawn_local(async move {
                 let Some(pool) = pool.upgrade() else { return };
-                if let Err(error) = pool.resolver.ask(&pool.target).await {
+                if let Err(error) = pool.resolver.refresh(&*pool.dial, &pool.target).await {
+                    pool.cells.lookups_failed.add(1);
                     tracing::warn!(target = %pool.target.authority, %error, "the name cannot be looked up, its last addresses stay");
                 }
             });
@@ -260,14 +289,15 @@ impl<D: Dial> Pool<D> {
         if !http1 {
             self.shares.set(Some(share.is_some()));
         }
+        let open = OpenCount::new(&self.cells);
         let link = match share {
             Some(share) => {
-                self.shared.borrow_mut().push(Idle { link, until, since: now });
+                self.shared.borrow_mut().push(Idle { link, open: Rc::clone(&open), until, since: now });
                 share
             }
             None => link,
         };
-        Ok(Dialled { lease: Lease { link, until, at, size: upstream.pool_size, rested: false }, anew: true })
+        Ok(Dialled { lease: Lease { link, open, until, at, size: upstream.pool_size, rested: false }, anew: true })
     }
 
     /// How long the next connection is used: up to a tenth less than `most`, so that those that were
@@ -291,7 +321,8 @@ impl<D: Dial> Pool<D> {
         if self.target.address.is_some() || matches!(self.target.speaks, Speaks::Unix(_)) {
             return self.dial.dial(to(self.target.address)).await;
         }
-        let addresses = self.resolver.addresses(&self.target, self.clock.monotonic()).await?;
+        let asked = self.resolver.addresses(&*self.dial, &self.target, self.clock.monotonic()).await;
+        let addresses = asked.inspect_err(|_| self.cells.lookups_failed.add(1))?;
         let mut left = u32::try_from(addresses.len()).unwrap_or(u32::MAX);
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         for address in addresses {

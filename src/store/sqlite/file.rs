@@ -20,7 +20,11 @@ use crate::store::{StoreError, StoreId};
 /// Marks a SQLite file as ours: `KWrd` in ASCII.
 const APPLICATION_ID: i32 = 0x4B57_7264;
 /// Migration `n` is the `n`th from 1.
-const MIGRATIONS: &[&str] = &[include_str!("../migrations/sqlite/0001_keys.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("../migrations/sqlite/0001_keys.sql"),
+    include_str!("../migrations/sqlite/0002_management.sql"),
+    include_str!("../migrations/sqlite/0003_webhooks.sql"),
+];
 /// How long a call waits for another process's transaction.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const STATEMENTS_KEPT: usize = 64;

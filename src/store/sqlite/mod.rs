@@ -4,10 +4,13 @@
 //! commits. Before anything is acknowledged the file at the path is held against the one that was
 //! opened, so that a file put in its place by a restore is never written behind the gateway's back.
 
+mod examine;
 mod fault;
 mod file;
+mod list;
 mod news;
 mod read;
+mod rotation;
 mod rows;
 #[cfg(test)]
 mod tests;
@@ -24,12 +27,13 @@ use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use rusqlite::{Connection, TransactionBehavior};
 use tokio::sync::{Notify, Semaphore, oneshot};
 
+pub use self::examine::examine;
 use self::fault::Fault;
 use self::file::{Empty, Identity, Log, Opened, Role};
 use self::write::{Member, Request};
 use super::{
-    Answer, Batch, BoxFuture, Cursor, EventQuery, KeyQuery, ListedKey, NumberedSecret, Outcome, OwnedKey, Plan, Poll,
-    ReadRequest, Reading, Store, StoreError, StoreId, UsageUpdate,
+    Answer, Batch, BoxFuture, Cursor, EventQuery, KeyPage, KeyQuery, NumberedSecret, Outcome, OwnedKey, Plan, Poll,
+    ReadRequest, Reading, RefusalQuery, RefusalTally, RotationStore, Store, StoreError, StoreId, UsageUpdate,
 };
 use crate::clock::Clock;
 use crate::key::{Event, ProjectId, TokenHash, User};
@@ -85,6 +89,14 @@ impl Open {
             idle: Mutex::default(),
         }
     }
+}
+
+/// How a write transaction ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    Commit,
+    /// Nothing was changed, and so nothing is worth a flush of the disk.
+    RollBack,
 }
 
 /// Whether a read makes sense when another store's file has taken this one's place.
@@ -257,6 +269,11 @@ impl Shared {
 
     /// Runs `work` in one write transaction and commits it, unless the file was replaced.
     fn write<T>(&self, work: impl FnOnce(&Connection) -> Result<T, Fault>) -> Result<T, StoreError> {
+        self.write_if(|connection| work(connection).map(|written| (written, Ending::Commit)))
+    }
+
+    /// Runs `work` in one write transaction, and ends it as `work` says.
+    fn write_if<T>(&self, work: impl FnOnce(&Connection) -> Result<(T, Ending), Fault>) -> Result<T, StoreError> {
         let write = || {
             let open = self.current()?;
             self.is_this_store(&open)?;
@@ -267,7 +284,10 @@ impl Shared {
             }
             let connection = writer.as_mut().expect("it was opened just now");
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let written = work(&transaction)?;
+            let (written, ending) = work(&transaction)?;
+            if ending == Ending::RollBack {
+                return Ok(written);
+            }
             self.is_unmoved(&open)?;
             transaction.commit()?;
             // Again: what was committed to a file that is no longer there is not acknowledged.
@@ -294,9 +314,13 @@ impl Store for SqliteStore {
         self.shared.id
     }
 
+    fn rotation(&self) -> Option<&dyn RotationStore> {
+        Some(self)
+    }
+
     fn mutate(&self, read: ReadRequest, plan: Plan) -> Answer<'_, Outcome> {
         let (reply, answer) = oneshot::channel();
-        Box::pin(self.ask(Request::Mutate(Member { read, plan, reply }), answer))
+        Box::pin(self.ask(Request::Mutate(Box::new(Member { read, plan, reply })), answer))
     }
 
     fn read(&self, read: ReadRequest) -> Answer<'_, Reading> {
@@ -307,8 +331,8 @@ impl Store for SqliteStore {
         self.read_with(OfStore::This, move |connection, _shared| read::find(connection, &hash))
     }
 
-    fn list_keys(&self, query: KeyQuery) -> Answer<'_, Vec<ListedKey>> {
-        self.read_with(OfStore::This, move |connection, shared| read::list_keys(connection, &query, shared.clock.now()))
+    fn list_keys(&self, query: KeyQuery) -> Answer<'_, KeyPage> {
+        self.read_with(OfStore::This, move |connection, shared| list::list_keys(connection, &query, shared.clock.now()))
     }
 
     fn list_users(&self, project: Option<ProjectId>) -> Answer<'_, Vec<User>> {
@@ -341,6 +365,20 @@ impl Store for SqliteStore {
         Box::pin(self.ask(Request::Usage { gateway, updates, reply }, answer))
     }
 
+    fn record_refusals(&self, tallies: Vec<RefusalTally>) -> Answer<'_, ()> {
+        let (reply, answer) = oneshot::channel();
+        Box::pin(self.ask(Request::Refusals { tallies, reply }, answer))
+    }
+
+    fn list_refusals(&self, query: RefusalQuery) -> Answer<'_, Vec<RefusalTally>> {
+        self.read_with(OfStore::This, move |connection, _shared| read::list_refusals(connection, &query))
+    }
+
+    fn tidy(&self) -> Answer<'_, ()> {
+        let (reply, answer) = oneshot::channel();
+        Box::pin(self.ask(Request::Tidy { reply }, answer))
+    }
+
     fn check_secret(&self, number: u32, fingerprint: [u8; 32]) -> Answer<'_, ()> {
         Box::pin(async move {
             // Almost always it is known, and looking needs no write lock, which a long import holds.
@@ -354,5 +392,15 @@ impl Store for SqliteStore {
 
     fn secrets(&self) -> Answer<'_, Vec<NumberedSecret>> {
         self.read_with(OfStore::This, move |connection, _shared| read::secrets(connection))
+    }
+
+    fn add_secret(&self, number: u32, fingerprint: [u8; 32]) -> Answer<'_, ()> {
+        let (reply, answer) = oneshot::channel();
+        Box::pin(self.ask(Request::AddSecret { number, fingerprint, reply }, answer))
+    }
+
+    fn forget_secret(&self, number: u32) -> Answer<'_, ()> {
+        let (reply, answer) = oneshot::channel();
+        Box::pin(self.ask(Request::ForgetSecret { number, reply }, answer))
     }
 }

@@ -8,15 +8,16 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Params, params, params_from_iter};
 
 use super::fault::Fault;
+use super::list::Conditions;
 use super::rows::{
-    Columns, Decoder, EVENT_COLUMNS, KEY_COLUMNS, KEY_WIDTH, USER_COLUMNS, USER_WIDTH, event, hash_at, id_at, to_sql,
-    unsigned, user_at,
+    Columns, Decoder, EVENT_COLUMNS, KEY_COLUMNS, KEY_WIDTH, TALLY_COLUMNS, USER_COLUMNS, USER_WIDTH, event, hash_at,
+    id_at, kept, tally, to_sql, unsigned, user_at,
 };
 use crate::clock::Timestamp;
-use crate::key::{EnvironmentId, Event, Key, KeyId, ProjectId, Stamp, Subject, TokenHash, User, UserId};
+use crate::key::{Event, EventKind, Key, KeyId, ProjectId, Stamp, Subject, TokenHash, User, UserId};
 use crate::store::{
-    Batch, CommitId, Cursor, Damaged, EventQuery, KeyQuery, KeyUsage, ListedKey, NumberedSecret, OwnedKey, Poll,
-    ReadRequest, Reading, Row, StoreId,
+    Batch, COUNTED_MAX, CommitId, Cursor, Damaged, EventQuery, KeyUsage, NumberedSecret, OwnedKey, Poll, ReadRequest,
+    Reading, RefusalQuery, RefusalTally, Row, StoreId,
 };
 
 /// Reads everything that `request` asks for.
@@ -51,7 +52,18 @@ pub(super) fn reading(connection: &Connection, request: &ReadRequest, now: Times
     }
     let mut users: HashSet<UserId> = request.users.iter().cloned().collect();
     users.extend(gathered.keys.iter().filter_map(|key| key.user.clone()));
-    let mut reading = Reading { now, any_key: any_key(connection)?, ..Reading::default() };
+    let newest = newest(connection)?;
+    let any_key = any_key(connection)?;
+    let mut reading = Reading { now, any_key, newest, next: newest, ..Reading::default() };
+    if let Some(once) = request.once {
+        reading.once = kept(connection, once, now)?;
+    }
+    if let Some(user) = &request.count_of_user {
+        reading.count_of_user = count_of_user(connection, user, now)?;
+    }
+    if let Some(id) = request.disabled {
+        reading.disabled = last_disabled(connection, id)?;
+    }
     for id in &users {
         reading.users.extend(user(connection, &mut gathered.decoder, id)?);
     }
@@ -84,6 +96,51 @@ impl Gathered {
     }
 }
 
+/// How many keys `user` has that have not ended, counted no further than is of use.
+fn count_of_user(connection: &Connection, user: &UserId, now: Timestamp) -> Result<usize, Fault> {
+    let mut statement = connection.prepare_cached(
+        "SELECT count(*) FROM (SELECT 1 FROM keys WHERE user_id = ?1 AND revoked = 0 AND superseded = 0 \
+         AND (expires_at IS NULL OR expires_at > ?2) AND (grace_expires_at IS NULL OR grace_expires_at > ?2) LIMIT ?3)",
+    )?;
+    let most = i64::try_from(COUNTED_MAX).unwrap_or(i64::MAX);
+    unsigned(statement.query_row(params![user.as_str(), now.nanos(), most], |row| row.get(0))?)
+}
+
+/// The newest event that switched the key off.
+fn last_disabled(connection: &Connection, id: KeyId) -> Result<Option<Event>, Fault> {
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT {EVENT_COLUMNS} FROM events e WHERE e.key_id = ?1 AND e.kind = ?2 \
+         ORDER BY e.revision DESC, e.ordinal DESC LIMIT 1"
+    ))?;
+    let mut rows = statement.query(params![id.bits().to_be_bytes(), EventKind::KeyDisabled.as_str()])?;
+    rows.next()?.map(event).transpose()
+}
+
+/// Refused attempts, newest first.
+pub(super) fn list_refusals(connection: &Connection, query: &RefusalQuery) -> Result<Vec<RefusalTally>, Fault> {
+    let mut conditions = Conditions::default();
+    if let Some(before) = query.before {
+        conditions.and("minute < ?", [Value::Integer(before.nanos())]);
+    }
+    if let Some(actor) = &query.actor {
+        conditions.and("actor = ?", [Value::Text(actor.to_string())]);
+    }
+    let mut sql = format!(
+        "SELECT {TALLY_COLUMNS} FROM audit_refusals{} ORDER BY minute DESC, actor, address, operation, code",
+        conditions.sql
+    );
+    if query.limit > 0 {
+        write!(sql, " LIMIT {}", query.limit).expect("writing to a String never fails");
+    }
+    let mut statement = connection.prepare(&sql)?;
+    let mut rows = statement.query(params_from_iter(conditions.values))?;
+    let mut tallies = Vec::new();
+    while let Some(row) = rows.next()? {
+        tallies.push(tally(row)?);
+    }
+    Ok(tallies)
+}
+
 fn any_key(connection: &Connection) -> Result<bool, Fault> {
     Ok(connection.prepare_cached("SELECT EXISTS (SELECT 1 FROM keys)")?.query_row([], |row| row.get(0))?)
 }
@@ -101,7 +158,7 @@ fn usage(connection: &Connection, key: KeyId) -> Result<Option<KeyUsage>, Fault>
     rows.next()?.map_or(Ok(None), |row| usage_at(&mut Columns { row, next: 0 }, key))
 }
 
-fn usage_at(columns: &mut Columns<'_, '_>, key: KeyId) -> Result<Option<KeyUsage>, Fault> {
+pub(super) fn usage_at(columns: &mut Columns<'_, '_>, key: KeyId) -> Result<Option<KeyUsage>, Fault> {
     match (columns.integer_or_none()?, columns.integer_or_none()?) {
         (Some(last), Some(count)) => {
             Ok(Some(KeyUsage { key, last_used_at: Timestamp::from_nanos(last), count: unsigned(count)? }))
@@ -152,84 +209,8 @@ pub(super) fn find(connection: &Connection, hash: &TokenHash) -> Result<(Option<
     Ok((found, newest(connection)?))
 }
 
-/// Conditions joined by AND, each with its values.
-#[derive(Debug, Default)]
-struct Conditions {
-    sql: String,
-    values: Vec<Value>,
-}
-
-impl Conditions {
-    /// `condition` holds one `?` for each of `values`.
-    fn and(&mut self, condition: &str, values: impl IntoIterator<Item = Value>) {
-        self.sql.push_str(if self.sql.is_empty() { " WHERE " } else { " AND " });
-        self.sql.push_str(condition);
-        self.values.extend(values);
-    }
-
-    fn and_text(&mut self, condition: &str, text: Option<&str>) {
-        if let Some(text) = text {
-            self.and(condition, [Value::Text(text.to_owned())]);
-        }
-    }
-}
-
-fn days(count: u32) -> Duration {
+pub(super) fn days(count: u32) -> Duration {
     Duration::from_secs(u64::from(count) * 24 * 60 * 60)
-}
-
-const LAST_USED: &str = "(SELECT max(w.last_used_at) FROM key_usage w WHERE w.key_id = k.id)";
-const USE_COUNT: &str = "(SELECT sum(w.count) FROM key_usage w WHERE w.key_id = k.id)";
-
-/// Keys with user and usage, newest first.
-pub(super) fn list_keys(connection: &Connection, query: &KeyQuery, now: Timestamp) -> Result<Vec<ListedKey>, Fault> {
-    let mut conditions = Conditions::default();
-    conditions.and_text("k.project = ?", query.project.as_ref().map(ProjectId::as_str));
-    conditions.and_text("k.environment = ?", query.environment.as_ref().map(EnvironmentId::as_str));
-    conditions.and_text("k.user_id = ?", query.user.as_ref().map(UserId::as_str));
-    if let Some(text) = &query.text {
-        let [name, id, prefix] = [text.to_ascii_lowercase(), text.to_ascii_lowercase(), text.clone()].map(Value::Text);
-        conditions.and(
-            "(instr(lower(k.name), ?) > 0 OR instr('key_' || lower(hex(k.id)), ?) = 1 OR instr(k.shown_prefix, ?) = 1)",
-            [name, id, prefix],
-        );
-    }
-    if let Some(count) = query.expires_within_days {
-        let ends = [now, now.plus(days(count))].map(|time| Value::Integer(time.nanos()));
-        conditions.and("k.expires_at > ? AND k.expires_at <= ?", ends);
-    }
-    if let Some(count) = query.unused_for_days {
-        let since = Value::Integer(now.minus(days(count)).nanos());
-        conditions.and(&format!("coalesce({LAST_USED}, k.created_at) <= ?"), [since]);
-    }
-    if let Some(lineage) = query.lineage {
-        conditions.and("k.lineage = ?", [Value::Blob(lineage.bits().to_be_bytes().to_vec())]);
-    }
-    if let Some(before) = query.before {
-        conditions.and("k.id < ?", [Value::Blob(before.bits().to_be_bytes().to_vec())]);
-    }
-    let sql = format!(
-        "SELECT {KEY_COLUMNS}, {USER_COLUMNS}, {LAST_USED}, {USE_COUNT} \
-         FROM keys k LEFT JOIN users u ON u.id = k.user_id{} ORDER BY k.id DESC",
-        conditions.sql
-    );
-    let mut statement = connection.prepare(&sql)?;
-    let mut rows = statement.query(params_from_iter(conditions.values))?;
-    let (mut decoder, mut found) = (Decoder::default(), Vec::new());
-    while let Some(row) = rows.next()? {
-        let key = decoder.key(row, 0)?;
-        let user = decoder.user_or_none(row, KEY_WIDTH)?;
-        // The status is the key's own rule, not a second one in SQL; so the limit is kept here.
-        if query.status.is_some_and(|status| key.status(user.as_ref(), now) != status) {
-            continue;
-        }
-        let usage = usage_at(&mut Columns { row, next: KEY_WIDTH + USER_WIDTH }, key.id)?;
-        found.push((key, user, usage));
-        if found.len() == query.limit {
-            break;
-        }
-    }
-    Ok(found)
 }
 
 /// Users by id.
@@ -349,7 +330,7 @@ fn changes(connection: &Connection, cursor: Cursor, sink: &mut dyn FnMut(Batch))
     Ok(())
 }
 
-fn damaged_key(id: Option<KeyId>, hash: Option<TokenHash>) -> Damaged {
+pub(super) fn damaged_key(id: Option<KeyId>, hash: Option<TokenHash>) -> Damaged {
     id.map_or(Damaged::Unnamed, |id| Damaged::Key { id, hash })
 }
 

@@ -13,23 +13,24 @@ use crate::key::{
     EnvironmentId, Event, FlagSet, Format, Grants, Key, KeyId, LineageId, OperatorScope, ProjectId, Rotation, Stamp,
     States, Subject, TokenHash, User, UserId,
 };
-use crate::store::CommitId;
+use crate::store::{CommitId, Keep, Kept, ONCE_KEPT, OnceKey, RefusalTally};
 
 /// The columns of a key in the order in which [`Decoder::key`] reads them.
 pub(super) const KEY_COLUMNS: &str = "k.id, k.lineage, k.hash, k.format, k.shown_prefix, k.last_four, k.name, \
      k.project, k.environment, k.user_id, k.inherit, k.flags, k.props, k.may_grant, k.operates, k.operates_project, \
      k.operates_environment, k.self_rotate, k.minted_by, k.revoked, k.disabled, k.superseded, k.revoked_at, \
      k.replaced_by, k.expires_at, k.grace_expires_at, k.rotation_days, k.rotation_next_at, k.rotation_webhook_url, \
-     k.created_at, k.updated_at, k.revision, k.ordinal";
+     k.webhook_secret_version, k.webhook_old_secret_until, k.created_at, k.updated_at, k.revision, k.ordinal";
 /// How many those are.
-pub(super) const KEY_WIDTH: usize = 33;
+pub(super) const KEY_WIDTH: usize = 35;
 /// The columns of a user in the order in which [`Decoder::user`] reads them.
 pub(super) const USER_COLUMNS: &str =
     "u.id, u.project, u.flags, u.active, u.deleted, u.created_at, u.updated_at, u.revision, u.ordinal";
 /// How many those are.
 pub(super) const USER_WIDTH: usize = 9;
 /// The columns of an event in the order in which [`event`] reads them.
-pub(super) const EVENT_COLUMNS: &str = "e.revision, e.ordinal, e.at, e.kind, e.actor, e.key_id, e.user_id, e.changes";
+pub(super) const EVENT_COLUMNS: &str = "e.revision, e.ordinal, e.at, e.kind, e.actor, e.key_id, e.user_id, e.changes, \
+     e.address";
 
 /// A number as SQLite keeps it.
 pub(super) fn to_sql(number: u64) -> i64 {
@@ -108,6 +109,8 @@ impl Decoder {
                 interval_days: columns.integer_or_none()?.map(unsigned).transpose()?,
                 next_at: columns.time_or_none()?,
                 webhook_url: columns.text_or_none()?.map(str::to_owned),
+                secret_version: unsigned(columns.integer()?)?,
+                old_secret_until: columns.time_or_none()?,
             },
             created_at: columns.time()?,
             updated_at: columns.time()?,
@@ -163,14 +166,106 @@ pub(super) fn event(row: &Row<'_>) -> Result<Event, Fault> {
     let at = columns.time()?;
     let kind = parsed_or(columns.text()?, "event kind")?;
     let actor = parsed_or(columns.text()?, "actor")?;
+    let subject = subject(&mut columns)?;
+    let subject = subject.ok_or_else(|| Fault::Stored("an event has no one subject".to_owned()))?;
+    let changes = map(columns.text()?)?;
+    let from = columns.text_or_none()?.map(|text| parsed_or(text, "address")).transpose()?;
+    Ok(Event { stamp, at, kind, actor, from, subject, changes })
+}
+
+/// What the next two columns name: a key or a user; none where neither or both are there.
+fn subject(columns: &mut Columns<'_, '_>) -> Result<Option<Subject>, Fault> {
     let key = columns.bits_or_none()?.map(KeyId::from_bits);
     let user = columns.text_or_none()?.map(parsed::<UserId>).transpose()?;
-    let subject = match (key, user) {
-        (Some(key), None) => Subject::Key(key),
-        (None, Some(user)) => Subject::User(user),
-        (None, None) | (Some(_), Some(_)) => return Err(Fault::Stored("an event has no one subject".to_owned())),
+    Ok(match (key, user) {
+        (Some(key), None) => Some(Subject::Key(key)),
+        (None, Some(user)) => Some(Subject::User(user)),
+        (None, None) | (Some(_), Some(_)) => None,
+    })
+}
+
+/// A key's and a user's id, one of them none.
+fn subject_columns(subject: Option<&Subject>) -> (Option<[u8; 16]>, Option<&str>) {
+    match subject {
+        Some(Subject::Key(key)) => (Some(key.bits().to_be_bytes()), None),
+        Some(Subject::User(user)) => (None, Some(user.as_str())),
+        None => (None, None),
+    }
+}
+
+/// The columns of refused attempts in the order in which [`tally`] reads them.
+pub(super) const TALLY_COLUMNS: &str = "minute, actor, address, operation, code, key_id, user_id, count, last_at";
+
+/// The refused attempts of a row that holds [`TALLY_COLUMNS`].
+pub(super) fn tally(row: &Row<'_>) -> Result<RefusalTally, Fault> {
+    let mut columns = Columns { row, next: 0 };
+    let minute = columns.time()?;
+    let actor = parsed_or(columns.text()?, "actor")?;
+    let from = match columns.text()? {
+        "" => None,
+        text => Some(parsed_or(text, "address")?),
     };
-    Ok(Event { stamp, at, kind, actor, subject, changes: map(columns.text()?)? })
+    let (operation, code) = (columns.text()?.to_owned(), columns.text()?.to_owned());
+    let subject = subject(&mut columns)?;
+    let count = unsigned(columns.integer()?)?;
+    Ok(RefusalTally { minute, actor, from, operation, code, subject, count, last_at: columns.time()? })
+}
+
+/// Adds up refused attempts.
+pub(super) fn write_tally(connection: &Connection, tally: &RefusalTally) -> Result<(), Fault> {
+    let mut statement = connection.prepare_cached(
+        "INSERT INTO audit_refusals (minute, actor, address, operation, code, key_id, user_id, count, last_at) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) \
+         ON CONFLICT (minute, actor, address, operation, code) DO UPDATE SET key_id = excluded.key_id, \
+         user_id = excluded.user_id, count = count + excluded.count, last_at = max(last_at, excluded.last_at)",
+    )?;
+    let (key, user) = subject_columns(tally.subject.as_ref());
+    statement.execute(params![
+        tally.minute.nanos(),
+        tally.actor.to_string(),
+        tally.from.map(|address| address.to_string()).unwrap_or_default(),
+        tally.operation,
+        tally.code,
+        key,
+        user,
+        to_sql(tally.count),
+        tally.last_at.nanos(),
+    ])?;
+    Ok(())
+}
+
+/// Keeps an answer for as long as it is remembered.
+pub(super) fn write_kept(connection: &Connection, keep: &Keep, revision: u64, at: Timestamp) -> Result<(), Fault> {
+    // What is past its time is as if it had never been, whether it was swept yet or not.
+    let mut statement = connection.prepare_cached(
+        "INSERT INTO once (once, request, key_id, revision, sealed, until, at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) \
+         ON CONFLICT (once) DO UPDATE SET request = excluded.request, key_id = excluded.key_id, \
+         revision = excluded.revision, sealed = excluded.sealed, until = excluded.until, at = excluded.at",
+    )?;
+    statement.execute(params![
+        keep.once.0,
+        keep.request,
+        keep.key.map(|id| id.bits().to_be_bytes()),
+        to_sql(revision),
+        keep.sealed,
+        keep.until.nanos(),
+        at.nanos(),
+    ])?;
+    Ok(())
+}
+
+/// An answer that was kept and is still remembered.
+pub(super) fn kept(connection: &Connection, once: OnceKey, now: Timestamp) -> Result<Option<Kept>, Fault> {
+    let mut statement = connection
+        .prepare_cached("SELECT request, key_id, revision, sealed, until FROM once WHERE once = ?1 AND at > ?2")?;
+    let mut rows = statement.query(params![once.0, now.minus(ONCE_KEPT).nanos()])?;
+    let Some(row) = rows.next()? else { return Ok(None) };
+    let mut columns = Columns { row, next: 0 };
+    let (request, key) = (columns.bytes()?, columns.bits_or_none()?.map(KeyId::from_bits));
+    let revision = unsigned(columns.integer()?)?;
+    let sealed = columns.value()?.as_blob_or_null().map_err(|error| columns.wrong(&error))?.map(<[u8]>::to_vec);
+    let is_kept = now < columns.time()?;
+    Ok(Some(Kept { request, key, revision, sealed: sealed.filter(|_| is_kept) }))
 }
 
 /// Writes a key: inserts it where its id is new, and else replaces all but what never changes.
@@ -179,9 +274,10 @@ pub(super) fn write_key(connection: &Connection, key: &Key, at: Timestamp, stamp
         "INSERT INTO keys (id, lineage, hash, format, shown_prefix, last_four, name, project, environment, user_id, \
          inherit, flags, props, may_grant, operates, operates_project, operates_environment, self_rotate, minted_by, \
          revoked, disabled, superseded, revoked_at, replaced_by, expires_at, grace_expires_at, rotation_days, \
-         rotation_next_at, rotation_webhook_url, created_at, updated_at, revision, ordinal) \
+         rotation_next_at, rotation_webhook_url, webhook_secret_version, webhook_old_secret_until, created_at, \
+         updated_at, revision, ordinal) \
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, \
-         ?22, ?23, ?24, ?25, ?26, ?27, ?28, ?29, ?30, ?31, ?32, ?33) \
+         ?22, ?23, ?24, ?25, ?26, ?27, ?28, ?29, ?30, ?31, ?32, ?33, ?34, ?35) \
          ON CONFLICT (id) DO UPDATE SET name = excluded.name, project = excluded.project, \
          environment = excluded.environment, inherit = excluded.inherit, \
          flags = excluded.flags, props = excluded.props, may_grant = excluded.may_grant, \
@@ -191,6 +287,8 @@ pub(super) fn write_key(connection: &Connection, key: &Key, at: Timestamp, stamp
          revoked_at = excluded.revoked_at, replaced_by = excluded.replaced_by, expires_at = excluded.expires_at, \
          grace_expires_at = excluded.grace_expires_at, rotation_days = excluded.rotation_days, \
          rotation_next_at = excluded.rotation_next_at, rotation_webhook_url = excluded.rotation_webhook_url, \
+         webhook_secret_version = excluded.webhook_secret_version, \
+         webhook_old_secret_until = excluded.webhook_old_secret_until, \
          updated_at = excluded.updated_at, revision = excluded.revision, ordinal = excluded.ordinal",
     )?;
     let (inherit, flags) = match &key.grants {
@@ -228,6 +326,8 @@ pub(super) fn write_key(connection: &Connection, key: &Key, at: Timestamp, stamp
         key.rotation.interval_days,
         key.rotation.next_at.map(Timestamp::nanos),
         key.rotation.webhook_url,
+        key.rotation.secret_version,
+        key.rotation.old_secret_until.map(Timestamp::nanos),
         key.created_at.nanos(),
         at.nanos(),
         to_sql(stamp.revision),
@@ -262,13 +362,10 @@ pub(super) fn write_user(connection: &Connection, user: &User, at: Timestamp, st
 /// Appends an event.
 pub(super) fn write_event(connection: &Connection, event: &Event) -> Result<(), Fault> {
     let mut statement = connection.prepare_cached(
-        "INSERT INTO events (revision, ordinal, at, kind, actor, key_id, user_id, changes) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        "INSERT INTO events (revision, ordinal, at, kind, actor, key_id, user_id, changes, address) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
     )?;
-    let (key, user) = match &event.subject {
-        Subject::Key(key) => (Some(key.bits().to_be_bytes()), None),
-        Subject::User(user) => (None, Some(user.as_str())),
-    };
+    let (key, user) = subject_columns(Some(&event.subject));
     statement.execute(params![
         to_sql(event.stamp.revision),
         event.stamp.ordinal,
@@ -278,6 +375,7 @@ pub(super) fn write_event(connection: &Connection, event: &Event) -> Result<(), 
         key,
         user,
         json(&event.changes),
+        event.from.map(|address| address.to_string()),
     ])?;
     Ok(())
 }
@@ -301,7 +399,7 @@ impl<'a> Columns<'a, '_> {
         self.value()?.as_str_or_null().map_err(|error| self.wrong(&error))
     }
 
-    fn text(&mut self) -> Result<&'a str, Fault> {
+    pub(super) fn text(&mut self) -> Result<&'a str, Fault> {
         self.value()?.as_str().map_err(|error| self.wrong(&error))
     }
 
@@ -317,7 +415,7 @@ impl<'a> Columns<'a, '_> {
         Ok(self.integer()? != 0)
     }
 
-    fn time(&mut self) -> Result<Timestamp, Fault> {
+    pub(super) fn time(&mut self) -> Result<Timestamp, Fault> {
         self.integer().map(Timestamp::from_nanos)
     }
 

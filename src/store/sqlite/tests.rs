@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-use super::SqliteStore;
+use super::{SqliteStore, examine};
 use crate::clock::{ManualClock, Timestamp};
 use crate::store::contract::{Fixture, contract, key, newest, write, write_key};
-use crate::store::{Cursor, KeyQuery, SharedStore, Store, StoreError};
+use crate::store::rotation_contract::rotation_contract;
+use crate::store::{Cursor, Damaged, KeyQuery, SharedStore, Store, StoreError};
 
 fn clock() -> Arc<ManualClock> {
     Arc::new(ManualClock::at(Timestamp::from_seconds(1000)))
@@ -34,6 +35,7 @@ fn fixture() -> Fixture {
 }
 
 contract!(fixture);
+rotation_contract!(fixture);
 
 fn open(path: &Path) -> Result<SqliteStore, StoreError> {
     SqliteStore::open(path, clock())
@@ -66,7 +68,7 @@ fn a_newer_schema_is_refused_and_left_alone() {
     drop(SqliteStore::create(&path, clock()).expect("a new store"));
     Connection::open(&path).and_then(|file| file.pragma_update(None, "user_version", 99)).expect("a changed number");
     let error = open(&path).expect_err("it is newer");
-    assert!(matches!(error, StoreError::TooNew { found: 99, known: 1, .. }), "{error}");
+    assert!(matches!(error, StoreError::TooNew { found: 99, known: 2.., .. }), "{error}");
     assert!(one_line(&error).contains("newer keyward"));
 }
 
@@ -103,8 +105,12 @@ async fn a_torn_file_is_told_as_damaged() {
     }
     drop(store);
     let mut bytes = fs::read(&path).expect("the file is there");
+    examine(&path).expect("a sound file");
     bytes[8192..].fill(0x5a);
     fs::write(&path, bytes).expect("a torn file");
+    let error = examine(&path).expect_err("pages are torn");
+    assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
+    one_line(&error);
     let error = match open(&path) {
         Err(error) => error,
         Ok(store) => store.changes_after(Cursor::default(), Box::new(|_| {})).await.expect_err("rows are torn"),
@@ -138,7 +144,7 @@ async fn a_file_replaced_by_rename_is_noticed_before_anything_is_acknowledged() 
             fs::rename(from, to).expect("a rename");
         }
         let changes = vec![write_key(key(3))];
-        Ok(crate::store::Changes { actor: crate::key::Actor::System, changes })
+        Ok(crate::store::Changes::by(crate::key::Actor::System, changes))
     };
     let error = store.mutate(crate::store::ReadRequest::default(), Box::new(plan)).await.expect_err("not acknowledged");
     assert!(matches!(error, StoreError::Replaced { .. }), "{error}");
@@ -236,7 +242,7 @@ async fn what_was_acknowledged_survives_a_killed_process() {
             let (found, _) = store.find(key(number).hash).await.expect("a look-up");
             assert!(found.is_some(), "key {number} was acknowledged");
         }
-        let listed = store.list_keys(KeyQuery::default()).await.expect("a list").len();
+        let listed = store.list_keys(KeyQuery::default()).await.expect("a list").keys.len();
         assert_eq!(newest(&store).await.revision, u64::try_from(listed).expect("a small number"));
     }
 }
@@ -267,4 +273,22 @@ fn every_connection_waits_for_the_disk() {
         let mode: String = connection.query_row("PRAGMA journal_mode", [], |row| row.get(0)).expect("a mode");
         assert_eq!(mode, "wal");
     }
+}
+
+#[tokio::test]
+async fn a_damaged_row_is_named_and_the_others_are_listed() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("keyward.db");
+    let store: SharedStore = Arc::new(SqliteStore::create(&path, clock()).expect("a new store"));
+    for number in 1..=3 {
+        write(&store, vec![write_key(key(number))]).await.expect("a commit");
+    }
+    let file = Connection::open(&path).expect("the file is there");
+    file.execute("UPDATE keys SET props = 'no JSON' WHERE name = 'key 2'", []).expect("a torn row");
+    let page = store.list_keys(KeyQuery::default()).await.expect("a list");
+    let ids: Vec<_> = page.keys.iter().map(|(key, ..)| key.id).collect();
+    assert_eq!(ids, [key(3).id, key(1).id]);
+    let [(what, cause)] = &page.damaged[..] else { panic!("one row: {:?}", page.damaged) };
+    assert_eq!(*what, Damaged::Key { id: key(2).id, hash: Some(key(2).hash) });
+    assert!(cause.contains(&key(2).id.to_string()), "{cause}");
 }

@@ -3,31 +3,63 @@
 //! Mutations that wait together are committed together, each in a savepoint of its own, so that
 //! one that is refused takes nothing from the others, and a disk flush is shared.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, TryRecvError};
 
 use rusqlite::{Connection, params};
 use tokio::sync::oneshot;
 
-use super::Shared;
 use super::fault::Fault;
 use super::read;
-use super::rows::{to_sql, write_event, write_key, write_user};
+use super::rows::{to_sql, write_event, write_kept, write_key, write_tally, write_user};
+use super::{Ending, Shared};
 use crate::clock::Timestamp;
 use crate::key::{Event, KeyId, Stamp, Subject};
 use crate::secret;
-use crate::store::{Changes, CommitId, Committed, Outcome, Plan, ReadRequest, Refusal, Row, StoreError, UsageUpdate};
+use crate::store::{
+    Changes, CommitId, Committed, Cursor, Keep, ONCE_KEPT, Outcome, Plan, REFUSALS_KEPT, ReadRequest, Refusal,
+    RefusalTally, Row, StoreError, UsageUpdate,
+};
 
 /// How many mutations share one commit at most.
 const GROUP_MAX: usize = 64;
 
+/// After how many commits what else there is to write is no longer put off.
+const GROUPS_BEFORE_THE_REST: u32 = 1000;
+
 /// What the writer is asked for.
 pub(super) enum Request {
-    Mutate(Member),
-    Usage { gateway: String, updates: Vec<UsageUpdate>, reply: oneshot::Sender<Result<(), StoreError>> },
-    Secret { number: u32, fingerprint: [u8; 32], reply: oneshot::Sender<Result<(), StoreError>> },
+    Mutate(Box<Member>),
+    Usage {
+        gateway: String,
+        updates: Vec<UsageUpdate>,
+        reply: oneshot::Sender<Result<(), StoreError>>,
+    },
+    Refusals {
+        tallies: Vec<RefusalTally>,
+        reply: oneshot::Sender<Result<(), StoreError>>,
+    },
+    Tidy {
+        reply: oneshot::Sender<Result<(), StoreError>>,
+    },
+    Secret {
+        number: u32,
+        fingerprint: [u8; 32],
+        reply: oneshot::Sender<Result<(), StoreError>>,
+    },
+    AddSecret {
+        number: u32,
+        fingerprint: [u8; 32],
+        reply: oneshot::Sender<Result<(), StoreError>>,
+    },
+    ForgetSecret {
+        number: u32,
+        reply: oneshot::Sender<Result<(), StoreError>>,
+    },
+    /// What writes neither keys nor revisions.
+    Run(Box<dyn FnOnce(&Shared) + Send>),
 }
 
 /// One mutation.
@@ -39,9 +71,33 @@ pub(super) struct Member {
 
 /// Serves requests until nobody can send another.
 pub(super) fn serve(shared: &Arc<Shared>, requests: &Receiver<Request>) {
-    while let Ok(first) = requests.recv() {
+    // What nobody's access depends on: it is written when no mutation waits, or has waited long.
+    let mut later = VecDeque::new();
+    let mut groups = 0;
+    loop {
+        groups += 1;
+        if groups >= GROUPS_BEFORE_THE_REST
+            && let Some(work) = later.pop_front()
+        {
+            groups = 0;
+            in_the_background(shared, work);
+        }
+        let mut next = match requests.try_recv() {
+            Ok(request) => Some(request),
+            Err(TryRecvError::Empty) => match later.pop_front() {
+                Some(work) => {
+                    in_the_background(shared, work);
+                    continue;
+                }
+                None => requests.recv().ok(),
+            },
+            Err(TryRecvError::Disconnected) => None,
+        };
+        if next.is_none() {
+            later.into_iter().for_each(|work| in_the_background(shared, work));
+            return;
+        }
         let mut group = Vec::new();
-        let mut next = Some(first);
         while let Some(request) = next.take() {
             match request {
                 Request::Mutate(member) => {
@@ -50,6 +106,8 @@ pub(super) fn serve(shared: &Arc<Shared>, requests: &Receiver<Request>) {
                         next = requests.try_recv().ok();
                     }
                 }
+                Request::Refusals { tallies, reply } => later.push_back(Later::Refusals(tallies, reply)),
+                Request::Tidy { reply } => later.push_back(Later::Tidy(reply)),
                 Request::Usage { gateway, updates, reply } => {
                     mutate(shared, std::mem::take(&mut group));
                     if reply.is_closed() {
@@ -60,10 +118,23 @@ pub(super) fn serve(shared: &Arc<Shared>, requests: &Receiver<Request>) {
                     // Whoever no longer waits for the answer needs none.
                     let _gone = reply.send(shared.write(|connection| record(connection, &gateway, updates, now)));
                 }
+                Request::Run(run) => {
+                    mutate(shared, std::mem::take(&mut group));
+                    run(shared);
+                }
                 Request::Secret { number, fingerprint, reply } => {
                     mutate(shared, std::mem::take(&mut group));
                     let _gone = reply
                         .send(shared.write(|connection| check_secret(connection, number, fingerprint, &shared.name)));
+                }
+                Request::AddSecret { number, fingerprint, reply } => {
+                    mutate(shared, std::mem::take(&mut group));
+                    let _gone = reply
+                        .send(shared.write(|connection| add_secret(connection, number, fingerprint, &shared.name)));
+                }
+                Request::ForgetSecret { number, reply } => {
+                    mutate(shared, std::mem::take(&mut group));
+                    let _gone = reply.send(shared.write(|connection| forget_secret(connection, number)));
                 }
             }
         }
@@ -71,16 +142,61 @@ pub(super) fn serve(shared: &Arc<Shared>, requests: &Receiver<Request>) {
     }
 }
 
-fn mutate(shared: &Shared, mut members: Vec<Member>) {
+/// What is written when no mutation waits.
+enum Later {
+    Refusals(Vec<RefusalTally>, oneshot::Sender<Result<(), StoreError>>),
+    Tidy(oneshot::Sender<Result<(), StoreError>>),
+}
+
+fn in_the_background(shared: &Shared, work: Later) {
+    // Whoever no longer waits for the answer needs none.
+    let _gone = match work {
+        Later::Refusals(tallies, reply) => {
+            reply.send(shared.write(|connection| tallies.iter().try_for_each(|tally| write_tally(connection, tally))))
+        }
+        Later::Tidy(reply) => {
+            let now = shared.clock.now();
+            reply.send(shared.write(|connection| tidy(connection, now)))
+        }
+    };
+}
+
+/// How many rows one sweep takes away at most, so that no mutation waits for long behind it.
+const SWEPT_MAX: i64 = 1000;
+
+/// Forgets answers and refused attempts whose time has come.
+fn tidy(connection: &Connection, now: Timestamp) -> Result<(), Fault> {
+    connection
+        .prepare_cached(
+            "UPDATE once SET sealed = NULL WHERE once IN \
+             (SELECT once FROM once WHERE sealed IS NOT NULL AND until <= ?1 ORDER BY until LIMIT ?2)",
+        )?
+        .execute(params![now.nanos(), SWEPT_MAX])?;
+    connection
+        .prepare_cached("DELETE FROM once WHERE once IN (SELECT once FROM once WHERE at <= ?1 ORDER BY at LIMIT ?2)")?
+        .execute(params![now.minus(ONCE_KEPT).nanos(), SWEPT_MAX])?;
+    connection
+        .prepare_cached(
+            "DELETE FROM audit_refusals WHERE (minute, actor, address, operation, code) IN \
+             (SELECT minute, actor, address, operation, code FROM audit_refusals WHERE minute < ?1 \
+             ORDER BY minute LIMIT ?2)",
+        )?
+        .execute(params![now.minus(REFUSALS_KEPT).nanos(), SWEPT_MAX])?;
+    Ok(())
+}
+
+#[expect(clippy::vec_box, reason = "they come boxed")]
+fn mutate(shared: &Shared, mut members: Vec<Box<Member>>) {
     if members.is_empty() {
         return;
     }
-    let committed = shared.write(|connection| {
+    let committed = shared.write_if(|connection| {
         let mut outcomes = Vec::with_capacity(members.len());
         for member in &mut members {
             outcomes.push(one(connection, shared, member)?);
         }
-        Ok(outcomes)
+        let all_refused = outcomes.iter().all(|outcome| !matches!(outcome, Ok(Ok(_))));
+        Ok((outcomes, if all_refused { Ending::RollBack } else { Ending::Commit }))
     });
     match committed {
         Ok(outcomes) => {
@@ -114,9 +230,13 @@ fn one(connection: &Connection, shared: &Shared, member: &mut Member) -> Result<
             connection.execute_batch("RELEASE member")?;
             Ok(Ok(Ok(committed)))
         }
-        Ok(Attempt::Nothing) => {
-            connection.execute_batch("ROLLBACK TO member; RELEASE member")?;
+        Ok(Attempt::Nothing(keep)) => {
+            connection.execute_batch("ROLLBACK TO member")?;
             let newest = read::newest(connection)?;
+            if let Some(keep) = keep {
+                write_kept(connection, &keep, newest.revision, at)?;
+            }
+            connection.execute_batch("RELEASE member")?;
             Ok(Ok(Ok(Committed { revision: newest.revision, commit: newest.commit, at })))
         }
         Ok(Attempt::Refused(refusal)) => {
@@ -132,17 +252,19 @@ fn one(connection: &Connection, shared: &Shared, member: &mut Member) -> Result<
 
 enum Attempt {
     Written(Committed),
-    Nothing,
+    Nothing(Option<Keep>),
     Refused(Refusal),
 }
 
 fn attempt(connection: &Connection, member: &mut Member, at: Timestamp) -> Result<Attempt, Fault> {
     let commit = CommitId(u128::from_be_bytes(secret::random()?));
+    let newest = read::newest(connection)?;
     let revision: i64 = connection
         .prepare_cached("UPDATE counter SET revision = revision + 1, commit_id = ?1 RETURNING revision")?
         .query_row(params![commit.0.to_be_bytes()], |row| row.get(0))?;
     let revision = super::rows::unsigned(revision)?;
-    let reading = read::reading(connection, &member.read, at)?;
+    let mut reading = read::reading(connection, &member.read, at)?;
+    (reading.newest, reading.next) = (newest, Cursor { revision, commit });
     let planned = catch_unwind(AssertUnwindSafe(|| (member.plan)(&reading)));
     let changes = match planned {
         Ok(Ok(changes)) => changes,
@@ -150,7 +272,7 @@ fn attempt(connection: &Connection, member: &mut Member, at: Timestamp) -> Resul
         Err(_panic) => return Err(Fault::Around("the mutation panicked, and nothing was changed".to_owned())),
     };
     if changes.changes.is_empty() {
-        return Ok(Attempt::Nothing);
+        return Ok(Attempt::Nothing(changes.keep));
     }
     refuse_duplicates(connection, &changes)?;
     let committed = Committed { revision, commit, at };
@@ -191,7 +313,11 @@ fn write(connection: &Connection, mut changes: Changes, committed: Committed) ->
             }
         };
         let (kind, told) = (change.event.kind, change.event.changes);
-        write_event(connection, &Event { stamp, at, kind, actor: changes.actor.clone(), subject, changes: told })?;
+        let (actor, from) = (changes.actor.clone(), changes.from);
+        write_event(connection, &Event { stamp, at, kind, actor, from, subject, changes: told })?;
+    }
+    if let Some(keep) = &changes.keep {
+        write_kept(connection, keep, revision, at)?;
     }
     Ok(())
 }
@@ -220,5 +346,25 @@ fn check_secret(connection: &Connection, number: u32, fingerprint: [u8; 32], sto
         return Err(StoreError::WrongSecret { store: store.to_owned() }.into());
     }
     connection.execute("INSERT INTO secrets (number, fingerprint) VALUES (?1, ?2)", params![number, fingerprint])?;
+    Ok(())
+}
+
+fn add_secret(connection: &Connection, number: u32, fingerprint: [u8; 32], store: &str) -> Result<(), Fault> {
+    let known = read::secrets(connection)?;
+    if known.contains(&(number, fingerprint)) {
+        return Ok(());
+    }
+    if known.iter().any(|&(other, _)| other >= number) {
+        return Err(StoreError::WrongSecret { store: store.to_owned() }.into());
+    }
+    connection.execute("INSERT INTO secrets (number, fingerprint) VALUES (?1, ?2)", params![number, fingerprint])?;
+    Ok(())
+}
+
+fn forget_secret(connection: &Connection, number: u32) -> Result<(), Fault> {
+    connection.execute(
+        "DELETE FROM secrets WHERE number = ?1 AND EXISTS (SELECT 1 FROM secrets WHERE number <> ?1)",
+        params![number],
+    )?;
     Ok(())
 }

@@ -5,7 +5,9 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use aws_lc_rs::hmac;
 
 /// The bytes of an authentication code.
@@ -13,24 +15,45 @@ pub(super) const TAG_BYTES: usize = 32;
 /// The bytes that say what a file is.
 pub(super) const MAGIC_BYTES: usize = 8;
 
-/// The key of the state folder's authentication codes (HMAC-SHA-256).
+/// The keys of the state folder's authentication codes (HMAC-SHA-256): one seals, and what others sealed
+/// before it is opened too. Clones are one: what replaces the keys of one replaces those of all.
 #[derive(Clone)]
-pub struct MacKey(hmac::Key);
+pub struct MacKey(Arc<ArcSwap<Keys>>);
+
+struct Keys {
+    sealing: hmac::Key,
+    others: Vec<hmac::Key>,
+}
 
 impl MacKey {
     /// The key of these bytes, which the caller derived for this use alone.
     #[must_use]
     pub fn new(bytes: &[u8; 32]) -> Self {
-        Self(hmac::Key::new(hmac::HMAC_SHA256, bytes))
+        Self::with_others(bytes, [])
+    }
+
+    /// One that seals with `sealing`, and opens what one of the others sealed as well.
+    #[must_use]
+    pub fn with_others<'a>(sealing: &[u8; 32], others: impl IntoIterator<Item = &'a [u8; 32]>) -> Self {
+        let key = |bytes: &[u8; 32]| hmac::Key::new(hmac::HMAC_SHA256, bytes);
+        let keys = Keys { sealing: key(sealing), others: others.into_iter().map(key).collect() };
+        Self(Arc::new(ArcSwap::from_pointee(keys)))
+    }
+
+    /// Uses the keys of `other` from now on.
+    pub fn replace(&self, other: &Self) {
+        self.0.store(other.0.load_full());
     }
 
     pub(super) fn begin(&self) -> hmac::Context {
-        hmac::Context::with_key(&self.0)
+        hmac::Context::with_key(&self.0.load().sealing)
     }
 
     /// Whether `tag` is the code of `bytes`. In constant time.
     pub(super) fn verifies(&self, bytes: &[u8], tag: &[u8]) -> bool {
-        hmac::verify(&self.0, bytes, tag).is_ok()
+        let keys = self.0.load();
+        let mut keys = std::iter::once(&keys.sealing).chain(&keys.others);
+        keys.any(|key| hmac::verify(key, bytes, tag).is_ok())
     }
 }
 

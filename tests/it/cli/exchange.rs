@@ -92,3 +92,47 @@ fn what_one_site_exports_another_imports() {
     assert_eq!(line["hash"], hash);
     assert!(to.keys(&["export"]).stdout.starts_with("id,name,"));
 }
+
+#[test]
+fn keys_of_other_systems_are_imported_and_work() {
+    let site = site();
+    let [kong, nginx, unkey] = [10, 11, 12].map(foreign);
+    let files = [
+        (
+            "kong",
+            "kong.yaml",
+            format!(
+                "consumers:\n- username: ann\n  acls:\n  - group: jobs:read\n  keyauth_credentials:\n  - key: {kong}\n"
+            ),
+        ),
+        (
+            "nginx",
+            "map.conf",
+            format!(
+                "map $http_authorization $client {{\n  default '';\n  \"Bearer {nginx}\" bob;\n  \"Bearer x\" 0;\n}}\n"
+            ),
+        ),
+        (
+            "unkey",
+            "keys.json",
+            format!("[{{\"keyId\": \"key_1\", \"key\": \"{unkey}\", \"permissions\": [\"jobs:read\"]}}]"),
+        ),
+    ];
+    for (system, file, text) in &files {
+        fs::write(site.path(file), text).expect("a file");
+        let arguments = ["--project", "acme", "--groups-as-flags", "--from", system, file];
+        let dry = import(&site, &[&arguments[..], &["--dry-run"]].concat());
+        assert!(dry.stdout.contains("1 keys could be imported; nothing was written"), "{dry:?}");
+        assert!(dry.stdout.contains("NAME") && !dry.stdout.contains("sk_9f"), "{dry:?}");
+        let taken = import(&site, &[&arguments[..], &["--json"]].concat()).json();
+        assert_eq!(
+            (&taken["imported"], &taken["left_out"]),
+            (&Value::from(1), &Value::from(usize::from(*system == "nginx")))
+        );
+    }
+    let listed = site.keys(&["list", "--project", "acme", "--json"]).json();
+    let names: Vec<_> = listed.as_array().expect("a list").iter().map(|key| key["name"].as_str()).collect();
+    assert_eq!(names, [Some("key_1"), Some("bob"), Some("ann")]);
+    let ran = import(&site, &["--project", "acme", "--from", "tyk", "keys.json"]);
+    assert!(ran.code == Some(2) && ran.stderr.contains("no system \"tyk\"; known: kong, nginx, unkey"), "{ran:?}");
+}

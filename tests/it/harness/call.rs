@@ -35,6 +35,14 @@ pub(crate) fn post(path: &str) -> Call {
     Call::new(Method::POST, path)
 }
 
+pub(crate) fn patch(path: &str) -> Call {
+    Call::new(Method::PATCH, path)
+}
+
+pub(crate) fn delete(path: &str) -> Call {
+    Call::new(Method::DELETE, path)
+}
+
 pub(crate) fn put(path: &str) -> Call {
     Call::new(Method::PUT, path)
 }
@@ -61,6 +69,16 @@ impl Call {
 
     pub(crate) fn text(self, text: &'static str) -> Self {
         Self { body: Stream::text(text), ..self }
+    }
+
+    /// With this as its body, as JSON.
+    pub(crate) fn json(self, body: &serde_json::Value) -> Self {
+        self.header("content-type", "application/json").bytes(body.to_string().into_bytes())
+    }
+
+    /// With these bytes as its body.
+    pub(crate) fn bytes(self, bytes: Vec<u8>) -> Self {
+        Self { body: Stream::text(bytes), ..self }
     }
 
     /// With so many bytes as its body.

@@ -12,6 +12,8 @@ pub(crate) struct Config {
     tls: bool,
     workers: Option<usize>,
     sync: Vec<String>,
+    admin: Option<Vec<String>>,
+    own_keys: bool,
     upstreams: Vec<String>,
     routes: Vec<String>,
 }
@@ -65,9 +67,32 @@ impl Config {
         self
     }
 
+    /// With the management API, on a free port of loopback.
+    pub(crate) fn admin(self) -> Self {
+        Self { admin: Some(self.admin.unwrap_or_default()), ..self }
+    }
+
+    /// With the management API and this line of `[admin]`.
+    pub(crate) fn admin_line(self, line: &str) -> Self {
+        let mut lines = self.admin.unwrap_or_default();
+        lines.push(line.to_owned());
+        Self { admin: Some(lines), ..self }
+    }
+
+    /// With the listener where keys are used for themselves.
+    pub(crate) fn own_keys(self) -> Self {
+        Self { own_keys: true, ..self }
+    }
+
     /// A line of `[sync]`.
     pub(crate) fn sync(mut self, line: &str) -> Self {
         self.sync.push(line.to_owned());
+        self
+    }
+
+    /// Further tables, in TOML.
+    pub(crate) fn section(mut self, lines: &str) -> Self {
+        self.upstreams.push(lines.to_owned());
         self
     }
 
@@ -86,6 +111,12 @@ impl Config {
         self
     }
 
+    /// Whatever else, in TOML, after everything before it.
+    pub(crate) fn raw(mut self, lines: &str) -> Self {
+        self.routes.push(lines.to_owned());
+        self
+    }
+
     pub(crate) fn to_toml(&self) -> String {
         let workers = self.workers.unwrap_or(2);
         let mut text = format!("[gateway]\nlisten = ['127.0.0.1:0']\nworkers = {workers}\n");
@@ -93,6 +124,13 @@ impl Config {
         self.gateway.iter().for_each(|line| add(line));
         if self.tls {
             add("[gateway.tls]\ncertificates = [{ chain = 'tls/chain.pem', key = 'tls/key.pem' }]");
+        }
+        if let Some(lines) = &self.admin {
+            add("[admin]\nlisten = '127.0.0.1:0'");
+            lines.iter().for_each(|line| add(line));
+        }
+        if self.own_keys {
+            add("[self]\nlisten = '127.0.0.1:0'");
         }
         add("[ops]\nlisten = '127.0.0.1:0'");
         add("[secrets]\nmaster_file = 'data/master.secret'");

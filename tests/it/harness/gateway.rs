@@ -119,6 +119,16 @@ impl Gateway {
         self.address
     }
 
+    /// Whether callers reach it over TLS.
+    pub(crate) fn is_tls(&self) -> bool {
+        self.certificate.is_some()
+    }
+
+    /// What its TLS listener shows, where it has one.
+    pub(crate) fn certificate(&self) -> Option<&CertificateDer<'static>> {
+        self.certificate.as_ref()
+    }
+
     /// A connection to the gateway's listener.
     pub(crate) fn connect(&self, http: Http) -> Connection {
         Connection::open(self.address, self.certificate.as_ref(), http)
@@ -188,6 +198,18 @@ impl Gateway {
     /// What the operations listener answers.
     pub(crate) fn ops(&self, path: &str) -> Answer {
         Connection::open(self.ops, None, Http::One).send(get(path))
+    }
+
+    /// Where one of the further listeners is: `admin` or `self`.
+    pub(crate) fn listener(&self, name: &str) -> SocketAddr {
+        let line = self.log.find(|line| said(line) == "listening" && field(line, "listener") == name);
+        let line = line.unwrap_or_else(|| panic!("{name} does not listen:\n{}", self.log.text()));
+        field(&line, "address").parse().expect("an address")
+    }
+
+    /// What the management API answers.
+    pub(crate) fn api(&self, call: Call) -> Answer {
+        Connection::open(self.listener("admin"), None, Http::One).send(call)
     }
 
     pub(crate) fn metrics(&self) -> String {
@@ -302,9 +324,17 @@ impl Gateway {
 
     /// The most memory it has held at a time, in KiB.
     pub(crate) fn resident_kib_max(&self) -> u64 {
+        self.memory_kib("VmHWM:")
+    }
+
+    /// The memory that it holds of its own, apart from files, in KiB.
+    pub(crate) fn resident_kib(&self) -> u64 {
+        self.memory_kib("RssAnon:")
+    }
+
+    fn memory_kib(&self, name: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("a live process");
-        let line =
-            status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux tells the high-water mark");
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("Linux tells it");
         line.trim().trim_end_matches(" kB").parse().expect("a number")
     }
 

@@ -15,7 +15,7 @@ mod upstream;
 mod wait;
 mod websocket;
 
-pub(crate) use call::{Answer, Call, Client, Connection, Http, client_config, get, post, put};
+pub(crate) use call::{Answer, Call, Client, Connection, Http, client_config, delete, get, patch, post, put};
 pub(crate) use config::Config;
 pub(crate) use gateway::Gateway;
 pub(crate) use quickstart::Quickstart;

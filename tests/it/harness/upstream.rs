@@ -174,6 +174,11 @@ impl Upstream {
         self.seen.connections.load(Ordering::SeqCst)
     }
 
+    /// How many requests have begun.
+    pub(crate) fn begun(&self) -> usize {
+        self.seen.heads.load(Ordering::SeqCst)
+    }
+
     /// Waits until so many requests have begun.
     pub(crate) fn until_begun(&self, requests: usize) {
         until("a request at the upstream", || self.seen.heads.load(Ordering::SeqCst) >= requests);

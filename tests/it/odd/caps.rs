@@ -13,7 +13,7 @@ fn connect(gateway: &Gateway) -> TcpStream {
 }
 
 /// The value of a metric without labels of its own.
-fn metric(gateway: &Gateway, name: &str) -> u64 {
+pub(super) fn metric(gateway: &Gateway, name: &str) -> u64 {
     let page = gateway.metrics();
     let line = page.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("no {name}"));
     line.rsplit(' ').next().and_then(|value| value.parse().ok()).expect("a number")
@@ -61,7 +61,7 @@ fn without_file_descriptors_it_neither_ends_nor_spins_and_comes_back() {
     let (watch, before) = (Stopwatch::start(), gateway.cpu_ticks());
     until("a second in the crowd", || watch.elapsed() > Duration::from_secs(1));
     let ticks = gateway.cpu_ticks() - before;
-    assert!(ticks <= 15, "{ticks} hundredths of a second of the processor in one second of waiting");
+    assert!(ticks <= 10, "{ticks} hundredths of a second of the processor in one second of waiting");
     drop(crowd);
     let watch = Stopwatch::start();
     assert_eq!(gateway.send(get("/public/x")).status, 200);
@@ -100,6 +100,7 @@ fn slow_connections_cost_honest_ones_nothing_and_are_all_shed() {
         stream.write_all(beginnings[at % beginnings.len()]).expect("a socket");
         crowd.push(stream);
     }
+    let arrived = watch.elapsed();
     let mut among: Vec<_> = (0..200).map(|_| sample()).collect();
     alone.sort();
     among.sort();
@@ -110,7 +111,8 @@ fn slow_connections_cost_honest_ones_nothing_and_are_all_shed() {
         let _reset = stream.read_to_string(&mut answer);
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 408 "), "{answer}");
     }
-    assert!(watch.elapsed() < Duration::from_secs(3 + 2 + 2), "{:?}", watch.elapsed());
+    let took = watch.elapsed() - arrived;
+    assert!(took < Duration::from_secs(3 + 2), "the last of them after {took:?}");
     until("all are gone but the honest one", || {
         metric(&gateway, "keyward_connections_open{listener=\"gateway\"}") <= 1
     });

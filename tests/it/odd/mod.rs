@@ -10,6 +10,7 @@ mod mutants;
 mod paths;
 mod recorder;
 mod requests;
+mod slow;
 mod strict;
 
 use crate::harness::{Config, Gateway, Key, Site};

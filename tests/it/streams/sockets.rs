@@ -179,3 +179,33 @@ fn a_websocket_that_is_cut_inside_a_frame_just_ends() {
     assert_eq!(service.seen.whole.load(Ordering::SeqCst), 0);
     runtime.shutdown_background();
 }
+
+#[test]
+fn a_websocket_that_outlives_a_drain_is_told_that_the_server_goes_away() {
+    let runtime = runtime();
+    let service = Service::start(&runtime);
+    let site = Site::new(&config(&service).gateway("timeouts.drain = '500ms'"));
+    let key = site.key(&[]);
+    let mut gateway = site.start();
+    runtime.block_on(async {
+        let mut sockets = Vec::new();
+        for path in ["/s/ws", "/s/ws-echo"] {
+            let mut stream = TcpStream::connect(gateway.address()).await.expect("the gateway accepts connections");
+            stream.write_all(handshake(path, &key.token).as_bytes()).await.expect("a request");
+            let (head, bytes) = read_head(&mut stream).await.expect("an answer");
+            assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+            sockets.push((path, stream, bytes));
+        }
+        gateway.terminate();
+        for (path, mut stream, mut bytes) in sockets {
+            // Reset or closed, it is over.
+            let _ended = stream.read_to_end(&mut bytes).await;
+            let (frames, whole) = Frame::all(&bytes);
+            assert!(whole, "{path}: cut inside a frame");
+            assert_eq!(frames.last().and_then(Frame::status), Some(1001), "{path}");
+        }
+    });
+    assert!(gateway.ended().success());
+    until("the service's ends", || service.ended() == 2);
+    runtime.shutdown_background();
+}

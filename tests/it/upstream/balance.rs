@@ -40,6 +40,8 @@ fn the_target_with_the_fewest_requests_is_next() {
         // One of two goes to the slow one, and stays there.
         let waiting: Vec<_> = (0..2).map(|_| scope.spawn(|| gateway.send(get("/public/x")).text())).collect();
         slow.until_begun(1);
+        // The other has been answered: it is no load any more.
+        until("the one at the fast one", || waiting.iter().filter(|call| call.is_finished()).count() == 1);
         assert_eq!(tally(answers(&gateway, 20)).len(), 1);
         gate.open();
         for call in waiting {

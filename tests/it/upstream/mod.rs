@@ -5,6 +5,7 @@ mod grpc;
 mod health;
 mod http2;
 mod nginx;
+mod odd;
 mod peer;
 mod pool;
 mod timeouts;

@@ -1,5 +1,9 @@
 //! Every rule of the manager, against a real store.
 
+mod flood;
+mod once;
+mod own;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +17,27 @@ use crate::key::{
     TokenPrefix, UserId,
 };
 use crate::store::{EventQuery, KeyQuery, SharedStore, SqliteStore, UsageUpdate};
+
+/// Signs nothing: a text of the right shape.
+#[derive(Debug)]
+struct FakeJwt;
+
+impl crate::key::MintJwt for FakeJwt {
+    fn mint(&self, key: &Key) -> Result<Token, crate::secret::NoRandomness> {
+        let random = data_encoding::HEXLOWER.encode(&crate::secret::random::<32>()?);
+        Ok(Token::from_text(&format!("e30.{}.{random}", key.id)))
+    }
+}
+
+/// What gateways know: nothing, or that everything is in use.
+#[derive(Debug, Default)]
+struct Gateways(std::sync::atomic::AtomicBool);
+
+impl LiveUsage for Gateways {
+    fn is_used(&self, _key: &Key) -> bool {
+        self.0.load(std::sync::atomic::Ordering::SeqCst)
+    }
+}
 
 struct House {
     manager: Manager,
@@ -29,12 +54,16 @@ fn house() -> House {
     let path = folder.path().join("keyward.db");
     let store = SqliteStore::create(&path, Arc::<ManualClock>::clone(&clock) as _).expect("a new store");
     let store: SharedStore = Arc::new(store);
-    let manager = Manager::new(Arc::clone(&store), TokenPrefix::default());
+    let manager = Manager::new(Arc::clone(&store), TokenPrefix::default()).with_jwt(Arc::new(FakeJwt));
     House { manager, store, clock, _folder: folder }
 }
 
 fn local() -> Caller {
     Caller::Local { login: "ann".to_owned() }
+}
+
+fn by_key(id: KeyId) -> Caller {
+    Caller::Key { id, from: [192, 0, 2, 1].into() }
 }
 
 fn acme() -> Option<ProjectId> {
@@ -165,7 +194,20 @@ async fn a_key_that_breaks_a_rule_is_not_created() {
         ("inheriting", NewKey { grants: Grants::Inherit, user: Some(user_id("ann")), ..good() }, "done"),
         ("no days", NewKey { rotation_interval_days: Some(0), ..good() }, "invalid_field"),
         ("too many days", NewKey { rotation_interval_days: Some(3651), ..good() }, "invalid_field"),
-        ("a JWT", NewKey { format: Format::Jwt, ..good() }, "format_not_available"),
+        ("a JWT", NewKey { format: Format::Jwt, ..good() }, "done"),
+        ("an imported key", NewKey { format: Format::Imported, ..good() }, "format_not_available"),
+        ("a webhook", NewKey { rotation_webhook_url: Some("https://a.example/x".to_owned()), ..good() }, "done"),
+        (
+            "a clear webhook",
+            NewKey { rotation_webhook_url: Some("http://a.example/".to_owned()), ..good() },
+            "invalid_field",
+        ),
+        ("no webhook", NewKey { rotation_webhook_url: Some("https://".to_owned()), ..good() }, "invalid_field"),
+        (
+            "a webhook with a password",
+            NewKey { rotation_webhook_url: Some("https://a:b@c/".to_owned()), ..good() },
+            "invalid_field",
+        ),
         ("an operator without a scope", plain(&["keyward.keys.read"]), "invalid_field"),
         ("a scope without an operator", NewKey { operates_on: scope(acme()), ..good() }, "invalid_field"),
         ("may_grant without an operator", NewKey { may_grant: flags(&["a"]), ..good() }, "invalid_field"),
@@ -192,7 +234,7 @@ async fn the_first_operator_is_made_once() {
     let first = house.manager.create_first_operator(&local()).await.expect("an answer").expect("there is no key");
     assert!(first.key.holds(None, "keyward.operators.write") && first.key.project.is_none());
     assert!(house.manager.create_first_operator(&local()).await.expect("an answer").is_none());
-    let by = Caller::Key(first.key.id);
+    let by = by_key(first.key.id);
     let made = house.manager.create_key(&by, operator(&["keyward.keys.read"], &["a.**"])).await.expect("it may");
     assert_eq!(made.key.minted_by, Some(first.key.id));
     assert_eq!(house.events().await.last().map(|event| event.actor.clone()), Some(Actor::Key(first.key.id)));
@@ -300,14 +342,14 @@ async fn a_lost_answer_to_a_rotation_locks_nobody_out() {
     assert_eq!(house.status(lost.new.id).await, Status::Revoked);
     assert_eq!(again.old.grace_expires_at, lost.old.grace_expires_at, "the grace is not lengthened");
     assert_eq!(again.old.replaced_by, Some(again.new.id));
-    let by = Caller::Key(house.manager.create_first_operator(&local()).await.map_or(id, |_| id));
+    let by = by_key(house.manager.create_first_operator(&local()).await.map_or(id, |_| id));
     assert_eq!(code(house.manager.rotate_key(&by, id, MINUTE).await), "out_of_scope");
     house.used(again.new.id).await;
     assert_eq!(code(house.rotate(id, MINUTE).await), "already_rotated");
     let another = house.create(operator(&["keyward.keys.rotate"], &["**"])).await.key.id;
     let other = house.create(plain(&["a"])).await.key.id;
     house.rotate(other, MINUTE).await.expect("a rotation");
-    let refused = house.manager.rotate_key(&Caller::Key(another), other, MINUTE).await;
+    let refused = house.manager.rotate_key(&by_key(another), other, MINUTE).await;
     assert_eq!(code(refused), "already_rotated", "another caller than the one who rotated it");
 }
 
@@ -315,12 +357,12 @@ async fn a_lost_answer_to_a_rotation_locks_nobody_out() {
 async fn a_key_may_rotate_itself_where_it_is_so_made() {
     let house = house();
     let own = house.create(NewKey { self_rotate: true, ..plain(&["a"]) }).await.key.id;
-    let by = Caller::Key(own);
+    let by = by_key(own);
     assert_eq!(code(house.manager.rotate_key(&by, own, MINUTE).await), "invalid_field");
     let rotated = house.manager.rotate_key(&by, own, 5 * MINUTE).await.expect("it may");
     assert!(rotated.new.self_rotate && rotated.new.minted_by == Some(own));
     let other = house.create(plain(&["a"])).await.key.id;
-    let refused = house.manager.rotate_key(&Caller::Key(other), other, 5 * MINUTE).await;
+    let refused = house.manager.rotate_key(&by_key(other), other, 5 * MINUTE).await;
     assert_eq!(code(refused), "out_of_scope");
     assert_eq!(code(house.manager.rotate_key(&by, other, 5 * MINUTE).await), "not_found");
 }
@@ -347,8 +389,8 @@ async fn all_that_a_key_minted_can_be_revoked_with_it() {
     let house = house();
     let everything = ["keyward.keys.**", "keyward.operators.write"];
     let first = house.create(operator(&everything, &["**"])).await.key.id;
-    let second = house.manager.create_key(&Caller::Key(first), operator(&everything, &["**"])).await.expect("it may");
-    let third = house.manager.create_key(&Caller::Key(second.key.id), plain(&["a"])).await.expect("it may");
+    let second = house.manager.create_key(&by_key(first), operator(&everything, &["**"])).await.expect("it may");
+    let third = house.manager.create_key(&by_key(second.key.id), plain(&["a"])).await.expect("it may");
     let bystander = house.create(plain(&["a"])).await.key.id;
     let revoked = house.revoke(first, RevokeScope::Descendants).await;
     let mut ids: Vec<_> = revoked.keys.iter().map(|key| key.id).collect();
@@ -358,14 +400,14 @@ async fn all_that_a_key_minted_can_be_revoked_with_it() {
     assert_eq!(ids, expected);
     assert!(revoked.keys.iter().all(|key| key.stamp.revision == revoked.committed.revision));
     assert_eq!(house.status(bystander).await, Status::Active);
-    let refused = house.manager.create_key(&Caller::Key(second.key.id), plain(&["a"])).await;
+    let refused = house.manager.create_key(&by_key(second.key.id), plain(&["a"])).await;
     assert_eq!(code(refused), "caller_not_live");
 }
 
 #[tokio::test]
 async fn an_operator_keeps_to_its_permissions_grants_and_project() {
     let house = house();
-    let by = Caller::Key(house.create(operator(&["keyward.keys.**"], &["a.**"])).await.key.id);
+    let by = by_key(house.create(operator(&["keyward.keys.**"], &["a.**"])).await.key.id);
     let manager = &house.manager;
     assert_eq!(code(manager.create_key(&by, plain(&["a.b"])).await), "done");
     assert_eq!(code(manager.create_key(&by, plain(&["b"])).await), "may_not_grant");
@@ -377,7 +419,7 @@ async fn an_operator_keeps_to_its_permissions_grants_and_project() {
     assert_eq!(code(manager.revoke_key(&by, other, RevokeScope::Key).await), "not_found");
     assert_eq!(code(manager.rotate_key(&by, other, MINUTE).await), "not_found");
     assert_eq!(code(manager.update_key(&by, other, KeyChange::default()).await), "not_found");
-    let listed = manager.keys(&by, KeyQuery::default()).await.expect("a list");
+    let listed = manager.keys(&by, KeyQuery::default()).await.expect("a list").keys;
     assert!(listed.len() == 2 && listed.iter().all(|view| view.key.project == acme()));
     let query = KeyQuery { project: "other".parse().ok(), ..KeyQuery::default() };
     assert_eq!(code(manager.keys(&by, query).await), "out_of_scope");
@@ -389,7 +431,7 @@ async fn an_operator_keeps_to_its_permissions_grants_and_project() {
     assert_eq!(code(manager.users(&by, None).await), "lacks_permission");
     assert_eq!(code(manager.events(&by, EventQuery::default()).await), "lacks_permission");
     assert_eq!(code(manager.set_user(&by, user("ann", &[])).await), "lacks_permission");
-    let stranger = Caller::Key(KeyId::from_bits(1));
+    let stranger = by_key(KeyId::from_bits(1));
     assert_eq!(code(manager.keys(&stranger, KeyQuery::default()).await), "caller_not_live");
 }
 

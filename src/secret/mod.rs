@@ -1,13 +1,27 @@
 //! Text and bytes that must not be seen: wiped on drop, redacted in Debug, with no Display and no
 //! Serialize. What holds a secret in clear is handed out only by [`Secret::expose`].
 
+mod master;
+
 use std::fmt;
 
+use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
+pub use master::{MasterSecret, MasterSecrets, NoMasterSecret, NumberedMaster};
+
 /// Secret bytes.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct Secret(Zeroizing<Vec<u8>>);
+
+/// In constant time for secrets of one length: how long it takes tells nothing of where they differ.
+impl PartialEq for Secret {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.ct_eq(&other.0).into()
+    }
+}
+
+impl Eq for Secret {}
 
 impl Secret {
     /// Takes `bytes` into custody.

@@ -1,0 +1,95 @@
+//! The thread that announces rotations, and what webhooks need of the master secret.
+
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use tokio::sync::watch;
+
+use super::error::AppError;
+use super::secrets::given;
+use super::workers::runtime;
+use crate::clock::{Clock, Timestamp};
+use crate::config::Config;
+use crate::key::{DeriveSecret, WebhookSecrets};
+use crate::manage::{Manager, Webhooks};
+use crate::rotation::{Outbound, Parts, RotationMetrics, Rotator, SystemResolver};
+use crate::secret::{MasterSecrets, NumberedMaster};
+use crate::store::{SharedStore, StoreId};
+
+/// The secrets of the webhooks of a store: receivers are told what the master secret in use at `now` makes.
+fn webhook_secrets(secrets: &MasterSecrets, store: StoreId, now: Timestamp) -> WebhookSecrets {
+    let derive = |one: &NumberedMaster| -> DeriveSecret {
+        let secret = one.secret.clone();
+        Arc::new(move |subject: &str| secret.derive(store.0, "webhook", subject))
+    };
+    let in_use = secrets.in_use(now.seconds());
+    let others = secrets.iter().filter(|one| one.number != in_use.number);
+    WebhookSecrets::new(derive(in_use), others.map(derive).collect())
+}
+
+/// A manager of `store` that lets keys have webhooks where the configuration does: where
+/// `[admin] public_url` says where their receivers rotate them.
+///
+/// # Errors
+/// When the master secret cannot be read.
+pub fn manager(config: &Config, store: &SharedStore, now: Timestamp) -> Result<Manager, AppError> {
+    let manager = Manager::new(Arc::clone(store), config.proxy.token_prefix.clone());
+    if config.rotation.public_url.is_none() {
+        return Ok(manager);
+    }
+    let secrets = webhook_secrets(&given(config)?, store.id(), now);
+    Ok(manager.with_webhooks(Webhooks { secrets, reach: config.rotation.reach }))
+}
+
+/// The thread that announces rotations.
+pub(super) struct Rotating {
+    stop: watch::Sender<bool>,
+    thread: JoinHandle<()>,
+}
+
+impl Rotating {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// When the master secret cannot be read, or the operating system has no thread, runtime or
+    /// randomness to give.
+    pub(super) fn start(
+        config: &Config,
+        store: &SharedStore,
+        clock: Arc<dyn Clock>,
+        metrics: RotationMetrics,
+    ) -> Result<Self, AppError> {
+        let settings = config.rotation.clone();
+        let resolver = Arc::new(SystemResolver);
+        let post = Outbound::new(settings.reach, settings.timeout, settings.ca.clone(), resolver);
+        let parts = Parts {
+            settings,
+            store: Arc::clone(store),
+            manager: manager(config, store, clock.now())?,
+            secrets: webhook_secrets(&given(config)?, store.id(), clock.now()),
+            clock,
+            metrics,
+            post: Arc::new(post),
+        };
+        let rotator = Rotator::new(parts).map_err(std::io::Error::other);
+        let rotator = rotator.map_err(AppError::runtime("cannot draw a random number"))?;
+        let (stop, stopped) = watch::channel(false);
+        let runtime = runtime()?;
+        let work = move || runtime.block_on(rotator.run(stopped));
+        let thread = thread::Builder::new().name("rotation".to_owned()).spawn(work);
+        Ok(Self { stop, thread: thread.map_err(AppError::runtime("cannot start a thread"))? })
+    }
+
+    /// Tells it to end.
+    pub(super) fn stop(&self) {
+        self.stop.send_replace(true);
+    }
+
+    /// Waits for its end.
+    pub(super) fn join(self) {
+        self.stop();
+        if self.thread.join().is_err() {
+            tracing::error!("the thread that announces rotations ended by a panic");
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! Refused attempts, counted in memory and written a second apart at most, so that however many
+//! there are they cost the store next to nothing, and never stand before a change.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::{Caller, ManageError};
+use crate::clock::Timestamp;
+use crate::key::{Actor, Subject};
+use crate::store::RefusalTally;
+
+/// How far apart they are written.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// How many kinds of them are told apart between two writes by their address; beyond that by their
+/// actor.
+const KINDS_MAX: usize = 256;
+/// How many are told apart by their actor; beyond that they are the system's.
+const ACTORS_MAX: usize = 1024;
+const MINUTE: i64 = 60 * 1_000_000_000;
+
+/// What is told apart.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Kind {
+    minute: Timestamp,
+    actor: String,
+    from: Option<IpAddr>,
+    operation: String,
+    code: String,
+}
+
+impl Kind {
+    fn of(tally: &RefusalTally) -> Self {
+        Self {
+            minute: tally.minute,
+            actor: tally.actor.to_string(),
+            from: tally.from,
+            operation: tally.operation.clone(),
+            code: tally.code.clone(),
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Counted {
+    tallies: HashMap<Kind, RefusalTally>,
+    /// When they were last taken.
+    taken: Option<Timestamp>,
+}
+
+impl Counted {
+    fn add(&mut self, mut tally: RefusalTally) {
+        let kinds = self.tallies.len();
+        if kinds >= KINDS_MAX && !self.tallies.contains_key(&Kind::of(&tally)) {
+            tally.from = None;
+        }
+        if kinds >= ACTORS_MAX && !self.tallies.contains_key(&Kind::of(&tally)) {
+            tally.actor = Actor::System;
+        }
+        if let Some(known) = self.tallies.get_mut(&Kind::of(&tally)) {
+            known.count = known.count.saturating_add(tally.count);
+            known.last_at = known.last_at.max(tally.last_at);
+            known.subject = tally.subject;
+        } else {
+            self.tallies.insert(Kind::of(&tally), tally);
+        }
+    }
+
+    fn take(&mut self) -> Vec<RefusalTally> {
+        std::mem::take(&mut self.tallies).into_values().collect()
+    }
+}
+
+/// Refused attempts that are not written yet.
+#[derive(Debug, Default)]
+pub(super) struct Refusals(Mutex<Counted>);
+
+impl Refusals {
+    /// Counts one at `now`. Answers what to write, where it is time to.
+    pub(super) fn count(
+        &self,
+        caller: &Caller,
+        operation: &'static str,
+        subject: Option<Subject>,
+        refused: &ManageError,
+        now: Timestamp,
+    ) -> Option<Vec<RefusalTally>> {
+        let mut counted = self.0.lock();
+        counted.add(RefusalTally {
+            minute: Timestamp::from_nanos(now.nanos().div_euclid(MINUTE) * MINUTE),
+            actor: caller.actor(),
+            from: caller.address(),
+            operation: operation.to_owned(),
+            code: refused.as_code().to_owned(),
+            subject,
+            count: 1,
+            last_at: now,
+        });
+        if counted.taken.is_some_and(|taken| now.since(taken) < INTERVAL) {
+            return None;
+        }
+        counted.taken = Some(now);
+        Some(counted.take())
+    }
+
+    /// Takes all that are not written yet.
+    pub(super) fn take(&self) -> Vec<RefusalTally> {
+        self.0.lock().take()
+    }
+
+    /// Takes back what could not be written.
+    pub(super) fn give_back(&self, tallies: Vec<RefusalTally>) {
+        let mut counted = self.0.lock();
+        tallies.into_iter().for_each(|tally| counted.add(tally));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::KeyId;
+
+    #[test]
+    fn however_many_there_are_few_are_kept_and_all_are_counted() {
+        let refusals = Refusals::default();
+        let now = Timestamp::from_seconds(1_000_000);
+        let refused = ManageError::LacksPermission { flag: "keyward.keys.create" };
+        let mut written = 0;
+        for number in 0..20_000_u32 {
+            let from = IpAddr::from(number.to_be_bytes());
+            let caller = Caller::Key { id: KeyId::from_bits(u128::from(number / 5)), from };
+            let due = refusals.count(&caller, "create", None, &refused, now);
+            written += due.into_iter().flatten().map(|tally| tally.count).sum::<u64>();
+        }
+        let kept = refusals.take();
+        assert!(kept.len() <= ACTORS_MAX + 1, "{}", kept.len());
+        assert_eq!(written + kept.iter().map(|tally| tally.count).sum::<u64>(), 20_000);
+    }
+
+    #[test]
+    fn they_are_due_a_second_apart() {
+        let refusals = Refusals::default();
+        let caller = Caller::Local { login: "ann".to_owned() };
+        let refused = ManageError::BadIdempotencyKey;
+        let count = |millis: u64| {
+            let now = Timestamp::from_seconds(60).plus(Duration::from_millis(millis));
+            refusals.count(&caller, "create", None, &refused, now).map(|due| due.iter().map(|tally| tally.count).sum())
+        };
+        assert_eq!(
+            [count(0), count(1), count(999), count(1000), count(1001)],
+            [Some(1_u64), None, None, Some(3), None]
+        );
+        refusals.give_back(refusals.take());
+        assert_eq!(refusals.take().len(), 1);
+    }
+}

@@ -1,0 +1,137 @@
+//! Webhooks of keys: which URLs may be set, the secrets that their receivers verify with, and the end of
+//! one whose receiver wants no more.
+
+use std::time::Duration;
+
+use super::manager::{Asked, Done};
+use super::may::{Acting, Operation, Target, may};
+use super::plan::{Plan, seen};
+use super::{Caller, ManageError, Manager, check, told};
+use crate::clock::Timestamp;
+use crate::key::{Actor, EventKind, Key, KeyId, Subject, WebhookSecrets};
+use crate::secret::Secret;
+use crate::store::{Changes, Committed, Planned, ReadRequest, Reading};
+use crate::wire::{Reach, ReceiverUrl};
+
+/// How long what is announced is signed with the secret before the newest, too: 24 hours.
+pub const OLD_WEBHOOK_SECRET_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// What webhooks need.
+#[derive(Debug, Clone)]
+pub struct Webhooks {
+    /// The secrets that receivers verify with.
+    pub secrets: WebhookSecrets,
+    /// Which receivers may be named.
+    pub reach: Reach,
+}
+
+impl Webhooks {
+    /// What the receiver of this key's announcements verifies with; none where it has no webhook.
+    pub(super) fn secret_of(&self, key: &Key) -> Option<Secret> {
+        key.rotation.webhook_url.as_ref()?;
+        Some(self.secrets.newest(key.lineage, key.rotation.secret_version).to_text())
+    }
+}
+
+/// A webhook secret that was changed.
+#[derive(Debug, Clone)]
+pub struct WebhookSecretRotated {
+    /// The key that was named.
+    pub key: Key,
+    /// The new secret, `whsec_…`. It can be derived again, and is shown to nobody who may not change
+    /// the key.
+    pub secret: Secret,
+    /// Until when the one before it signs too.
+    pub old_until: Timestamp,
+    /// The commit.
+    pub committed: Committed,
+}
+
+impl Manager {
+    /// Lets keys have webhooks. Without this, setting one is refused.
+    #[must_use]
+    pub fn with_webhooks(mut self, webhooks: Webhooks) -> Self {
+        self.webhooks = Some(webhooks);
+        self
+    }
+
+    /// Whether `url` can be a key's webhook.
+    pub(super) fn check_webhook(&self, url: Option<&str>) -> Result<(), ManageError> {
+        let Some(url) = url else { return Ok(()) };
+        let webhooks = self.webhooks.as_ref().ok_or(ManageError::WebhooksNotAvailable)?;
+        match ReceiverUrl::parse(url, webhooks.reach) {
+            Ok(_) => Ok(()),
+            Err(fault) => Err(check::invalid("rotation_webhook_url", fault)),
+        }
+    }
+
+    /// Changes the secret that the receiver of a key's announcements verifies with, for its whole lineage.
+    /// For [`OLD_WEBHOOK_SECRET_KEPT`] announcements are signed with the one before it, too.
+    ///
+    /// # Errors
+    /// When the key has no webhook, is revoked or not there, the caller may not change it, or the store
+    /// fails.
+    pub async fn rotate_webhook_secret(&self, caller: &Caller, id: KeyId) -> Result<WebhookSecretRotated, ManageError> {
+        let webhooks = self.webhooks.clone().ok_or(ManageError::WebhooksNotAvailable)?;
+        let by = caller.clone();
+        let read = ReadRequest { keys: vec![id], lineage_of: Some(id), ..ReadRequest::default() };
+        let asked = Asked::of("rotate_webhook_secret", Some(Subject::Key(id)), read);
+        let plan = move |reading: &Reading| rotate_secret(&by, id, reading);
+        let finish = move |done: Done<Key>| {
+            let mut key = done.outcome.clone();
+            done.settle_key(&mut key, 0);
+            let secret = webhooks.secrets.newest(key.lineage, key.rotation.secret_version).to_text();
+            let old_until = key.rotation.old_secret_until.unwrap_or(done.committed.at);
+            WebhookSecretRotated { key, secret, old_until, committed: done.committed }
+        };
+        self.change(caller, asked, plan, finish).await
+    }
+
+    /// Takes `url` off every key of the lineage of `id` that has it: its receiver wants no more.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn forget_webhook(&self, id: KeyId, url: &str) -> Result<(), ManageError> {
+        let url = url.to_owned();
+        let plan = move |reading: &Reading| -> Planned {
+            let mut changes = Vec::new();
+            let named = |key: &&Key| key.rotation.webhook_url.as_deref() == Some(&url) && !key.states.revoked;
+            for key in reading.keys.iter().filter(named) {
+                let mut after = key.clone();
+                after.rotation.webhook_url = None;
+                changes.extend(told::changed_key(EventKind::KeyUpdated, key, after));
+            }
+            Ok(Changes::by(Actor::System, changes))
+        };
+        let read = ReadRequest { lineage_of: Some(id), ..ReadRequest::default() };
+        // The plan refuses nothing.
+        let _committed = self.store.mutate(read, Box::new(plan)).await?;
+        Ok(())
+    }
+}
+
+fn rotate_secret(caller: &Caller, id: KeyId, reading: &Reading) -> Result<Plan<Key>, ManageError> {
+    let acting = Acting::of(caller, reading)?;
+    let (before, user) = seen(id, reading, acting)?;
+    let lineage = || reading.keys.iter().filter(|key| key.lineage == before.lineage);
+    let version = lineage().map(|key| key.rotation.secret_version).max().unwrap_or(1);
+    let changed = |key: &Key| {
+        let mut after = key.clone();
+        after.rotation.secret_version = version.saturating_add(1);
+        after.rotation.old_secret_until = Some(reading.now.plus(OLD_WEBHOOK_SECRET_KEPT));
+        after
+    };
+    let after = changed(before);
+    may(acting, Operation::Update, Some(Target::Key { key: before, user }), Target::Key { key: &after, user })?;
+    if before.states.revoked {
+        return Err(ManageError::KeyRevoked { id });
+    }
+    if before.rotation.webhook_url.is_none() {
+        return Err(check::invalid("rotation_webhook_url", "the key has no webhook; set its URL first"));
+    }
+    // One secret for all of them: a receiver does not know which key of the lineage it is told of.
+    let others = lineage().filter(|key| key.id != id && !key.states.revoked);
+    let all = std::iter::once(before).chain(others);
+    let changes = all.filter_map(|key| told::changed_key(EventKind::KeyUpdated, key, changed(key))).collect();
+    Ok(Plan { changes, outcome: after })
+}

@@ -1,0 +1,1 @@
+"""Both ends of a WebSocket, by the `websockets` package."""
