@@ -29,6 +29,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
 fn main() -> Outcome<()> {
+    // As `keyward serve` does, see `app::process`.
+    rustix::thread::disable_transparent_huge_pages(true)?;
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
@@ -71,7 +73,11 @@ fn measure(size: u32) -> Outcome<()> {
     // The first snapshot is written meanwhile, and the allocator gives back what loading needed.
     std::thread::sleep(Duration::from_secs(if size > 100_000 { 10 } else { 3 }));
     let bytes = resident_bytes()?.saturating_sub(before);
-    println!("{size} keys: {} bytes resident a key once the snapshot is written", bytes / u64::from(size));
+    println!(
+        "{size} keys: {} bytes resident a key once the snapshot is written; {} KiB the whole process",
+        bytes / u64::from(size),
+        resident_bytes()? / 1024
+    );
     println!(
         "{size} keys: look-up of a known key {:.0} ns where all are asked for, {:.0} ns where {HOT} are; of an unknown \
          one {:.0} ns",
