@@ -14,9 +14,10 @@ use super::*;
 use crate::clock::{Clock, ManualClock, Timestamp};
 use crate::key::{
     Actor, EventKind, FlagSet, Format, Grants, Key, KeyId, OperatorScope, ProjectId, Status, Token, TokenHash,
-    TokenPrefix, UserId,
+    TokenPrefix, UserId, WebhookSecrets,
 };
 use crate::store::{EventQuery, KeyQuery, SharedStore, SqliteStore, UsageUpdate};
+use crate::wire::Reach;
 
 /// Signs nothing: a text of the right shape.
 #[derive(Debug)]
