@@ -199,7 +199,7 @@ fn a_walk_never_finds_an_older_user_under_a_newer_stamp() {
     let id: UserId = "ann".parse().expect("a user id");
     let at = |revision: u64| UserRow {
         id: id.clone(),
-        flags: FlagSet::parse([format!("at.{}", revision % 64)]).expect("flags"),
+        flags: FlagSet::parse([format!("at.{revision}")]).expect("flags"),
         active: true,
         deleted: false,
         stamp: Stamp { revision, ordinal: 0 },
@@ -207,13 +207,11 @@ fn a_walk_never_finds_an_older_user_under_a_newer_stamp() {
     let _applied = table.apply(vec![Row::User(at(1))]);
     std::thread::scope(|scope| {
         let walker = scope.spawn(|| {
-            for _ in 0..50_000 {
+            for _ in 0..20_000 {
                 table.for_each_user(|user| {
                     let flag = user.flags.iter().next().expect("one flag").as_str().to_owned();
                     let state: u64 = flag.trim_start_matches("at.").parse().expect("a number");
-                    // Within the few revisions that pass during one read, newer is a little more.
-                    let ahead = (state + 64 - user.stamp.revision % 64) % 64;
-                    assert!(ahead < 32, "state {state} under stamp {}", user.stamp.revision);
+                    assert!(state >= user.stamp.revision, "state {state} under stamp {}", user.stamp.revision);
                 });
             }
         });
