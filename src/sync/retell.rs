@@ -90,3 +90,41 @@ fn told_again(subject: &Subject) {
         Subject::User(user) => tracing::warn!(%user, "deleted in the store again"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::KeyId;
+    use parking_lot::Mutex;
+
+    /// Answers in turn, and notes what it was asked.
+    #[derive(Debug)]
+    struct Answers {
+        left: Mutex<Vec<Reasserted>>,
+        asked: Mutex<Vec<Subject>>,
+    }
+
+    impl Reassert for Answers {
+        fn end<'a>(&'a self, subject: &'a Subject) -> BoxFuture<'a, Reasserted> {
+            self.asked.lock().push(subject.clone());
+            let answer = self.left.lock().pop().unwrap_or(Reasserted::Told);
+            Box::pin(async move { answer })
+        }
+    }
+
+    #[tokio::test]
+    async fn what_the_store_did_not_take_is_told_again_and_what_it_lacks_is_not() {
+        let failed = Reasserted::Failed("locked".to_owned());
+        let answers = Arc::new(Answers { left: Mutex::new(vec![Reasserted::Absent, failed]), asked: Mutex::default() });
+        let mut retelling = Retelling::by(Some(Arc::<Answers>::clone(&answers)));
+        let (key, user) = (KeyId::from_bits(1), "ann".parse().expect("a user id"));
+        retelling.owe(Merged { keys: vec![key], users: vec![user] });
+        assert!(!retelling.tell().await);
+        assert_eq!(answers.asked.lock().len(), 1, "after a failure nothing more is tried in this turn");
+        assert!(!retelling.tell().await);
+        let ann = answers.asked.lock().first().cloned().expect("it was asked");
+        assert_eq!(*answers.asked.lock(), [ann.clone(), ann, Subject::Key(key)]);
+        assert!(!retelling.tell().await);
+        assert_eq!(answers.asked.lock().len(), 3, "each is told once");
+    }
+}

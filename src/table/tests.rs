@@ -207,7 +207,7 @@ fn a_walk_never_finds_an_older_user_under_a_newer_stamp() {
     let _applied = table.apply(vec![Row::User(at(1))]);
     std::thread::scope(|scope| {
         let walker = scope.spawn(|| {
-            for _ in 0..50_000 {
+            for _ in 0..20_000 {
                 table.for_each_user(|user| {
                     let flag = user.flags.iter().next().expect("one flag").as_str().to_owned();
                     let state: u64 = flag.trim_start_matches("at.").parse().expect("a number");
