@@ -4,6 +4,7 @@ mod bad_input;
 mod events;
 mod flag_keys;
 mod keys;
+mod killed;
 mod listener;
 mod once;
 mod openapi;

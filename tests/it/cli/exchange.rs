@@ -3,8 +3,9 @@
 use std::fs;
 
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
-use crate::harness::{Config, Ran, Site, Upstream};
+use crate::harness::{Config, Ran, Site, Upstream, get, until};
 
 fn site() -> Site {
     let upstream = Upstream::start();
@@ -135,4 +136,24 @@ fn keys_of_other_systems_are_imported_and_work() {
     assert_eq!(names, [Some("key_1"), Some("bob"), Some("ann")]);
     let ran = import(&site, &["--project", "acme", "--from", "tyk", "keys.json"]);
     assert!(ran.code == Some(2) && ran.stderr.contains("no system \"tyk\"; known: kong, nginx, unkey"), "{ran:?}");
+}
+
+#[test]
+fn a_key_known_by_its_sha_256_alone_opens_its_route_until_it_is_revoked() {
+    let upstream = Upstream::start();
+    let site = Site::new(&Config::in_front_of(&upstream));
+    let gateway = site.start();
+    let [token, never] = [20, 21].map(foreign);
+    let digest = data_encoding::BASE64.encode(&Sha256::digest(&token));
+    let text = format!("{{\"id\": \"key_1\", \"hash\": \"{digest}\", \"permissions\": [\"keyring.read\"]}}\n");
+    fs::write(site.path("keys.json"), text).expect("a file");
+    let taken = import(&site, &["--project", "acme", "--groups-as-flags", "--from", "unkey", "keys.json"]);
+    assert_eq!(taken.code, Some(0), "{taken:?}");
+    let ask = |token: &str| gateway.send(get("/keyrings/comms").bearer(token)).status;
+    until("the imported key", || ask(&token) == 200);
+    assert_eq!(ask(&never), 401);
+    assert_eq!(ask(&digest), 401, "what was imported is no token");
+    let id = site.keys(&["list", "--project", "acme", "--json"]).json()[0]["id"].as_str().expect("an id").to_owned();
+    site.keys(&["revoke", &id]);
+    until("the revocation", || ask(&token) == 401);
 }
