@@ -32,6 +32,7 @@ pub(super) struct Noted {
 #[derive(Debug, Clone)]
 pub(super) struct Context {
     pub(super) from: IpAddr,
+    pub(super) surface: Surface,
     pub(super) noted: Arc<Mutex<Noted>>,
 }
 

@@ -88,7 +88,7 @@ impl Handler for Admin {
     type Body = Body;
 
     fn handle(&self, request: Request<Incoming>, peer: &Rc<Peer>) -> impl Future<Output = Response<Body>> {
-        let context = Context { from: peer.address.ip(), noted: Arc::default() };
+        let context = Context { from: peer.address.ip(), surface: self.surface, noted: Arc::default() };
         let version = request.version();
         let mut account = Account {
             context: context.clone(),

@@ -1,6 +1,8 @@
 //! The description of the API: OpenAPI 3.1, made from the endpoints and the types that they read and
 //! write.
 
+use std::sync::LazyLock;
+
 use http::StatusCode;
 use utoipa::ToSchema;
 use utoipa::openapi::path::{PathItemBuilder, PathsBuilder};
@@ -8,7 +10,7 @@ use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::openapi::tag::TagBuilder;
 use utoipa::openapi::{ComponentsBuilder, InfoBuilder, License, OpenApi, OpenApiBuilder, SecurityRequirement, Server};
 
-use super::answer::{Answer, json};
+use super::answer::{Answer, of_text, written};
 use super::input::{Nothing, Query};
 use super::router::{TAGS, endpoints};
 use super::settings::Surface;
@@ -63,5 +65,7 @@ fn scheme() -> SecurityScheme {
 
 /// Answers with the description.
 pub(super) async fn show(Query(Nothing {}): Query<Nothing>) -> Answer {
-    json(StatusCode::OK, &document())
+    // Whoever asks needs no key, so it is written once.
+    static TEXT: LazyLock<Vec<u8>> = LazyLock::new(|| written(&document()));
+    Ok(of_text(StatusCode::OK, TEXT.clone()))
 }

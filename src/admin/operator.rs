@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use super::account::Context;
 use super::handler::Parts;
 use super::problem::{Code, Refusal, without_tokens};
+use super::settings::Surface;
 use crate::key::{Form, Key, KeyId, Record, Token};
 use crate::manage::{Authenticated, Caller, KeyView, Manager, Once};
 use crate::policy::{Credential, CredentialSource, find_credential};
@@ -63,6 +64,15 @@ impl Call {
     /// Notes for the log which revision it made.
     pub(super) fn made(&self, revision: u64) {
         self.context.noted.lock().revision = Some(revision);
+    }
+
+    /// The key that a path names for its rotation: where callers are, a key rotates itself alone.
+    pub(super) fn to_rotate(&self, id: &str) -> Result<KeyId, Refusal> {
+        let id = self.named(id)?;
+        if self.context.surface == Surface::OwnKeys && id != self.key.id {
+            return Err(Refusal::new(Code::NotFound, "here a key rotates itself alone"));
+        }
+        Ok(id)
     }
 
     /// The key that a path names: an id, or `self` for the caller's own.

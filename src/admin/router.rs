@@ -116,7 +116,10 @@ pub(super) fn router(surface: Surface, parts: Arc<Parts>) -> Router {
 }
 
 async fn nothing() -> Answer {
-    Err(Refusal::new(Code::NoRoute, "there is no such endpoint; /openapi.json lists those there are"))
+    Err(Refusal::new(
+        Code::NoRoute,
+        "there is no such endpoint here; /openapi.json of the management listener lists those there are",
+    ))
 }
 
 async fn other_method(request: Request) -> Answer {

@@ -149,7 +149,8 @@ fn are_free(config: &Config, listen: Option<SocketAddr>) -> Result<(), AppError>
         bind(address, 1).map_err(|fault| AppError::Listen { key: "gateway.listen_cleartext".to_owned(), fault })?;
     }
     let admin = config.admin.as_ref().map(|admin| admin.listen);
-    for (name, address) in [("admin", admin), ("ops", config.ops)] {
+    let own_keys = config.own_keys.as_ref().map(|own| own.listen);
+    for (name, address) in [("admin", admin), ("self", own_keys), ("ops", config.ops)] {
         if let Some(address) = address {
             bind(address, 1).map_err(|fault| AppError::Listen { key: format!("{name}.listen"), fault })?;
         }

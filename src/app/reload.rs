@@ -133,6 +133,7 @@ impl Reloader {
     /// Every file that a reload reads: a change of one of them asks for it.
     pub(super) fn files(&self) -> Vec<PathBuf> {
         let mut files = vec![self.config.path.clone()];
+        files.extend(self.config.gateway.deny_file.clone());
         files.extend(self.config.secret_files.iter().cloned());
         files.extend((!self.config.has_master_secret_in_environment()).then(|| self.config.master_file.clone()));
         files.extend(self.certificates.iter().flat_map(|certificates| certificates.files()));

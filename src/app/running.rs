@@ -143,10 +143,7 @@ impl Running {
                     }
                     Told::Reload => {
                         self.supervisor.reloading("reloading the configuration");
-                        self.reloader.reload_deny();
-                        self.reloader.reload();
-                        self.reloader.reload_secrets().await;
-                        watch.follow(self.reloader.files().iter().map(PathBuf::as_path));
+                        self.read_again(&mut watch).await;
                         self.supervisor.ready();
                     }
                     Told::Upgrade if on_ready.is_some() => {
@@ -163,16 +160,22 @@ impl Running {
                         Err(panicked) => tracing::error!(error = %panicked, "an upgrade broke off"),
                     }
                 }
-                () = watch.changed() => {
-                    self.reloader.reload();
-                    self.reloader.reload_secrets().await;
-                    watch.follow(self.reloader.files().iter().map(PathBuf::as_path));
-                }
+                () = watch.changed() => self.read_again(&mut watch).await,
                 () = self.supervisor.watch() => {}
                 name = self.workers.workers.one_ended() => return thread_ended(name),
                 name = self.tellers.workers.one_ended() => return thread_ended(name),
             }
         }
+    }
+
+    /// Reads every file again: the deny list in force first, whatever is wrong elsewhere, and that of
+    /// the new configuration once its file is watched, so that no change of it is missed.
+    async fn read_again(&mut self, watch: &mut FileWatch) {
+        self.reloader.reload_deny();
+        self.reloader.reload();
+        self.reloader.reload_secrets().await;
+        watch.follow(self.reloader.files().iter().map(PathBuf::as_path));
+        self.reloader.reload_deny();
     }
 
     /// The table answers: connections are accepted, and whoever waits for that is told.

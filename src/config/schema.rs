@@ -208,7 +208,7 @@ pub const KEYS: &[Key] = &[
         "gateway.token_prefix",
         Kind::Text("1 to 16 of a-z 0-9"),
         LeftOut::Is("\"kw\""),
-        "What this installation's tokens begin with.",
+        "What this installation's tokens begin with. Changing it needs a restart.",
     ),
     key(
         "gateway.issuer",
@@ -238,7 +238,7 @@ pub const KEYS: &[Key] = &[
         "gateway.deny_file",
         Kind::Path,
         LeftOut::Says("none"),
-        "Key ids, lineage ids or hashes to refuse, one a line; read again on SIGHUP.",
+        "Key ids, lineage ids or hashes to refuse, one a line; read again on SIGHUP and when it changes.",
     ),
     key(
         "gateway.requests_max",
@@ -557,7 +557,7 @@ pub const KEYS: &[Key] = &[
         "routes[].shadow",
         Kind::Switch,
         LeftOut::Is("false"),
-        "Logs and counts what would be denied, and lets it pass.",
+        "Logs and counts what would be denied, and lets it pass with its credential.",
     ),
     key("routes[].shadow_until", Kind::Time, LeftOut::Says("no end"), "When shadow ends and the route denies."),
     key("routes[].denied_status", Kind::Status, LeftOut::Says("the gateway's"), "The status where flags are lacking."),

@@ -26,9 +26,17 @@ const BITS_MIN: u32 = 112;
 const SHOWN_LENGTH_MIN: usize = 24;
 const SHOWN: usize = 6;
 
-/// The hash of each row's token, by which the store is asked for it.
+/// The hashes of each row's token, by any of which the store may know it.
 pub(super) fn hashes(rows: &[ImportedKey]) -> Vec<TokenHash> {
-    rows.iter().map(|row| hash_of(&row.secret)).collect()
+    rows.iter().flat_map(|row| [Some(hash_of(&row.secret)), other_hash_of(&row.secret)]).flatten().collect()
+}
+
+/// By what else the same token may have been imported.
+fn other_hash_of(secret: &ImportedSecret) -> Option<TokenHash> {
+    match secret {
+        ImportedSecret::Token(token) => Some(TokenHash::sha256_of(token.expose().as_bytes())),
+        ImportedSecret::Hash(_) => None,
+    }
 }
 
 fn hash_of(secret: &ImportedSecret) -> TokenHash {
@@ -52,8 +60,12 @@ pub(super) fn import(
     let (mut changes, mut keys, mut faults) = (Vec::new(), Vec::new(), Vec::new());
     for row in rows {
         let hash = hash_of(&row.secret);
-        let known = stored.get(hash.as_bytes()).copied();
-        let repeated = first_lines.insert(*hash.as_bytes(), row.line);
+        let other = other_hash_of(&row.secret);
+        let known = [Some(hash), other].into_iter().flatten().find_map(|hash| stored.get(hash.as_bytes()).copied());
+        let mut repeated = first_lines.insert(*hash.as_bytes(), row.line);
+        if let Some(other) = other {
+            repeated = repeated.or(first_lines.insert(*other.as_bytes(), row.line));
+        }
         match one(caller, acting, row, hash, known, repeated, options, prefix, reading) {
             Ok(key) => {
                 changes.push(told::new_key(EventKind::KeyImported, key.clone(), None));

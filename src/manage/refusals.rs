@@ -2,7 +2,7 @@
 //! there are they cost the store next to nothing, and never stand before a change.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -20,6 +20,14 @@ const KINDS_MAX: usize = 256;
 /// How many are told apart by their actor; beyond that they are the system's.
 const ACTORS_MAX: usize = 1024;
 const MINUTE: i64 = 60 * 1_000_000_000;
+
+/// The address as it is told apart: of IPv6 the first 64 bits, for whoever has one has all below.
+fn network_of(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+    }
+}
 
 /// What is told apart.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -91,7 +99,7 @@ impl Refusals {
         counted.add(RefusalTally {
             minute: Timestamp::from_nanos(now.nanos().div_euclid(MINUTE) * MINUTE),
             actor: caller.actor(),
-            from: caller.address(),
+            from: caller.address().map(network_of),
             operation: operation.to_owned(),
             code: refused.as_code().to_owned(),
             subject,

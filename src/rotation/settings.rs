@@ -31,7 +31,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         let seconds = |count| Duration::from_secs(count);
-        // The schedule that the Standard Webhooks specification gives: some three days and a half.
+        // The schedule that the Standard Webhooks specification gives: a little more than three days.
         let retries = [5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400].map(seconds).to_vec();
         Self {
             public_url: None,

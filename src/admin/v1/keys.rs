@@ -507,7 +507,7 @@ pub(in crate::admin) async fn rotate(
     Query(wait): Query<Patience>,
     JsonOrNothing(asked, body): JsonOrNothing<ToRotate>,
 ) -> Answer {
-    let (id, patience) = (call.named(&id)?, wait.span()?);
+    let (id, patience) = (call.to_rotate(&id)?, wait.span()?);
     call.about(&id);
     let minutes = asked.grace_period_minutes.unwrap_or(60);
     let grace = Duration::from_secs(u64::from(minutes) * 60);

@@ -174,6 +174,7 @@ fn on_flags(required: &[String], presented: Presented<'_>, deny: &DenyList, now:
     };
     match Reason::of_status(record.standing.status(deny.names(record), now)) {
         Some(reason) => told(reason),
+        None if record.flags.holds_reserved() => told(Reason::OperatorKey),
         None if required.iter().all(|flag| record.flags.meets(&flag.split('.'))) => Ok(()),
         None => told(Reason::LacksFlags),
     }

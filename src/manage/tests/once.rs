@@ -212,6 +212,14 @@ async fn a_key_imported_by_its_sha_256_is_known_by_its_token() {
     let imported = house.manager.import_keys(&local(), rows, ImportOptions::default()).await.expect("an import");
     let known = house.manager.authenticate(&Token::from_text(STRONG)).await.expect("an answer");
     assert!(matches!(known, Authenticated::Live(view) if view.key.id == imported.keys[0].id));
+    // In its other form it is the same token, and once it is revoked it stays so.
+    house.revoke(imported.keys[0].id, RevokeScope::Key).await;
+    let again = house.manager.import_keys(&local(), vec![row(1, token(STRONG))], ImportOptions::default()).await;
+    assert!(matches!(again, Err(ManageError::Import(faults)) if faults[0].line == 1));
+    let other = "another-token-with-many-bits-of-entropy-0123456789";
+    let both = vec![row(1, ImportedSecret::Hash(TokenHash::sha256_of(other.as_bytes()))), row(2, token(other))];
+    let twice = house.manager.import_keys(&local(), both, ImportOptions::default()).await;
+    assert!(matches!(twice, Err(ManageError::Import(faults)) if faults[0].line == 2));
 }
 
 #[tokio::test]

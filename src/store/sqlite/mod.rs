@@ -40,11 +40,14 @@ use crate::key::{Event, ProjectId, TokenHash, User};
 
 /// How many reads run at once.
 const READERS_MAX: usize = 8;
+/// How many reads of the feed run at once beside them: news of a revocation waits behind no list.
+const FEED_READERS_MAX: usize = 2;
 
 /// A store in one SQLite file.
 pub struct SqliteStore {
     shared: Arc<Shared>,
     readers: Arc<Semaphore>,
+    feed_readers: Arc<Semaphore>,
     requests: Option<Sender<Request>>,
     writer: Option<JoinHandle<()>>,
     watch: OnceLock<news::Watch>,
@@ -148,6 +151,7 @@ impl SqliteStore {
         Ok(Self {
             shared,
             readers: Arc::new(Semaphore::new(READERS_MAX)),
+            feed_readers: Arc::new(Semaphore::new(FEED_READERS_MAX)),
             requests: Some(requests),
             writer: Some(writer),
             watch: OnceLock::new(),
@@ -159,7 +163,11 @@ impl SqliteStore {
         of: OfStore,
         work: impl FnOnce(&Connection, &Shared) -> Result<T, Fault> + Send + 'static,
     ) -> Answer<'_, T> {
-        let (shared, readers) = (Arc::clone(&self.shared), Arc::clone(&self.readers));
+        let readers = match of {
+            OfStore::Any => &self.feed_readers,
+            OfStore::This => &self.readers,
+        };
+        let (shared, readers) = (Arc::clone(&self.shared), Arc::clone(readers));
         Box::pin(async move {
             let name = shared.name.clone();
             let permit = readers.acquire_owned().await;

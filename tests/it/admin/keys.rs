@@ -253,6 +253,9 @@ fn a_key_rotates_itself_where_it_may() {
     for path in ["/v1/api-keys", "/v1/users", "/v1/events", "/apikey/x", "/openapi.json"] {
         assert_eq!(own(get(path), place.site.operator()).code(), "no_route", "{path}");
     }
-    let plain = text(&place.made(&acme("plain", &["a"])), "key");
-    assert_eq!(own(post("/v1/api-keys/self/rotate"), &plain).status, 403);
+    let plain = place.made(&acme("plain", &["a"]));
+    assert_eq!(own(post("/v1/api-keys/self/rotate"), &text(&plain, "key")).status, 403);
+    let theirs = own(post(&format!("/v1/api-keys/{}/rotate", text(&plain, "id"))), place.site.operator());
+    assert_eq!((theirs.status, theirs.code().as_str()), (404, "not_found"));
+    assert_eq!(place.lets_through(&text(&plain, "key")), 200);
 }

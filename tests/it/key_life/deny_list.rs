@@ -37,3 +37,22 @@ fn a_listed_lineage_is_refused_with_all_that_replaced_it() {
     let status = |token: &str| gateway.send(get("/any/x").bearer(token)).status;
     assert_eq!((status(&old.token), status(&new.token), status(&other.token)), (401, 401, 200));
 }
+
+#[test]
+fn a_list_is_read_when_it_is_named_and_when_it_changes() {
+    let upstream = Upstream::start();
+    let config = || Config::in_front_of(&upstream);
+    let site = Site::new(&config());
+    let (leaked, other) = (site.key(&[]), site.key(&[]));
+    site.replace("deny.txt", &format!("{}\n", leaked.id));
+    let gateway = site.start();
+    let status = |token: &str| gateway.send(get("/any/x").bearer(token)).status;
+    assert_eq!(status(&leaked.token), 200);
+
+    site.write_config(&config().gateway("deny_file = 'deny.txt'"));
+    gateway.hang_up();
+    until("the list that the new configuration names", || status(&leaked.token) == 401);
+    assert_eq!(status(&other.token), 200);
+    site.replace("deny.txt", &format!("{}\n{}\n", leaked.id, other.id));
+    until("the changed list", || status(&other.token) == 401);
+}
