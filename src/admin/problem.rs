@@ -94,6 +94,8 @@ codes! {
     RotationUnsettled = "rotation_unsettled", 409, "The key was rotated just now";
     /// A user that has as many keys as it may have.
     TooManyKeys = "too_many_keys", 409, "The user has as many keys as it may have";
+    /// A key rotates itself again and again.
+    RotatedTooOften = "rotated_too_often", 409, "The key has rotated itself too often";
     /// A user's id that was used and is gone.
     UserDeleted = "user_deleted", 409, "The user was deleted";
     /// A key that is revoked.
@@ -267,6 +269,7 @@ impl From<ManageError> for Refusal {
             }
             ManageError::NotOneself { .. } => Self::new(Code::NotOneself, said),
             ManageError::TooManyKeys { .. } => Self::new(Code::TooManyKeys, said),
+            ManageError::RotatedTooOften { .. } => Self::new(Code::RotatedTooOften, said),
             ManageError::BadIdempotencyKey => {
                 Self { field: Some("idempotency-key".to_owned()), ..Self::new(Code::BadIdempotencyKey, said) }
             }

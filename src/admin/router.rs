@@ -40,7 +40,7 @@ pub(super) fn endpoints(surface: Surface) -> Vec<Endpoint> {
     let rotate = post("/v1/api-keys/{id}/rotate", keys::rotate)
         .named("rotateKey", KEYS, "Replaces a key; the id `self` stands for the calling key, where that may rotate itself")
         .may_take::<keys::ToRotate>().answers::<Replacement<'_>>(200, "The key was replaced.")
-        .refuses(&[Code::NotFound, Code::NotRotatable, Code::AlreadyRotated, Code::RotationUnsettled]).once();
+        .refuses(&[Code::NotFound, Code::NotRotatable, Code::AlreadyRotated, Code::RotationUnsettled, Code::RotatedTooOften]).once();
     let mut own_keys = vec![
         rotate,
         post("/api/data/api-keys", user_keys::create).named("createUserKey", USER_KEYS, "Makes a key of the caller's user, and shows its token this once")

@@ -96,6 +96,14 @@ pub enum ManageError {
         /// How many it may have.
         max: usize,
     },
+    /// A key rotates itself again and again.
+    #[error("key {id} has rotated itself {max} times within a day; wait, or let an operator rotate it")]
+    RotatedTooOften {
+        /// Which key.
+        id: KeyId,
+        /// How often it may.
+        max: usize,
+    },
     /// The Idempotency-Key is no such key.
     #[error("Idempotency-Key: expected 16 to 255 printable ASCII characters")]
     BadIdempotencyKey,
@@ -233,6 +241,7 @@ impl ManageError {
             Self::RotationUnsettled { .. } => "rotation_unsettled",
             Self::NotOneself { .. } => "not_oneself",
             Self::TooManyKeys { .. } => "too_many_keys",
+            Self::RotatedTooOften { .. } => "rotated_too_often",
             Self::BadIdempotencyKey => "bad_idempotency_key",
             Self::IdempotencyConflict => "idempotency_conflict",
             Self::TokenAlreadyIssued { .. } => "token_already_issued",

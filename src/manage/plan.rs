@@ -17,6 +17,9 @@ use crate::store::{Change, Reading};
 /// How long after a rotation it is known to the store whether the successor is in use: longer than
 /// any gateway waits before it writes usage down.
 pub const USAGE_SETTLED: Duration = Duration::from_secs(30);
+/// How often a key, with all that it replaced, rotates itself within a [`DAY`].
+const OWN_ROTATIONS_MAX: usize = 48;
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Changes to write, and what to answer once they are committed.
 pub(super) struct Plan<T> {
@@ -219,6 +222,11 @@ pub(super) fn rotate(
         may(acting, Operation::Rotate, Some(Target::Key { key: old, user }), Target::Key { key: &new, user })?;
     }
     is_live_but_for_grace(old, user, now)?;
+    // Keys are never removed, so what a key may do by itself has an end.
+    let of_today = |key: &&Key| key.lineage == old.lineage && now.since(key.created_at) < DAY;
+    if of_itself && reading.keys.iter().filter(of_today).count() >= OWN_ROTATIONS_MAX {
+        return Err(ManageError::RotatedTooOften { id, max: OWN_ROTATIONS_MAX });
+    }
     let unused = match old.replaced_by {
         None => None,
         Some(successor) => Some(never_used(caller, old, successor, seen_in_use, reading)?),

@@ -295,3 +295,21 @@ async fn a_user_is_changed_in_what_is_named_alone() {
     let more = house.manager.set_user(&local(), patch(Some(flags(&["b"])), None)).await.expect("a change");
     assert_eq!((more.user.flags, more.user.active), (flags(&["b"]), false));
 }
+
+#[tokio::test]
+async fn a_key_rotates_itself_only_so_often_within_a_day() {
+    let house = house();
+    let mut id = house.create(NewKey { self_rotate: true, ..plain(&["a"]) }).await.key.id;
+    let mut refused = "done";
+    let mut rotations = 0;
+    while refused == "done" && rotations < 100 {
+        house.clock.advance(MINUTE);
+        let rotated = house.manager.rotate_key(&by_key(id), id, 5 * MINUTE).await;
+        match rotated {
+            Ok(rotated) => (id, rotations) = (rotated.new.id, rotations + 1),
+            Err(error) => refused = error.as_code(),
+        }
+    }
+    assert_eq!((rotations, refused), (47, "rotated_too_often"));
+    assert_eq!(code(house.rotate(id, 5 * MINUTE).await), "done", "an operator may");
+}
