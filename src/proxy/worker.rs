@@ -107,6 +107,20 @@ struct Reviewed {
     freshness: Freshness,
 }
 
+/// Which streams are decided again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Look {
+    /// All of them, which were opened just now.
+    First,
+    /// All of them.
+    All,
+    /// Those that the table or the clock has moved past.
+    Past,
+}
+
+/// A version that no table has.
+const NEVER: u64 = u64::MAX;
+
 impl Worker {
     pub(super) fn new(shared: Shared) -> Result<Rc<Self>, NoRandomness> {
         let cells = shared.metrics.worker();
@@ -202,7 +216,7 @@ impl Worker {
             tokio::select! {
                 () = self.streams.opened() => {
                     let fresh = self.streams.review_fresh();
-                    self.review(fresh, true).await;
+                    self.review(fresh, Look::First).await;
                     continue;
                 }
                 _tick = round.tick() => {
@@ -238,12 +252,11 @@ impl Worker {
             freshness: self.shared.table.freshness(now),
         };
         let all = self.reviewed.replace(Some(with)) != Some(with);
-        self.review(self.streams.review_all(), all).await;
+        self.review(self.streams.review_all(), if all { Look::All } else { Look::Past }).await;
     }
 
-    /// Decides again on these streams: on all of them, or on those that the table or the clock has
-    /// moved past.
-    async fn review(&self, review: Review<'_>, all: bool) {
+    /// Decides again on these streams.
+    async fn review(&self, review: Review<'_>, look: Look) {
         let mut review = review;
         loop {
             let now = self.shared.clock.now();
@@ -252,12 +265,15 @@ impl Worker {
             let deny = self.shared.deny.load_full();
             let more = review.advance(STREAMS_AT_ONCE, |stream| {
                 let decided = stream.decided.get();
-                if !all && !decided.is_past(version, now) {
+                if look == Look::Past && !decided.is_past(version, now) {
                     return Ok(decided);
                 }
-                self.decide_again(stream, &view.settings, &deny, version, now).inspect_err(|denial| {
-                    self.cells.cut(denial);
-                })
+                match self.decide_again(stream, &view.settings, &deny, version, now) {
+                    // It has only begun: the next round cuts it, where it is not over by then. An answer
+                    // on its way would be a broken connection, and its client none the wiser.
+                    Err(_denial) if look == Look::First => Ok(Decided { version: NEVER, ..decided }),
+                    again => again.inspect_err(|denial| self.cells.cut(denial)),
+                }
             });
             if !more {
                 return;
