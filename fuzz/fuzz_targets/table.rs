@@ -147,7 +147,8 @@ fuzz_target!(|data: &[u8]| {
     // A key set that is built beside the one in use.
     let mut beside = None;
     for step in data.chunks_exact(4).take(200) {
-        let [what, rest @ ..] = *step else { continue };
+        let &[what, one, two, three] = step else { continue };
+        let rest = [one, two, three];
         match what {
             0..=159 => {
                 let row = key_row(what % KEYS, rest);
