@@ -8,6 +8,7 @@ mod api;
 mod awaited;
 #[cfg(test)]
 mod contract;
+mod postgres;
 mod rotation;
 #[cfg(test)]
 mod rotation_contract;
@@ -22,6 +23,7 @@ pub use api::{
     Store, StoreError, StoreId, UsageUpdate,
 };
 pub use awaited::{AwaitedStore, Opener};
+pub use postgres::{Address, AddressFault, POSTGRES_POOL_MIN, PostgresSettings, PostgresStore, TlsMode};
 pub use rotation::{
     Claim, Claimed, Delivery, DeliveryId, DeliveryState, NewDelivery, Notice, NoticeKind, RotationCounts,
     RotationStore, Settlement, Unannounced,
