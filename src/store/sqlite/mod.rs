@@ -7,6 +7,7 @@
 mod examine;
 mod fault;
 mod file;
+mod fleet;
 mod list;
 mod news;
 mod read;
@@ -32,8 +33,9 @@ use self::fault::Fault;
 use self::file::{Empty, Identity, Log, Opened, Role};
 use self::write::{Member, Request};
 use super::{
-    Answer, Batch, BoxFuture, Cursor, EventQuery, KeyPage, KeyQuery, NumberedSecret, Outcome, OwnedKey, Plan, Poll,
-    ReadRequest, Reading, RefusalQuery, RefusalTally, RotationStore, Store, StoreError, StoreId, UsageUpdate,
+    Answer, Batch, BoxFuture, Cursor, EventQuery, FleetStore, KeyPage, KeyQuery, NumberedSecret, Outcome, OwnedKey,
+    Plan, Poll, ReadRequest, Reading, RefusalQuery, RefusalTally, RotationStore, Store, StoreError, StoreId,
+    UsageUpdate,
 };
 use crate::clock::Clock;
 use crate::key::{Event, ProjectId, TokenHash, User};
@@ -323,6 +325,10 @@ impl Store for SqliteStore {
     }
 
     fn rotation(&self) -> Option<&dyn RotationStore> {
+        Some(self)
+    }
+
+    fn fleet(&self) -> Option<&dyn FleetStore> {
         Some(self)
     }
 

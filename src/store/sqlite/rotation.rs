@@ -32,7 +32,7 @@ const DELIVERY_WIDTH: usize = 11;
 
 impl SqliteStore {
     /// Runs `work` in a write transaction that uses no revision, between mutations.
-    fn write_with<T: Send + 'static>(
+    pub(super) fn write_with<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Connection, Timestamp) -> Result<T, Fault> + Send + 'static,
     ) -> Answer<'_, T> {
