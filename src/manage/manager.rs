@@ -14,6 +14,7 @@ use super::mint::Minter;
 use super::once::Once;
 use super::plan::{self, Plan};
 use super::refusals::Refusals;
+use super::staged::IMPORTED_AT_ONCE_MAX;
 use super::{
     Answered, Authenticated, Caller, Changed, Created, ImportOptions, Imported, ImportedKey, KeyChange, KeyList,
     KeyView, ManageError, NewKey, RevokeScope, Revoked, Rotated, UserDeleted, UserPatch, UserSet, Webhooks, import,
@@ -147,7 +148,7 @@ impl Asked {
 type Render<U> = Box<dyn Fn(&U) -> Vec<u8> + Send>;
 
 /// What a plan of an import comes to.
-type TakenIn = Result<Plan<Vec<Key>>, ManageError>;
+pub(super) type TakenIn = Result<Plan<Vec<Key>>, ManageError>;
 
 /// The answer to keep of a request that is done once.
 pub(super) struct Kept<U> {
@@ -396,7 +397,7 @@ impl Manager {
     }
 
     /// Imports keys: all rows in one revision, or none. A dry run checks the same and writes
-    /// nothing.
+    /// nothing. Many rows are put aside in batches first, between which others write.
     ///
     /// # Errors
     /// [`ManageError::Import`] with every row that is refused; when the caller may not, or the
@@ -407,10 +408,14 @@ impl Manager {
         rows: Vec<ImportedKey>,
         options: ImportOptions,
     ) -> Result<Imported, ManageError> {
+        let lines: Vec<_> = rows.iter().map(|row| (row.line, import::other_hash_of(&row.secret))).collect();
         let (asked, mut plan) = self.taking_in(caller, rows, options);
         if options.dry_run {
             let reading = self.asked(caller, asked.read).await?;
             return Ok(Imported { keys: plan(&reading)?.outcome, committed: None });
+        }
+        if lines.len() > IMPORTED_AT_ONCE_MAX {
+            return self.import_staged(caller, asked, plan, lines).await;
         }
         self.change(caller, asked, plan, imported).await
     }
@@ -436,7 +441,7 @@ impl Manager {
         self.change_once(caller, asked, plan, imported, kept).await
     }
 
-    fn taking_in(
+    pub(super) fn taking_in(
         &self,
         caller: &Caller,
         rows: Vec<ImportedKey>,
@@ -744,13 +749,25 @@ impl Manager {
             Err(StoreError::DuplicateToken { existing, .. }) => ManageError::DuplicateToken { existing },
             Err(error) => return Err(error.into()),
         };
-        if refused.is_refusal() {
-            let now = came.lock().now;
-            if let Some(due) = self.counted.refusals.count(caller, operation, subject, &refused, now) {
-                self.write_refusals(due).await;
-            }
+        let now = came.lock().now;
+        Err(self.refused(caller, operation, subject, refused, now).await)
+    }
+
+    /// Counts what was refused for the audit log.
+    pub(super) async fn refused(
+        &self,
+        caller: &Caller,
+        operation: &'static str,
+        subject: Option<Subject>,
+        error: ManageError,
+        now: Timestamp,
+    ) -> ManageError {
+        if error.is_refusal()
+            && let Some(due) = self.counted.refusals.count(caller, operation, subject, &error, now)
+        {
+            self.write_refusals(due).await;
         }
-        Err(refused)
+        error
     }
 }
 
