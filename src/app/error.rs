@@ -170,7 +170,8 @@ impl AppError {
                 StoreError::Unavailable { .. }
                 | StoreError::Damaged { .. }
                 | StoreError::Replaced { .. }
-                | StoreError::DuplicateToken { .. } => false,
+                | StoreError::DuplicateToken { .. }
+                | StoreError::StageLost { .. } => false,
             },
             Self::State(error) => matches!(error, StateError::InUse(_)),
             Self::Listen { .. }
