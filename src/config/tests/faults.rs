@@ -98,7 +98,7 @@ fn each_fault_has_its_line() {
         (
             2,
             r#"connect_timeout = "1s""#,
-            "keyward.toml:3: gateway.connect_timeout: unknown key; it belongs in [upstreams.NAME]",
+            "keyward.toml:3: gateway.connect_timeout: unknown key; it belongs in [upstreams.NAME] or [store.postgres]",
         ),
         (9, "[gatway]\nx = 1", "keyward.toml:10: gatway: unknown key; did you mean gateway?"),
         (
@@ -797,7 +797,7 @@ fn a_secret_is_in_no_debug_text_and_in_no_fault() {
         format!("{BASE}[secrets]\nmaster_secret = \"{SECRET}\"\n"),
         format!("{BASE}[secrets]\nmaster_file = [\"{SECRET}\"]\n"),
         format!("{BASE}[secrets]\nmaster_file = {{ hex = \"{SECRET}\" }}\n"),
-        format!("{BASE}[store.postgres]\nurl = \"postgres://me:{SECRET}@host\"\n"),
+        format!("{BASE}[store.postgres]\nurl = \"postgres://me:{SECRET}@host:port\"\n"),
         base_but(4, &format!("targets = [\"http://me:{SECRET}@host\"]")),
         format!("{BASE}[secrets]\nmaster_file = \"{SECRET}\n"),
         format!("{BASE}[secrets]\nmaster_file = {SECRET}\n"),

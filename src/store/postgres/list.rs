@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::fault::Fault;
 use super::read::{damaged_key, days, limit};
 use super::rows::{
-    Columns, Decoder, KEY_COLUMNS, KEY_WIDTH, USER_COLUMNS, USER_WIDTH, hash_at, id_at, id_of, usage_at,
+    Columns, Decoder, KEY_COLUMNS, KEY_WIDTH, REAL, USER_COLUMNS, USER_WIDTH, hash_at, id_at, id_of, usage_at,
 };
 use super::session::{Param, Transaction};
 use crate::clock::Timestamp;
@@ -160,15 +160,22 @@ fn ways(query: &KeyQuery, before: i64, now: Timestamp) -> Vec<Way> {
     ways
 }
 
-/// All that `query` asks for, as conditions on a key `k`, its user `u` and its usage `w`.
-fn filters(query: &KeyQuery, now: Timestamp) -> Conditions {
+/// Where the keys of `query` belong, whatever else is asked of them.
+fn place(query: &KeyQuery) -> Conditions {
     let mut conditions = Conditions::default();
+    conditions.and(REAL, []);
     if let Some(project) = &query.project {
         conditions.and("k.project = ?", [text(project.as_str())]);
     }
     if let Some(environment) = &query.environment {
         conditions.and("k.environment = ?", [text(environment.as_str())]);
     }
+    conditions
+}
+
+/// All that `query` asks for, as conditions on a key `k`, its user `u` and its usage `w`.
+fn filters(query: &KeyQuery, now: Timestamp) -> Conditions {
+    let mut conditions = place(query);
     if let Some(user) = &query.user {
         conditions.and("k.user_id = ?", [text(user.as_str())]);
     }
@@ -257,7 +264,7 @@ pub(super) async fn list_keys(transaction: &Transaction, query: &KeyQuery) -> Re
         Window::Numbers(numbers, _) => params.push((numbers, Type::INT8_ARRAY)),
         Window::Before(number) => params.push((number, Type::INT8)),
     }
-    let _never = write!(sql, "{}{bound}(${})", if sql.is_empty() { " WHERE " } else { " AND " }, params.len());
+    let _never = write!(sql, " AND {bound}(${})", params.len());
     let looked_at = limit(query.limit);
     params.push((&looked_at, Type::INT8));
     let sql = format!(
@@ -307,33 +314,50 @@ async fn window(transaction: &Transaction, query: &KeyQuery, before: i64, now: T
     if query.limit == 0 {
         return Ok(Window::Before(before));
     }
-    let ways = ways(query, before, now);
-    for way in &ways {
+    for way in &ways(query, before, now) {
         let numbers = numbers(transaction, way, FEW).await?;
         if to_len(&numbers) < FEW {
             return Ok(Window::Numbers(numbers, None));
         }
     }
-    let unfiltered;
-    let way = match ways.iter().find(|way| way.order.is_some()) {
-        Some(way) => way,
-        None => {
+    let mut top = before;
+    loop {
+        let ways = self::ways(query, top, now);
+        let way = ways.into_iter().find(|way| way.order.is_some()).unwrap_or_else(|| {
             let mut conditions = Conditions::default();
-            conditions.and("k.number < ?", [Value::Number(before)]);
-            unfiltered = Way { conditions, order: Some("k.number DESC") };
-            &unfiltered
+            conditions.and("k.number < ?", [Value::Number(top)]);
+            Way { conditions, order: Some("k.number DESC") }
+        });
+        let mut numbers = numbers(transaction, &way, LOOKED_AT_MAX).await?;
+        let oldest = numbers.iter().min().copied();
+        let Some(oldest) = oldest.filter(|_| to_len(&numbers) == LOOKED_AT_MAX) else {
+            return Ok(Window::Numbers(numbers, None));
+        };
+        // What a page says to go on from is a key of its place, so that it tells of no other place.
+        if let Some((number, next)) = first_of_place(transaction, query, &numbers).await? {
+            numbers.retain(|looked_at| *looked_at >= number);
+            return Ok(Window::Numbers(numbers, Some(next)));
         }
-    };
-    let numbers = numbers(transaction, way, LOOKED_AT_MAX).await?;
-    let last = match numbers.iter().min() {
-        Some(oldest) if to_len(&numbers) == LOOKED_AT_MAX => {
-            let sql = "SELECT id FROM keyward.keys WHERE number = $1";
-            let row = transaction.first(sql, &[(oldest, Type::INT8)]).await?;
-            row.map(|row| Columns::of(&row).bits().map(KeyId::from_bits)).transpose()?
-        }
-        _ => None,
-    };
-    Ok(Window::Numbers(numbers, last))
+        top = oldest;
+    }
+}
+
+/// The key of the query's place that was stored first among `numbers`.
+async fn first_of_place(
+    transaction: &Transaction,
+    query: &KeyQuery,
+    numbers: &[i64],
+) -> Result<Option<(i64, KeyId)>, Fault> {
+    let Conditions { sql, values } = place(query);
+    let mut params: Vec<Param<'_>> = values.iter().map(Value::param).collect();
+    params.push((&numbers, Type::INT8_ARRAY));
+    let sql = format!(
+        "SELECT k.number, k.id FROM keyward.keys k{sql} AND k.number = ANY(${}) ORDER BY k.number LIMIT 1",
+        params.len()
+    );
+    let Some(row) = transaction.first(&sql, &params).await? else { return Ok(None) };
+    let mut columns = Columns::of(&row);
+    Ok(Some((columns.integer()?, KeyId::from_bits(columns.bits()?))))
 }
 
 fn to_len(numbers: &[i64]) -> i64 {

@@ -7,6 +7,7 @@
 mod address;
 mod connect;
 mod fault;
+mod fleet;
 mod list;
 mod news;
 mod read;
@@ -14,6 +15,7 @@ mod rotation;
 mod rows;
 mod schema;
 mod session;
+mod stage;
 #[cfg(test)]
 mod tests;
 mod write;
@@ -35,13 +37,14 @@ use self::fault::Fault;
 use self::news::Ear;
 use self::schema::Empty;
 use self::session::{Kind, Transaction};
-use self::write::{Member, SecretChange};
+use self::write::{Member, SecretChange, Swept};
 use super::{
-    Answer, Batch, BoxFuture, Cursor, EventQuery, KeyPage, KeyQuery, NumberedSecret, Outcome, OwnedKey, Plan, Poll,
-    ReadRequest, Reading, RefusalQuery, RefusalTally, RotationStore, Store, StoreError, StoreId, UsageUpdate,
+    Answer, Batch, BoxFuture, Cursor, EventQuery, FleetStore, KeyPage, KeyQuery, NumberedSecret, Outcome, OwnedKey,
+    Plan, Poll, ReadRequest, Reading, RefusalQuery, RefusalTally, RotationStore, StageId, Staging, Store, StoreError,
+    StoreId, UsageUpdate, UserQuery,
 };
-use crate::clock::Timestamp;
-use crate::key::{Event, ProjectId, TokenHash, User};
+use crate::clock::{Clock as _, SystemClock, Timestamp};
+use crate::key::{Event, TokenHash, User};
 use crate::secret;
 use crate::tls::ClientSettings;
 
@@ -53,6 +56,8 @@ const THREADS: usize = 2;
 const FEEDS_MAX: usize = 2;
 /// How many connections what is written beside mutations may have at once.
 const WRITERS_MAX: usize = 2;
+/// How many sweeps follow one another at most for whoever asked for them once.
+const SWEEPS_MAX: u32 = 50;
 /// The longest pause before another attempt.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// The fewest connections that leave one for each purpose.
@@ -348,6 +353,10 @@ impl Store for PostgresStore {
         Some(self)
     }
 
+    fn fleet(&self) -> Option<&dyn FleetStore> {
+        Some(self)
+    }
+
     fn mutate(&self, read: ReadRequest, plan: Plan) -> Answer<'_, Outcome> {
         let (reply, answer) = oneshot::channel();
         Box::pin(async move {
@@ -355,6 +364,24 @@ impl Store for PostgresStore {
             self.requests.send(Member { read, plan, reply }).map_err(|_gone| ended())?;
             answer.await.unwrap_or_else(|_dropped| Err(ended()))
         })
+    }
+
+    fn stage(&self, staging: Staging) -> Answer<'_, Duration> {
+        let (name, staging) = (self.shared.name.clone(), Arc::new(staging));
+        self.write_with(move |transaction| {
+            let (name, staging) = (name.clone(), Arc::clone(&staging));
+            Box::pin(async move {
+                transaction.simple("SELECT 1 FROM keyward.counter FOR UPDATE").await?;
+                let clock = SystemClock::default();
+                let begun = clock.monotonic();
+                stage::add(transaction, &staging, &name).await?;
+                Ok(clock.monotonic().saturating_duration_since(begun))
+            })
+        })
+    }
+
+    fn unstage(&self, stage: StageId) -> Answer<'_, ()> {
+        self.write_with(move |transaction| Box::pin(stage::give_up(transaction, stage)))
     }
 
     fn read(&self, read: ReadRequest) -> Answer<'_, Reading> {
@@ -370,10 +397,9 @@ impl Store for PostgresStore {
         self.read_with(kind, move |transaction| Box::pin(async move { list::list_keys(transaction, &query).await }))
     }
 
-    fn list_users(&self, project: Option<ProjectId>) -> Answer<'_, Vec<User>> {
-        self.read_with(Kind::ReadLong, move |transaction| {
-            Box::pin(async move { read::list_users(transaction, project.as_ref()).await })
-        })
+    fn list_users(&self, query: UserQuery) -> Answer<'_, Vec<User>> {
+        let kind = if query.limit == 0 { Kind::ReadLong } else { Kind::Read };
+        self.read_with(kind, move |transaction| Box::pin(async move { read::list_users(transaction, &query).await }))
     }
 
     fn list_events(&self, query: EventQuery) -> Answer<'_, Vec<Event>> {
@@ -432,7 +458,14 @@ impl Store for PostgresStore {
     }
 
     fn tidy(&self) -> Answer<'_, ()> {
-        self.write_with(|transaction| Box::pin(write::tidy(transaction)))
+        Box::pin(async move {
+            for _sweep in 0..SWEEPS_MAX {
+                if self.write_with(|transaction| Box::pin(write::tidy(transaction))).await? == Swept::All {
+                    break;
+                }
+            }
+            Ok(())
+        })
     }
 
     fn check_secret(&self, number: u32, fingerprint: [u8; 32]) -> Answer<'_, ()> {

@@ -10,21 +10,23 @@ use uuid::Uuid;
 use super::Shared;
 use super::fault::Fault;
 use super::rows::{
-    Columns, Decoder, EVENT_COLUMNS, KEY_COLUMNS, KEY_WIDTH, TALLY_COLUMNS, USER_COLUMNS, USER_WIDTH, event, hash_at,
-    id_at, id_of, tally, to_count, to_sql, unsigned, usage_at, user_at,
+    Columns, Decoder, EVENT_COLUMNS, KEY_COLUMNS, KEY_WIDTH, REAL, TALLY_COLUMNS, USER_COLUMNS, USER_WIDTH, event,
+    hash_at, id_at, id_of, tally, to_count, to_sql, unsigned, usage_at, user_at,
 };
-use super::session::{NOW, Param, READING, Transaction};
+use super::session::{NOW, Param, READING, Transaction, unexpected};
 use crate::clock::Timestamp;
 use crate::key::{Event, EventKind, Key, KeyId, ProjectId, Stamp, Subject, TokenHash, User, UserId};
 use crate::store::{
     Batch, COUNTED_MAX, CommitId, Cursor, Damaged, EventQuery, Kept, NumberedSecret, ONCE_KEPT, OnceKey, OwnedKey,
-    Poll, ReadRequest, Reading, RefusalQuery, RefusalTally, Row, StoreId,
+    Poll, ReadRequest, Reading, RefusalQuery, RefusalTally, Row, StoreId, UserQuery,
 };
 
 /// Reads everything that `request` asks for, outside of a mutation.
 pub(super) async fn reading(transaction: &Transaction, request: &ReadRequest) -> Result<Reading, Fault> {
-    let sql = "SELECT c.revision, c.commit_id, EXISTS (SELECT 1 FROM keyward.keys) FROM keyward.counter c";
-    let row = transaction.first(sql, &[]).await?.ok_or_else(no_counter)?;
+    let sql = format!(
+        "SELECT c.revision, c.commit_id, EXISTS (SELECT 1 FROM keyward.keys k WHERE {REAL}) FROM keyward.counter c"
+    );
+    let row = transaction.first(&sql, &[]).await?.ok_or_else(no_counter)?;
     let mut columns = Columns::of(&row);
     let newest = columns.cursor()?;
     let any_key = columns.yes()?;
@@ -73,6 +75,11 @@ pub(super) async fn fill(
     if let Some(user) = &request.count_of_user {
         reading.count_of_user = count_of_user(transaction, user, now).await?;
     }
+    if let Some(revision) = request.users_changed_after {
+        let sql = "SELECT EXISTS (SELECT 1 FROM keyward.events WHERE revision > $1 AND user_id IS NOT NULL)";
+        let row = transaction.first(sql, &[(&to_sql(revision), Type::INT8)]).await?;
+        reading.users_changed = Columns::of(&row.ok_or_else(unexpected)?).yes()?;
+    }
     if let Some(id) = request.disabled {
         reading.disabled = last_disabled(transaction, id).await?;
     }
@@ -108,7 +115,7 @@ struct Gathered<'a> {
 
 impl Gathered<'_> {
     async fn keys(&mut self, condition: &str, params: &[Param<'_>]) -> Result<(), Fault> {
-        let sql = format!("SELECT {KEY_COLUMNS} FROM keyward.keys k WHERE {condition}");
+        let sql = format!("SELECT {KEY_COLUMNS} FROM keyward.keys k WHERE {REAL} AND {condition}");
         for row in self.transaction.query(&sql, params).await? {
             let key = self.decoder.key(&row, 0)?;
             if self.seen.insert(key.id) {
@@ -135,12 +142,14 @@ async fn kept(transaction: &Transaction, once: OnceKey, now: Timestamp) -> Resul
 
 /// How many keys `user` has that have not ended, counted no further than is of use.
 async fn count_of_user(transaction: &Transaction, user: &UserId, now: Timestamp) -> Result<usize, Fault> {
-    let sql = "SELECT count(*) FROM (SELECT 1 FROM keyward.keys WHERE user_id = $1 AND NOT revoked AND NOT superseded \
+    let sql = format!(
+        "SELECT count(*) FROM (SELECT 1 FROM keyward.keys k WHERE user_id = $1 AND NOT revoked AND NOT superseded \
          AND (expires_at IS NULL OR expires_at > $2) AND (grace_expires_at IS NULL OR grace_expires_at > $2) \
-         LIMIT $3) counted";
+         AND {REAL} LIMIT $3) counted"
+    );
     let params: [Param<'_>; 3] =
         [(&user.as_str(), Type::TEXT), (&now.nanos(), Type::INT8), (&to_count(COUNTED_MAX), Type::INT8)];
-    let row = transaction.first(sql, &params).await?.ok_or_else(super::session::unexpected)?;
+    let row = transaction.first(&sql, &params).await?.ok_or_else(unexpected)?;
     unsigned(Columns::of(&row).integer()?)
 }
 
@@ -222,7 +231,7 @@ pub(super) async fn poll(transaction: &Transaction, cursor: Cursor) -> Result<Po
 pub(super) async fn find(transaction: &Transaction, hash: &TokenHash) -> Result<(Option<OwnedKey>, Cursor), Fault> {
     let sql = format!(
         "SELECT {KEY_COLUMNS}, {USER_COLUMNS}, c.revision, c.commit_id FROM keyward.counter c \
-         LEFT JOIN keyward.keys k ON k.hash = $1 LEFT JOIN keyward.users u ON u.id = k.user_id"
+         LEFT JOIN keyward.keys k ON k.hash = $1 AND {REAL} LEFT JOIN keyward.users u ON u.id = k.user_id"
     );
     let row = transaction.first(&sql, &[(&hash.as_bytes().as_slice(), Type::BYTEA)]).await?.ok_or_else(no_counter)?;
     let newest = Columns { row: &row, next: KEY_WIDTH + USER_WIDTH }.cursor()?;
@@ -239,35 +248,90 @@ pub(super) fn days(count: u32) -> Duration {
 }
 
 /// Users by id.
-pub(super) async fn list_users(transaction: &Transaction, project: Option<&ProjectId>) -> Result<Vec<User>, Fault> {
-    let sql =
-        format!("SELECT {USER_COLUMNS} FROM keyward.users u WHERE $1::text IS NULL OR u.project = $1 ORDER BY u.id");
-    let rows = transaction.query(&sql, &[(&project.map(ProjectId::as_str), Type::TEXT)]).await?;
+pub(super) async fn list_users(transaction: &Transaction, query: &UserQuery) -> Result<Vec<User>, Fault> {
+    let sql = format!(
+        "SELECT {USER_COLUMNS} FROM keyward.users u WHERE ($1::text IS NULL OR u.project = $1) \
+         AND NOT ($2 AND u.deleted) AND ($3::text IS NULL OR u.id > $3) ORDER BY u.id LIMIT $4"
+    );
+    let params: [Param<'_>; 4] = [
+        (&query.project.as_ref().map(ProjectId::as_str), Type::TEXT),
+        (&query.undeleted, Type::BOOL),
+        (&query.after.as_ref().map(UserId::as_str), Type::TEXT),
+        (&limit(query.limit), Type::INT8),
+    ];
     let mut decoder = Decoder::default();
-    rows.iter().map(|row| decoder.user(row, 0)).collect()
+    transaction.query(&sql, &params).await?.iter().map(|row| decoder.user(row, 0)).collect()
+}
+
+/// A stretch of the history: the events from one revision to another, or under a stage's number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stretch {
+    first: i64,
+    last: i64,
+    /// The ordinal of `first` after which it begins; -1 for all of it.
+    after: i64,
+}
+
+impl Stretch {
+    const CONDITION: &str = "(e.revision, e.ordinal) > ($1, $2) AND e.revision <= $3";
+}
+
+/// The history after `after`, in order.
+async fn stretches(transaction: &Transaction, after: Stamp) -> Result<Vec<Stretch>, Fault> {
+    let start = to_sql(after.revision);
+    let mut begin = (start, i64::from(after.ordinal));
+    let sql = "SELECT revision, number FROM keyward.stages WHERE revision >= $1 ORDER BY revision";
+    let mut found = Vec::new();
+    for row in transaction.query(sql, &[(&start, Type::INT8)]).await? {
+        let mut columns = Columns::of(&row);
+        let (revision, stage) = (columns.integer()?, columns.integer()?);
+        if revision == begin.0 {
+            found.push(Stretch { first: stage, last: stage, after: begin.1 });
+        } else {
+            found.push(Stretch { first: begin.0, last: revision - 1, after: begin.1 });
+            found.push(Stretch { first: stage, last: stage, after: -1 });
+        }
+        // What was written by the same mutation comes after what it took in.
+        begin = (revision, if revision == start { i64::from(after.ordinal) } else { -1 });
+    }
+    found.push(Stretch { first: begin.0, last: i64::MAX, after: begin.1 });
+    Ok(found)
 }
 
 /// Events, oldest first.
 pub(super) async fn list_events(transaction: &Transaction, query: &EventQuery) -> Result<Vec<Event>, Fault> {
-    let (revision, ordinal, limit) = (to_sql(query.after.revision), i64::from(query.after.ordinal), limit(query.limit));
-    let mut params: Vec<Param<'_>> = vec![(&revision, Type::INT8), (&ordinal, Type::INT8), (&limit, Type::INT8)];
     let (key, user) = super::rows::subject_columns(query.subject.as_ref());
     let of = match query.subject {
         None => "",
-        Some(Subject::Key(_)) => {
-            params.push((&key, Type::UUID));
-            " AND e.key_id = $4"
-        }
-        Some(Subject::User(_)) => {
-            params.push((&user, Type::TEXT));
-            " AND e.user_id = $4"
-        }
+        Some(Subject::Key(_)) => " AND e.key_id = $5",
+        Some(Subject::User(_)) => " AND e.user_id = $5",
     };
     let sql = format!(
-        "SELECT {EVENT_COLUMNS} FROM keyward.events e WHERE (e.revision, e.ordinal) > ($1, $2){of} \
-         ORDER BY e.revision, e.ordinal LIMIT $3"
+        "SELECT {EVENT_COLUMNS} FROM keyward.events e WHERE {}{of} ORDER BY e.revision, e.ordinal LIMIT $4",
+        Stretch::CONDITION
     );
-    transaction.query(&sql, &params).await?.iter().map(event).collect()
+    let mut events = Vec::new();
+    for stretch in stretches(transaction, query.after).await? {
+        let limit = limit(query.limit.saturating_sub(events.len()));
+        let mut params: Vec<Param<'_>> = vec![
+            (&stretch.first, Type::INT8),
+            (&stretch.after, Type::INT8),
+            (&stretch.last, Type::INT8),
+            (&limit, Type::INT8),
+        ];
+        match query.subject {
+            None => {}
+            Some(Subject::Key(_)) => params.push((&key, Type::UUID)),
+            Some(Subject::User(_)) => params.push((&user, Type::TEXT)),
+        }
+        for row in transaction.query(&sql, &params).await? {
+            events.push(event(&row)?);
+        }
+        if query.limit > 0 && events.len() >= query.limit {
+            break;
+        }
+    }
+    Ok(events)
 }
 
 /// The number and fingerprint of every secret.
@@ -308,7 +372,7 @@ async fn everything(transaction: &Transaction, sink: &mut (dyn FnMut(Batch) + Se
         });
     }
     // In whatever order they lie: sorting ten million rows by number would take longer than reading them.
-    let mut rows = transaction.stream(&format!("SELECT {KEY_COLUMNS} FROM keyward.keys k"), &[]).await?;
+    let mut rows = transaction.stream(&format!("SELECT {KEY_COLUMNS} FROM keyward.keys k WHERE {REAL}"), &[]).await?;
     while let Some(row) = rows.next().await? {
         sink(match decoder.key(&row, 0) {
             Ok(key) => Batch::Row(key.stamp, Row::Key(Box::new(key))),
@@ -322,15 +386,29 @@ async fn everything(transaction: &Transaction, sink: &mut (dyn FnMut(Batch) + Se
 }
 
 async fn changes(transaction: &Transaction, cursor: Cursor, sink: &mut (dyn FnMut(Batch) + Send)) -> Result<(), Fault> {
+    for stretch in stretches(transaction, Stamp { revision: cursor.revision, ordinal: u32::MAX }).await? {
+        changes_of(transaction, stretch, sink).await?;
+    }
+    Ok(())
+}
+
+async fn changes_of(
+    transaction: &Transaction,
+    stretch: Stretch,
+    sink: &mut (dyn FnMut(Batch) + Send),
+) -> Result<(), Fault> {
     const EVENT: usize = KEY_WIDTH + USER_WIDTH;
     let mut decoder = Decoder::default();
     let sql = format!(
-        "SELECT {KEY_COLUMNS}, {USER_COLUMNS}, e.revision, e.ordinal, e.key_id IS NULL, e.key_id, e.user_id \
-         FROM keyward.events e LEFT JOIN keyward.keys k ON k.id = e.key_id \
-         LEFT JOIN keyward.users u ON u.id = e.user_id WHERE e.revision > $1 ORDER BY e.revision, e.ordinal"
+        "SELECT {KEY_COLUMNS}, {USER_COLUMNS}, CASE WHEN e.revision > 0 THEN e.revision ELSE \
+         (SELECT s.revision FROM keyward.stages s WHERE s.number = e.revision) END, e.ordinal, e.key_id IS NULL, \
+         e.key_id, e.user_id FROM keyward.events e LEFT JOIN keyward.keys k ON k.id = e.key_id \
+         LEFT JOIN keyward.users u ON u.id = e.user_id WHERE {} ORDER BY e.revision, e.ordinal",
+        Stretch::CONDITION
     );
-    let revision = to_sql(cursor.revision);
-    let mut rows = transaction.stream(&sql, &[(&revision, Type::INT8)]).await?;
+    let params: [Param<'_>; 3] =
+        [(&stretch.first, Type::INT8), (&stretch.after, Type::INT8), (&stretch.last, Type::INT8)];
+    let mut rows = transaction.stream(&sql, &params).await?;
     while let Some(row) = rows.next().await? {
         let mut columns = Columns { row: &row, next: EVENT };
         let stamp = columns.stamp()?;

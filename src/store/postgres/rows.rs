@@ -22,7 +22,9 @@ pub(super) const KEY_COLUMNS: &str = "k.id, k.lineage, k.hash, k.format, k.shown
      k.project, k.environment, k.user_id, k.inherit, k.flags, k.props, k.may_grant, k.operates, k.operates_project, \
      k.operates_environment, k.self_rotate, k.minted_by, k.revoked, k.disabled, k.superseded, k.revoked_at, \
      k.replaced_by, k.expires_at, k.grace_expires_at, k.rotation_days, k.rotation_next_at, k.rotation_webhook_url, \
-     k.webhook_secret_version, k.webhook_old_secret_until, k.created_at, k.updated_at, k.revision, k.ordinal";
+     k.webhook_secret_version, k.webhook_old_secret_until, k.created_at, CASE WHEN k.revision > 0 THEN k.updated_at \
+     ELSE (SELECT s.at FROM keyward.stages s WHERE s.number = k.revision) END, CASE WHEN k.revision > 0 THEN k.revision \
+     ELSE (SELECT s.revision FROM keyward.stages s WHERE s.number = k.revision) END, k.ordinal";
 /// How many those are.
 pub(super) const KEY_WIDTH: usize = 35;
 /// The columns of a user in the order in which [`Decoder::user`] reads them.
@@ -31,8 +33,13 @@ pub(super) const USER_COLUMNS: &str =
 /// How many those are.
 pub(super) const USER_WIDTH: usize = 9;
 /// The columns of an event in the order in which [`event`] reads them.
-pub(super) const EVENT_COLUMNS: &str = "e.revision, e.ordinal, e.at, e.kind, e.actor, e.key_id, e.user_id, e.changes, \
-     e.address";
+pub(super) const EVENT_COLUMNS: &str = "CASE WHEN e.revision > 0 THEN e.revision ELSE \
+     (SELECT s.revision FROM keyward.stages s WHERE s.number = e.revision) END, e.ordinal, \
+     CASE WHEN e.revision > 0 THEN e.at ELSE (SELECT s.at FROM keyward.stages s WHERE s.number = e.revision) END, \
+     e.kind, e.actor, e.key_id, e.user_id, e.changes, e.address";
+/// Whether a key `k` is one, and not merely staged.
+pub(super) const REAL: &str =
+    "(k.revision > 0 OR k.revision IN (SELECT number FROM keyward.stages WHERE revision IS NOT NULL))";
 /// The columns of refused attempts in the order in which [`tally`] reads them.
 pub(super) const TALLY_COLUMNS: &str = "minute, actor, address, operation, code, key_id, user_id, count, last_at";
 

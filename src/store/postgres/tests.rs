@@ -12,7 +12,9 @@ use super::{Address, Clocks, PostgresSettings, PostgresStore};
 use crate::clock::{ManualClock, Timestamp};
 use crate::key::Actor;
 use crate::store::contract::{Fixture, contract, key, newest, write, write_key};
+use crate::store::fleet_contract::fleet_contract;
 use crate::store::rotation_contract::rotation_contract;
+use crate::store::staging_contract::staging_contract;
 use crate::store::{Changes, Cursor, Damaged, KeyQuery, ReadRequest, Reading, SharedStore, Store, StoreError};
 use cluster::{Care, Cluster};
 
@@ -41,7 +43,9 @@ fn fixture() -> Fixture {
 }
 
 contract!(fixture);
+fleet_contract!(fixture);
 rotation_contract!(fixture);
+staging_contract!(fixture);
 
 fn create(cluster: &Cluster) -> SharedStore {
     Arc::new(PostgresStore::create(&settings(cluster)).expect("a new store").0)

@@ -4,6 +4,7 @@
 //! beside them, for it needs neither the counter nor its lock.
 
 use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,15 +17,15 @@ use uuid::Uuid;
 
 use super::fault::Fault;
 use super::read;
-use super::rows::{Columns, id_of, json, subject_columns, to_count, to_sql};
+use super::rows::{REAL, id_of, json, subject_columns, to_count, to_sql};
 use super::session::{self, NOW, Param, Transaction};
-use super::{CHANNEL, Shared};
+use super::{CHANNEL, Shared, stage};
 use crate::clock::Timestamp;
-use crate::key::{EnvironmentId, Grants, Key, KeyId, ProjectId, User, UserId};
+use crate::key::{Actor, EnvironmentId, Grants, Key, KeyId, ProjectId, TokenHash, User, UserId};
 use crate::secret;
 use crate::store::{
-    Change, Changes, CommitId, Committed, Cursor, Keep, ONCE_KEPT, Outcome, Plan, REFUSALS_KEPT, ReadRequest, Reading,
-    Refusal, RefusalTally, Row, StoreError, UsageUpdate,
+    Change, Changes, CommitId, Committed, Cursor, Keep, NewEvent, ONCE_KEPT, Outcome, Plan, REFUSALS_KEPT, ReadRequest,
+    Reading, Refusal, RefusalTally, Row, StoreError, UsageUpdate,
 };
 
 /// How many mutations share one commit at most: the server keeps note of so many savepoints in
@@ -202,7 +203,7 @@ async fn attempt(shared: &Shared, members: &mut [Member]) -> Result<(Transaction
         "{}; SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'; \
          UPDATE keyward.counter SET revision = revision + 1, previous_id = commit_id, commit_id = '{}' \
          RETURNING revision, previous_id, {NOW}; \
-         SELECT EXISTS (SELECT 1 FROM keyward.keys), (SELECT store_id::text FROM keyward.meta)",
+         SELECT EXISTS (SELECT 1 FROM keyward.keys k WHERE {REAL}), (SELECT store_id::text FROM keyward.meta)",
         shared.opening(session::WRITING, shared.statement_timeout),
         Uuid::from_u128(first.0)
     );
@@ -224,6 +225,7 @@ async fn attempt(shared: &Shared, members: &mut [Member]) -> Result<(Transaction
         next: Cursor { revision, commit: first },
         any_key: store.get(0) == Some("t"),
         kept: None,
+        store: &shared.name,
     };
     let alone = members.len() == 1;
     let mut outcomes = Vec::with_capacity(members.len());
@@ -265,6 +267,8 @@ struct Group<'a> {
     next: Cursor,
     any_key: bool,
     kept: Option<([u8; 32], Timestamp)>,
+    /// What the store is called.
+    store: &'a str,
 }
 
 enum Attempt {
@@ -326,7 +330,7 @@ impl Group<'_> {
             Ok(Err(refusal)) => return Ok(Attempt::Refused(refusal)),
             Err(_panic) => return Err(Fault::Around("the mutation panicked, and nothing was changed".to_owned())),
         };
-        if changes.changes.is_empty() {
+        if changes.changes.is_empty() && changes.staged.is_none() {
             if let Some(keep) = &changes.keep {
                 write_kept(self.transaction, keep, self.newest.revision, self.at).await?;
                 self.kept = Some((keep.once.0, self.at));
@@ -334,9 +338,10 @@ impl Group<'_> {
             return Ok(Attempt::Nothing);
         }
         refuse_duplicates(self.transaction, &changes).await?;
-        let makes_key = changes.changes.iter().any(|change| matches!(change.row, Row::Key(_)));
+        let makes_key =
+            changes.staged.is_some() || changes.changes.iter().any(|change| matches!(change.row, Row::Key(_)));
         let committed = Committed { revision: self.next.revision, commit: self.next.commit, at: self.at };
-        write(self.transaction, changes, committed).await?;
+        write(self.transaction, changes, committed, self.store).await?;
         self.any_key |= makes_key;
         Ok(Attempt::Written(committed))
     }
@@ -354,20 +359,12 @@ async fn refuse_duplicates(transaction: &Transaction, changes: &Changes) -> Resu
         Row::User(_) => None,
     });
     let keys: Vec<(usize, &Key)> = keys.collect();
-    let mut stored: HashMap<Vec<u8>, KeyId> = HashMap::new();
-    for some in keys.chunks(ROWS_MAX) {
-        let hashes: Vec<&[u8]> = some.iter().map(|(_, key)| key.hash.as_bytes().as_slice()).collect();
-        let sql = "SELECT hash, id FROM keyward.keys WHERE hash = ANY($1)";
-        for row in transaction.query(sql, &[(&hashes, Type::BYTEA_ARRAY)]).await? {
-            let mut columns = Columns::of(&row);
-            let hash: [u8; 64] = columns.bytes()?;
-            stored.insert(hash.to_vec(), KeyId::from_bits(columns.bits()?));
-        }
-    }
+    let hashes: Vec<TokenHash> = keys.iter().map(|(_, key)| key.hash).collect();
+    let stored = stage::holders(transaction, &hashes, None).await?;
     let mut new: HashMap<&[u8; 64], KeyId> = HashMap::new();
     for (row, key) in keys {
         let hash = key.hash.as_bytes();
-        let existing = stored.get(hash.as_slice()).copied().or_else(|| new.insert(hash, key.id));
+        let existing = stored.get(hash).copied().or_else(|| new.insert(hash, key.id));
         if let Some(existing) = existing.filter(|existing| *existing != key.id) {
             return Err(Fault::Duplicate { row, existing });
         }
@@ -375,23 +372,53 @@ async fn refuse_duplicates(transaction: &Transaction, changes: &Changes) -> Resu
     Ok(())
 }
 
-async fn write(transaction: &Transaction, mut changes: Changes, committed: Committed) -> Result<(), Fault> {
+async fn write(
+    transaction: &Transaction,
+    mut changes: Changes,
+    committed: Committed,
+    store: &str,
+) -> Result<(), Fault> {
     let Committed { revision, commit, at } = committed;
     let stamp = (to_sql(revision), Uuid::from_u128(commit.0), at.nanos());
     let params: [Param<'_>; 3] = [(&stamp.0, Type::INT8), (&stamp.1, Type::UUID), (&stamp.2, Type::INT8)];
     transaction.execute("INSERT INTO keyward.revisions (revision, commit_id, at) VALUES ($1, $2, $3)", &params).await?;
+    let first = changes.staged.map_or(0, |staged| i64::from(staged.keys));
+    if let Some(staged) = changes.staged {
+        stage::take_in(transaction, staged, committed, store).await?;
+    }
     changes.changes.sort_by_key(|change| matches!(change.row, Row::Key(_)));
     let mut from = 0;
     while let Some(rest) = changes.changes.get(from..).filter(|rest| !rest.is_empty()) {
         let some = rest.get(..together(rest)).unwrap_or(rest);
-        write_rows(transaction, some, (revision, from), at).await?;
-        write_events(transaction, &changes, some, (revision, from), at).await?;
+        let place = Place { revision: to_sql(revision), ordinal: first + to_count(from), at };
+        write_rows(transaction, some, place).await?;
+        let told = some.iter().map(|change| match &change.row {
+            Row::Key(key) => Told { key: Some(id_of(key.id)), user: None, event: &change.event },
+            Row::User(user) => Told { key: None, user: Some(user.id.as_str()), event: &change.event },
+        });
+        write_events(transaction, &changes.actor, changes.from, told.collect(), place).await?;
         from += some.len();
     }
     if let Some(keep) = &changes.keep {
         write_kept(transaction, keep, revision, at).await?;
     }
     Ok(())
+}
+
+/// Where rows come to stand in the history, the first of them: at a revision, or while they are staged at
+/// their stage's number.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place {
+    pub(super) revision: i64,
+    pub(super) ordinal: i64,
+    pub(super) at: Timestamp,
+}
+
+/// An event, and of what it is.
+pub(super) struct Told<'a> {
+    pub(super) key: Option<Uuid>,
+    pub(super) user: Option<&'a str>,
+    pub(super) event: &'a NewEvent,
 }
 
 /// How many of these changes one statement can write: it must not meet a row twice.
@@ -404,31 +431,21 @@ fn together(changes: &[Change]) -> usize {
     changes.iter().take(ROWS_MAX).take_while(is_new).count()
 }
 
-/// Each change with the ordinal that it has, counted from `from` on.
-fn numbered(changes: &[Change], from: usize) -> impl Iterator<Item = (i64, &Change)> {
-    (to_count(from)..).zip(changes)
-}
-
-async fn write_rows(
-    transaction: &Transaction,
-    changes: &[Change],
-    (revision, from): (u64, usize),
-    at: Timestamp,
-) -> Result<(), Fault> {
+async fn write_rows(transaction: &Transaction, changes: &[Change], place: Place) -> Result<(), Fault> {
     let (mut users, mut keys) = (Vec::new(), Vec::new());
-    for (ordinal, change) in numbered(changes, from) {
+    for (ordinal, change) in (place.ordinal..).zip(changes) {
         match &change.row {
             Row::User(user) => users.push((ordinal, user)),
             Row::Key(key) => keys.push((ordinal, &**key)),
         }
     }
-    let (revision, at) = (to_sql(revision), at.nanos());
-    write_users(transaction, &users, revision, at).await?;
-    write_keys(transaction, &keys, revision, at).await
+    write_users(transaction, &users, place).await?;
+    write_keys(transaction, &keys, place).await
 }
 
 /// Writes users: inserts each where its id is new, and else replaces all but its birth.
-async fn write_users(transaction: &Transaction, users: &[(i64, &User)], revision: i64, at: i64) -> Result<(), Fault> {
+async fn write_users(transaction: &Transaction, users: &[(i64, &User)], place: Place) -> Result<(), Fault> {
+    let (revision, at) = (place.revision, place.at.nanos());
     if users.is_empty() {
         return Ok(());
     }
@@ -461,7 +478,8 @@ async fn write_users(transaction: &Transaction, users: &[(i64, &User)], revision
 }
 
 /// Writes keys: inserts each where its id is new, and else replaces all but what never changes.
-async fn write_keys(transaction: &Transaction, keys: &[(i64, &Key)], revision: i64, at: i64) -> Result<(), Fault> {
+pub(super) async fn write_keys(transaction: &Transaction, keys: &[(i64, &Key)], place: Place) -> Result<(), Fault> {
+    let (revision, at) = (place.revision, place.at.nanos());
     if keys.is_empty() {
         return Ok(());
     }
@@ -544,31 +562,27 @@ const WRITE_KEYS: &str = "INSERT INTO keyward.keys (id, lineage, hash, format, s
      webhook_old_secret_until = excluded.webhook_old_secret_until, \
      updated_at = excluded.updated_at, revision = excluded.revision, ordinal = excluded.ordinal";
 
-/// Appends the events of these changes.
-async fn write_events(
+/// Appends events, one after the other from `place` on.
+pub(super) async fn write_events(
     transaction: &Transaction,
-    changes: &Changes,
-    some: &[Change],
-    (revision, from): (u64, usize),
-    at: Timestamp,
+    actor: &Actor,
+    from: Option<IpAddr>,
+    told: Vec<Told<'_>>,
+    place: Place,
 ) -> Result<(), Fault> {
-    let ordinals: Vec<i64> = numbered(some, from).map(|(ordinal, _)| ordinal).collect();
-    let kinds: Vec<&str> = some.iter().map(|change| change.event.kind.as_str()).collect();
-    let told: Vec<String> = some.iter().map(|change| json(&change.event.changes)).collect();
-    let subjects = some.iter().map(|change| match &change.row {
-        Row::Key(key) => (Some(id_of(key.id)), None),
-        Row::User(user) => (None, Some(user.id.as_str())),
-    });
-    let (keys, users): (Vec<Option<Uuid>>, Vec<Option<&str>>) = subjects.unzip();
-    let (actor, address) = (changes.actor.to_string(), changes.from.map(|address| address.to_string()));
+    let ordinals: Vec<i64> = (place.ordinal..).zip(&told).map(|(ordinal, _)| ordinal).collect();
+    let kinds: Vec<&str> = told.iter().map(|told| told.event.kind.as_str()).collect();
+    let changes: Vec<String> = told.iter().map(|told| json(&told.event.changes)).collect();
+    let (keys, users): (Vec<Option<Uuid>>, Vec<Option<&str>>) = told.iter().map(|told| (told.key, told.user)).unzip();
+    let (actor, address) = (actor.to_string(), from.map(|address| address.to_string()));
     let params: [Param<'_>; 9] = [
         (&ordinals, Type::INT8_ARRAY),
         (&kinds, Type::TEXT_ARRAY),
         (&keys, Type::UUID_ARRAY),
         (&users, Type::TEXT_ARRAY),
-        (&told, Type::TEXT_ARRAY),
-        (&to_sql(revision), Type::INT8),
-        (&at.nanos(), Type::INT8),
+        (&changes, Type::TEXT_ARRAY),
+        (&place.revision, Type::INT8),
+        (&place.at.nanos(), Type::INT8),
         (&actor, Type::TEXT),
         (&address, Type::TEXT),
     ];
@@ -674,36 +688,35 @@ pub(super) async fn record_refusals(transaction: &Transaction, tallies: &[Refusa
 }
 
 /// How many rows one sweep takes away at most, so that it is over soon.
-const SWEPT_MAX: i64 = 1000;
+pub(super) const SWEPT_MAX: u64 = 1000;
 
-/// Forgets answers and refused attempts whose time has come.
-pub(super) async fn tidy(transaction: &Transaction) -> Result<(), Fault> {
+/// What one sweep took away of what is to be forgotten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Swept {
+    All,
+    Part,
+}
+
+/// Forgets answers, refused attempts and stages whose time has come, so many of each at once. Another
+/// gateway that sweeps at the same time has those rows; they need no second broom.
+pub(super) async fn tidy(transaction: &Transaction) -> Result<Swept, Fault> {
     let now = transaction.now();
-    let sweep = |sql: &'static str, before: Timestamp| async move {
-        let params: [Param<'_>; 2] = [(&before.nanos(), Type::INT8), (&SWEPT_MAX, Type::INT8)];
-        transaction.execute(sql, &params).await
-    };
-    // Another gateway that sweeps at the same time has those rows; they need no second broom.
-    sweep(
-        "UPDATE keyward.once SET sealed = NULL WHERE once IN (SELECT once FROM keyward.once \
-         WHERE sealed IS NOT NULL AND until <= $1 ORDER BY until LIMIT $2 FOR UPDATE SKIP LOCKED)",
-        now,
-    )
-    .await?;
-    sweep(
-        "DELETE FROM keyward.once WHERE once IN \
-         (SELECT once FROM keyward.once WHERE at <= $1 ORDER BY at LIMIT $2 FOR UPDATE SKIP LOCKED)",
-        now.minus(ONCE_KEPT),
-    )
-    .await?;
-    sweep(
-        "DELETE FROM keyward.audit_refusals WHERE (minute, actor, address, operation, code) IN \
+    let sealed = "UPDATE keyward.once SET sealed = NULL WHERE once IN (SELECT once FROM keyward.once \
+         WHERE sealed IS NOT NULL AND until <= $1 ORDER BY until LIMIT $2 FOR UPDATE SKIP LOCKED)";
+    let once = "DELETE FROM keyward.once WHERE once IN \
+         (SELECT once FROM keyward.once WHERE at <= $1 ORDER BY at LIMIT $2 FOR UPDATE SKIP LOCKED)";
+    let refusals = "DELETE FROM keyward.audit_refusals WHERE (minute, actor, address, operation, code) IN \
          (SELECT minute, actor, address, operation, code FROM keyward.audit_refusals WHERE minute < $1 \
-         ORDER BY minute LIMIT $2 FOR UPDATE SKIP LOCKED)",
-        now.minus(REFUSALS_KEPT),
-    )
-    .await?;
-    Ok(())
+         ORDER BY minute LIMIT $2 FOR UPDATE SKIP LOCKED)";
+    let most = to_sql(SWEPT_MAX);
+    let mut swept = stage::forget(transaction, now).await?;
+    for (sql, before) in [(sealed, now), (once, now.minus(ONCE_KEPT)), (refusals, now.minus(REFUSALS_KEPT))] {
+        let params: [Param<'_>; 2] = [(&before.nanos(), Type::INT8), (&most, Type::INT8)];
+        if transaction.execute(sql, &params).await? == SWEPT_MAX {
+            swept = Swept::Part;
+        }
+    }
+    Ok(swept)
 }
 
 /// The lock that secrets are changed under, until the transaction ends.

@@ -126,6 +126,40 @@ CREATE TABLE keyward.key_usage (
     PRIMARY KEY (key_id, gateway_id)
 ) WITH (fillfactor = 70);
 
+-- Imports, whose keys are put aside in batches and taken in at once by one row. A stage's keys and events
+-- are rows like all others, but for their revision, which is the stage's number and so below zero. They are
+-- real once the stage has a revision, which is then theirs.
+CREATE TABLE keyward.stages (
+    number     bigint  PRIMARY KEY CHECK (number < 0),
+    id         uuid    NOT NULL UNIQUE,
+    keys       bigint  NOT NULL CHECK (keys >= 0),
+    touched_at bigint  NOT NULL,
+    lost       boolean NOT NULL,
+    revision   bigint  UNIQUE,
+    at         bigint,
+    CHECK ((revision IS NULL) = (at IS NULL)),
+    CHECK (revision IS NULL OR NOT lost)
+);
+
+-- The processes of gateways, and how far each says that it has come.
+CREATE TABLE keyward.gateways (
+    incarnation   uuid    PRIMARY KEY,
+    gateway_id    text    COLLATE "C" NOT NULL,
+    sequence      bigint  NOT NULL,
+    revision      bigint  NOT NULL,
+    commit_id     uuid    NOT NULL,
+    streams_cut   bigint  NOT NULL,
+    denies        boolean NOT NULL,
+    max_staleness bigint  NOT NULL,
+    version       text    NOT NULL,
+    host          text    NOT NULL,
+    pid           bigint  NOT NULL,
+    started_at    bigint  NOT NULL,
+    last_seen     bigint  NOT NULL
+) WITH (fillfactor = 50);
+
+CREATE INDEX gateways_by_id ON keyward.gateways (gateway_id);
+
 CREATE TABLE keyward.secrets (
     number      bigint PRIMARY KEY,
     fingerprint bytea  NOT NULL CHECK (length(fingerprint) = 32)
