@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::gateways::Glances;
 use super::may::{Acting, Operation, Target};
 use super::mint::Minter;
 use super::once::Once;
@@ -44,6 +45,7 @@ pub struct Manager {
     minter: Minter,
     keys_per_user_max: usize,
     counted: Arc<Counted>,
+    pub(super) fleet: Arc<Glances>,
     pub(super) webhooks: Option<Webhooks>,
 }
 
@@ -173,7 +175,14 @@ impl Manager {
     #[must_use]
     pub fn new(store: SharedStore, prefix: TokenPrefix) -> Self {
         let minter = Minter { prefix, jwt: None };
-        Self { store, minter, keys_per_user_max: KEYS_PER_USER_MAX, counted: Arc::default(), webhooks: None }
+        Self {
+            store,
+            minter,
+            keys_per_user_max: KEYS_PER_USER_MAX,
+            counted: Arc::default(),
+            fleet: Arc::default(),
+            webhooks: None,
+        }
     }
 
     /// This manager, minting keys in JWT form by `jwt`.
@@ -763,10 +772,10 @@ fn keep<U>(kept: &Kept<U>, done: &U, answer: &[u8], now: Timestamp) -> Result<Ke
 }
 
 /// What is of all projects is for whoever manages all of them.
-fn all_projects(acting: Acting<'_>) -> Result<(), ManageError> {
+pub(super) fn all_projects(acting: Acting<'_>) -> Result<(), ManageError> {
     match acting.scope()? {
         Some(scope) if scope.project.is_some() || scope.environment.is_some() => {
-            Err(ManageError::OutOfScope { field: "project_id", found: "the events of all projects".to_owned() })
+            Err(ManageError::OutOfScope { field: "project_id", found: "what is of all projects".to_owned() })
         }
         Some(_) | None => Ok(()),
     }

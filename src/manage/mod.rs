@@ -9,6 +9,7 @@ mod check;
 mod error;
 #[cfg(test)]
 mod escalation;
+mod gateways;
 mod import;
 mod manager;
 mod may;
@@ -33,6 +34,7 @@ pub use api::{
     UserSet,
 };
 pub use error::{ManageError, RowCause, RowFault};
+pub use gateways::{Confirmation, FleetView, GatewayState, GatewayView};
 pub use manager::{KEYS_PER_USER_MAX, LiveUsage, Manager};
 pub use once::{IDEMPOTENCY_KEY_MAX, IDEMPOTENCY_KEY_MIN, Once, TOKEN_KEPT};
 pub use own::OWN_NAME_DEFAULT;

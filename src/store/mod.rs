@@ -8,6 +8,9 @@ mod api;
 mod awaited;
 #[cfg(test)]
 mod contract;
+mod fleet;
+#[cfg(test)]
+mod fleet_contract;
 mod rotation;
 #[cfg(test)]
 mod rotation_contract;
@@ -24,6 +27,7 @@ pub use api::{
     SharedStore, StageId, Staged, StagedKey, Staging, Store, StoreError, StoreId, UsageUpdate, UserQuery,
 };
 pub use awaited::{AwaitedStore, Opener};
+pub use fleet::{Fleet, FleetStore, Gateway, GatewayId, GatewayReport, Incarnation, NotAGateway, Reported, WhenStale};
 pub use rotation::{
     Claim, Claimed, Delivery, DeliveryId, DeliveryState, NewDelivery, Notice, NoticeKind, RotationCounts,
     RotationStore, Settlement, Unannounced,

@@ -11,6 +11,7 @@ mod follow;
 mod loan;
 mod metrics;
 mod misses;
+mod report;
 mod retell;
 mod settings;
 mod start;
@@ -21,6 +22,7 @@ mod usage;
 
 pub use loan::StateLoan;
 pub use metrics::SyncMetrics;
+pub use report::StalePolicy;
 pub use retell::{Reassert, Reasserted};
 pub use settings::Settings;
 pub use start::{Handle, Parts, Runner, Sync};

@@ -7,6 +7,7 @@
 mod examine;
 mod fault;
 mod file;
+mod fleet;
 mod list;
 mod news;
 mod read;
@@ -33,9 +34,9 @@ use self::fault::Fault;
 use self::file::{Empty, Identity, Log, Opened, Role};
 use self::write::{Member, Request};
 use super::{
-    Answer, Batch, BoxFuture, Cursor, EventQuery, KeyPage, KeyQuery, NumberedSecret, Outcome, OwnedKey, Plan, Poll,
-    ReadRequest, Reading, RefusalQuery, RefusalTally, RotationStore, StageId, Staging, Store, StoreError, StoreId,
-    UsageUpdate, UserQuery,
+    Answer, Batch, BoxFuture, Cursor, EventQuery, FleetStore, KeyPage, KeyQuery, NumberedSecret, Outcome, OwnedKey,
+    Plan, Poll, ReadRequest, Reading, RefusalQuery, RefusalTally, RotationStore, StageId, Staging, Store, StoreError,
+    StoreId, UsageUpdate, UserQuery,
 };
 use crate::clock::{Clock, Timestamp};
 use crate::key::{Event, TokenHash, User};
@@ -342,6 +343,10 @@ impl Store for SqliteStore {
     }
 
     fn rotation(&self) -> Option<&dyn RotationStore> {
+        Some(self)
+    }
+
+    fn fleet(&self) -> Option<&dyn FleetStore> {
         Some(self)
     }
 
