@@ -209,12 +209,15 @@ async fn an_import_holds_up_no_revocation_by_another_process() {
     let clock = Arc::new(crate::clock::SystemClock::default());
     let other = SqliteStore::open(std::path::Path::new(&path), clock).expect("the store is there");
     let importer = Manager::new(Arc::new(other), TokenPrefix::default());
-    let import = tokio::spawn(async move { importer.import_keys(&local(), rows, ImportOptions::default()).await });
-    while !import.is_finished() {
+    let mut importing = tokio::task::JoinSet::new();
+    importing.spawn(async move { importer.import_keys(&local(), rows, ImportOptions::default()).await });
+    let imported = loop {
+        if let Some(done) = importing.try_join_next() {
+            break done.expect("it does not panic").expect("an import");
+        }
         let id = house.create(plain(&["a"])).await.key.id;
         house.revoke(id, RevokeScope::Key).await;
-    }
-    let imported = import.await.expect("it does not panic").expect("an import");
+    };
     assert_eq!(imported.keys.len(), count);
     let revision = imported.committed.expect("it is committed").revision;
     let events = house.events().await;
