@@ -6,17 +6,21 @@
 
 mod check;
 mod completions;
+mod documents;
 mod events;
 mod explain;
 mod failure;
 mod health;
 mod init;
 mod keys;
+mod local;
 mod openapi;
+mod operations;
 mod output;
 mod panic;
 mod place;
 mod quickstart;
+mod remote;
 mod secrets;
 mod serve;
 mod typed;

@@ -10,7 +10,9 @@ use std::time::Duration;
 use tokio::runtime::Runtime;
 
 use super::failure::Failure;
-use super::values::ConfigFile;
+use super::operations::Operations;
+use super::remote::Remote;
+use super::values::{Asked, Whom};
 use crate::app::{self, AppError, Bound, Demo, Quickstart, ServeOptions};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, Environment};
@@ -27,9 +29,9 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Opens the store that the configuration names, with its master secret.
-    pub(super) fn open(file: &ConfigFile) -> Result<Self, Failure> {
-        Self::of(load(&file.path)?)
+    /// Opens the store that the configuration in `path` names, with its master secret.
+    pub(super) fn open(path: &Path) -> Result<Self, Failure> {
+        Self::of(load(path)?)
     }
 
     /// Opens the store that `config` names, with its master secret.
@@ -49,6 +51,14 @@ impl Place {
     pub(super) fn wait_for(&self, future: impl Future<Output = ()>) {
         self.runtime.block_on(future);
     }
+}
+
+/// Whoever answers what is asked of keys and users.
+pub(super) fn open(whom: &Whom) -> Result<Box<dyn Operations>, Failure> {
+    Ok(match whom.meaning()? {
+        Asked::Store(config) => Box::new(Place::open(config)?),
+        Asked::Admin(url) => Box::new(Remote::open(url, whom.token_file.as_deref(), whom.ca.as_deref())?),
+    })
 }
 
 /// The configuration in `path`.

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ErrorKind};
 use clap::{CommandFactory, Parser, Subcommand};
 
 use super::failure::Failure;
@@ -54,6 +54,14 @@ pub(super) fn read(arguments: &[OsString], output: &mut Output) -> Result<Option
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => output.raw(text.as_bytes()).map(|()| None),
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             Err(Failure::Usage(format!("no command given; see `{} --help`", command_of(arguments))))
+        }
+        ErrorKind::UnknownArgument
+            if error.get(ContextKind::InvalidArg).is_some_and(|arg| arg.to_string() == "--admin") =>
+        {
+            let command = command_of(arguments);
+            Err(Failure::Usage(format!(
+                "{command} works on this machine and has no --admin: give -c FILE in its place"
+            )))
         }
         _ => {
             let told = format!("{}; see `{} --help`", one_line(&text), command_of(arguments));

@@ -3,4 +3,5 @@
 mod exchange;
 mod keys;
 mod manners;
+mod remote;
 mod users;
