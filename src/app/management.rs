@@ -50,6 +50,14 @@ impl ManagementMetrics {
     }
 }
 
+/// The configuration's table for a listener's certificates.
+const fn table(surface: Surface) -> &'static str {
+    match surface {
+        Surface::Whole => "admin.tls",
+        Surface::OwnKeys => "self.tls",
+    }
+}
+
 /// One bound listener.
 #[derive(Debug)]
 pub(super) struct Bound {
@@ -77,7 +85,7 @@ impl Management {
         let mut certificates = Vec::new();
         for (surface, listener) in listeners(config) {
             if let Some(tls) = listener.tls.clone() {
-                let loaded = Certificates::load(tls).map_err(AppError::Certificates)?;
+                let loaded = Certificates::load(tls).map_err(AppError::certificates(config, table(surface)))?;
                 certificates.push((surface, Arc::new(loaded)));
             }
         }
@@ -136,7 +144,7 @@ impl Management {
         for (surface, listener) in listeners(new) {
             let tls: Option<ServerSettings> = listener.tls.clone();
             if let Some((certificates, tls)) = self.of(surface).zip(tls) {
-                let read = certificates.prepare(tls).map_err(AppError::Certificates)?;
+                let read = certificates.prepare(tls).map_err(AppError::certificates(new, table(surface)))?;
                 prepared.push((Arc::clone(certificates), read));
             }
         }

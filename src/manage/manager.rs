@@ -21,7 +21,7 @@ use crate::clock::Timestamp;
 use crate::key::{Event, Key, KeyId, MintJwt, ProjectId, Stamp, Subject, Token, TokenHash, TokenPrefix, User, UserId};
 use crate::store::{
     Changes, Committed, Cursor, EventQuery, Keep, KeyQuery, KeyUsage, Planned, ReadRequest, Reading, RefusalQuery,
-    RefusalTally, SharedStore, StoreError, UsageUpdate,
+    RefusalTally, SharedStore, StoreError, UsageUpdate, UserQuery,
 };
 
 /// How many keys a user may have that mints its own, where nothing else is said.
@@ -603,9 +603,7 @@ impl Manager {
             Some(scope) => narrowed("project_id", project, scope.project.as_ref())?,
             None => project,
         };
-        let mut users = self.store.list_users(project).await?;
-        users.retain(|user| !user.deleted);
-        Ok(users)
+        Ok(self.store.list_users(UserQuery { project, undeleted: true, ..UserQuery::default() }).await?)
     }
 
     /// Events, oldest first. An event may be of any project, so only whoever manages all of them
@@ -777,7 +775,7 @@ fn decision<T: 'static, U: Send + 'static>(
             }
         };
         came.lock().done = Some((done, answer));
-        Ok(Changes { actor: caller.actor(), from: caller.address(), changes, keep })
+        Ok(Changes { from: caller.address(), keep, ..Changes::by(caller.actor(), changes) })
     };
     move |reading| decide(reading).map_err(|stop| Box::new(stop) as Box<dyn Any + Send>)
 }

@@ -14,10 +14,11 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use super::{Answer, Claim, Claimed, Delivery, NewDelivery, RotationCounts, RotationStore, Settlement, Unannounced};
 use super::{
     Batch, BoxFuture, Committed, Cursor, EventQuery, KeyPage, KeyQuery, NumberedSecret, Planned, Poll, ReadRequest,
-    Reading, RefusalQuery, RefusalTally, SharedStore, Store, StoreError, StoreId, UsageUpdate, check_secrets,
+    Reading, RefusalQuery, RefusalTally, SharedStore, StageId, Staging, Store, StoreError, StoreId, UsageUpdate,
+    UserQuery, check_secrets,
 };
 use crate::clock::Timestamp;
-use crate::key::{Event, Key, LineageId, ProjectId, Stamp, TokenHash, User};
+use crate::key::{Event, Key, LineageId, Stamp, TokenHash, User};
 
 /// Opens the store. Blocks on it.
 pub type Opener = Arc<dyn Fn() -> Result<SharedStore, StoreError> + Send + Sync>;
@@ -102,6 +103,14 @@ impl Store for AwaitedStore {
         Box::pin(async move { self.store().await?.mutate(read, plan).await })
     }
 
+    fn stage(&self, staging: Staging) -> Answer<'_, Duration> {
+        Box::pin(async move { self.store().await?.stage(staging).await })
+    }
+
+    fn unstage(&self, stage: StageId) -> Answer<'_, ()> {
+        Box::pin(async move { self.store().await?.unstage(stage).await })
+    }
+
     fn read(&self, read: ReadRequest) -> BoxFuture<'_, Result<Reading, StoreError>> {
         Box::pin(async move { self.store().await?.read(read).await })
     }
@@ -114,8 +123,8 @@ impl Store for AwaitedStore {
         Box::pin(async move { self.store().await?.list_keys(query).await })
     }
 
-    fn list_users(&self, project: Option<ProjectId>) -> BoxFuture<'_, Result<Vec<User>, StoreError>> {
-        Box::pin(async move { self.store().await?.list_users(project).await })
+    fn list_users(&self, query: UserQuery) -> BoxFuture<'_, Result<Vec<User>, StoreError>> {
+        Box::pin(async move { self.store().await?.list_users(query).await })
     }
 
     fn list_events(&self, query: EventQuery) -> BoxFuture<'_, Result<Vec<Event>, StoreError>> {

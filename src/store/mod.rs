@@ -14,12 +14,14 @@ mod rotation_contract;
 mod secrets;
 mod settings;
 mod sqlite;
+#[cfg(test)]
+mod staging_contract;
 
 pub use api::{
     Answer, Batch, BoxFuture, COUNTED_MAX, Change, Changes, CommitId, Committed, Cursor, Damaged, EventQuery, Keep,
     Kept, KeyPage, KeyQuery, KeyUsage, ListedKey, NewEvent, NumberedSecret, ONCE_KEPT, OnceKey, Outcome, OwnedKey,
-    Plan, Planned, Poll, REFUSALS_KEPT, ReadRequest, Reading, Refusal, RefusalQuery, RefusalTally, Row, SharedStore,
-    Store, StoreError, StoreId, UsageUpdate,
+    Plan, Planned, Poll, REFUSALS_KEPT, ReadRequest, Reading, Refusal, RefusalQuery, RefusalTally, Row, STAGE_KEPT,
+    SharedStore, StageId, Staged, StagedKey, Staging, Store, StoreError, StoreId, UsageUpdate, UserQuery,
 };
 pub use awaited::{AwaitedStore, Opener};
 pub use rotation::{

@@ -164,6 +164,11 @@ impl SyncMetrics {
         self.alarms.with_label_values(&[alarm.as_str()]).inc_by(u64::try_from(count).unwrap_or(u64::MAX));
     }
 
+    /// The store was found damaged by somebody who looked through it.
+    pub fn store_is_damaged(&self) {
+        self.alarm(Alarm::Damaged, 1);
+    }
+
     #[cfg(test)]
     pub(super) fn alarms_of(&self, alarm: Alarm) -> u64 {
         self.alarms.with_label_values(&[alarm.as_str()]).get()

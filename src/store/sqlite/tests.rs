@@ -14,6 +14,7 @@ use super::{SqliteStore, examine};
 use crate::clock::{ManualClock, Timestamp};
 use crate::store::contract::{Fixture, contract, key, newest, write, write_key};
 use crate::store::rotation_contract::rotation_contract;
+use crate::store::staging_contract::staging_contract;
 use crate::store::{Cursor, Damaged, KeyQuery, SharedStore, Store, StoreError};
 
 fn clock() -> Arc<ManualClock> {
@@ -36,6 +37,7 @@ fn fixture() -> Fixture {
 
 contract!(fixture);
 rotation_contract!(fixture);
+staging_contract!(fixture);
 
 fn open(path: &Path) -> Result<SqliteStore, StoreError> {
     SqliteStore::open(path, clock())
