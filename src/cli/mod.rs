@@ -23,6 +23,7 @@ mod quickstart;
 mod remote;
 mod secrets;
 mod serve;
+mod store;
 mod typed;
 mod users;
 mod values;
@@ -63,6 +64,7 @@ fn execute(arguments: &[OsString]) -> Result<(), Failure> {
         Command::Keys(args) => keys::run(args, &mut output),
         Command::Users(args) => users::run(args, &mut output),
         Command::Secrets(args) => secrets::run(args, &mut output),
+        Command::Store(args) => store::run(args, &mut output),
         Command::Events(args) => events::run(args, &mut output),
         Command::Health(args) => health::run(&args, &mut output),
         Command::Openapi(args) => openapi::run(&args, &mut output),

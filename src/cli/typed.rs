@@ -7,7 +7,9 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use super::failure::Failure;
 use super::output::Output;
-use super::{check, completions, events, explain, health, init, keys, openapi, quickstart, secrets, serve, users};
+use super::{
+    check, completions, events, explain, health, init, keys, openapi, quickstart, secrets, serve, store, users,
+};
 
 /// A reverse proxy that lets only authorized API keys through
 #[derive(Debug, Parser)]
@@ -28,6 +30,7 @@ pub(super) enum Command {
     Keys(keys::Args),
     Users(users::Args),
     Secrets(secrets::Args),
+    Store(store::Args),
     Events(events::Args),
     Health(health::Args),
     Openapi(openapi::Args),

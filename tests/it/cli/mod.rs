@@ -4,4 +4,5 @@ mod exchange;
 mod keys;
 mod manners;
 mod remote;
+mod store;
 mod users;

@@ -250,7 +250,8 @@ fn a_head_of_http_1_0_gets_no_chunks_however_the_service_answers() {
         stream.write_all(two.as_bytes()).expect("a socket");
         let (mut call, _peer) = service.accept().expect("a call");
         assert!(call.read(&mut [0; 4096]).expect("a request") > 0);
-        call.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n").expect("a socket");
+        call.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n")
+            .expect("a socket");
         let mut answer = String::new();
         stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
         stream.read_to_string(&mut answer).expect("an answer that ends with its connection");
@@ -292,9 +293,8 @@ fn a_nomination_of_what_frames_a_request_changes_nothing_of_how_it_is_framed() {
         ("close, TE", "TE: trailers\r\nContent-Length: 3\r\n\r\nabc"),
         ("Content-Length", "Content-Length: 3\r\n\r\nabc"),
     ] {
-        let answer = scene
-            .gateway
-            .raw(format!("POST /public/x HTTP/1.1\r\nHost: a\r\nConnection: {named}\r\n{framed}"));
+        let answer =
+            scene.gateway.raw(format!("POST /public/x HTTP/1.1\r\nHost: a\r\nConnection: {named}\r\n{framed}"));
         let (arrived, faults) = (scene.recorder.take(), scene.recorder.faults());
         assert_eq!(faults, Vec::<String>::new(), "{named}");
         // Refused, or whole.

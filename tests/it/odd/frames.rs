@@ -172,11 +172,8 @@ fn digits_of(text: &[u8]) -> u16 {
     let (mut at, mut status) = (0, 0);
     for _digit in 0..3 {
         let Some(first) = bits.get(at..at + 5).map(number) else { return 0 };
-        let (digit, length) = if first < 3 {
-            (first, 5)
-        } else {
-            (bits.get(at..at + 6).map_or(0, number).wrapping_sub(22), 6)
-        };
+        let (digit, length) =
+            if first < 3 { (first, 5) } else { (bits.get(at..at + 6).map_or(0, number).wrapping_sub(22), 6) };
         if digit > 9 {
             return 0;
         }

@@ -222,9 +222,18 @@ fn an_expectation_over_http_2_is_decided_on_before_the_body_and_goes_no_further(
 fn pseudo_fields_among_trailers_reach_nobody() {
     let scene = Scene::new("timeouts = { first_byte = '10s' }");
     let bearer = format!("Bearer {}", scene.key.token);
-    for pseudo in [(":path", "/public/admin/x"), (":method", "DELETE"), (":authority", "b"), (":status", "200"), (":x", "y")] {
+    for pseudo in
+        [(":path", "/public/admin/x"), (":method", "DELETE"), (":authority", "b"), (":status", "200"), (":x", "y")]
+    {
         for kind in ["application/grpc", "text/plain"] {
-            let head = [(":method", "POST"), SCHEME, AUTHORITY, (":path", "/any/x"), ("authorization", &bearer), ("content-type", kind)];
+            let head = [
+                (":method", "POST"),
+                SCHEME,
+                AUTHORITY,
+                (":path", "/any/x"),
+                ("authorization", &bearer),
+                ("content-type", kind),
+            ];
             let mut frames = Frames::connect(scene.gateway.address());
             let stream = frames.head(&bytes(&head), 0);
             frames.data(stream, b"abc", 0);
