@@ -177,16 +177,20 @@ impl AppError {
                 StoreError::Missing { .. }
                 | StoreError::TooNew { .. }
                 | StoreError::WrongSecret { .. }
-                | StoreError::OtherStore { .. } => true,
+                | StoreError::OtherStore { .. }
+                | StoreError::Unfinished { .. } => true,
                 StoreError::Unavailable { .. }
                 | StoreError::Damaged { .. }
                 | StoreError::Replaced { .. }
                 | StoreError::DuplicateToken { .. }
-                | StoreError::StageLost { .. } => false,
+                | StoreError::StageLost { .. }
+                | StoreError::Backup { .. } => false,
             },
             Self::State(error) => matches!(error, StateError::InUse(_)),
             Self::Listen { .. }
             | Self::StoreSilent { .. }
+            | Self::Copy(_)
+            | Self::NotOfThisKind { .. }
             | Self::SecretLacking { .. }
             | Self::TooManySecrets { .. }
             | Self::SecretInUse { .. }

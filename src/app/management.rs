@@ -21,6 +21,7 @@ use crate::manage::{LiveUsage, Manager};
 use crate::policy::RouteTable;
 use crate::proxy;
 use crate::report::Chain;
+use crate::sync::StalePolicy;
 use crate::table::Table;
 use crate::tls::{CertificateInfo, Certificates, PreparedCertificates, ServerSettings};
 
@@ -202,6 +203,13 @@ pub(super) struct InSettings(pub(super) Arc<ArcSwap<proxy::Settings>>);
 impl Routes for InSettings {
     fn look(&self, see: &mut dyn FnMut(&RouteTable)) {
         see(&self.0.load().routes);
+    }
+}
+
+/// What happens once the table is too old is what those routes say.
+impl StalePolicy for InSettings {
+    fn denies_all(&self) -> bool {
+        self.0.load().denies_when_stale()
     }
 }
 

@@ -225,6 +225,7 @@ impl Running {
             mac_key: followed.derived.mac_key,
             metrics: Arc::clone(&metrics.sync),
             reassert: Some(Arc::new(Reasserting::by(manager.clone()))),
+            stale_policy: Arc::new(InSettings(Arc::clone(&settings))),
             // Last, so that as little as possible can go wrong while two processes share the folder.
             lent_lock: predecessor.as_ref().and_then(|predecessor| predecessor.state()),
         })?;

@@ -243,6 +243,47 @@ pub(super) enum Subject {
     User(String),
 }
 
+/// A process of a gateway.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Gateway {
+    pub(super) id: String,
+    pub(super) incarnation: String,
+    pub(super) state: String,
+    pub(super) applied_revision: u64,
+    pub(super) streams_cut_revision: u64,
+    pub(super) lag_revisions: Option<u64>,
+    pub(super) lag_seconds: Option<f64>,
+    pub(super) last_seen_at: Timestamp,
+    pub(super) started_at: Timestamp,
+    pub(super) on_stale: String,
+    pub(super) max_staleness_seconds: u64,
+    pub(super) version: String,
+    pub(super) host: String,
+    pub(super) pid: u32,
+}
+
+impl Gateway {
+    /// Up to which revision it has confirmed; none where it follows another history.
+    pub(super) fn confirmed(&self) -> Option<u64> {
+        self.lag_revisions.map(|_| self.applied_revision.min(self.streams_cut_revision))
+    }
+
+    /// Whether it may not decide by the newest revisions because it was not heard for a while.
+    pub(super) fn is_silent(&self) -> bool {
+        self.state == "silent"
+    }
+}
+
+/// Where a revision is in force.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Confirmation {
+    pub(super) revision: u64,
+    /// Whether it is in force everywhere.
+    pub(super) confirmed: bool,
+    pub(super) applied: Vec<Gateway>,
+    pub(super) unconfirmed: Vec<Gateway>,
+}
+
 /// The document in `text`.
 pub(super) fn read<T: DeserializeOwned>(text: &[u8]) -> Result<T, serde_json::Error> {
     serde_json::from_slice(text)

@@ -2,16 +2,19 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::documents::{
-    self, DeletedUser, Event, Key, NewWebhookSecret, Replacement, Token, Told, User, WebhookSecret, WholeKey,
+    self, Confirmation, DeletedUser, Event, Gateway, Key, NewWebhookSecret, Replacement, Token, Told, User,
+    WebhookSecret, WholeKey,
 };
 use super::failure::Failure;
 use super::operations::{DamagedRow, Hashes, Names, Operations, Revoked, Take, UserSet};
 use super::place::Place;
-use crate::admin::{self, ChangedKey, KeyShape, KeyWhole, Minted, UserShape};
+use crate::admin::{self, ChangedKey, ConfirmationShape, GatewayShape, KeyShape, KeyWhole, Minted, UserShape};
 use crate::key::{self, KeyId, ProjectId, Stamp, UserId};
 use crate::manage::{KeyChange, KeyView, ManageError, NewKey, RevokeScope, UserPatch};
-use crate::store::{EventQuery, KeyQuery};
+use crate::store::{EventQuery, GatewayId, KeyQuery};
 
 /// How many rows are read at a time.
 const PAGE: usize = 1000;
@@ -106,6 +109,21 @@ impl Operations for Place {
                 return Ok(query.after);
             }
         }
+    }
+
+    fn gateways(&self) -> Result<Vec<Gateway>, Failure> {
+        let fleet = self.wait(self.manager.gateways(&self.caller))?;
+        fleet.gateways.iter().map(|view| documents::of(&GatewayShape::of(view))).collect()
+    }
+
+    fn forget_gateway(&self, id: GatewayId) -> Result<usize, Failure> {
+        self.wait(self.manager.forget_gateway(&self.caller, id))
+    }
+
+    fn confirmation(&self, revision: u64, at_most: Duration) -> Result<Confirmation, Failure> {
+        let until = Instant::now() + at_most;
+        let confirmation = self.wait(self.manager.wait_confirmed(revision, until))?;
+        documents::of(&ConfirmationShape::of(&confirmation))
     }
 
     fn wait_for_news(&self, at_most: Duration) {

@@ -10,6 +10,7 @@ mod documents;
 mod events;
 mod explain;
 mod failure;
+mod gateways;
 mod health;
 mod init;
 mod keys;
@@ -66,6 +67,7 @@ fn execute(arguments: &[OsString]) -> Result<(), Failure> {
         Command::Secrets(args) => secrets::run(args, &mut output),
         Command::Store(args) => store::run(args, &mut output),
         Command::Events(args) => events::run(args, &mut output),
+        Command::Gateways(args) => gateways::run(args, &mut output),
         Command::Health(args) => health::run(&args, &mut output),
         Command::Openapi(args) => openapi::run(&args, &mut output),
         Command::Completions(args) => completions::run(&args, &mut output),

@@ -4,12 +4,13 @@
 use std::time::Duration;
 
 use super::documents::{
-    DeletedUser, Event, Key, NewWebhookSecret, Replacement, Revocation, Token, Told, User, WebhookSecret, WholeKey,
+    Confirmation, DeletedUser, Event, Gateway, Key, NewWebhookSecret, Replacement, Revocation, Token, Told, User,
+    WebhookSecret, WholeKey,
 };
 use super::failure::Failure;
 use crate::key::{KeyId, ProjectId, Stamp, UserId};
 use crate::manage::{KeyChange, NewKey, RevokeScope, UserPatch};
-use crate::store::{Damaged, EventQuery, KeyQuery};
+use crate::store::{Damaged, EventQuery, GatewayId, KeyQuery};
 
 /// What is done with one thing of many, as it comes.
 pub(super) type Take<'a, T> = &'a mut dyn FnMut(T) -> Result<(), Failure>;
@@ -84,6 +85,15 @@ pub(super) trait Operations {
 
     /// Hands over every event there is after a place, oldest first; the place of the last.
     fn each_event(&self, query: EventQuery, take: Take<'_, Event>) -> Result<Stamp, Failure>;
+
+    /// Every process of every gateway.
+    fn gateways(&self) -> Result<Vec<Gateway>, Failure>;
+
+    /// Forgets a gateway; how many processes of it were known.
+    fn forget_gateway(&self, id: GatewayId) -> Result<usize, Failure>;
+
+    /// Where a revision is in force, once it is so everywhere or `at_most` has passed.
+    fn confirmation(&self, revision: u64, at_most: Duration) -> Result<Confirmation, Failure>;
 
     /// Waits until there may be more events, or `at_most` has passed.
     fn wait_for_news(&self, at_most: Duration);

@@ -34,6 +34,31 @@ pub(super) struct Whom {
     pub(super) ca: Option<PathBuf>,
 }
 
+/// The same where another command may stand in its place.
+#[derive(Debug, clap::Args)]
+pub(super) struct WhomIfAny {
+    /// The configuration file, whose store is opened
+    #[arg(short = 'c', long, value_name = "FILE", conflicts_with = "admin")]
+    config: Option<PathBuf>,
+    /// The management API of a running gateway, asked as an operator: https://HOST:PORT
+    #[arg(long, value_name = "URL")]
+    admin: Option<String>,
+    /// With --admin: the file that holds the operator's token, in place of KEYWARD_TOKEN
+    #[arg(long, value_name = "FILE", requires = "admin")]
+    token_file: Option<PathBuf>,
+    /// With --admin: the file of the authorities to trust, in place of the machine's
+    #[arg(long, value_name = "FILE", requires = "admin")]
+    ca: Option<PathBuf>,
+}
+
+impl WhomIfAny {
+    /// As it stands where it must be given.
+    pub(super) fn whom(self) -> Whom {
+        let Self { config, admin, token_file, ca } = self;
+        Whom { place: WhomAtLeast { config, admin }, token_file, ca }
+    }
+}
+
 #[derive(Debug, clap::Args)]
 #[group(required = true, multiple = false)]
 struct WhomAtLeast {

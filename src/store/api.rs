@@ -556,6 +556,11 @@ pub trait Store: Send + Sync + fmt::Debug {
         None
     }
 
+    /// The part of it that knows which gateways follow it; none where it knows none.
+    fn fleet(&self) -> Option<&dyn super::FleetStore> {
+        None
+    }
+
     /// One mutation: counter row, read, plan, write, commit. `plan` runs inside the transaction and
     /// may run again if the transaction is retried. A plan that panics changes nothing.
     ///

@@ -20,6 +20,7 @@ use super::{
     Reading, RefusalQuery, RefusalTally, SharedStore, StageId, Staging, Store, StoreError, StoreId, UsageUpdate,
     UserQuery, check_secrets,
 };
+use super::{Fleet, FleetStore, GatewayId, GatewayReport, Incarnation, Reported};
 use crate::clock::Timestamp;
 use crate::key::{Actor, Event, Key, LineageId, Stamp, TokenHash, User};
 
@@ -99,6 +100,10 @@ impl Store for AwaitedStore {
     }
 
     fn history(&self) -> Option<&dyn HistoryStore> {
+        Some(self)
+    }
+
+    fn fleet(&self) -> Option<&dyn FleetStore> {
         Some(self)
     }
 
@@ -253,6 +258,34 @@ impl RotationStore for AwaitedStore {
 
     fn forget_deliveries(&self, before: Timestamp) -> Answer<'_, usize> {
         Box::pin(async move { rotation_of(self.store().await?)?.forget_deliveries(before).await })
+    }
+}
+
+/// The part of `store` that knows its gateways.
+fn fleet_of(store: &SharedStore) -> Result<&dyn FleetStore, StoreError> {
+    let none = || StoreError::Unavailable { store: store.name().to_owned(), cause: "it knows no gateways".to_owned() };
+    store.fleet().ok_or_else(none)
+}
+
+impl FleetStore for AwaitedStore {
+    fn register(&self, report: GatewayReport, beside: Vec<Incarnation>) -> Answer<'_, ()> {
+        Box::pin(async move { fleet_of(self.store().await?)?.register(report, beside).await })
+    }
+
+    fn report(&self, report: GatewayReport) -> Answer<'_, Reported> {
+        Box::pin(async move { fleet_of(self.store().await?)?.report(report).await })
+    }
+
+    fn leave(&self, ended: Vec<Incarnation>) -> Answer<'_, ()> {
+        Box::pin(async move { fleet_of(self.store().await?)?.leave(ended).await })
+    }
+
+    fn forget(&self, gateway: GatewayId) -> Answer<'_, usize> {
+        Box::pin(async move { fleet_of(self.store().await?)?.forget(gateway).await })
+    }
+
+    fn gateways(&self) -> Answer<'_, Fleet> {
+        Box::pin(async move { fleet_of(self.store().await?)?.gateways().await })
     }
 }
 

@@ -9,6 +9,11 @@ mod awaited;
 #[cfg(test)]
 mod contract;
 mod copy;
+#[cfg(test)]
+mod copy_contract;
+mod fleet;
+#[cfg(test)]
+mod fleet_contract;
 mod history;
 mod rotation;
 #[cfg(test)]
@@ -27,6 +32,7 @@ pub use api::{
 };
 pub use awaited::{AwaitedStore, Opener};
 pub use copy::{Column, Copied, CopyFault, CopyPlace, CopyRow, CopyStore, CopyTable, Head, Kind, Step, Value, copy};
+pub use fleet::{Fleet, FleetStore, Gateway, GatewayId, GatewayReport, Incarnation, NotAGateway, Reported, WhenStale};
 pub use history::{Acceptance, AcceptanceId, GATEWAY_LOGIN, HistoryStore, Retold};
 pub use rotation::{
     Claim, Claimed, Delivery, DeliveryId, DeliveryState, NewDelivery, Notice, NoticeKind, RotationCounts,

@@ -12,6 +12,7 @@ mod follow;
 mod loan;
 mod metrics;
 mod misses;
+mod report;
 mod retell;
 mod settings;
 mod start;
@@ -22,6 +23,7 @@ mod usage;
 
 pub use loan::StateLoan;
 pub use metrics::SyncMetrics;
+pub use report::StalePolicy;
 pub use retell::{Reassert, Reasserted};
 pub use settings::{FailureLimit, Settings};
 pub use start::{Handle, Parts, Runner, Sync};

@@ -1,8 +1,11 @@
 //! `keyward keys revoke`: ends keys for good.
 
 use clap::ValueEnum;
+use serde::Serialize;
 
+use crate::cli::documents::{Confirmation, Revocation};
 use crate::cli::failure::Failure;
+use crate::cli::gateways::{WaitOption, unconfirmed};
 use crate::cli::operations::Names;
 use crate::cli::output::Output;
 use crate::cli::place;
@@ -15,7 +18,8 @@ use crate::manage::RevokeScope;
 #[command(after_help = "\
 Examples:
   keyward keys revoke -c keyward.toml key_0193…
-  keyward keys revoke -c keyward.toml key_0193… --scope lineage")]
+  keyward keys revoke -c keyward.toml key_0193… --scope lineage
+  keyward keys revoke -c keyward.toml key_0193… --wait 5s")]
 pub(in crate::cli) struct Args {
     #[command(flatten)]
     whom: Whom,
@@ -25,9 +29,19 @@ pub(in crate::cli) struct Args {
     /// How far it reaches
     #[arg(long, value_enum, value_name = "SCOPE", default_value_t = Scope::Key)]
     scope: Scope,
+    #[command(flatten)]
+    wait: WaitOption,
     /// Print JSON
     #[arg(long)]
     json: bool,
+}
+
+/// A revocation and where it is in force, as JSON.
+#[derive(Serialize)]
+struct Confirmed<'a> {
+    #[serde(flatten)]
+    revocation: &'a Revocation,
+    confirmation: &'a Confirmation,
 }
 
 /// How far a revocation reaches, as typed.
@@ -52,7 +66,10 @@ pub(super) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
     let revoked = asked.revoke_key(args.id, scope, names)?;
     let (revision, document) = (revoked.document.revision, &revoked.document);
     if args.json {
-        return output.json(document);
+        let Some(confirmation) = args.wait.confirmation(&*asked, revision)? else { return output.json(document) };
+        output.json(&Confirmed { revocation: document, confirmation: &confirmation })?;
+        output.flush()?;
+        return unconfirmed(&confirmation);
     }
     let names = revoked.names.into_iter().chain(std::iter::repeat(None));
     for (id, name) in document.revoked.iter().zip(names) {
@@ -65,5 +82,5 @@ pub(super) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
     for id in &document.related {
         output.line(format_args!("not revoked: {id}, of its lineage or minted by it; see --scope"))?;
     }
-    Ok(())
+    args.wait.tell(&*asked, revision, output)
 }

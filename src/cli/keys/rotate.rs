@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{end_text, told_once};
 use crate::cli::documents::Replacement;
 use crate::cli::failure::Failure;
+use crate::cli::gateways::WaitOption;
 use crate::cli::output::Output;
 use crate::cli::place;
 use crate::cli::values::{Whom, duration, key_id};
@@ -27,6 +28,8 @@ pub(in crate::cli) struct Args {
     /// How long the old token still works, at most 30d; 0s ends it at once
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "60m")]
     grace: Duration,
+    #[command(flatten)]
+    wait: WaitOption,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -35,7 +38,9 @@ pub(in crate::cli) struct Args {
 pub(super) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
     let asked = place::open(&args.whom)?;
     let rotated = asked.rotate_key(args.id, args.grace)?;
-    told_once(rotated.new_key_id, print(&rotated, args.json, output))
+    told_once(rotated.new_key_id, print(&rotated, args.json, output))?;
+    // Nothing comes after the token on standard output.
+    args.wait.check(&*asked, rotated.revision, output)
 }
 
 fn print(rotated: &Replacement, json: bool, output: &mut Output) -> Result<(), Failure> {

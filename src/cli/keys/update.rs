@@ -1,6 +1,7 @@
 //! `keyward keys update`: changes what a key is called, may do, and how long it lives.
 
 use crate::cli::failure::Failure;
+use crate::cli::gateways::WaitOption;
 use crate::cli::output::Output;
 use crate::cli::place;
 use crate::cli::values::{EndOptions, OperatorOptions, RotationOptions, Whom, key_id, key_name, pair};
@@ -51,6 +52,8 @@ pub(in crate::cli) struct Args {
     /// Keep no free text with it
     #[arg(long, conflicts_with = "props")]
     no_props: bool,
+    #[command(flatten)]
+    wait: WaitOption,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -155,18 +158,20 @@ const fn changes_nothing(change: &KeyChange) -> bool {
 
 pub(super) fn run(args: Args, output: &mut Output) -> Result<(), Failure> {
     let asked = place::open(&args.whom)?;
-    let (id, json) = (args.id, args.json);
+    let (id, json, wait) = (args.id, args.json, args.wait);
     let change = args.meaning()?;
     let changed = asked.update_key(id, change)?;
+    let revision = changed.key.revision;
     if json {
-        return output.json(&changed);
+        output.json(&changed)?;
+        return wait.check(&*asked, revision, output);
     }
     output.line(format_args!("changed key {id} ({}), revision {}", changed.key.name, changed.key.revision))?;
     if let Some(secret) = &changed.told.rotation_webhook_secret {
         output.line("The secret that its webhook's receiver verifies with:")?;
         output.line(secret.expose())?;
     }
-    Ok(())
+    wait.tell(&*asked, revision, output)
 }
 
 #[cfg(test)]

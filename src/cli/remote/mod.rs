@@ -21,8 +21,8 @@ use self::http::{Again, Answer, Api, Ask};
 use self::query::{Target, next_page};
 use self::url::ApiUrl;
 use super::documents::{
-    self, DeletedUser, Event, Key, NewWebhookSecret, Replacement, Revocation, Token, Told, User, WebhookSecret,
-    WholeKey,
+    self, Confirmation, DeletedUser, Event, Gateway, Key, NewWebhookSecret, Replacement, Revocation, Token, Told, User,
+    WebhookSecret, WholeKey,
 };
 use super::failure::Failure;
 use super::operations::{DamagedRow, Hashes, Names, Operations, Revoked, Take, UserSet};
@@ -31,11 +31,15 @@ use super::place::clock;
 use crate::key::{KeyId, ProjectId, Stamp, Status, Subject, UserId};
 use crate::manage::{KeyChange, NewKey, RevokeScope, UserPatch};
 use crate::secret;
-use crate::store::{EventQuery, KeyQuery};
+use crate::store::{EventQuery, GatewayId, KeyQuery};
 
 const KEYS: &str = "/v1/api-keys";
 const USERS: &str = "/v1/users";
 const EVENTS: &str = "/v1/events";
+const GATEWAYS: &str = "/v1/gateways";
+const REVISIONS: &str = "/v1/revisions";
+/// How often it is asked where a change is in force.
+const CONFIRMED_EVERY: Duration = Duration::from_millis(100);
 /// The most that a page holds.
 const PAGE: usize = 200;
 /// Of how many revoked keys the name is asked for.
@@ -278,6 +282,28 @@ impl Operations for Remote {
         };
         self.each(target, &mut taken, usize::MAX)?;
         Ok(Stamp { revision: last, ordinal: u32::MAX })
+    }
+
+    fn gateways(&self) -> Result<Vec<Gateway>, Failure> {
+        self.get(Target::path(GATEWAYS))
+    }
+
+    fn forget_gateway(&self, id: GatewayId) -> Result<usize, Failure> {
+        let known = self.gateways()?.iter().filter(|gateway| gateway.id == id.to_string()).count();
+        self.change(Method::DELETE, Target::path(GATEWAYS).segment(id), None, Again::Never)?;
+        Ok(known)
+    }
+
+    fn confirmation(&self, revision: u64, at_most: Duration) -> Result<Confirmation, Failure> {
+        let clock = clock();
+        let begun = clock.monotonic();
+        loop {
+            let confirmation: Confirmation = self.get(Target::path(REVISIONS).segment(revision))?;
+            if confirmation.confirmed || clock.monotonic().saturating_duration_since(begun) >= at_most {
+                return Ok(confirmation);
+            }
+            self.0.pause(CONFIRMED_EVERY);
+        }
     }
 
     fn wait_for_news(&self, at_most: Duration) {

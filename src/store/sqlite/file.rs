@@ -24,6 +24,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/sqlite/0001_keys.sql"),
     include_str!("../migrations/sqlite/0002_management.sql"),
     include_str!("../migrations/sqlite/0003_webhooks.sql"),
+    include_str!("../migrations/sqlite/0004_fleet.sql"),
     include_str!("../migrations/sqlite/0005_stages.sql"),
     include_str!("../migrations/sqlite/0006_history.sql"),
 ];

@@ -9,6 +9,7 @@ mod copy;
 mod examine;
 mod fault;
 mod file;
+mod fleet;
 mod history;
 mod list;
 mod news;
@@ -37,9 +38,9 @@ use self::fault::Fault;
 use self::file::{Empty, Identity, Log, Opened, Role};
 use self::write::{Member, Request};
 use super::{
-    Answer, Batch, BoxFuture, CopyStore, Cursor, EventQuery, HistoryStore, KeyPage, KeyQuery, NumberedSecret, Outcome,
-    OwnedKey, Plan, Poll, ReadRequest, Reading, RefusalQuery, RefusalTally, RotationStore, StageId, Staging, Store,
-    StoreError, StoreId, UsageUpdate, UserQuery,
+    Answer, Batch, BoxFuture, CopyStore, Cursor, EventQuery, FleetStore, HistoryStore, KeyPage, KeyQuery,
+    NumberedSecret, Outcome, OwnedKey, Plan, Poll, ReadRequest, Reading, RefusalQuery, RefusalTally, RotationStore,
+    StageId, Staging, Store, StoreError, StoreId, UsageUpdate, UserQuery,
 };
 use crate::clock::{Clock, Timestamp};
 use crate::key::{Event, TokenHash, User};
@@ -354,6 +355,10 @@ impl Store for SqliteStore {
     }
 
     fn history(&self) -> Option<&dyn HistoryStore> {
+        Some(self)
+    }
+
+    fn fleet(&self) -> Option<&dyn FleetStore> {
         Some(self)
     }
 

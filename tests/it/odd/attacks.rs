@@ -12,7 +12,7 @@ use rustls::pki_types::ServerName;
 use super::Scene;
 use super::frames::{Came, Frames};
 use super::recorder::Recorder;
-use crate::harness::{Config, Gateway, Http, Site, Stopwatch, client_config, times};
+use crate::harness::{Config, Gateway, Http, Site, Stopwatch, client_config};
 
 /// For whom nothing may take longer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -43,7 +43,7 @@ fn drip(mut stream: TcpStream, again: &[u8]) -> (String, Duration) {
 
 #[test]
 fn bytes_that_bring_a_request_no_further_do_not_keep_it_going() {
-    let scene = Scene::new("timeouts = { first_byte = '400ms', head = '400ms', body_idle = '400ms', idle = '400ms' }");
+    let scene = Scene::new("timeouts = { first_byte = '200ms', head = '200ms', body_idle = '200ms', idle = '200ms' }");
     let chunked = "POST /public/x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
     let before = "GET /public/x HTTP/1.1\r\nHost: a\r\n\r\n";
     for (name, beginning, again) in [
@@ -83,7 +83,7 @@ fn frames_that_say_nothing_keep_no_connection_and_no_body_going() {
     const SETTINGS: u8 = 4;
     const UNKNOWN: u8 = 0x42;
     const PADDED: u8 = 8;
-    let scene = Scene::new("timeouts = { first_byte = '400ms', head = '400ms', body_idle = '400ms', idle = '400ms' }");
+    let scene = Scene::new("timeouts = { first_byte = '200ms', head = '200ms', body_idle = '200ms', idle = '200ms' }");
     let says = [
         ("pings", PING, 0, vec![7; 8]),
         ("priorities", PRIORITY, 1, vec![0, 0, 0, 3, 16]),
@@ -222,13 +222,13 @@ fn what_lies_in_the_body_of_a_request_that_is_answered_here_is_no_request() {
 
 #[test]
 fn requests_whose_answers_nobody_reads_are_not_taken_without_end() {
-    let scene = Scene::new("timeouts = { body_idle = '2s' }");
+    let scene = Scene::new("timeouts = { body_idle = '400ms' }");
     let one = format!("GET /nowhere?{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(40));
     let many = one.repeat(1_000);
     let mut stream = connect(&scene.gateway);
     stream.set_write_timeout(Some(Duration::from_secs(20))).expect("a socket");
     let before = scene.gateway.resident_kib();
-    let (mut sent, most) = (0, times("KEYWARD_PIPELINED", 500_usize));
+    let (mut sent, most) = (0, 500);
     // Each answer is ten times as long as its request, and there is no room for them.
     while sent < most && stream.write_all(many.as_bytes()).is_ok() {
         sent += 1;
