@@ -10,11 +10,14 @@ use super::{Answered, Caller, ManageError, Manager, Once, check, told};
 use crate::clock::Timestamp;
 use crate::key::{Actor, EventKind, Key, KeyId, Subject, WebhookSecrets};
 use crate::secret::Secret;
-use crate::store::{Changes, Committed, Planned, ReadRequest, Reading};
+use crate::store::{Changes, Committed, Delivery, Planned, ReadRequest, Reading};
 use crate::wire::{Reach, ReceiverUrl};
 
 /// How long what is announced is signed with the secret before the newest, too: 24 hours.
 pub const OLD_WEBHOOK_SECRET_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How many announcements are told of a key.
+const ANNOUNCEMENTS_TOLD: usize = 5;
 
 /// What webhooks need.
 #[derive(Debug, Clone)]
@@ -53,6 +56,18 @@ impl Manager {
     pub fn with_webhooks(mut self, webhooks: Webhooks) -> Self {
         self.webhooks = Some(webhooks);
         self
+    }
+
+    /// What was announced lately of a key's lineage, or is to be, newest first.
+    ///
+    /// # Errors
+    /// When the key is not there, the caller may not read it, or the store fails.
+    pub async fn announcements(&self, caller: &Caller, id: KeyId) -> Result<Vec<Delivery>, ManageError> {
+        let lineage = self.key(caller, id).await?.key.lineage;
+        match self.store.rotation() {
+            Some(store) => Ok(store.deliveries(lineage, ANNOUNCEMENTS_TOLD).await?),
+            None => Ok(Vec::new()),
+        }
     }
 
     /// Whether `url` can be a key's webhook.

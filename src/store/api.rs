@@ -73,6 +73,20 @@ pub enum StoreError {
         /// Which store.
         store: String,
     },
+    /// The store is a copy of another, and not all of it.
+    #[error("the store {store} is a copy that was not finished: run `keyward store copy` again, which goes on with it")]
+    Unfinished {
+        /// Which store.
+        store: String,
+    },
+    /// A backup cannot be made, or cannot be restored.
+    #[error("the backup {file}: {cause}")]
+    Backup {
+        /// The backup's file.
+        file: String,
+        /// What is wrong, and what to do.
+        cause: String,
+    },
     /// A secret's fingerprint is not the stored one.
     #[error("the master secret is not the one that the store {store} was made with: use that secret's file")]
     WrongSecret {
@@ -536,6 +550,16 @@ pub trait Store: Send + Sync + fmt::Debug {
 
     /// The part of it that announcements are kept in; none where it keeps none.
     fn rotation(&self) -> Option<&dyn super::RotationStore> {
+        None
+    }
+
+    /// The part of it that is copied; none where it cannot be.
+    fn copies(&self) -> Option<&dyn super::CopyStore> {
+        None
+    }
+
+    /// The part of it that knows of restored backups; none where it knows of none.
+    fn history(&self) -> Option<&dyn super::HistoryStore> {
         None
     }
 

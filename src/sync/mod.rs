@@ -4,6 +4,7 @@
 //! Called by `app`, on the management runtime. Nothing here is on the path of a request whose key
 //! the table knows.
 
+mod accept;
 mod budget;
 #[cfg(test)]
 mod fake;

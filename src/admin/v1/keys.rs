@@ -325,7 +325,8 @@ pub(in crate::admin) async fn show(call: Call, Named(id): Named, Query(Nothing {
     call.about(&id);
     let view = call.manager().key(&call.caller, id).await?;
     let lineage = call.manager().lineage(&call.caller, id).await?;
-    json(StatusCode::OK, &KeyWhole::of(&view, &lineage))
+    let announced = call.manager().announcements(&call.caller, id).await?;
+    json(StatusCode::OK, &KeyWhole::of(&view, &lineage, &announced))
 }
 
 /// What to change of a key. What is left out stays as it is.
