@@ -56,11 +56,17 @@ async fn assert_same(one: &SharedStore, other: &SharedStore) {
         assert_eq!(rows(one, table).await, rows(other, table).await, "{table:?}");
     }
     assert_eq!(part(one).head().await.expect("a head"), part(other).head().await.expect("a head"));
-    let keys = |store: &SharedStore| store.list_keys(KeyQuery::default());
-    let listed = |page: KeyPage| page.keys.into_iter().map(|(key, user, _)| (key, user)).collect::<Vec<_>>();
-    assert_eq!(listed(keys(one).await.expect("a list")), listed(keys(other).await.expect("a list")));
-    let events = |store: &SharedStore| store.list_events(EventQuery::default());
-    assert_eq!(events(one).await.expect("events"), events(other).await.expect("events"));
+    assert_eq!(keys(one).await, keys(other).await);
+    assert_eq!(events(one).await, events(other).await);
+}
+
+async fn keys(store: &SharedStore) -> Vec<OwnedKey> {
+    let page = store.list_keys(KeyQuery::default()).await.expect("a list");
+    page.keys.into_iter().map(|(key, user, _)| (key, user)).collect()
+}
+
+async fn events(store: &SharedStore) -> Vec<Event> {
+    store.list_events(EventQuery::default()).await.expect("events")
 }
 
 fn event(kind: EventKind) -> NewEvent {
