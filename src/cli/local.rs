@@ -14,7 +14,7 @@ use super::place::Place;
 use crate::admin::{self, ChangedKey, ConfirmationShape, GatewayShape, KeyShape, KeyWhole, Minted, UserShape};
 use crate::key::{self, KeyId, ProjectId, Stamp, UserId};
 use crate::manage::{KeyChange, KeyView, ManageError, NewKey, RevokeScope, UserPatch};
-use crate::store::{EventQuery, GatewayId, KeyQuery};
+use crate::store::{EventQuery, GatewayId, KeyQuery, UserQuery};
 
 /// How many rows are read at a time.
 const PAGE: usize = 1000;
@@ -75,7 +75,8 @@ impl Operations for Place {
     }
 
     fn users(&self, project: Option<ProjectId>) -> Result<Vec<User>, Failure> {
-        let users = self.wait(self.manager.users(&self.caller, project))?;
+        let query = UserQuery { project, ..UserQuery::default() };
+        let users = self.wait(self.manager.users(&self.caller, query))?;
         users.iter().map(user).collect()
     }
 

@@ -5,7 +5,7 @@
 //! the table knows.
 
 mod accept;
-mod failures;
+mod budget;
 #[cfg(test)]
 mod fake;
 mod follow;
@@ -25,6 +25,6 @@ pub use loan::StateLoan;
 pub use metrics::SyncMetrics;
 pub use report::StalePolicy;
 pub use retell::{Reassert, Reasserted};
-pub use settings::{FailureLimit, Settings};
+pub use settings::Settings;
 pub use start::{Handle, Parts, Runner, Sync};
 pub use state::{MacKey, StateError};
