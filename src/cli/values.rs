@@ -26,8 +26,12 @@ pub(super) struct ConfigFile {
 pub(super) struct Whom {
     #[command(flatten)]
     place: WhomAtLeast,
-    /// With --admin: the file that holds the operator's token, in place of KEYWARD_TOKEN
-    #[arg(long, value_name = "FILE", requires = "admin")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "admin",
+        help = "With --admin: the file that holds the operator's token, in place of KEYWARD_TOKEN"
+    )]
     pub(super) token_file: Option<PathBuf>,
     /// With --admin: the file of the authorities to trust, in place of the machine's
     #[arg(long, value_name = "FILE", requires = "admin")]
@@ -43,8 +47,12 @@ pub(super) struct WhomIfAny {
     /// The management API of a running gateway, asked as an operator: https://HOST:PORT
     #[arg(long, value_name = "URL")]
     admin: Option<String>,
-    /// With --admin: the file that holds the operator's token, in place of KEYWARD_TOKEN
-    #[arg(long, value_name = "FILE", requires = "admin")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "admin",
+        help = "With --admin: the file that holds the operator's token, in place of KEYWARD_TOKEN"
+    )]
     token_file: Option<PathBuf>,
     /// With --admin: the file of the authorities to trust, in place of the machine's
     #[arg(long, value_name = "FILE", requires = "admin")]

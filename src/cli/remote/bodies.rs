@@ -138,7 +138,7 @@ pub(super) struct ToRotate {
 impl ToRotate {
     /// With this grace, which the API counts in minutes.
     pub(super) fn with(grace: Duration) -> Result<Self, Failure> {
-        if grace.as_secs() % 60 != 0 || grace.subsec_nanos() > 0 {
+        if !grace.as_secs().is_multiple_of(60) || grace.subsec_nanos() > 0 {
             return Err(Failure::usage("--grace: the management API counts whole minutes, such as 60m"));
         }
         Ok(Self { grace_period_minutes: grace.as_secs() / 60 })

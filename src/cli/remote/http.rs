@@ -130,7 +130,7 @@ impl Api {
 
     /// Waits.
     pub(super) fn pause(&self, length: Duration) {
-        self.runtime.block_on(tokio::time::sleep(length));
+        self.runtime.block_on(async { tokio::time::sleep(length).await });
     }
 
     /// What is answered, whatever status that has.

@@ -206,7 +206,7 @@ impl Operations for Remote {
 
     fn rotate_webhook_secret(&self, id: KeyId) -> Result<NewWebhookSecret, Failure> {
         let target = Target::path(KEYS).segment(id).segment("webhook-secret").segment("rotate");
-        self.document(&self.change(Method::POST, target, None, Again::Never)?)
+        self.document(&self.change(Method::POST, target, None, once()?)?)
     }
 
     fn revoke_key(&self, id: KeyId, scope: RevokeScope, names: Names) -> Result<Revoked, Failure> {

@@ -51,10 +51,10 @@ pub(super) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
     for Retold { revision, subject } in &retold {
         match subject {
             Subject::Key(id) => {
-                output.line(format_args!("{would}: the revocation of key {id} in revision {revision}"))?
+                output.line(format_args!("{would}: the revocation of key {id} in revision {revision}"))?;
             }
             Subject::User(id) => {
-                output.line(format_args!("{would}: the deletion of user {id} in revision {revision}"))?
+                output.line(format_args!("{would}: the deletion of user {id} in revision {revision}"))?;
             }
         }
     }

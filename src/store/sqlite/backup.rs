@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rusqlite::{Connection, OpenFlags, TransactionBehavior, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior, params};
 
 use super::fault::Fault;
 use super::file::{self, Empty, Role};
@@ -126,9 +126,10 @@ fn put(path: &Path, copied: &Path) -> Result<(), Fault> {
 fn replace(path: &Path, copied: &Path) -> Result<(), Fault> {
     let mut connection = file::connect(path, Role::Writer)?;
     let copied = copied.to_str().ok_or_else(|| Fault::Around("its path is no text".to_owned()))?;
+    // References hold in the backup, and are looked at as a whole: on the way, tables lack what others refer to.
+    connection.pragma_update(None, "foreign_keys", false)?;
     connection.execute("ATTACH DATABASE ?1 AS backup", params![copied])?;
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    transaction.pragma_update(None, "defer_foreign_keys", true)?;
     let tables: Vec<String> = {
         let sql = "SELECT name FROM main.sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'";
         let mut statement = transaction.prepare(sql)?;
@@ -138,6 +139,11 @@ fn replace(path: &Path, copied: &Path) -> Result<(), Fault> {
         transaction.execute_batch(&format!(
             "DELETE FROM main.{table}; INSERT INTO main.{table} SELECT * FROM backup.{table};"
         ))?;
+    }
+    let broken: Option<String> =
+        transaction.query_row("PRAGMA main.foreign_key_check", [], |row| row.get(0)).optional()?;
+    if let Some(table) = broken {
+        return Err(Fault::Stored(format!("a row of the backup's table {table} refers to one that is not there")));
     }
     transaction.commit()?;
     Ok(())

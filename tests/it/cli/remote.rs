@@ -307,3 +307,25 @@ fn a_token_is_taken_from_a_pipe() {
     writeln!(child.stdin.take().expect("a pipe"), "{}", place.site.operator()).expect("the program reads");
     assert!(child.wait_with_output().expect("it ends").status.success());
 }
+
+#[test]
+fn gateways_and_where_a_change_is_in_force_are_told_over_the_api() {
+    let place = Place::new();
+    let made = place.over(&["keys", "create", "--project", "acme", "--name", "build", "--json"]).json();
+    let id = text(&made, "id");
+    let told = place.over(&["keys", "update", &id, "--name", "farm", "--wait", "20s"]).stdout;
+    assert!(told.ends_with("in force on the only gateway\n"), "{told}");
+    let revoked = place.over(&["keys", "revoke", &id, "--wait", "20s", "--json"]).json();
+    assert_eq!(revoked["confirmation"]["confirmed"], true, "{revoked}");
+    let (over, on) = (place.over(&["gateways", "--json"]).json(), place.on(&["gateways", "list", "--json"]).json());
+    assert_eq!((over.as_array().map(Vec::len), &over[0]["id"]), (Some(1), &on[0]["id"]));
+    assert_eq!((&over[0]["applied_revision"], &over[0]["pid"]), (&on[0]["applied_revision"], &on[0]["pid"]));
+    let table = place.over(&["gateways", "list"]).stdout;
+    assert!(table.starts_with("GATEWAY ") && table.contains("The newest revision is 4."), "{table}");
+    let gateway = text(&over[0], "id");
+    let forgotten = place.over(&["gateways", "forget", &gateway, "--json"]).json();
+    assert_eq!(forgotten, serde_json::json!({ "id": gateway, "processes": 1 }));
+    let nobody = format!("gw_{}", "0".repeat(32));
+    assert_one_line(&place.try_over(&place.url(), &["gateways", "forget", &nobody]), 1, "404 gateway_not_found");
+    assert_one_line(&place.site.try_run(["gateways"]), 2, "--config");
+}

@@ -39,7 +39,7 @@ fn a_copied_store_is_the_same_and_gateways_go_on_with_it() {
     let (works, ended) = (site.key_with(&["--user", "ann", "--prop", "a=ü"]), site.key(&[]));
     let rotated = site.rotate(&works, "60m");
     site.revoke(&ended);
-    let tokens: String = (0..1200).map(|number| format!("a-token-of-another-house-{number:020}\n")).collect();
+    let tokens: String = (0..600).map(|number| format!("a-token-of-another-house-{number:020}\n")).collect();
     fs::write(site.path("tokens"), tokens).expect("a file");
     site.keys(&["import", "--tokens", "tokens", "--project", "acme", "--allow-weak"]);
     let mut gateway = site.start();
@@ -51,7 +51,7 @@ fn a_copied_store_is_the_same_and_gateways_go_on_with_it() {
     fs::write(site.path("moved.toml"), text.replace("data/keyward.db", "moved/keyward.db")).expect("a file");
     let copied =
         store(&site, &["copy", "--from", "keyward.toml", "--to", "sqlite://moved/keyward.db", "--json"]).json();
-    assert!(copied["rows"].as_u64().is_some_and(|rows| rows > 2400), "{copied}");
+    assert!(copied["rows"].as_u64().is_some_and(|rows| rows > 1200), "{copied}");
     assert_eq!(told(&site, "keyward.toml"), told(&site, "moved.toml"));
     let mode = fs::metadata(site.path("moved/keyward.db")).expect("a file").permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
@@ -71,8 +71,8 @@ fn a_copied_store_is_the_same_and_gateways_go_on_with_it() {
     let other = format!("sqlite://{}", another.path("data/keyward.db").display());
     let onto = ["store", "copy", "--from", "sqlite://data/keyward.db", "--to", &other];
     assert_refused(&site.try_run(onto), 1, "holds another store");
-    let itself = ["store", "copy", "--from", "keyward.toml", "--to", "sqlite://x.txt"];
-    assert_eq!(site.try_run(itself).code, Some(0));
+    let itself = ["store", "copy", "--from", "keyward.toml", "--to", "sqlite://moved/keyward.db"];
+    assert!(matches!(site.try_run(itself).code, Some(1 | 2)));
 }
 
 #[test]
