@@ -17,7 +17,7 @@ use super::{
     Reading, RefusalQuery, RefusalTally, SharedStore, Store, StoreError, StoreId, UsageUpdate, check_secrets,
 };
 use crate::clock::Timestamp;
-use crate::key::{Event, Key, LineageId, ProjectId, Stamp, TokenHash, User};
+use crate::key::{Event, Key, LineageId, ProjectId, Stamp, Subject, TokenHash, User};
 
 /// Opens the store. Blocks on it.
 pub type Opener = Arc<dyn Fn() -> Result<SharedStore, StoreError> + Send + Sync>;
@@ -141,6 +141,16 @@ impl Store for AwaitedStore {
         sink: Box<dyn FnMut(Batch) + Send>,
     ) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(async move { self.store().await?.changes_after(cursor, sink).await })
+    }
+
+    fn walk(
+        &self,
+        cursor: Cursor,
+        after: Option<Subject>,
+        limit: u32,
+        sink: Box<dyn FnMut(Batch) + Send>,
+    ) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move { self.store().await?.walk(cursor, after, limit, sink).await })
     }
 
     fn record_usage(&self, gateway: String, updates: Vec<UsageUpdate>) -> BoxFuture<'_, Result<(), StoreError>> {

@@ -5,6 +5,7 @@
 //! survive a restart of this gateway without the store.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,12 +16,13 @@ use tokio::time::Instant;
 use super::Settings;
 use super::loan::{Ask, Holding};
 use super::metrics::{Alarm, SyncMetrics, shown};
+use super::reconcile::{Place, Repair};
 use super::retell::Retelling;
 use super::state::{Plan, Restored, StateDir};
 use crate::clock::{Clock, Timestamp};
 use crate::key::Stamp;
 use crate::store::{Batch, CommitId, Cursor, Damaged, Poll, Row as StoredRow, SharedStore, StoreError, StoreId};
-use crate::table::{Conflict, KeyRow, Load, Row, Table, UserRow};
+use crate::table::{Applied, Conflict, KeyRow, Load, Row, Table, UserRow};
 
 /// Follows the store; see the module.
 #[derive(Debug)]
@@ -44,10 +46,17 @@ pub(super) struct Follower {
     contact: Option<std::time::Instant>,
     /// When a reload was refused, and what the store held then.
     refused: Option<(std::time::Instant, Cursor)>,
+    /// When it is this gateway's turn to load everything anew.
+    reload_at: Option<std::time::Instant>,
     marked_at: Option<Instant>,
     snapshots: Snapshots,
     asked: mpsc::UnboundedReceiver<Ask>,
     holding: Holding,
+    /// Where this stands, for whoever holds the table against the store.
+    place: Place,
+    repairs: mpsc::UnboundedReceiver<Repair>,
+    /// Too much differs: everything is to be read anew.
+    reload_wanted: bool,
 }
 
 /// What must be remembered before it is reported as applied.
@@ -76,6 +85,9 @@ enum Stuck {
     Slow { store: String },
     #[error("the store {store} ended its answer early")]
     Early { store: String },
+    /// Not every gateway reads everything at the same moment.
+    #[error("the store's history is another: everything is read anew in {} ms", .left.as_millis())]
+    NotYet { left: Duration },
     #[error("the store {store} is another one than was followed: start with another [sync] state_dir if that is meant")]
     OtherStore { store: String },
     #[error(
@@ -94,6 +106,9 @@ const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
 /// After a reload was refused, the next is not tried before.
 const REFUSED_FOR: Duration = Duration::from_secs(30);
+/// Over how long a fleet spreads its reloads: a second for so many keys, and no longer than this.
+const KEYS_A_SECOND: u64 = 100_000;
+const SPREAD_MAX: Duration = Duration::from_secs(30);
 /// A snapshot is begun so long after the first change, to be written within a second of it.
 const SNAPSHOT_AFTER: Duration = Duration::from_millis(300);
 const SNAPSHOT_EVERY: Duration = Duration::from_secs(30);
@@ -156,6 +171,7 @@ impl Follower {
         wake: Arc<Notify>,
         retelling: Retelling,
         asked: mpsc::UnboundedReceiver<Ask>,
+        (place, repairs): (Place, mpsc::UnboundedReceiver<Repair>),
     ) -> Self {
         Self {
             store,
@@ -173,10 +189,14 @@ impl Follower {
             failures: 0,
             contact: None,
             refused: None,
+            reload_at: None,
             marked_at: None,
             snapshots: Snapshots::default(),
             asked,
             holding: Holding::Ours,
+            place,
+            repairs,
+            reload_wanted: false,
         }
     }
 
@@ -188,6 +208,7 @@ impl Follower {
         self.restored = restored.refusal.is_none();
         // Nothing is known yet that could be lost.
         let _merged = self.table.swap(restored.load, 100);
+        self.table.set_reached(restored.cursor.revision);
         self.table.contact_made(restored.contact_at);
         self.table.report(restored.cursor.revision);
         // Journal and snapshot become one again.
@@ -209,6 +230,7 @@ impl Follower {
     /// before the next, unless something happens.
     pub(super) async fn turn(&mut self) -> Pause {
         let result = self.catch_up().await;
+        *self.place.lock() = result.is_ok().then(|| (self.at, self.table.generation()));
         let now = self.clock.now();
         let pause = match result {
             Ok(()) => {
@@ -224,6 +246,11 @@ impl Follower {
                     self.wake.notify_one();
                 }
                 Pause::News(self.settings.poll)
+            }
+            Err(Stuck::NotYet { left }) if self.table.is_ready() => {
+                // The store can be asked, and what is known is served as long as the turn has not come.
+                self.contact = Some(self.clock.monotonic());
+                Pause::Backoff(left.min(BACKOFF_MAX))
             }
             Err(stuck) => {
                 self.failures = self.failures.saturating_add(1);
@@ -250,6 +277,7 @@ impl Follower {
     }
 
     async fn catch_up(&mut self) -> Result<(), Stuck> {
+        let finds = self.table.finds();
         let poll = self.poll().await?;
         self.metrics.lag.set(shown(poll.newest.revision.saturating_sub(self.at.revision)));
         if self.following.is_some_and(|following| following != poll.store) {
@@ -262,8 +290,15 @@ impl Follower {
         if poll.at_cursor != Some(self.commit_at_cursor()) {
             return self.diverged(poll.newest).await;
         }
+        if std::mem::take(&mut self.reload_wanted) {
+            return self.reload().await;
+        }
         if poll.newest == self.at {
-            return Ok(());
+            return if finds == 0 { Ok(()) } else { self.diverged(poll.newest).await };
+        }
+        if self.at.revision == 0 {
+            // Nothing of it is known yet.
+            return self.reload().await;
         }
         let mut staged = self.read(self.at, None).await?;
         let end = staged.end.take().ok_or_else(|| Stuck::Early { store: self.store_name() })?;
@@ -272,8 +307,11 @@ impl Follower {
         }
         let lost = staged.damaged.iter().filter_map(|(what, stamp, _)| self.refused_by_id(what, *stamp));
         staged.rows.extend(lost);
+        let Ok(applied) = self.table.follow(staged.rows, finds, end.newest.revision) else {
+            return self.diverged(end.newest).await;
+        };
         self.tell_damaged(&staged.damaged);
-        self.apply(staged.rows);
+        self.note(applied);
         self.at = end.newest;
         Ok(())
     }
@@ -355,8 +393,8 @@ impl Follower {
         }
     }
 
-    fn apply(&mut self, rows: Vec<Row>) {
-        let applied = self.table.apply(rows);
+    /// Takes note of what applying rows did: it must be remembered, and some of it is an alarm.
+    fn note(&mut self, applied: Applied) {
         for conflict in &applied.conflicts {
             match conflict {
                 Conflict::Key(key) => {
@@ -381,8 +419,32 @@ impl Follower {
         if self.refused.is_some_and(|(at, then)| then == newest || too_soon(at)) {
             return Err(Stuck::TooManyLost { store: self.store_name(), lost: "as before".to_owned() });
         }
-        self.alarm(Alarm::History, "the store's history is another than the one that was followed: it was restored?");
-        self.reload().await
+        let now = self.clock.monotonic();
+        let Some(reload_at) = self.reload_at else {
+            self.alarm(
+                Alarm::History,
+                "the store's history is another than the one that was followed: it was restored?",
+            );
+            let share = self.share();
+            self.reload_at = now.checked_add(share);
+            return if share.is_zero() { self.reload().await } else { Err(Stuck::NotYet { left: share }) };
+        };
+        let left = reload_at.saturating_duration_since(now);
+        if left.is_zero() { self.reload().await } else { Err(Stuck::NotYet { left }) }
+    }
+
+    /// How long this gateway waits while others of its fleet read everything: always the same of one
+    /// history, and nothing where nothing can be served meanwhile.
+    fn share(&self) -> Duration {
+        if !self.table.is_ready() {
+            return Duration::ZERO;
+        }
+        let keys = u64::try_from(self.table.keys()).unwrap_or(u64::MAX);
+        let spread = Duration::from_millis(keys.saturating_mul(1_000) / KEYS_A_SECOND).min(SPREAD_MAX);
+        let mut hasher = std::hash::DefaultHasher::new();
+        (self.state.lock().gateway(), self.at.commit).hash(&mut hasher);
+        let part = u32::try_from(hasher.finish() % 1_000).unwrap_or(0) + 1;
+        spread.saturating_mul(part) / 1_000
     }
 
     /// Builds the whole key set beside the one in use and swaps it in.
@@ -400,21 +462,26 @@ impl Follower {
         // Walking both key sets takes a while where they are large.
         let (table, drop_max) = (Arc::clone(&self.table), self.settings.reload_drop_max_percent);
         let swapped = tokio::task::spawn_blocking(move || table.swap(load, drop_max)).await;
-        let merged = match swapped {
+        let mut merged = match swapped {
             Ok(Ok(merged)) => merged,
             Ok(Err(refused)) => {
                 self.refused = Some((self.clock.monotonic(), end.newest));
+                self.reload_at = None;
                 self.alarm(Alarm::TooManyLost, "a reload would lose too many keys");
                 return Err(Stuck::TooManyLost { store: self.store_name(), lost: refused.to_string() });
             }
             Err(_panicked) => return Err(Stuck::Early { store: self.store_name() }),
         };
         self.refused = None;
+        self.reload_at = None;
+        self.table.set_reached(end.newest.revision);
         self.following = Some(end.store);
         self.state.lock().set_store(end.store);
         self.at = end.newest;
-        // Everything owed lies in the table, and nothing that was remembered is all of it.
-        self.owed = Owed { rows: Vec::new(), forget: true };
+        // Nothing that was remembered is all of what lies in the table now. Until a snapshot is written
+        // it is all that remembers what the store has forgotten, together with what is owed.
+        self.owed.rows.extend(std::mem::take(&mut merged.rows));
+        self.owed.forget = true;
         self.snapshots.lacking_since = Some(Instant::now());
         self.snapshots.begun_at = None;
         self.metrics.reloads.inc();
@@ -481,6 +548,27 @@ impl Follower {
         self.owed.forget || !self.owed.rows.is_empty()
     }
 
+    /// Puts right what differed from the store, unless everything was read anew since.
+    pub(super) fn repair(&mut self, repair: Repair) {
+        if repair.generation != self.table.generation() {
+            return;
+        }
+        let applied = self.table.apply(repair.rows);
+        self.note(applied);
+        if repair.everything {
+            tracing::error!("too much differs from the store: everything is read anew");
+            self.reload_wanted = true;
+        }
+    }
+
+    /// What was found and not put right yet.
+    #[cfg(test)]
+    pub(super) fn repair_all(&mut self) {
+        while let Ok(repair) = self.repairs.try_recv() {
+            self.repair(repair);
+        }
+    }
+
     /// Lends the state folder, takes it back, or gives it away.
     pub(super) async fn answer(&mut self, ask: Ask) {
         match ask {
@@ -517,7 +605,10 @@ impl Follower {
         self.holding = Holding::Ours;
         let written = self.state.lock().take_back();
         match written {
-            Ok(rows) => self.apply(rows),
+            Ok(rows) => {
+                let applied = self.table.apply(rows);
+                self.note(applied);
+            }
             Err(fault) => {
                 self.alarm(Alarm::State, "what another process wrote into the state folder cannot be read");
                 tracing::error!(fault, "the state folder is written anew");
@@ -547,6 +638,7 @@ impl Follower {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => return,
                 Some(ask) = self.asked.recv() => return self.answer(ask).await,
+                Some(repair) = self.repairs.recv() => return self.repair(repair),
                 () = wake.notified() => return,
                 () = self.snapshots.step() => self.turn_snapshot().await,
                 () = news => return,
@@ -555,7 +647,7 @@ impl Follower {
     }
 
     /// Begins a snapshot that is due, or ends one that was written.
-    async fn turn_snapshot(&mut self) {
+    pub(super) async fn turn_snapshot(&mut self) {
         let Some(writing) = &mut self.snapshots.writing else {
             self.begin_snapshot();
             return;
@@ -585,7 +677,7 @@ impl Follower {
         self.snapshots.lacking_since.get_or_insert_with(Instant::now);
     }
 
-    fn begin_snapshot(&mut self) {
+    pub(super) fn begin_snapshot(&mut self) {
         if self.holding != Holding::Ours {
             self.snapshots.lacking_since = None;
             return;
@@ -616,6 +708,18 @@ impl Follower {
                 self.turn_snapshot().await;
             }
         }
+    }
+
+    /// Where in the store's history the table stands.
+    #[cfg(test)]
+    pub(super) const fn at(&self) -> Cursor {
+        self.at
+    }
+
+    /// Whether a snapshot is being written, or was and is not taken note of.
+    #[cfg(test)]
+    pub(super) const fn is_writing_snapshot(&self) -> bool {
+        self.snapshots.writing.is_some()
     }
 
     fn contact_at(&self) -> Timestamp {
@@ -649,15 +753,15 @@ fn remember(
     contact_at: Timestamp,
     now: Timestamp,
 ) -> std::io::Result<()> {
-    if owed.forget {
-        state.forget_older(contact_at, now)?;
-        owed.forget = false;
-    }
     if !owed.rows.is_empty() {
         state.append(&owed.rows, contact_at, now)?;
         owed.rows.clear();
-    } else if mark {
+    } else if mark && !owed.forget {
         state.mark(contact_at, now)?;
+    }
+    if owed.forget {
+        state.forget_older(contact_at, now)?;
+        owed.forget = false;
     }
     Ok(())
 }

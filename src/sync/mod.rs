@@ -11,8 +11,11 @@ mod follow;
 mod loan;
 mod metrics;
 mod misses;
+mod reconcile;
 mod retell;
 mod settings;
+#[cfg(test)]
+mod simulation;
 mod start;
 mod state;
 #[cfg(test)]

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::Settings;
 use super::follow::Follower;
 use super::loan::StateLoan;
 use super::metrics::{Alarm, SyncMetrics};
 use super::misses::Misses;
+use super::reconcile::{Place, Reconciler};
 use super::retell::{Reassert, Retelling};
 use super::state::{Limits, MacKey, StateDir, StateError};
 use super::usage::Flusher;
@@ -63,9 +64,15 @@ impl Sync {
     /// # Errors
     /// When the state folder is in use by another process or cannot be used. What it holds being
     /// unusable is no error: it is logged, and the table stays empty until the store is read.
-    pub fn start(parts: Parts) -> Result<Self, StateError> {
-        let Parts { settings, store, table, clock, mac_key, metrics, reassert, lent_lock } = parts;
-        let mut state = StateDir::open(&settings.state_dir, mac_key, lent_lock)?;
+    pub fn start(mut parts: Parts) -> Result<Self, StateError> {
+        let lent_lock = parts.lent_lock.take();
+        let state = StateDir::open(&parts.settings.state_dir, parts.mac_key.clone(), lent_lock)?;
+        Ok(Self::from(parts, state))
+    }
+
+    /// Starts from what `state` holds.
+    pub(super) fn from(parts: Parts, mut state: StateDir) -> Self {
+        let Parts { settings, store, table, clock, metrics, reassert, .. } = parts;
         table.set_max_staleness(settings.max_staleness);
         let limits = Limits { snapshot_max_age: settings.snapshot_max_age, accept_old: settings.accept_old_snapshot };
         let restored = state.restore(&table, limits, clock.now()).unwrap_or_else(|fault| {
@@ -90,6 +97,16 @@ impl Sync {
         };
         let every = settings.usage_flush;
         let (loan, asked) = StateLoan::new();
+        let (repairs, repaired) = mpsc::unbounded_channel();
+        let place = Place::default();
+        let reconciler = Reconciler::new(
+            Arc::clone(&store),
+            Arc::clone(&table),
+            Arc::clone(&metrics),
+            Arc::clone(&place),
+            repairs,
+            (settings.reconcile_every, settings.reload_drop_max_percent),
+        );
         let mut follower = Follower::new(
             store,
             Arc::clone(&table),
@@ -100,6 +117,7 @@ impl Sync {
             Arc::clone(&wake),
             Retelling::by(reassert),
             asked,
+            (Arc::clone(&place), repaired),
         );
         let mut clock_floor = None;
         if let Some(restored) = restored {
@@ -117,8 +135,8 @@ impl Sync {
             follower.start_from(restored);
         }
         let handle = Handle { table, wake, gateway: gateway.into() };
-        let runner = Runner { follower, flusher, every };
-        Ok(Self { misses: Arc::new(misses), handle, loan, runner, clock_floor })
+        let runner = Runner { follower, flusher, reconciler, every };
+        Self { misses: Arc::new(misses), handle, loan, runner, clock_floor }
     }
 }
 
@@ -150,11 +168,12 @@ impl Handle {
     }
 }
 
-/// What follows the store and writes usage back.
+/// What follows the store, holds the table against it, and writes usage back.
 #[derive(Debug)]
 pub struct Runner {
     pub(super) follower: Follower,
     pub(super) flusher: Flusher,
+    pub(super) reconciler: Reconciler,
     every: Duration,
 }
 
@@ -162,8 +181,8 @@ impl Runner {
     /// Runs until `stop` turns true or its sender is gone, then writes back usage and a last
     /// snapshot, and lets go of the state folder.
     pub async fn run(self, stop: watch::Receiver<bool>) {
-        let Self { follower, flusher, every } = self;
-        let mut stopping = stop.clone();
+        let Self { follower, flusher, reconciler, every } = self;
+        let (mut stopping, reconciling) = (stop.clone(), reconciler.run(stop.clone()));
         let flushing = async {
             while tokio::time::timeout(every, stopping.wait_for(|stop| *stop)).await.is_err() {
                 if flusher.table.contact_lost_at().is_none() {
@@ -172,6 +191,6 @@ impl Runner {
             }
             flusher.flush().await;
         };
-        tokio::join!(follower.run(stop), flushing);
+        tokio::join!(follower.run(stop), flushing, reconciling);
     }
 }

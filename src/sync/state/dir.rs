@@ -4,13 +4,15 @@ use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use data_encoding::HEXLOWER;
 
+use super::disk::{Disk, Folder};
 use super::high_water::HighWater;
 use super::journal::{self, Journal};
-use super::seal::{self, Broken, MacKey};
+use super::seal::{Broken, MacKey};
 use super::snapshot::{self, Header, Plan, Sealed};
 use crate::clock::Timestamp;
 use crate::secret::{self, NoRandomness};
@@ -39,7 +41,7 @@ pub enum StateError {
 /// The folder, held by this process until it is dropped or given away.
 #[derive(Debug)]
 pub(crate) struct StateDir {
-    folder: PathBuf,
+    disk: Arc<dyn Disk>,
     key: MacKey,
     /// None once the folder is another process's.
     lock: Option<File>,
@@ -81,6 +83,9 @@ pub(crate) enum Refusal {
     /// The high-water file says that there was something newer.
     #[error("it is older than the high-water file says: {0}; `--accept-old-snapshot` starts from it all the same")]
     Older(String),
+    /// There is no whole snapshot.
+    #[error("only keys that have ended could be read: {0}")]
+    Incomplete(String),
     /// It was last like the store too long ago.
     #[error("it was last like the store at {contact_at}, longer ago than snapshot_max_age")]
     TooOld {
@@ -119,13 +124,18 @@ impl StateDir {
             TryLockError::WouldBlock => StateError::InUse(folder.to_owned()),
             TryLockError::Error(cause) => unusable(cause),
         })?;
-        remove_unfinished(folder).map_err(unusable)?;
         let gateway = gateway_id(folder)?;
-        let number = numbers(folder).map_err(unusable)?.into_iter().max().map_or(1, |newest| newest + 1);
+        Self::on(Arc::new(Folder(folder.to_owned())), key, gateway, Some(lock)).map_err(unusable)
+    }
+
+    /// Takes files that nobody else uses, by the lock that says so.
+    pub(crate) fn on(disk: Arc<dyn Disk>, key: MacKey, gateway: String, lock: Option<File>) -> io::Result<Self> {
+        remove_unfinished(&*disk)?;
+        let number = numbers(&*disk)?.into_iter().max().map_or(1, |newest| newest + 1);
         Ok(Self {
-            folder: folder.to_owned(),
+            disk,
             key,
-            lock: Some(lock),
+            lock,
             gateway,
             number,
             journal: None,
@@ -148,9 +158,9 @@ impl StateDir {
     pub(crate) fn take_back(&mut self) -> Result<Vec<Row>, String> {
         let (ours, known) = (self.number, self.sequence);
         self.journal = None;
-        let numbers = numbers(&self.folder).map_err(|error| error.to_string())?;
+        let numbers = numbers(&*self.disk).map_err(|error| error.to_string())?;
         self.number = numbers.iter().copied().max().map_or(ours, |newest| newest.max(ours)) + 1;
-        if let Ok(mark) = HighWater::read(&self.folder, &self.key) {
+        if let Ok(mark) = HighWater::read(&*self.disk, &self.key) {
             self.sequence = self.sequence.max(mark.sequence);
             self.oldest = self.oldest.max(mark.oldest);
         }
@@ -159,7 +169,7 @@ impl StateDir {
         journals.sort_unstable();
         journals.dedup();
         for number in journals {
-            let read = journal::read(&self.folder, number, &self.key);
+            let read = journal::read(&*self.disk, number, &self.key);
             for (sequence, _store, row) in read.map_err(|broken| format!("journal {number}: {broken}"))?.entries {
                 if sequence > known {
                     self.sequence = self.sequence.max(sequence);
@@ -191,13 +201,13 @@ impl StateDir {
         limits: Limits,
         now: Timestamp,
     ) -> Result<Option<Restored>, String> {
-        let mark = HighWater::read(&self.folder, &self.key);
+        let mark = HighWater::read(&*self.disk, &self.key);
         if let Ok(mark) = &mark {
             // Whatever becomes of the snapshots: numbers only go up.
             self.sequence = mark.sequence;
             self.oldest = mark.oldest;
         }
-        let mut candidates = snapshots(&self.folder).map_err(|error| error.to_string())?;
+        let mut candidates = snapshots(&*self.disk).map_err(|error| error.to_string())?;
         candidates.sort_unstable_by(|a, b| b.cmp(a));
         let mut faults = Vec::new();
         for (at, &number) in candidates.iter().enumerate() {
@@ -210,16 +220,67 @@ impl StateDir {
                 Err(fault) => faults.push(format!("snapshot {number}: {fault}")),
             }
         }
-        if faults.is_empty() { Ok(None) } else { Err(faults.join("; ")) }
+        self.restore_ended(&candidates, faults, table)
+    }
+
+    /// What can still be read of keys and users that have ended, where nothing whole is left: they
+    /// are refused, and what is not known to have ended only the store can tell.
+    fn restore_ended(
+        &mut self,
+        candidates: &[u64],
+        faults: Vec<String>,
+        table: &Table,
+    ) -> Result<Option<Restored>, String> {
+        let load = table.load();
+        let mut of_store = None;
+        for &number in candidates {
+            if let Ok(sealed) = snapshot::read(&*self.disk, number, &self.key)
+                && of_store.is_none_or(|store| store == sealed.header.store)
+                && sealed.load_ended(&load).is_ok()
+            {
+                of_store = Some(sealed.header.store);
+            }
+        }
+        let mut journals = numbers_of(&*self.disk, &["journal."]).map_err(|error| error.to_string())?;
+        journals.sort_unstable();
+        for number in journals {
+            let Ok(read) = journal::read(&*self.disk, number, &self.key) else { continue };
+            for (sequence, store, row) in read.entries {
+                if of_store.is_some_and(|known| known != store) {
+                    continue;
+                }
+                of_store = Some(store);
+                self.sequence = self.sequence.max(sequence);
+                match &row {
+                    Row::Key(key) if key.states.is_terminal() => load.key(&key.view()),
+                    Row::User(user) if user.deleted => load.user(user),
+                    Row::Key(_) | Row::User(_) => {}
+                }
+            }
+        }
+        let Some(store) = of_store else {
+            return if faults.is_empty() { Ok(None) } else { Err(faults.join("; ")) };
+        };
+        let why = if faults.is_empty() { "no snapshot was written yet".to_owned() } else { faults.join("; ") };
+        self.store = Some(store);
+        Ok(Some(Restored {
+            store,
+            cursor: Cursor::default(),
+            contact_at: Timestamp::default(),
+            clock_floor: Timestamp::default(),
+            keys: load.keys(),
+            refusal: Some(Refusal::Incomplete(why)),
+            load,
+        }))
     }
 
     fn restore_from(&self, number: u64, table: &Table) -> Result<(Sealed, Load, u64), String> {
-        let sealed = snapshot::read(&self.folder, number, &self.key).map_err(|broken| broken.to_string())?;
+        let sealed = snapshot::read(&*self.disk, number, &self.key).map_err(|broken| broken.to_string())?;
         let load = table.load();
         sealed.load(&load).map_err(|broken| broken.to_string())?;
         let mut sequence = sealed.header.sequence;
         for journal in number..self.number {
-            let entries = journal::read(&self.folder, journal, &self.key)
+            let entries = journal::read(&*self.disk, journal, &self.key)
                 .map_err(|broken| format!("journal {journal}: {broken}"))?;
             for (at, store, row) in entries.entries {
                 if at != sequence + 1 || store != sealed.header.store {
@@ -291,14 +352,14 @@ impl StateDir {
         let Some(store) = self.store else { return Err(io::Error::other("no store is known yet")) };
         let journal = match &mut self.journal {
             Some(journal) => journal,
-            none => none.insert(Journal::open(&self.folder, self.number)?),
+            none => none.insert(Journal::open(&*self.disk, self.number)?),
         };
         if let Err(error) = journal.append(rows, self.sequence + 1, store, &self.key) {
             // The file may end in half a record: the next attempt gets a file of its own. One that
             // never held a record is not kept, or a disk that stays full would be filled with them.
             let was_empty = journal.bytes() == 0;
             self.journal = None;
-            if !was_empty || remove(&journal::path(&self.folder, self.number)).is_err() {
+            if !was_empty || self.disk.remove(&journal::name(self.number)).is_err() {
                 self.number += 1;
             }
             return Err(error);
@@ -311,7 +372,7 @@ impl StateDir {
     pub(crate) fn mark(&mut self, contact_at: Timestamp, now: Timestamp) -> io::Result<()> {
         let Some(store) = self.store else { return Ok(()) };
         let mark = HighWater { store, oldest: self.oldest, sequence: self.sequence, contact_at, written_at: now };
-        mark.write(&self.folder, &self.key)
+        mark.write(&*self.disk, &self.key)
     }
 
     /// From now on nothing that was written so far may be started from: the table was loaded anew.
@@ -328,22 +389,27 @@ impl StateDir {
         self.number += 1;
         self.journal = None;
         let header = Header { store, cursor, taken_at: now, contact_at, sequence: self.sequence };
-        Some(Plan { folder: self.folder.clone(), number: self.number, key: self.key.clone(), header })
+        Some(Plan { disk: Arc::clone(&self.disk), number: self.number, key: self.key.clone(), header })
     }
 
     /// Takes note of a snapshot that was written, and removes what is now older than the two newest.
     pub(crate) fn finish_snapshot(&mut self, plan: &Plan, contact_at: Timestamp, now: Timestamp) -> io::Result<()> {
+        if plan.number < self.oldest {
+            // The table was loaded anew meanwhile. Until that is in a snapshot, what was written before
+            // is all that remembers what had ended by then.
+            return Ok(());
+        }
         self.snapshots = (Some(plan.number), self.snapshots.0);
         let (newest, previous) = self.snapshots;
         self.oldest = self.oldest.max(previous.or(newest).unwrap_or(0));
         self.mark(contact_at, now)?;
-        for number in numbers(&self.folder)? {
+        for number in numbers(&*self.disk)? {
             if number < self.oldest {
-                remove(&snapshot::path(&self.folder, number))?;
-                remove(&journal::path(&self.folder, number))?;
+                self.disk.remove(&snapshot::name(number))?;
+                self.disk.remove(&journal::name(number))?;
             }
         }
-        seal::sync_folder(&self.folder)
+        self.disk.sync_names()
     }
 
     /// Bytes in the journal that is written now.
@@ -410,40 +476,26 @@ fn gateway_id(folder: &Path) -> Result<String, StateError> {
 }
 
 /// Removes what a process that was killed had not put into place.
-fn remove_unfinished(folder: &Path) -> io::Result<()> {
-    for entry in std::fs::read_dir(folder)? {
-        let path = entry?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if name.starts_with("snapshot.") && name.ends_with(".new") {
-            remove(&path)?;
-        }
-    }
-    Ok(())
+fn remove_unfinished(disk: &dyn Disk) -> io::Result<()> {
+    let names = disk.names()?;
+    let mut unfinished = names.iter().filter(|name| name.starts_with("snapshot.") && name.ends_with(".new"));
+    unfinished.try_for_each(|name| disk.remove(name))
 }
 
 /// The numbers of all snapshots and journals, some of them twice.
-fn numbers(folder: &Path) -> io::Result<Vec<u64>> {
-    numbers_of(folder, &["snapshot.", "journal."])
+fn numbers(disk: &dyn Disk) -> io::Result<Vec<u64>> {
+    numbers_of(disk, &["snapshot.", "journal."])
 }
 
-fn snapshots(folder: &Path) -> io::Result<Vec<u64>> {
-    numbers_of(folder, &["snapshot."])
+fn snapshots(disk: &dyn Disk) -> io::Result<Vec<u64>> {
+    numbers_of(disk, &["snapshot."])
 }
 
-fn numbers_of(folder: &Path, prefixes: &[&str]) -> io::Result<Vec<u64>> {
+fn numbers_of(disk: &dyn Disk, prefixes: &[&str]) -> io::Result<Vec<u64>> {
     let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder)? {
-        let name = entry?.file_name();
-        let Some(name) = name.to_str() else { continue };
+    for name in disk.names()? {
         let number = prefixes.iter().find_map(|prefix| name.strip_prefix(prefix));
         found.extend(number.and_then(|number| number.parse::<u64>().ok()));
     }
     Ok(found)
-}
-
-fn remove(path: &Path) -> io::Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        Ok(()) | Err(_) => Ok(()),
-    }
 }

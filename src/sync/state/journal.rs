@@ -1,37 +1,34 @@
 //! Changes since the snapshot of the same number, one record each, every record with its own code
 //! and a sequence number that the next goes on from.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::io;
 
 use super::codec::{Put, Reader};
-use super::seal::{self, Broken, MacKey, TAG_BYTES};
+use super::disk::{Disk, DiskFile};
+use super::seal::{Broken, MacKey, TAG_BYTES};
 use crate::store::StoreId;
 use crate::table::Row;
 
 const MAGIC: &[u8; 8] = b"KWJRNL01";
 
 /// The file of a journal.
-pub(super) fn path(folder: &Path, number: u64) -> PathBuf {
-    folder.join(format!("journal.{number}"))
+pub(super) fn name(number: u64) -> String {
+    format!("journal.{number}")
 }
 
 /// One journal, open for adding to its end.
 #[derive(Debug)]
 pub(super) struct Journal {
-    file: File,
+    file: Box<dyn DiskFile>,
     bytes: u64,
 }
 
 impl Journal {
     /// Opens the journal of this number, empty where it is new.
-    pub(super) fn open(folder: &Path, number: u64) -> io::Result<Self> {
-        let path = path(folder, number);
-        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
-        let bytes = file.metadata()?.len();
-        seal::sync_folder(folder)?;
+    pub(super) fn open(disk: &dyn Disk, number: u64) -> io::Result<Self> {
+        let file = disk.append(&name(number))?;
+        let bytes = file.bytes()?;
+        disk.sync_names()?;
         Ok(Self { file, bytes })
     }
 
@@ -53,11 +50,11 @@ impl Journal {
             bytes.put_bytes(&body);
             bytes.put_bytes(mac.sign().as_ref());
         }
-        let written = self.file.write_all(&bytes).and_then(|()| self.file.sync_data());
+        let written = self.file.write_all(&bytes).and_then(|()| self.file.sync());
         if written.is_err() {
             // Half a record must not stand before the next. Should this fail too, the caller
             // begins another file, and readers stop at the half record in this one.
-            self.file.set_len(self.bytes)?;
+            self.file.cut(self.bytes)?;
         }
         written?;
         self.bytes += bytes.len() as u64;
@@ -79,8 +76,8 @@ pub(super) struct Entries {
 }
 
 /// Reads a journal; a missing one is empty.
-pub(super) fn read(folder: &Path, number: u64, key: &MacKey) -> Result<Entries, Broken> {
-    let bytes = match std::fs::read(path(folder, number)) {
+pub(super) fn read(disk: &dyn Disk, number: u64, key: &MacKey) -> Result<Entries, Broken> {
+    let bytes = match disk.read(&name(number)) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Entries::default()),
         Err(error) => return Err(Broken::Io(error)),

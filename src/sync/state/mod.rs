@@ -8,6 +8,7 @@
 
 mod codec;
 mod dir;
+mod disk;
 mod high_water;
 mod journal;
 mod seal;
@@ -15,5 +16,7 @@ mod snapshot;
 
 pub use dir::StateError;
 pub(super) use dir::{Limits, Restored, StateDir};
+#[cfg(test)]
+pub(super) use disk::{Disk, DiskFile};
 pub use seal::MacKey;
 pub(super) use snapshot::Plan;
