@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyward::clock::{Clock, SystemClock};
-use keyward::key::{Event, Key, ProjectId, Subject, TokenHash, User};
+use keyward::key::{Event, Key, Subject, TokenHash, User};
 use keyward::store::{
     Answer, Batch, BoxFuture, CommitId, Cursor, EventQuery, KeyPage, KeyQuery, NumberedSecret, Outcome, OwnedKey, Plan,
-    Poll, ReadRequest, Reading, RefusalQuery, RefusalTally, Row, Store, StoreError, StoreId, UsageUpdate,
+    Poll, ReadRequest, Reading, RefusalQuery, RefusalTally, Row, StageId, Staging, Store, StoreError, StoreId, UsageUpdate, UserQuery,
 };
 
 /// The store: keys by number.
@@ -94,7 +94,15 @@ impl Store for Generated {
         no()
     }
 
-    fn list_users(&self, _project: Option<ProjectId>) -> Answer<'_, Vec<User>> {
+    fn list_users(&self, _query: UserQuery) -> Answer<'_, Vec<User>> {
+        no()
+    }
+
+    fn stage(&self, _staging: Staging) -> Answer<'_, Duration> {
+        no()
+    }
+
+    fn unstage(&self, _stage: StageId) -> Answer<'_, ()> {
         no()
     }
 

@@ -24,6 +24,6 @@ pub use metrics::AdminMetrics;
 pub use openapi::document as openapi_document;
 pub use settings::{Settings, Surface};
 pub use v1::{
-    ChangedKey, KeyShape, KeyWhole, LineageMember, Minted, NewWebhookSecret, Replacement, Revocation, Routes,
-    UserShape, own_flags,
+    ChangedKey, ConfirmationShape, GatewayShape, KeyShape, KeyWhole, LineageMember, Minted, NewWebhookSecret,
+    Replacement, Revocation, Routes, UserShape, own_flags,
 };

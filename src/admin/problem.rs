@@ -80,6 +80,10 @@ codes! {
     NotFound = "not_found", 404, "There is no such key";
     /// No such user.
     UserNotFound = "user_not_found", 404, "There is no such user";
+    /// No such gateway.
+    GatewayNotFound = "gateway_not_found", 404, "There is no such gateway";
+    /// No such revision, or not yet.
+    RevisionNotFound = "revision_not_found", 404, "There is no such revision";
     /// No such endpoint.
     NoRoute = "no_route", 404, "Nothing is served here";
     /// Another method.
@@ -112,6 +116,8 @@ codes! {
     UnsupportedMediaType = "unsupported_media_type", 415, "The body must be application/json";
     /// A fault of this program.
     Internal = "internal", 500, "A fault of the gateway";
+    /// A store without a list of gateways.
+    GatewaysNotKnown = "gateways_not_known", 501, "The store does not know its gateways";
     /// No randomness.
     NoRandomness = "no_randomness", 500, "The operating system gave no randomness";
     /// The store failed.
@@ -249,6 +255,11 @@ impl From<ManageError> for Refusal {
             ManageError::UserNotFound { id } => {
                 Self::new(Code::UserNotFound, format!("no user {id:?} that the calling key could know of"))
             }
+            ManageError::GatewayNotFound { .. } => Self::new(Code::GatewayNotFound, said),
+            ManageError::GatewaysNotKnown { .. } => {
+                Self::new(Code::GatewaysNotKnown, "the store does not know its gateways")
+            }
+            ManageError::RevisionNotFound { .. } => Self::new(Code::RevisionNotFound, said),
             ManageError::UserDeleted { .. } => Self::new(Code::UserDeleted, said),
             ManageError::KeyRevoked { id } => Self { key: Some(id), ..Self::new(Code::KeyRevoked, said) },
             ManageError::NotRotatable { id, .. } => Self { key: Some(id), ..Self::new(Code::NotRotatable, said) },
@@ -300,7 +311,7 @@ pub(super) fn without_tokens(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for piece in text.split_inclusive(|letter: char| !is_part(letter)) {
         let run = piece.trim_end_matches(|letter: char| !is_part(letter));
-        let is_id = run.starts_with("key_") || run.starts_with("lin_");
+        let is_id = ["key_", "lin_", "gw_"].iter().any(|prefix| run.starts_with(prefix));
         let longest = run.split(|letter: char| !letter.is_ascii_alphanumeric()).map(str::len).max().unwrap_or(0);
         if (longest >= 32 && !is_id) || run.starts_with("eyJ") {
             shown.push_str("***");

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::config::Fault;
+use crate::config::{Config, Fault};
 use crate::listen::BindFault;
 use crate::manage::ManageError;
 use crate::secret::NoRandomness;
@@ -18,9 +18,6 @@ pub enum AppError {
     /// The configuration has faults.
     #[error("{}", lines(.0))]
     Config(Vec<Fault>),
-    /// Certificates have faults.
-    #[error("{}", lines(.0))]
-    Certificates(Vec<CertificateFault>),
     /// The deny list cannot be read.
     #[error("the deny list {} cannot be read: {cause}", .path.display())]
     DenyFile {
@@ -159,7 +156,6 @@ impl AppError {
     pub fn is_configuration(&self) -> bool {
         match self {
             Self::Config(_)
-            | Self::Certificates(_)
             | Self::DenyFile { .. }
             | Self::RestartNeeded { .. }
             | Self::Occupied { .. }
@@ -174,7 +170,8 @@ impl AppError {
                 StoreError::Unavailable { .. }
                 | StoreError::Damaged { .. }
                 | StoreError::Replaced { .. }
-                | StoreError::DuplicateToken { .. } => false,
+                | StoreError::DuplicateToken { .. }
+                | StoreError::StageLost { .. } => false,
             },
             Self::State(error) => matches!(error, StateError::InUse(_)),
             Self::Listen { .. }
@@ -192,6 +189,11 @@ impl AppError {
             | Self::Metrics(_)
             | Self::Runtime { .. } => false,
         }
+    }
+
+    /// What is wrong with certificates that `table` of `config` names.
+    pub(super) fn certificates(config: &Config, table: &str) -> impl FnOnce(Vec<CertificateFault>) -> Self {
+        move |faults| Self::Config(config.certificate_faults(table, &faults))
     }
 
     pub(super) fn file(doing: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {

@@ -4,6 +4,7 @@
 mod channel;
 mod echo;
 mod error;
+mod examine;
 mod init;
 mod management;
 mod opening;

@@ -9,6 +9,7 @@ mod completions;
 mod events;
 mod explain;
 mod failure;
+mod gateways;
 mod health;
 mod init;
 mod keys;
@@ -60,6 +61,7 @@ fn execute(arguments: &[OsString]) -> Result<(), Failure> {
         Command::Users(args) => users::run(args, &mut output),
         Command::Secrets(args) => secrets::run(args, &mut output),
         Command::Events(args) => events::run(args, &mut output),
+        Command::Gateways(args) => gateways::run(args, &mut output),
         Command::Health(args) => health::run(&args, &mut output),
         Command::Openapi(args) => openapi::run(&args, &mut output),
         Command::Completions(args) => completions::run(&args, &mut output),

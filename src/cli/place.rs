@@ -140,7 +140,6 @@ impl From<AppError> for Failure {
         let told = crate::report::Chain(&error);
         match &error {
             AppError::Config(faults) => Self::config(faults),
-            AppError::Certificates(faults) => Self::config(faults),
             _ if error.is_configuration() => Self::config([told]),
             _ => Self::failed(told),
         }

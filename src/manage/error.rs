@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::key::{KeyId, Status, UserId};
 use crate::secret::NoRandomness;
-use crate::store::StoreError;
+use crate::store::{GatewayId, StoreError};
 
 /// Why a change or a read was refused. Nothing was changed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -36,6 +36,26 @@ pub enum ManageError {
     UserNotFound {
         /// Which user.
         id: UserId,
+    },
+    /// There is no such gateway.
+    #[error("no gateway {id}; `keyward gateways` shows those that are known")]
+    GatewayNotFound {
+        /// Which gateway.
+        id: GatewayId,
+    },
+    /// The store keeps no list of its gateways.
+    #[error("the store {store} does not know its gateways")]
+    GatewaysNotKnown {
+        /// Which store.
+        store: String,
+    },
+    /// There is no such revision yet.
+    #[error("no revision {found} yet; the newest is {newest}")]
+    RevisionNotFound {
+        /// What was asked for.
+        found: u64,
+        /// The newest there is.
+        newest: u64,
     },
     /// The user was deleted, and its id is not used again.
     #[error("user {id:?} was deleted, and a deleted user's id is never used again; choose another")]
@@ -234,6 +254,9 @@ impl ManageError {
             Self::FormatNotAvailable { .. } => "format_not_available",
             Self::KeyNotFound { .. } => "not_found",
             Self::UserNotFound { .. } => "user_not_found",
+            Self::GatewayNotFound { .. } => "gateway_not_found",
+            Self::GatewaysNotKnown { .. } => "gateways_not_known",
+            Self::RevisionNotFound { .. } => "revision_not_found",
             Self::UserDeleted { .. } => "user_deleted",
             Self::KeyRevoked { .. } => "key_revoked",
             Self::NotRotatable { .. } => "not_rotatable",

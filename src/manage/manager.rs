@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::gateways::Glances;
 use super::may::{Acting, Operation, Target};
 use super::mint::Minter;
 use super::once::Once;
 use super::plan::{self, Plan};
 use super::refusals::Refusals;
+use super::staged::IMPORTED_AT_ONCE_MAX;
 use super::{
     Answered, Authenticated, Caller, Changed, Created, ImportOptions, Imported, ImportedKey, KeyChange, KeyList,
     KeyView, ManageError, NewKey, RevokeScope, Revoked, Rotated, UserDeleted, UserPatch, UserSet, Webhooks, import,
@@ -21,7 +23,7 @@ use crate::clock::Timestamp;
 use crate::key::{Event, Key, KeyId, MintJwt, ProjectId, Stamp, Subject, Token, TokenHash, TokenPrefix, User, UserId};
 use crate::store::{
     Changes, Committed, Cursor, EventQuery, Keep, KeyQuery, KeyUsage, Planned, ReadRequest, Reading, RefusalQuery,
-    RefusalTally, SharedStore, StoreError, UsageUpdate,
+    RefusalTally, SharedStore, StoreError, UsageUpdate, UserQuery,
 };
 
 /// How many keys a user may have that mints its own, where nothing else is said.
@@ -43,6 +45,7 @@ pub struct Manager {
     minter: Minter,
     keys_per_user_max: usize,
     counted: Arc<Counted>,
+    pub(super) fleet: Arc<Glances>,
     pub(super) webhooks: Option<Webhooks>,
 }
 
@@ -145,7 +148,7 @@ impl Asked {
 type Render<U> = Box<dyn Fn(&U) -> Vec<u8> + Send>;
 
 /// What a plan of an import comes to.
-type TakenIn = Result<Plan<Vec<Key>>, ManageError>;
+pub(super) type TakenIn = Result<Plan<Vec<Key>>, ManageError>;
 
 /// The answer to keep of a request that is done once.
 pub(super) struct Kept<U> {
@@ -172,7 +175,14 @@ impl Manager {
     #[must_use]
     pub fn new(store: SharedStore, prefix: TokenPrefix) -> Self {
         let minter = Minter { prefix, jwt: None };
-        Self { store, minter, keys_per_user_max: KEYS_PER_USER_MAX, counted: Arc::default(), webhooks: None }
+        Self {
+            store,
+            minter,
+            keys_per_user_max: KEYS_PER_USER_MAX,
+            counted: Arc::default(),
+            fleet: Arc::default(),
+            webhooks: None,
+        }
     }
 
     /// This manager, minting keys in JWT form by `jwt`.
@@ -387,7 +397,7 @@ impl Manager {
     }
 
     /// Imports keys: all rows in one revision, or none. A dry run checks the same and writes
-    /// nothing.
+    /// nothing. Many rows are put aside in batches first, between which others write.
     ///
     /// # Errors
     /// [`ManageError::Import`] with every row that is refused; when the caller may not, or the
@@ -398,10 +408,14 @@ impl Manager {
         rows: Vec<ImportedKey>,
         options: ImportOptions,
     ) -> Result<Imported, ManageError> {
+        let lines: Vec<_> = rows.iter().map(|row| (row.line, import::other_hash_of(&row.secret))).collect();
         let (asked, mut plan) = self.taking_in(caller, rows, options);
         if options.dry_run {
             let reading = self.asked(caller, asked.read).await?;
             return Ok(Imported { keys: plan(&reading)?.outcome, committed: None });
+        }
+        if lines.len() > IMPORTED_AT_ONCE_MAX {
+            return self.import_staged(caller, asked, plan, lines).await;
         }
         self.change(caller, asked, plan, imported).await
     }
@@ -427,7 +441,7 @@ impl Manager {
         self.change_once(caller, asked, plan, imported, kept).await
     }
 
-    fn taking_in(
+    pub(super) fn taking_in(
         &self,
         caller: &Caller,
         rows: Vec<ImportedKey>,
@@ -603,9 +617,7 @@ impl Manager {
             Some(scope) => narrowed("project_id", project, scope.project.as_ref())?,
             None => project,
         };
-        let mut users = self.store.list_users(project).await?;
-        users.retain(|user| !user.deleted);
-        Ok(users)
+        Ok(self.store.list_users(UserQuery { project, undeleted: true, ..UserQuery::default() }).await?)
     }
 
     /// Events, oldest first. An event may be of any project, so only whoever manages all of them
@@ -737,13 +749,25 @@ impl Manager {
             Err(StoreError::DuplicateToken { existing, .. }) => ManageError::DuplicateToken { existing },
             Err(error) => return Err(error.into()),
         };
-        if refused.is_refusal() {
-            let now = came.lock().now;
-            if let Some(due) = self.counted.refusals.count(caller, operation, subject, &refused, now) {
-                self.write_refusals(due).await;
-            }
+        let now = came.lock().now;
+        Err(self.refused(caller, operation, subject, refused, now).await)
+    }
+
+    /// Counts what was refused for the audit log.
+    pub(super) async fn refused(
+        &self,
+        caller: &Caller,
+        operation: &'static str,
+        subject: Option<Subject>,
+        error: ManageError,
+        now: Timestamp,
+    ) -> ManageError {
+        if error.is_refusal()
+            && let Some(due) = self.counted.refusals.count(caller, operation, subject, &error, now)
+        {
+            self.write_refusals(due).await;
         }
-        Err(refused)
+        error
     }
 }
 
@@ -777,7 +801,7 @@ fn decision<T: 'static, U: Send + 'static>(
             }
         };
         came.lock().done = Some((done, answer));
-        Ok(Changes { actor: caller.actor(), from: caller.address(), changes, keep })
+        Ok(Changes { from: caller.address(), keep, ..Changes::by(caller.actor(), changes) })
     };
     move |reading| decide(reading).map_err(|stop| Box::new(stop) as Box<dyn Any + Send>)
 }
@@ -797,10 +821,10 @@ fn revocation(id: KeyId, scope: RevokeScope) -> Asked {
 }
 
 /// What is of all projects is for whoever manages all of them.
-fn all_projects(acting: Acting<'_>) -> Result<(), ManageError> {
+pub(super) fn all_projects(acting: Acting<'_>) -> Result<(), ManageError> {
     match acting.scope()? {
         Some(scope) if scope.project.is_some() || scope.environment.is_some() => {
-            Err(ManageError::OutOfScope { field: "project_id", found: "the events of all projects".to_owned() })
+            Err(ManageError::OutOfScope { field: "project_id", found: "what is of all projects".to_owned() })
         }
         Some(_) | None => Ok(()),
     }

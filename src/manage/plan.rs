@@ -42,7 +42,7 @@ pub(super) fn create(
 ) -> Result<Plan<Minted>, ManageError> {
     let acting = Acting::of(caller, reading)?;
     let now = reading.now;
-    let user = check::owner(new.user.as_ref(), new.project.as_ref(), reading, acting)?;
+    let user = check::owner(new.user.as_ref(), new.project.as_ref(), |id| reading.user(id), acting)?;
     let id = KeyId::mint(now, secret::random()?);
     let mut key = Key {
         id,

@@ -14,10 +14,12 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use super::{Answer, Claim, Claimed, Delivery, NewDelivery, RotationCounts, RotationStore, Settlement, Unannounced};
 use super::{
     Batch, BoxFuture, Committed, Cursor, EventQuery, KeyPage, KeyQuery, NumberedSecret, Planned, Poll, ReadRequest,
-    Reading, RefusalQuery, RefusalTally, SharedStore, Store, StoreError, StoreId, UsageUpdate, check_secrets,
+    Reading, RefusalQuery, RefusalTally, SharedStore, StageId, Staging, Store, StoreError, StoreId, UsageUpdate,
+    UserQuery, check_secrets,
 };
+use super::{Fleet, FleetStore, GatewayId, GatewayReport, Incarnation, Reported};
 use crate::clock::Timestamp;
-use crate::key::{Event, Key, LineageId, ProjectId, Stamp, Subject, TokenHash, User};
+use crate::key::{Event, Key, LineageId, Stamp, Subject, TokenHash, User};
 
 /// Opens the store. Blocks on it.
 pub type Opener = Arc<dyn Fn() -> Result<SharedStore, StoreError> + Send + Sync>;
@@ -94,12 +96,24 @@ impl Store for AwaitedStore {
         Some(self)
     }
 
+    fn fleet(&self) -> Option<&dyn FleetStore> {
+        Some(self)
+    }
+
     fn mutate(
         &self,
         read: ReadRequest,
         plan: Box<dyn FnMut(&Reading) -> Planned + Send>,
     ) -> BoxFuture<'_, Result<Result<Committed, Box<dyn std::any::Any + Send>>, StoreError>> {
         Box::pin(async move { self.store().await?.mutate(read, plan).await })
+    }
+
+    fn stage(&self, staging: Staging) -> Answer<'_, Duration> {
+        Box::pin(async move { self.store().await?.stage(staging).await })
+    }
+
+    fn unstage(&self, stage: StageId) -> Answer<'_, ()> {
+        Box::pin(async move { self.store().await?.unstage(stage).await })
     }
 
     fn read(&self, read: ReadRequest) -> BoxFuture<'_, Result<Reading, StoreError>> {
@@ -114,8 +128,8 @@ impl Store for AwaitedStore {
         Box::pin(async move { self.store().await?.list_keys(query).await })
     }
 
-    fn list_users(&self, project: Option<ProjectId>) -> BoxFuture<'_, Result<Vec<User>, StoreError>> {
-        Box::pin(async move { self.store().await?.list_users(project).await })
+    fn list_users(&self, query: UserQuery) -> BoxFuture<'_, Result<Vec<User>, StoreError>> {
+        Box::pin(async move { self.store().await?.list_users(query).await })
     }
 
     fn list_events(&self, query: EventQuery) -> BoxFuture<'_, Result<Vec<Event>, StoreError>> {
@@ -220,6 +234,34 @@ impl RotationStore for AwaitedStore {
 
     fn forget_deliveries(&self, before: Timestamp) -> Answer<'_, usize> {
         Box::pin(async move { rotation_of(self.store().await?)?.forget_deliveries(before).await })
+    }
+}
+
+/// The part of `store` that knows its gateways.
+fn fleet_of(store: &SharedStore) -> Result<&dyn FleetStore, StoreError> {
+    let none = || StoreError::Unavailable { store: store.name().to_owned(), cause: "it knows no gateways".to_owned() };
+    store.fleet().ok_or_else(none)
+}
+
+impl FleetStore for AwaitedStore {
+    fn register(&self, report: GatewayReport, beside: Vec<Incarnation>) -> Answer<'_, ()> {
+        Box::pin(async move { fleet_of(self.store().await?)?.register(report, beside).await })
+    }
+
+    fn report(&self, report: GatewayReport) -> Answer<'_, Reported> {
+        Box::pin(async move { fleet_of(self.store().await?)?.report(report).await })
+    }
+
+    fn leave(&self, ended: Vec<Incarnation>) -> Answer<'_, ()> {
+        Box::pin(async move { fleet_of(self.store().await?)?.leave(ended).await })
+    }
+
+    fn forget(&self, gateway: GatewayId) -> Answer<'_, usize> {
+        Box::pin(async move { fleet_of(self.store().await?)?.forget(gateway).await })
+    }
+
+    fn gateways(&self) -> Answer<'_, Fleet> {
+        Box::pin(async move { fleet_of(self.store().await?)?.gateways().await })
     }
 }
 

@@ -485,9 +485,10 @@ pub(super) async fn a_list_keeps_to_its_filters_and_limit(f: Fixture) {
     let update = UsageUpdate { key: key(1).id, last_used_at: day(30), count: 1 };
     f.store.record_usage("a".to_owned(), vec![update]).await.expect("usage is stored");
     assert_eq!(list(KeyQuery { unused_for_days: Some(30), ..all() }).await, [6, 5, 4, 3, 2]);
-    let users = f.store.list_users(None).await.expect("users");
+    let users = f.store.list_users(UserQuery::default()).await.expect("users");
     assert_eq!(users.len(), 1);
-    assert_eq!(f.store.list_users("acme".parse().ok()).await.expect("users"), []);
+    let of_acme = UserQuery { project: "acme".parse().ok(), ..UserQuery::default() };
+    assert_eq!(f.store.list_users(of_acme).await.expect("users"), []);
 }
 
 pub(super) async fn events_are_listed_in_order(f: Fixture) {

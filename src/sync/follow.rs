@@ -17,6 +17,7 @@ use super::Settings;
 use super::loan::{Ask, Holding};
 use super::metrics::{Alarm, SyncMetrics, shown};
 use super::reconcile::{Place, Repair};
+use super::report::Reporter;
 use super::retell::Retelling;
 use super::state::{Plan, Restored, StateDir};
 use crate::clock::{Clock, Timestamp};
@@ -35,6 +36,11 @@ pub(super) struct Follower {
     pub(super) state: Arc<Mutex<StateDir>>,
     pub(super) wake: Arc<Notify>,
     retelling: Retelling,
+    reporter: Arc<Reporter>,
+    /// The store was asked to know this process, before anything of it was loaded.
+    entered: bool,
+    /// Something ended since what is applied was last reported.
+    ends: bool,
     at: Cursor,
     /// The store that is followed, once one is.
     following: Option<StoreId>,
@@ -74,6 +80,10 @@ struct Snapshots {
     begun_at: Option<Instant>,
     writing: Option<tokio::task::JoinHandle<std::io::Result<()>>>,
     plan: Option<Arc<Plan>>,
+    /// Nothing is reported before one is written of what was loaded.
+    awaited: bool,
+    /// The one that is being written was begun before everything was loaded anew.
+    outdated: bool,
 }
 
 /// Why following did not get on.
@@ -121,9 +131,15 @@ struct Staged {
     load: Option<Load>,
     /// Rows that cannot be read, with why.
     damaged: Vec<(Damaged, Stamp, String)>,
+    /// What has ended of what went into the load, as far as that is little.
+    ended: Vec<Row>,
     handed: u64,
     end: Option<Poll>,
 }
+
+/// So much that has ended is written into the journal when everything was read. Where it is more, the
+/// snapshot is waited for.
+const ENDED_MAX: usize = 20_000;
 
 impl Staged {
     fn take(&mut self, batch: Batch) {
@@ -144,17 +160,19 @@ impl Staged {
 
     fn key(&mut self, key: KeyRow) {
         self.handed += 1;
-        match &self.load {
-            Some(load) => load.key(&key.view()),
-            None => self.rows.push(Row::Key(Box::new(key))),
+        let Some(load) = &self.load else { return self.rows.push(Row::Key(Box::new(key))) };
+        load.key(&key.view());
+        if key.states.is_terminal() && self.ended.len() <= ENDED_MAX {
+            self.ended.push(Row::Key(Box::new(key)));
         }
     }
 
     fn user(&mut self, user: UserRow) {
         self.handed += 1;
-        match &self.load {
-            Some(load) => load.user(&user),
-            None => self.rows.push(Row::User(user)),
+        let Some(load) = &self.load else { return self.rows.push(Row::User(user)) };
+        load.user(&user);
+        if user.deleted && self.ended.len() <= ENDED_MAX {
+            self.ended.push(Row::User(user));
         }
     }
 }
@@ -170,6 +188,7 @@ impl Follower {
         state: Arc<Mutex<StateDir>>,
         wake: Arc<Notify>,
         retelling: Retelling,
+        reporter: Arc<Reporter>,
         asked: mpsc::UnboundedReceiver<Ask>,
         (place, repairs): (Place, mpsc::UnboundedReceiver<Repair>),
     ) -> Self {
@@ -182,6 +201,9 @@ impl Follower {
             state,
             wake,
             retelling,
+            reporter,
+            entered: false,
+            ends: false,
             at: Cursor::default(),
             following: None,
             restored: false,
@@ -210,7 +232,7 @@ impl Follower {
         let _merged = self.table.swap(restored.load, 100);
         self.table.set_reached(restored.cursor.revision);
         self.table.contact_made(restored.contact_at);
-        self.table.report(restored.cursor.revision);
+        self.report();
         // Journal and snapshot become one again.
         self.snapshots.lacking_since = Some(Instant::now());
         let silent = self.clock.now().since(restored.contact_at);
@@ -270,7 +292,8 @@ impl Follower {
             }
         };
         let silent = self.contact.map(|contact| self.clock.monotonic().saturating_duration_since(contact));
-        self.table.set_overdue(silent.is_some_and(|silent| silent > self.settings.max_staleness));
+        let silent = silent.is_some_and(|silent| silent > self.settings.max_staleness);
+        self.table.set_overdue(silent || self.reporter.is_given_up());
         self.settle().await;
         self.show();
         pause
@@ -278,7 +301,13 @@ impl Follower {
 
     async fn catch_up(&mut self) -> Result<(), Stuck> {
         let finds = self.table.finds();
-        let poll = self.poll().await?;
+        let mut poll = self.poll().await?;
+        if !self.entered {
+            // Whoever commits after what is loaded now was committed finds this process in the store.
+            self.entered = true;
+            self.reporter.register().await;
+            poll = self.poll().await?;
+        }
         self.metrics.lag.set(shown(poll.newest.revision.saturating_sub(self.at.revision)));
         if self.following.is_some_and(|following| following != poll.store) {
             self.alarm(Alarm::OtherStore, "the store is another one than was followed");
@@ -408,6 +437,7 @@ impl Follower {
             self.metrics.alarm(Alarm::Full, applied.full);
             tracing::error!(rows = applied.full, "no room in the table: these keys are refused");
         }
+        self.ends |= !applied.changed.is_empty();
         self.owed.rows.extend(applied.changed);
         self.snapshots.lacking_since.get_or_insert_with(Instant::now);
     }
@@ -442,7 +472,7 @@ impl Follower {
         let keys = u64::try_from(self.table.keys()).unwrap_or(u64::MAX);
         let spread = Duration::from_millis(keys.saturating_mul(1_000) / KEYS_A_SECOND).min(SPREAD_MAX);
         let mut hasher = std::hash::DefaultHasher::new();
-        (self.state.lock().gateway(), self.at.commit).hash(&mut hasher);
+        (self.state.lock().gateway().digits(), self.at.commit).hash(&mut hasher);
         let part = u32::try_from(hasher.finish() % 1_000).unwrap_or(0) + 1;
         spread.saturating_mul(part) / 1_000
     }
@@ -478,12 +508,20 @@ impl Follower {
         self.following = Some(end.store);
         self.state.lock().set_store(end.store);
         self.at = end.newest;
+        self.reporter.begin_anew();
+        self.ends = true;
         // Nothing that was remembered is all of what lies in the table now. Until a snapshot is written
         // it is all that remembers what the store has forgotten, together with what is owed.
         self.owed.rows.extend(std::mem::take(&mut merged.rows));
+        if staged.ended.len() > ENDED_MAX {
+            self.snapshots.awaited = true;
+        } else {
+            self.owed.rows.append(&mut staged.ended);
+        }
         self.owed.forget = true;
         self.snapshots.lacking_since = Some(Instant::now());
         self.snapshots.begun_at = None;
+        self.snapshots.outdated = self.snapshots.writing.is_some();
         self.metrics.reloads.inc();
         tracing::info!(keys, revision = end.newest.revision, "loaded the key set from the store");
         for key in &merged.keys {
@@ -504,10 +542,10 @@ impl Follower {
             Holding::Ours => {}
             // It would not survive a crash of both.
             Holding::Lent if self.owes() => return,
-            Holding::Lent => return self.table.report(self.at.revision),
+            Holding::Lent => return self.report(),
             Holding::Given => {
                 self.owed = Owed::default();
-                return self.table.report(self.at.revision);
+                return self.report();
             }
         }
         let (contact_at, now) = (self.contact_at(), self.clock.now());
@@ -540,7 +578,16 @@ impl Follower {
                 }
             }
         }
+        self.report();
+    }
+
+    /// Everything up to where this stands is applied, and remembered.
+    fn report(&mut self) {
+        if self.snapshots.awaited {
+            return;
+        }
         self.table.report(self.at.revision);
+        self.reporter.applied(self.at, self.table.version(), std::mem::take(&mut self.ends));
     }
 
     /// Whether something is applied and not remembered.
@@ -665,7 +712,12 @@ impl Follower {
             Err(panicked) => Err(panicked),
         };
         match finished {
-            Ok(Ok(())) => self.metrics.snapshot_at.set(plan.taken_at().seconds()),
+            Ok(Ok(())) => {
+                self.metrics.snapshot_at.set(plan.taken_at().seconds());
+                if !std::mem::take(&mut self.snapshots.outdated) && std::mem::take(&mut self.snapshots.awaited) {
+                    self.settle().await;
+                }
+            }
             Ok(Err(error)) => self.snapshot_failed(&error),
             Err(panicked) => self.snapshot_failed(&panicked),
         }

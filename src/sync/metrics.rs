@@ -24,6 +24,8 @@ pub struct SyncMetrics {
     pub(super) rows_compared: IntCounter,
     differences: IntCounterVec,
     pub(super) reconciled_at: IntGauge,
+    pub(super) reported: IntGauge,
+    pub(super) report_failures: IntCounter,
 }
 
 /// What kind of divergence was found.
@@ -147,6 +149,14 @@ impl SyncMetrics {
                 "keyward_reconciled_timestamp_seconds",
                 "When everything in the store had last been held against the table; 0 for not yet.",
             ),
+            reported: gauge(
+                "keyward_sync_reported_revision",
+                "The newest revision that the store was told is in force here, open streams included.",
+            ),
+            report_failures: counter(
+                "keyward_sync_report_failures_total",
+                "Times the store could not be told how far this gateway is.",
+            ),
         }
     }
 
@@ -164,13 +174,20 @@ impl SyncMetrics {
             &self.snapshot_at,
             &self.journal_bytes,
             &self.reconciled_at,
+            &self.reported,
         ] {
             registry.register(Box::new(gauge.clone()))?;
         }
         for family in [&self.store_errors, &self.misses, &self.alarms, &self.differences] {
             registry.register(Box::new(family.clone()))?;
         }
-        for counter in [&self.snapshot_failures, &self.reloads, &self.usage_written, &self.rows_compared] {
+        for counter in [
+            &self.snapshot_failures,
+            &self.reloads,
+            &self.usage_written,
+            &self.rows_compared,
+            &self.report_failures,
+        ] {
             registry.register(Box::new(counter.clone()))?;
         }
         Ok(())
@@ -191,6 +208,11 @@ impl SyncMetrics {
     #[cfg(test)]
     pub(super) fn differences_of(&self, kind: &str) -> u64 {
         self.differences.with_label_values(&[kind]).get()
+    }
+
+    /// The store was found damaged by somebody who looked through it.
+    pub fn store_is_damaged(&self) {
+        self.alarm(Alarm::Damaged, 1);
     }
 
     #[cfg(test)]

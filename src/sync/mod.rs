@@ -12,6 +12,7 @@ mod loan;
 mod metrics;
 mod misses;
 mod reconcile;
+mod report;
 mod retell;
 mod settings;
 #[cfg(test)]
@@ -24,6 +25,7 @@ mod usage;
 
 pub use loan::StateLoan;
 pub use metrics::SyncMetrics;
+pub use report::StalePolicy;
 pub use retell::{Reassert, Reasserted};
 pub use settings::{FailureLimit, Settings};
 pub use start::{Handle, Parts, Runner, Sync};

@@ -13,11 +13,13 @@ use super::loan::StateLoan;
 use super::metrics::{Alarm, SyncMetrics};
 use super::misses::Misses;
 use super::reconcile::{Place, Reconciler};
+use super::report::{Reporter, ReporterParts, StalePolicy};
 use super::retell::{Reassert, Retelling};
 use super::state::{Limits, MacKey, StateDir, StateError};
 use super::usage::Flusher;
 use crate::clock::{Clock, Timestamp};
-use crate::store::SharedStore;
+use crate::secret;
+use crate::store::{Incarnation, SharedStore};
 use crate::table::{MissResolver, Table};
 
 /// What following needs.
@@ -37,6 +39,8 @@ pub struct Parts {
     pub metrics: Arc<SyncMetrics>,
     /// Who tells the store again what it forgot, if anyone does.
     pub reassert: Option<Arc<dyn Reassert>>,
+    /// What this gateway does once it is stale.
+    pub stale_policy: Arc<dyn StalePolicy>,
     /// The lock of the state folder, where another process lends it.
     pub lent_lock: Option<File>,
 }
@@ -67,12 +71,12 @@ impl Sync {
     pub fn start(mut parts: Parts) -> Result<Self, StateError> {
         let lent_lock = parts.lent_lock.take();
         let state = StateDir::open(&parts.settings.state_dir, parts.mac_key.clone(), lent_lock)?;
-        Ok(Self::from(parts, state))
+        Self::from(parts, state)
     }
 
     /// Starts from what `state` holds.
-    pub(super) fn from(parts: Parts, mut state: StateDir) -> Self {
-        let Parts { settings, store, table, clock, metrics, reassert, .. } = parts;
+    pub(super) fn from(parts: Parts, mut state: StateDir) -> Result<Self, StateError> {
+        let Parts { settings, store, table, clock, metrics, reassert, stale_policy, .. } = parts;
         table.set_max_staleness(settings.max_staleness);
         let limits = Limits { snapshot_max_age: settings.snapshot_max_age, accept_old: settings.accept_old_snapshot };
         let restored = state.restore(&table, limits, clock.now()).unwrap_or_else(|fault| {
@@ -83,7 +87,19 @@ impl Sync {
             );
             None
         });
-        let gateway = state.gateway().to_owned();
+        let gateway = state.gateway().clone();
+        let incarnation = Incarnation(u128::from_be_bytes(secret::random()?));
+        let reporter = Arc::new(Reporter::new(ReporterParts {
+            store: Arc::clone(&store),
+            clock: Arc::clone(&clock),
+            metrics: Arc::clone(&metrics),
+            stale_policy,
+            max_staleness: settings.max_staleness,
+            presence: state.tell_presence(incarnation)?,
+            gateway: gateway.clone(),
+            incarnation,
+            reviewed: table.reviewed(),
+        }));
         let wake = Arc::new(Notify::new());
         let limits = (settings.failure_limit, settings.misses_per_second, settings.unknown_grace);
         let misses =
@@ -93,7 +109,7 @@ impl Sync {
             store: Arc::clone(&store),
             clock: Arc::clone(&clock),
             metrics: Arc::clone(&metrics),
-            gateway: gateway.clone(),
+            gateway: gateway.digits().to_owned(),
         };
         let every = settings.usage_flush;
         let (loan, asked) = StateLoan::new();
@@ -116,6 +132,7 @@ impl Sync {
             Arc::new(Mutex::new(state)),
             Arc::clone(&wake),
             Retelling::by(reassert),
+            Arc::clone(&reporter),
             asked,
             (Arc::clone(&place), repaired),
         );
@@ -134,9 +151,9 @@ impl Sync {
             }
             follower.start_from(restored);
         }
-        let handle = Handle { table, wake, gateway: gateway.into() };
-        let runner = Runner { follower, flusher, reconciler, every };
-        Self { misses: Arc::new(misses), handle, loan, runner, clock_floor }
+        let handle = Handle { table, wake, gateway: gateway.digits().into() };
+        let runner = Runner { follower, flusher, reporter, reconciler, every };
+        Ok(Self { misses: Arc::new(misses), handle, loan, runner, clock_floor })
     }
 }
 
@@ -168,21 +185,23 @@ impl Handle {
     }
 }
 
-/// What follows the store, holds the table against it, and writes usage back.
+/// What follows the store, tells it how far it has come, holds the table against it, and writes usage back.
 #[derive(Debug)]
 pub struct Runner {
     pub(super) follower: Follower,
     pub(super) flusher: Flusher,
     pub(super) reconciler: Reconciler,
+    pub(super) reporter: Arc<Reporter>,
     every: Duration,
 }
 
 impl Runner {
     /// Runs until `stop` turns true or its sender is gone, then writes back usage and a last
-    /// snapshot, and lets go of the state folder.
+    /// snapshot, has the store forget this process, and lets go of the state folder.
     pub async fn run(self, stop: watch::Receiver<bool>) {
-        let Self { follower, flusher, reconciler, every } = self;
-        let (mut stopping, reconciling) = (stop.clone(), reconciler.run(stop.clone()));
+        let Self { follower, flusher, reporter, reconciler, every } = self;
+        let (mut stopping, reporting) = (stop.clone(), reporter.run(stop.clone()));
+        let reconciling = reconciler.run(stop.clone());
         let flushing = async {
             while tokio::time::timeout(every, stopping.wait_for(|stop| *stop)).await.is_err() {
                 if flusher.table.contact_lost_at().is_none() {
@@ -191,6 +210,6 @@ impl Runner {
             }
             flusher.flush().await;
         };
-        tokio::join!(follower.run(stop), flushing, reconciling);
+        tokio::join!(follower.run(stop), flushing, reporting, reconciling);
     }
 }

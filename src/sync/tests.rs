@@ -63,6 +63,7 @@ impl House {
             mac_key: MacKey::new(&[7; 32]),
             metrics: Arc::clone(&metrics),
             reassert: None,
+            stale_policy: Arc::new(self.settings.on_stale),
             lent_lock,
         })?;
         Ok(Run { sync, table, metrics, clock: Arc::clone(&self.clock) })
@@ -826,6 +827,7 @@ impl RealHouse {
             mac_key: MacKey::new(&[7; 32]),
             metrics: Arc::clone(&metrics),
             reassert: None,
+            stale_policy: Arc::new(crate::table::OnStale::Serve),
             lent_lock: None,
         });
         Run { sync: sync.expect("the state folder is free"), table, metrics, clock: Arc::clone(&self.clock) }

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use super::content::{Content, Fate, Numbers};
 use super::head::Head;
 use super::load::{Load, LoadRefused, Merged};
+use super::reviews::{Reviewer, Reviews};
 use super::row::{KeyRef, KeyRow, Row, UserRow};
 use super::staleness::{Contact, Freshness};
 use super::usage::Used;
@@ -28,6 +29,7 @@ pub struct Table {
     applied: watch::Sender<u64>,
     changes: watch::Sender<u64>,
     readied: watch::Sender<bool>,
+    reviews: Arc<Reviews>,
     generation: AtomicU64,
     contact: Contact,
 }
@@ -84,6 +86,7 @@ impl Table {
             applied: watch::Sender::new(0),
             changes: watch::Sender::new(0),
             readied: watch::Sender::new(false),
+            reviews: Arc::default(),
             generation: AtomicU64::new(0),
             contact: Contact::none(),
         }
@@ -120,6 +123,20 @@ impl Table {
     #[must_use]
     pub fn version(&self) -> u64 {
         *self.changes.borrow()
+    }
+
+    /// One more who holds streams open, and decides on them again whenever what is known has changed. It
+    /// holds none now.
+    #[must_use]
+    pub fn reviewer(&self) -> Reviewer {
+        self.reviews.join(self.version())
+    }
+
+    /// Up to which [`Table::version`] every stream that is open was decided on again, and cut where it is
+    /// not permitted any more, by all who hold any.
+    #[must_use]
+    pub fn reviewed(&self) -> watch::Receiver<u64> {
+        self.reviews.subscribe()
     }
 
     /// The newest revision applied whole, and remembered across a restart.

@@ -1,9 +1,11 @@
 //! `keyward keys revoke`: ends keys for good.
 
 use clap::ValueEnum;
+use serde::Serialize;
 
-use crate::admin::Revocation;
+use crate::admin::{ConfirmationShape, Revocation};
 use crate::cli::failure::Failure;
+use crate::cli::gateways::{WaitOption, unconfirmed};
 use crate::cli::output::Output;
 use crate::cli::place::Place;
 use crate::cli::values::{ConfigFile, key_id};
@@ -15,7 +17,8 @@ use crate::manage::RevokeScope;
 #[command(after_help = "\
 Examples:
   keyward keys revoke -c keyward.toml key_0193…
-  keyward keys revoke -c keyward.toml key_0193… --scope lineage")]
+  keyward keys revoke -c keyward.toml key_0193… --scope lineage
+  keyward keys revoke -c keyward.toml key_0193… --wait 5s")]
 pub(in crate::cli) struct Args {
     #[command(flatten)]
     config: ConfigFile,
@@ -25,9 +28,19 @@ pub(in crate::cli) struct Args {
     /// How far it reaches
     #[arg(long, value_enum, value_name = "SCOPE", default_value_t = Scope::Key)]
     scope: Scope,
+    #[command(flatten)]
+    wait: WaitOption,
     /// Print JSON
     #[arg(long)]
     json: bool,
+}
+
+/// A revocation and where it is in force, as JSON.
+#[derive(Serialize)]
+struct Confirmed<'a> {
+    #[serde(flatten)]
+    revocation: Revocation,
+    confirmation: ConfirmationShape<'a>,
 }
 
 /// How far a revocation reaches, as typed.
@@ -51,7 +64,11 @@ pub(super) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
     let revoked = place.wait(place.manager.revoke_key(&place.caller, args.id, scope))?;
     let revision = revoked.committed.revision;
     if args.json {
-        return output.json(&Revocation::of(&revoked));
+        let revocation = Revocation::of(&revoked);
+        let Some(confirmation) = args.wait.confirmation(&place, revision)? else { return output.json(&revocation) };
+        output.json(&Confirmed { revocation, confirmation: ConfirmationShape::of(&confirmation) })?;
+        output.flush()?;
+        return unconfirmed(&confirmation);
     }
     for key in &revoked.keys {
         output.line(format_args!("revoked key {} ({}), revision {revision}", key.id, key.name))?;
@@ -62,5 +79,5 @@ pub(super) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
     for id in &revoked.related {
         output.line(format_args!("not revoked: {id}, of its lineage or minted by it; see --scope"))?;
     }
-    Ok(())
+    args.wait.tell(&place, revision, output)
 }

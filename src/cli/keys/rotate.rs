@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{end_text, told_once};
 use crate::admin::Replacement;
 use crate::cli::failure::Failure;
+use crate::cli::gateways::WaitOption;
 use crate::cli::output::Output;
 use crate::cli::place::Place;
 use crate::cli::values::{ConfigFile, duration, key_id};
@@ -28,6 +29,8 @@ pub(in crate::cli) struct Args {
     /// How long the old token still works, at most 30d; 0s ends it at once
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "60m")]
     grace: Duration,
+    #[command(flatten)]
+    wait: WaitOption,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -36,7 +39,9 @@ pub(in crate::cli) struct Args {
 pub(super) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
     let place = Place::open(&args.config)?;
     let rotated = place.wait(place.manager.rotate_key(&place.caller, args.id, args.grace))?;
-    told_once(rotated.new.id, print(&rotated, args.json, output))
+    told_once(rotated.new.id, print(&rotated, args.json, output))?;
+    // Nothing comes after the token on standard output.
+    args.wait.check(&place, rotated.committed.revision, output)
 }
 
 fn print(rotated: &Rotated, json: bool, output: &mut Output) -> Result<(), Failure> {

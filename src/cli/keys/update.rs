@@ -3,6 +3,7 @@
 use super::webhook::text_of;
 use crate::admin::ChangedKey;
 use crate::cli::failure::Failure;
+use crate::cli::gateways::WaitOption;
 use crate::cli::output::Output;
 use crate::cli::place::Place;
 use crate::cli::values::{ConfigFile, EndOptions, OperatorOptions, RotationOptions, key_id, key_name, pair};
@@ -53,6 +54,8 @@ pub(in crate::cli) struct Args {
     /// Keep no free text with it
     #[arg(long, conflicts_with = "props")]
     no_props: bool,
+    #[command(flatten)]
+    wait: WaitOption,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -157,18 +160,20 @@ const fn changes_nothing(change: &KeyChange) -> bool {
 
 pub(super) fn run(args: Args, output: &mut Output) -> Result<(), Failure> {
     let place = Place::open(&args.config)?;
-    let (id, json) = (args.id, args.json);
+    let (id, json, wait) = (args.id, args.json, args.wait);
     let change = args.meaning()?;
     let changed = place.wait(place.manager.update_key(&place.caller, id, change))?;
+    let revision = changed.committed.revision;
     if json {
-        return output.json(&ChangedKey::unused(&changed));
+        output.json(&ChangedKey::unused(&changed))?;
+        return wait.check(&place, revision, output);
     }
     output.line(format_args!("changed key {id} ({}), revision {}", changed.key.name, changed.committed.revision))?;
     if let Some(secret) = &changed.webhook_secret {
         output.line("The secret that its webhook's receiver verifies with:")?;
         output.line(&*text_of(secret))?;
     }
-    Ok(())
+    wait.tell(&place, revision, output)
 }
 
 #[cfg(test)]

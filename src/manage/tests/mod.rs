@@ -3,6 +3,7 @@
 mod flood;
 mod once;
 mod own;
+mod staged;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -3,11 +3,9 @@
 use std::time::Duration;
 
 use rusqlite::{Connection, Params, Row, params};
-use tokio::sync::oneshot;
 
 use super::fault::Fault;
 use super::rows::{Columns, Decoder, KEY_COLUMNS, KEY_WIDTH, USER_COLUMNS, to_sql, unsigned};
-use super::write::Request;
 use super::{OfStore, SqliteStore};
 use crate::clock::Timestamp;
 use crate::key::{EventKind, Key, KeyId, LineageId, ROTATION_OVERDUE_AFTER, Stamp};
@@ -29,25 +27,6 @@ const WORKS: &str = "k.revoked = 0 AND k.disabled = 0 AND k.superseded = 0 \
 const DELIVERY_COLUMNS: &str = "d.id, d.key_id, d.lineage, d.kind, d.at, d.body, d.created_at, d.attempts, \
      d.next_attempt_at, d.state, d.told";
 const DELIVERY_WIDTH: usize = 11;
-
-impl SqliteStore {
-    /// Runs `work` in a write transaction that uses no revision, between mutations.
-    fn write_with<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Connection, Timestamp) -> Result<T, Fault> + Send + 'static,
-    ) -> Answer<'_, T> {
-        let (reply, answer) = oneshot::channel();
-        let run = move |shared: &super::Shared| {
-            if reply.is_closed() {
-                return;
-            }
-            let now = shared.clock.now();
-            // Whoever no longer waits for the answer needs none.
-            let _gone = reply.send(shared.write(|connection| work(connection, now)));
-        };
-        Box::pin(self.ask(Request::Run(Box::new(run)), answer))
-    }
-}
 
 impl RotationStore for SqliteStore {
     fn unannounced(&self, expiring: Duration, limit: usize) -> Answer<'_, Unannounced> {

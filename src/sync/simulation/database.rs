@@ -9,10 +9,10 @@ use parking_lot::Mutex;
 
 use super::clock::SimClock;
 use crate::clock::{Clock, Timestamp};
-use crate::key::{Event, Grants, Key, KeyId, ProjectId, Stamp, Subject, TokenHash, User, UserId};
+use crate::key::{Event, Grants, Key, KeyId, Stamp, Subject, TokenHash, User, UserId};
 use crate::store::{
     Answer, Batch, BoxFuture, CommitId, Cursor, EventQuery, KeyPage, KeyQuery, NumberedSecret, Outcome, OwnedKey, Plan,
-    Poll, ReadRequest, Reading, RefusalQuery, RefusalTally, Row, Store, StoreError, StoreId, UsageUpdate,
+    Poll, ReadRequest, Reading, RefusalQuery, RefusalTally, Row, StageId, Staging, Store, StoreError, StoreId, UsageUpdate, UserQuery,
 };
 use crate::sync::fake;
 use crate::sync::{Reassert, Reasserted};
@@ -453,7 +453,15 @@ impl Store for Link {
         no()
     }
 
-    fn list_users(&self, _project: Option<ProjectId>) -> Answer<'_, Vec<User>> {
+    fn list_users(&self, _query: UserQuery) -> Answer<'_, Vec<User>> {
+        no()
+    }
+
+    fn stage(&self, _staging: Staging) -> Answer<'_, Duration> {
+        no()
+    }
+
+    fn unstage(&self, _stage: StageId) -> Answer<'_, ()> {
         no()
     }
 

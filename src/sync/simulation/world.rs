@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tempfile::TempDir;
+
 use super::clock::SimClock;
 use super::database::{BEGIN, Database, Deed, KEYS, Link, Mood, Numbering, Retells, ann, id_of, of_user};
 use super::disk::SimDisk;
@@ -16,7 +18,7 @@ use crate::sync::metrics::{Alarm, SyncMetrics};
 use crate::sync::reconcile::Went;
 use crate::sync::state::StateDir;
 use crate::sync::{FailureLimit, MacKey, Parts, Settings, Sync};
-use crate::table::{Freshness, MissAnswer, Table};
+use crate::table::{Freshness, MissAnswer, OnStale, Table};
 
 /// What is done wrong on purpose, to see that it is found out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,6 +79,8 @@ pub(super) enum Reach {
 /// A gateway and what it must not forget.
 struct Gateway {
     name: u8,
+    /// Where its processes say that they run, which is not simulated.
+    folder: Arc<TempDir>,
     disk: SimDisk,
     clock: Arc<SimClock>,
     link: Arc<Link>,
@@ -131,6 +135,7 @@ impl World {
     pub(super) fn new(planted: Planted) -> Self {
         let numbering = if planted == Planted::SequenceForCounter { Numbering::Sequence } else { Numbering::Counter };
         let database = Arc::new(Database::new(numbering));
+        let folder = Arc::new(tempfile::tempdir().expect("a folder for the test"));
         let gateway = |name: u8| {
             // Clocks are minutes apart from the beginning.
             let clock = Arc::new(SimClock::at(BEGIN.plus(Duration::from_secs(u64::from(name) * 240))));
@@ -143,6 +148,7 @@ impl World {
             });
             Gateway {
                 name,
+                folder: Arc::clone(&folder),
                 disk: SimDisk::that_forgets_journals(planted == Planted::JournalNotFlushed),
                 clock,
                 link,
@@ -219,8 +225,9 @@ impl Gateway {
         self.clock.restart();
         let table = Arc::new(Table::new());
         let key = MacKey::new(&[7; 32]);
-        let gateway = format!("{:032x}", self.name);
-        let Ok(state) = StateDir::on(Arc::new(self.disk.clone()), key.clone(), gateway, None) else {
+        let gateway = format!("gw_{:032x}", self.name).parse().expect("a gateway's id");
+        let disk = Arc::new(self.disk.clone());
+        let Ok(state) = StateDir::on(self.folder.path(), disk, key.clone(), (gateway, None)) else {
             return;
         };
         let settings = Settings {
@@ -241,9 +248,10 @@ impl Gateway {
             mac_key: key,
             metrics: Arc::clone(&self.metrics),
             reassert: (self.name == 0).then(|| Arc::new(Retells(Arc::clone(&self.link))) as Arc<_>),
+            stale_policy: Arc::new(OnStale::Serve),
             lent_lock: None,
         };
-        let sync = Sync::from(parts, state);
+        let sync = Sync::from(parts, state).expect("the folder of the test can be written to");
         if let Some(floor) = sync.clock_floor {
             self.clock.raise_to(floor);
         }

@@ -12,11 +12,12 @@ use data_encoding::HEXLOWER;
 use super::disk::{Disk, Folder};
 use super::high_water::HighWater;
 use super::journal::{self, Journal};
+use super::presence::Presence;
 use super::seal::{Broken, MacKey};
 use super::snapshot::{self, Header, Plan, Sealed};
 use crate::clock::Timestamp;
 use crate::secret::{self, NoRandomness};
-use crate::store::{Cursor, StoreId};
+use crate::store::{Cursor, GatewayId, Incarnation, StoreId};
 use crate::table::{Load, Row, Table};
 
 /// Why a gateway cannot use its state folder. Each is a fault of the installation: exit code 64.
@@ -41,11 +42,12 @@ pub enum StateError {
 /// The folder, held by this process until it is dropped or given away.
 #[derive(Debug)]
 pub(crate) struct StateDir {
+    folder: PathBuf,
     disk: Arc<dyn Disk>,
     key: MacKey,
     /// None once the folder is another process's.
     lock: Option<File>,
-    gateway: String,
+    gateway: GatewayId,
     /// The number of the journal that is written now; the next snapshot gets a greater one.
     number: u64,
     journal: Option<Journal>,
@@ -125,14 +127,20 @@ impl StateDir {
             TryLockError::Error(cause) => unusable(cause),
         })?;
         let gateway = gateway_id(folder)?;
-        Self::on(Arc::new(Folder(folder.to_owned())), key, gateway, Some(lock)).map_err(unusable)
+        Self::on(folder, Arc::new(Folder(folder.to_owned())), key, (gateway, Some(lock))).map_err(unusable)
     }
 
     /// Takes files that nobody else uses, by the lock that says so.
-    pub(crate) fn on(disk: Arc<dyn Disk>, key: MacKey, gateway: String, lock: Option<File>) -> io::Result<Self> {
+    pub(crate) fn on(
+        folder: &Path,
+        disk: Arc<dyn Disk>,
+        key: MacKey,
+        (gateway, lock): (GatewayId, Option<File>),
+    ) -> io::Result<Self> {
         remove_unfinished(&*disk)?;
         let number = numbers(&*disk)?.into_iter().max().map_or(1, |newest| newest + 1);
         Ok(Self {
+            folder: folder.to_owned(),
             disk,
             key,
             lock,
@@ -186,8 +194,16 @@ impl StateDir {
     }
 
     /// Names this gateway towards the store, as long as the folder exists.
-    pub(crate) fn gateway(&self) -> &str {
+    pub(crate) const fn gateway(&self) -> &GatewayId {
         &self.gateway
+    }
+
+    /// Says in the folder that this process runs.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub(crate) fn tell_presence(&self, own: Incarnation) -> Result<Presence, StateError> {
+        Presence::tell(&self.folder, own).map_err(|cause| StateError::Unusable { folder: self.folder.clone(), cause })
     }
 
     /// The newest snapshot and the journals since, handed to a load of `table`; none if there is no
@@ -448,13 +464,13 @@ fn is_same(a: &File, b: &File) -> io::Result<bool> {
     Ok((a.dev(), a.ino()) == (b.dev(), b.ino()))
 }
 
-fn private() -> OpenOptions {
+pub(super) fn private() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.mode(0o600);
     options
 }
 
-fn gateway_id(folder: &Path) -> Result<String, StateError> {
+fn gateway_id(folder: &Path) -> Result<GatewayId, StateError> {
     let unusable = |cause| StateError::Unusable { folder: folder.to_owned(), cause };
     let path = folder.join("gateway_id");
     let mut text = String::new();
@@ -465,11 +481,10 @@ fn gateway_id(folder: &Path) -> Result<String, StateError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(unusable(error)),
     }
-    let known = text.trim();
-    if known.len() == 32 && known.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return Ok(known.to_owned());
+    if let Ok(known) = text.trim().to_ascii_lowercase().parse() {
+        return Ok(known);
     }
-    let id = HEXLOWER.encode(&secret::random::<16>()?);
+    let id: GatewayId = HEXLOWER.encode(&secret::random::<16>()?).parse().expect("16 bytes are 32 digits");
     let mut file = private().write(true).create(true).truncate(true).open(&path).map_err(unusable)?;
     writeln!(file, "{id}").and_then(|()| file.sync_all()).map_err(unusable)?;
     Ok(id)
@@ -478,8 +493,9 @@ fn gateway_id(folder: &Path) -> Result<String, StateError> {
 /// Removes what a process that was killed had not put into place.
 fn remove_unfinished(disk: &dyn Disk) -> io::Result<()> {
     let names = disk.names()?;
-    let mut unfinished = names.iter().filter(|name| name.starts_with("snapshot.") && name.ends_with(".new"));
-    unfinished.try_for_each(|name| disk.remove(name))
+    let is_unfinished =
+        |name: &&String| (name.starts_with("snapshot.") && name.ends_with(".new")) || name.starts_with("new-process.");
+    names.iter().filter(is_unfinished).try_for_each(|name| disk.remove(name))
 }
 
 /// The numbers of all snapshots and journals, some of them twice.
@@ -498,4 +514,11 @@ fn numbers_of(disk: &dyn Disk, prefixes: &[&str]) -> io::Result<Vec<u64>> {
         found.extend(number.and_then(|number| number.parse::<u64>().ok()));
     }
     Ok(found)
+}
+
+pub(super) fn remove(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
 }

@@ -11,6 +11,7 @@ mod dir;
 mod disk;
 mod high_water;
 mod journal;
+mod presence;
 mod seal;
 mod snapshot;
 
@@ -18,5 +19,6 @@ pub use dir::StateError;
 pub(super) use dir::{Limits, Restored, StateDir};
 #[cfg(test)]
 pub(super) use disk::{Disk, DiskFile};
+pub(super) use presence::Presence;
 pub use seal::MacKey;
 pub(super) use snapshot::Plan;

@@ -1,0 +1,44 @@
+//! `keyward gateways forget`: says that a gateway is gone.
+
+use serde::Serialize;
+
+use crate::cli::failure::Failure;
+use crate::cli::output::Output;
+use crate::cli::place::Place;
+use crate::cli::values::ConfigFile;
+use crate::store::GatewayId;
+
+/// Forget a gateway that is gone for good, so that no change waits for it any more
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  keyward gateways forget -c keyward.toml gw_0193…
+
+Make sure that it does not run: one that cannot reach the store may still let revoked keys through.
+A gateway that runs after all is taken up again as soon as it is heard.")]
+pub(in crate::cli) struct Args {
+    #[command(flatten)]
+    config: ConfigFile,
+    /// The gateway, as `keyward gateways list` shows it
+    #[arg(value_name = "ID")]
+    id: GatewayId,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What was forgotten, as JSON.
+#[derive(Serialize)]
+struct Forgotten {
+    id: GatewayId,
+    processes: usize,
+}
+
+pub(super) fn run(args: Args, output: &mut Output) -> Result<(), Failure> {
+    let place = Place::open(&args.config)?;
+    let processes = place.wait(place.manager.forget_gateway(&place.caller, args.id.clone()))?;
+    if args.json {
+        return output.json(&Forgotten { id: args.id, processes });
+    }
+    output.line(format_args!("forgot gateway {}; changes no longer wait for it", args.id))
+}
