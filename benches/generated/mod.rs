@@ -9,7 +9,8 @@ use keyward::clock::{Clock, SystemClock};
 use keyward::key::{Event, Key, Subject, TokenHash, User};
 use keyward::store::{
     Answer, Batch, BoxFuture, CommitId, Cursor, EventQuery, KeyPage, KeyQuery, NumberedSecret, Outcome, OwnedKey, Plan,
-    Poll, ReadRequest, Reading, RefusalQuery, RefusalTally, Row, StageId, Staging, Store, StoreError, StoreId, UsageUpdate, UserQuery,
+    Poll, ReadRequest, Reading, RefusalQuery, RefusalTally, Row, StageId, Staging, Store, StoreError, StoreId,
+    UsageUpdate, UserQuery,
 };
 
 /// The store: keys by number.

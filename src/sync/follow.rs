@@ -61,8 +61,10 @@ pub(super) struct Follower {
     /// Where this stands, for whoever holds the table against the store.
     place: Place,
     repairs: mpsc::UnboundedReceiver<Repair>,
-    /// Too much differs: everything is to be read anew.
+    /// Too much differs, or what is known is not of one history: everything is to be read anew.
     reload_wanted: bool,
+    /// What was found in the state folder goes up to here, and must be of the store's history.
+    reached: Option<Cursor>,
 }
 
 /// What must be remembered before it is reported as applied.
@@ -219,6 +221,7 @@ impl Follower {
             place,
             repairs,
             reload_wanted: false,
+            reached: None,
         }
     }
 
@@ -228,6 +231,8 @@ impl Follower {
         self.at = restored.cursor;
         self.following = Some(restored.store);
         self.restored = restored.refusal.is_none();
+        self.reload_wanted = !restored.is_one_history;
+        self.reached = Some(restored.reached).filter(|reached| *reached != restored.cursor);
         // Nothing is known yet that could be lost.
         let _merged = self.table.swap(restored.load, 100);
         self.table.set_reached(restored.cursor.revision);
@@ -257,6 +262,7 @@ impl Follower {
         let pause = match result {
             Ok(()) => {
                 self.failures = 0;
+                self.reached = None;
                 self.contact = Some(self.clock.monotonic());
                 if self.table.contact_lost_at().is_some() {
                     tracing::info!(store = self.store.name(), "in contact with the store");
@@ -319,8 +325,16 @@ impl Follower {
         if poll.at_cursor != Some(self.commit_at_cursor()) {
             return self.diverged(poll.newest).await;
         }
-        if std::mem::take(&mut self.reload_wanted) {
+        if self.reload_wanted {
+            self.may_reload(poll.newest)?;
             return self.reload().await;
+        }
+        if let Some(reached) = self.reached {
+            // A history that was left after the snapshot, and before what the journal knows.
+            let poll = self.poll_at(reached).await?;
+            if poll.at_cursor != Some(reached.commit) {
+                return self.diverged(poll.newest).await;
+            }
         }
         if poll.newest == self.at {
             return if finds == 0 { Ok(()) } else { self.diverged(poll.newest).await };
@@ -351,8 +365,12 @@ impl Follower {
     }
 
     async fn poll(&self) -> Result<Poll, Stuck> {
+        self.poll_at(self.at).await
+    }
+
+    async fn poll_at(&self, cursor: Cursor) -> Result<Poll, Stuck> {
         let patience = if self.restored && !self.table.is_ready() { PATIENCE_AT_START } else { PATIENCE };
-        match tokio::time::timeout(patience, self.store.poll(self.at)).await {
+        match tokio::time::timeout(patience, self.store.poll(cursor)).await {
             Ok(Ok(poll)) => Ok(poll),
             Ok(Err(error)) => {
                 self.metrics.store_error("poll");
@@ -442,13 +460,19 @@ impl Follower {
         self.snapshots.lacking_since.get_or_insert_with(Instant::now);
     }
 
-    async fn diverged(&mut self, newest: Cursor) -> Result<(), Stuck> {
+    /// Whether everything may be read anew.
+    fn may_reload(&self, newest: Cursor) -> Result<(), Stuck> {
         // What was refused stays refused until the store holds something else; reading it all again
         // would cost memory each time, for it has keys that have no place here yet.
         let too_soon = |at| self.clock.monotonic().saturating_duration_since(at) < REFUSED_FOR;
         if self.refused.is_some_and(|(at, then)| then == newest || too_soon(at)) {
             return Err(Stuck::TooManyLost { store: self.store_name(), lost: "as before".to_owned() });
         }
+        Ok(())
+    }
+
+    async fn diverged(&mut self, newest: Cursor) -> Result<(), Stuck> {
+        self.may_reload(newest)?;
         let now = self.clock.monotonic();
         let Some(reload_at) = self.reload_at else {
             self.alarm(
@@ -504,6 +528,7 @@ impl Follower {
         };
         self.refused = None;
         self.reload_at = None;
+        self.reload_wanted = false;
         self.table.set_reached(end.newest.revision);
         self.following = Some(end.store);
         self.state.lock().set_store(end.store);
@@ -548,7 +573,7 @@ impl Follower {
                 return self.report();
             }
         }
-        let (contact_at, now) = (self.contact_at(), self.clock.now());
+        let (contact_at, now, at) = (self.contact_at(), self.clock.now(), self.at);
         let due = self.marked_at.is_none_or(|marked_at| marked_at.elapsed() >= MARK_EVERY);
         let mark = due && self.following.is_some() && self.failures == 0;
         if self.owes() || mark {
@@ -556,7 +581,7 @@ impl Follower {
             let remembering = tokio::task::spawn_blocking(move || {
                 let mut state = state.lock();
                 let mut owed = owed;
-                let result = remember(&mut state, &mut owed, mark, contact_at, now);
+                let result = remember(&mut state, &mut owed, (mark, at), (contact_at, now));
                 (owed, result, state.journal_bytes())
             });
             match remembering.await {
@@ -801,12 +826,11 @@ impl Follower {
 fn remember(
     state: &mut StateDir,
     owed: &mut Owed,
-    mark: bool,
-    contact_at: Timestamp,
-    now: Timestamp,
+    (mark, at): (bool, Cursor),
+    (contact_at, now): (Timestamp, Timestamp),
 ) -> std::io::Result<()> {
     if !owed.rows.is_empty() {
-        state.append(&owed.rows, contact_at, now)?;
+        state.append(&owed.rows, at, (contact_at, now))?;
         owed.rows.clear();
     } else if mark && !owed.forget {
         state.mark(contact_at, now)?;

@@ -181,13 +181,9 @@ impl SyncMetrics {
         for family in [&self.store_errors, &self.misses, &self.alarms, &self.differences] {
             registry.register(Box::new(family.clone()))?;
         }
-        for counter in [
-            &self.snapshot_failures,
-            &self.reloads,
-            &self.usage_written,
-            &self.rows_compared,
-            &self.report_failures,
-        ] {
+        for counter in
+            [&self.snapshot_failures, &self.reloads, &self.usage_written, &self.rows_compared, &self.report_failures]
+        {
             registry.register(Box::new(counter.clone()))?;
         }
         Ok(())

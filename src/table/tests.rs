@@ -428,7 +428,7 @@ fn what_nobody_has_any_more_takes_no_room() {
         let mut key = row(1, revision);
         key.grants = Grants::Only(set(revision));
         key.project = Some(format!("project-{revision}").parse().expect("a project"));
-        key.environment = format!("env-{revision}").parse().expect("an environment");
+        key.environment = format!("env{revision}").parse().expect("an environment");
         let user = UserRow {
             id: id.clone(),
             flags: set(revision + 30_000),

@@ -354,7 +354,13 @@ pub(super) fn changes_after(
 fn everything(connection: &Connection, sink: &mut dyn FnMut(Batch)) -> Result<(), Fault> {
     let mut decoder = Decoder::default();
     users(connection, &mut decoder, &format!("SELECT {USER_COLUMNS} FROM users u"), [], sink)?;
-    keys(connection, &mut decoder, &format!("SELECT {KEY_COLUMNS} FROM keys k WHERE {REAL} ORDER BY k.number"), [], sink)?;
+    keys(
+        connection,
+        &mut decoder,
+        &format!("SELECT {KEY_COLUMNS} FROM keys k WHERE {REAL} ORDER BY k.number"),
+        [],
+        sink,
+    )?;
     Ok(())
 }
 

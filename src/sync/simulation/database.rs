@@ -12,7 +12,8 @@ use crate::clock::{Clock, Timestamp};
 use crate::key::{Event, Grants, Key, KeyId, Stamp, Subject, TokenHash, User, UserId};
 use crate::store::{
     Answer, Batch, BoxFuture, CommitId, Cursor, EventQuery, KeyPage, KeyQuery, NumberedSecret, Outcome, OwnedKey, Plan,
-    Poll, ReadRequest, Reading, RefusalQuery, RefusalTally, Row, StageId, Staging, Store, StoreError, StoreId, UsageUpdate, UserQuery,
+    Poll, ReadRequest, Reading, RefusalQuery, RefusalTally, Row, StageId, Staging, Store, StoreError, StoreId,
+    UsageUpdate, UserQuery,
 };
 use crate::sync::fake;
 use crate::sync::{Reassert, Reasserted};

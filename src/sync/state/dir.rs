@@ -11,7 +11,7 @@ use data_encoding::HEXLOWER;
 
 use super::disk::{Disk, Folder};
 use super::high_water::HighWater;
-use super::journal::{self, Journal};
+use super::journal::{self, Entry, Journal};
 use super::presence::Presence;
 use super::seal::{Broken, MacKey};
 use super::snapshot::{self, Header, Plan, Sealed};
@@ -67,6 +67,10 @@ pub(crate) struct Restored {
     pub(crate) store: StoreId,
     /// Where in the store's history it stands.
     pub(crate) cursor: Cursor,
+    /// Rows may be newer than that, and none is newer than this.
+    pub(crate) reached: Cursor,
+    /// All of it is of one history of the store. Where not, what it knows as ended is all that counts.
+    pub(crate) is_one_history: bool,
     /// When it was last known to be like the store.
     pub(crate) contact_at: Timestamp,
     /// The clock must not read earlier than this.
@@ -178,10 +182,10 @@ impl StateDir {
         journals.dedup();
         for number in journals {
             let read = journal::read(&*self.disk, number, &self.key);
-            for (sequence, _store, row) in read.map_err(|broken| format!("journal {number}: {broken}"))?.entries {
-                if sequence > known {
-                    self.sequence = self.sequence.max(sequence);
-                    rows.push(row);
+            for entry in read.map_err(|broken| format!("journal {number}: {broken}"))?.entries {
+                if entry.sequence > known {
+                    self.sequence = self.sequence.max(entry.sequence);
+                    rows.push(entry.row);
                 }
             }
         }
@@ -228,9 +232,9 @@ impl StateDir {
         let mut faults = Vec::new();
         for (at, &number) in candidates.iter().enumerate() {
             match self.restore_from(number, table) {
-                Ok((sealed, load, sequence)) => {
+                Ok((sealed, load, sequence, reached)) => {
                     self.snapshots = (Some(number), candidates.get(at + 1).copied());
-                    let found = Found { number, header: sealed.header, sequence };
+                    let found = Found { number, header: sealed.header, sequence, reached };
                     return Ok(Some(self.judge(found, load, &mark, limits, now)));
                 }
                 Err(fault) => faults.push(format!("snapshot {number}: {fault}")),
@@ -261,7 +265,7 @@ impl StateDir {
         journals.sort_unstable();
         for number in journals {
             let Ok(read) = journal::read(&*self.disk, number, &self.key) else { continue };
-            for (sequence, store, row) in read.entries {
+            for Entry { sequence, store, row, .. } in read.entries {
                 if of_store.is_some_and(|known| known != store) {
                     continue;
                 }
@@ -282,6 +286,8 @@ impl StateDir {
         Ok(Some(Restored {
             store,
             cursor: Cursor::default(),
+            reached: Cursor::default(),
+            is_one_history: false,
             contact_at: Timestamp::default(),
             clock_floor: Timestamp::default(),
             keys: load.keys(),
@@ -290,19 +296,19 @@ impl StateDir {
         }))
     }
 
-    fn restore_from(&self, number: u64, table: &Table) -> Result<(Sealed, Load, u64), String> {
+    fn restore_from(&self, number: u64, table: &Table) -> Result<(Sealed, Load, u64, Cursor), String> {
         let sealed = snapshot::read(&*self.disk, number, &self.key).map_err(|broken| broken.to_string())?;
         let load = table.load();
         sealed.load(&load).map_err(|broken| broken.to_string())?;
-        let mut sequence = sealed.header.sequence;
+        let (mut sequence, mut reached) = (sealed.header.sequence, sealed.header.cursor);
         for journal in number..self.number {
             let entries = journal::read(&*self.disk, journal, &self.key)
                 .map_err(|broken| format!("journal {journal}: {broken}"))?;
-            for (at, store, row) in entries.entries {
+            for Entry { sequence: at, store, reached: by, row } in entries.entries {
                 if at != sequence + 1 || store != sealed.header.store {
                     return Err(format!("journal {journal}: record {at} does not follow record {sequence}"));
                 }
-                sequence = at;
+                (sequence, reached) = (at, by);
                 match &row {
                     Row::Key(key) => load.key(&key.view()),
                     Row::User(user) => load.user(user),
@@ -312,7 +318,7 @@ impl StateDir {
                 tracing::warn!(journal, "the last record was not written whole and was never reported as applied");
             }
         }
-        Ok((sealed, load, sequence))
+        Ok((sealed, load, sequence, reached))
     }
 
     fn judge(
@@ -324,6 +330,7 @@ impl StateDir {
         now: Timestamp,
     ) -> Restored {
         let header = found.header;
+        let is_one_history = mark.as_ref().is_ok_and(|mark| mark.refuses(&found).is_none());
         let mut refusal = match mark {
             Err(broken) => Some(Refusal::Older(format!("the high-water file cannot be used: {broken}"))),
             Ok(mark) => mark.refuses(&found),
@@ -349,6 +356,8 @@ impl StateDir {
         Restored {
             store: header.store,
             cursor: header.cursor,
+            reached: found.reached,
+            is_one_history,
             contact_at,
             clock_floor,
             keys: load.keys(),
@@ -364,13 +373,18 @@ impl StateDir {
 
     /// Remembers rows, and returns once they would survive a loss of power. On an error none of
     /// them counts as remembered.
-    pub(crate) fn append(&mut self, rows: &[Row], contact_at: Timestamp, now: Timestamp) -> io::Result<()> {
+    pub(crate) fn append(
+        &mut self,
+        rows: &[Row],
+        reached: Cursor,
+        (contact_at, now): (Timestamp, Timestamp),
+    ) -> io::Result<()> {
         let Some(store) = self.store else { return Err(io::Error::other("no store is known yet")) };
         let journal = match &mut self.journal {
             Some(journal) => journal,
             none => none.insert(Journal::open(&*self.disk, self.number)?),
         };
-        if let Err(error) = journal.append(rows, self.sequence + 1, store, &self.key) {
+        if let Err(error) = journal.append(rows, (self.sequence + 1, store, reached), &self.key) {
             // The file may end in half a record: the next attempt gets a file of its own. One that
             // never held a record is not kept, or a disk that stays full would be filled with them.
             let was_empty = journal.bytes() == 0;
@@ -441,6 +455,7 @@ struct Found {
     header: Header,
     /// The last journal record.
     sequence: u64,
+    reached: Cursor,
 }
 
 impl HighWater {

@@ -6,10 +6,10 @@ use std::io;
 use super::codec::{Put, Reader};
 use super::disk::{Disk, DiskFile};
 use super::seal::{Broken, MacKey, TAG_BYTES};
-use crate::store::StoreId;
+use crate::store::{CommitId, Cursor, StoreId};
 use crate::table::Row;
 
-const MAGIC: &[u8; 8] = b"KWJRNL01";
+const MAGIC: &[u8; 8] = b"KWJRNL02";
 
 /// The file of a journal.
 pub(super) fn name(number: u64) -> String {
@@ -32,14 +32,21 @@ impl Journal {
         Ok(Self { file, bytes })
     }
 
-    /// Adds rows, from `sequence` on, and returns once they would survive a loss of power. On an
+    /// Adds rows, from `sequence` on, applied where the table then stood, and returns once they would survive a loss of power. On an
     /// error nothing was added.
-    pub(super) fn append(&mut self, rows: &[Row], sequence: u64, store: StoreId, key: &MacKey) -> io::Result<()> {
+    pub(super) fn append(
+        &mut self,
+        rows: &[Row],
+        (sequence, store, reached): (u64, StoreId, Cursor),
+        key: &MacKey,
+    ) -> io::Result<()> {
         let mut bytes = Vec::new();
         for (sequence, row) in (sequence..).zip(rows) {
             let mut body = Vec::with_capacity(256);
             body.put_bytes(&sequence.to_le_bytes());
             body.put_bytes(&store.0.to_le_bytes());
+            body.put_bytes(&reached.revision.to_le_bytes());
+            body.put_bytes(&reached.commit.0.to_le_bytes());
             body.put_row(row);
             let length = u32::try_from(body.len()).map_err(|_large| io::Error::from(io::ErrorKind::FileTooLarge))?;
             bytes.put_bytes(&length.to_le_bytes());
@@ -66,11 +73,20 @@ impl Journal {
     }
 }
 
+/// One record.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) sequence: u64,
+    pub(super) store: StoreId,
+    /// Where the table stood when this was applied: the row is of that history, and no newer.
+    pub(super) reached: Cursor,
+    pub(super) row: Row,
+}
+
 /// A journal that was read.
 #[derive(Debug, Default)]
 pub(super) struct Entries {
-    /// Rows with their sequence numbers and stores.
-    pub(super) entries: Vec<(u64, StoreId, Row)>,
+    pub(super) entries: Vec<Entry>,
     /// Whether a last record that was not written whole was left out.
     pub(super) torn: bool,
 }
@@ -116,8 +132,13 @@ fn next(bytes: &[u8]) -> Result<Option<(&[u8], &[u8], &[u8])>, Broken> {
     Ok(rest.split_at_checked(TAG_BYTES).map(|(tag, rest)| (body, tag, rest)))
 }
 
-fn parse(body: &[u8]) -> Option<(u64, StoreId, Row)> {
+fn parse(body: &[u8]) -> Option<Entry> {
     let mut reader = Reader::new(body);
-    let entry = (reader.u64().ok()?, StoreId(reader.u128().ok()?), reader.row().ok()?);
+    let entry = Entry {
+        sequence: reader.u64().ok()?,
+        store: StoreId(reader.u128().ok()?),
+        reached: Cursor { revision: reader.u64().ok()?, commit: CommitId(reader.u128().ok()?) },
+        row: reader.row().ok()?,
+    };
     reader.is_empty().then_some(entry)
 }

@@ -28,7 +28,7 @@ const NONE: u32 = u32::MAX;
 pub(crate) struct Header {
     /// The store.
     pub(super) store: StoreId,
-    /// Where in its history. Rows may be newer, none is older.
+    /// Where in its history. No row is newer.
     pub(super) cursor: Cursor,
     /// When it was begun.
     pub(super) taken_at: Timestamp,
@@ -66,7 +66,13 @@ impl Plan {
             let mut tables = Tables::default();
             let mut keys: u64 = 0;
             let mut fault = None;
+            let newest = self.header.cursor.revision;
             table.for_each_key(|key| {
+                // What came since is in the journal, or comes by the feed again: a snapshot knows of one
+                // place of the history alone.
+                if key.stamp.revision > newest {
+                    return;
+                }
                 put_key(&mut buffer, key, &mut tables);
                 keys += 1;
                 if buffer.len() > 1 << 16 {
@@ -79,7 +85,7 @@ impl Plan {
             }
             file.put(&mem::take(&mut buffer))?;
             let at = file.written();
-            tables.users_of(table);
+            tables.users_of(table, newest);
             tables.put(&mut buffer);
             buffer.put_bytes(&keys.to_le_bytes());
             buffer.put_bytes(&at.to_le_bytes());
@@ -151,8 +157,11 @@ struct Tables {
 }
 
 impl Tables {
-    fn users_of(&mut self, table: &Table) {
+    fn users_of(&mut self, table: &Table, newest: u64) {
         table.for_each_user(|mut user| {
+            if user.stamp.revision > newest {
+                return;
+            }
             let numbers = (self.user_ids.number(&user.id), self.flag_sets.number(&user.flags));
             user.flags = FlagSet::default();
             self.users.push((numbers.0, numbers.1, user));
