@@ -58,6 +58,7 @@ soak: export KEYWARD_SOAK_KILLS ?= 20
 soak: export KEYWARD_SOAK_CREATIONS ?= 10000
 soak: export KEYWARD_SOAK_LIVES ?= 10000
 soak: export KEYWARD_SOAK_HISTORIES ?= 100000
+soak: export KEYWARD_SOAK_SIMULATED ?= 50000
 soak: export KEYWARD_STALE_REQUESTS ?= 100000
 soak: export KEYWARD_SCHEMATHESIS ?= 200
 soak: tools
