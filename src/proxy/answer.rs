@@ -12,13 +12,12 @@ use super::frames::Messages;
 use super::idle::Idle;
 use super::metrics::{UpstreamCells, UpstreamError};
 use super::streams::{Held, OpenStream, Streams};
-use super::upstream::{Connector, Lease};
+use super::upstream::{AnyBody, BodyFault, Connector, Lease};
 use crate::policy::{Code, Denial};
 use crate::wire::{Transfer, strip_trailers};
 use bytes::{Buf, Bytes};
 use http::{HeaderMap, HeaderValue};
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::time::Sleep;
 
 /// The body of an answer.
@@ -44,7 +43,7 @@ pub(super) enum Content {
 #[derive(Debug)]
 pub(super) struct Relayed {
     /// None once it is watched over: then the stream has it.
-    body: Option<Incoming>,
+    body: Option<AnyBody>,
     rules: RelayRules,
     /// By when all of it must be over.
     deadline: Option<Pin<Box<Sleep>>>,
@@ -72,7 +71,7 @@ const UNWATCHED_BYTES_MAX: usize = 64 * 1024;
 pub enum AnswerFault {
     /// The upstream broke off.
     #[error("the upstream broke off its answer")]
-    Upstream(#[source] hyper::Error),
+    Upstream(#[source] BodyFault),
     /// Request and answer together took too long.
     #[error("the request took longer than it may in all")]
     Total,
@@ -94,7 +93,7 @@ pub(super) struct RequestLeft {
 
 impl Relayed {
     pub(super) fn new(
-        body: Incoming,
+        body: AnyBody,
         lease: Lease<Connector>,
         request: RequestLeft,
         rules: RelayRules,
@@ -159,7 +158,7 @@ impl Relayed {
         self.open.is_some()
     }
 
-    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
         match (&mut self.body, &self.open) {
             (Some(body), _) => Pin::new(body).poll_frame(cx),
             (None, Some(open)) => open.poll_frame(cx),

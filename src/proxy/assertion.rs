@@ -13,9 +13,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::HeaderValue;
 
-use super::headers::Identity;
+use super::headers::{Identity, SharedIdentity};
 use crate::clock::Timestamp;
-use crate::key::{KeyId, Record, Signers};
+use crate::key::{KeyId, Record, Signers, UserId};
 
 /// How long an assertion is used again. It is good for a minute, so that five sixths of that are left.
 const REUSED_FOR: Duration = Duration::from_secs(10);
@@ -32,7 +32,8 @@ pub(super) struct Assertions {
 #[derive(Debug)]
 struct Made {
     value: HeaderValue,
-    identity: Rc<Identity>,
+    identity: Rc<SharedIdentity>,
+    user: Option<UserId>,
     signers: Arc<Signers>,
     ends_at: Option<Timestamp>,
     at: Timestamp,
@@ -43,7 +44,7 @@ impl Assertions {
     pub(super) fn of(
         &self,
         record: &Record,
-        identity: &Rc<Identity>,
+        identity: &Identity,
         upstream: &Rc<str>,
         signers: &Arc<Signers>,
         now: Timestamp,
@@ -52,7 +53,8 @@ impl Assertions {
         let ends_at = record.standing.ends_at();
         let key = (record.id, Rc::clone(upstream));
         if let Some(known) = made.get(&key)
-            && Rc::ptr_eq(&known.identity, identity)
+            && Rc::ptr_eq(&known.identity, identity.shared())
+            && known.user == record.user
             && Arc::ptr_eq(&known.signers, signers)
             && known.ends_at == ends_at
             && known.at <= now
@@ -66,8 +68,9 @@ impl Assertions {
         let text = Bytes::from(signers.assert(record, upstream, now));
         let mut value = HeaderValue::from_maybe_shared(text).expect("a JWT is ASCII without spaces");
         value.set_sensitive(true);
-        let (identity, signers) = (Rc::clone(identity), Arc::clone(signers));
-        made.insert(key, Made { value: value.clone(), identity, signers, ends_at, at: now });
+        let (identity, signers) = (Rc::clone(identity.shared()), Arc::clone(signers));
+        let user = record.user.clone();
+        made.insert(key, Made { value: value.clone(), identity, user, signers, ends_at, at: now });
         value
     }
 }

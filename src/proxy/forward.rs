@@ -100,7 +100,7 @@ pub(super) async fn forward(
         tls: peer.tls.is_some(),
         version: parts.version,
         authority: account.authority.as_ref(),
-        target: service.target_name(),
+        target: service.target_name.as_ref(),
         request_id: &account.request_id,
         trace: &account.trace,
         trace_continues: TraceParent::find(&parts.headers).is_some(),
@@ -112,15 +112,14 @@ pub(super) async fn forward(
         identity: identity.map(|(identity, _)| identity),
         assertion,
     };
-    if let Err(code) = rewrite_request(&mut parts.headers, &permit, &passage) {
+    if let Err(code) = rewrite_request(&mut parts.headers, &permit, passage) {
         return Err(Refused::new(code, Some(body)));
     }
-    drop(passage);
 
     let source = (!transfer.is_ended()).then_some(body).map(Source::new);
     let upload = source.as_ref().map_or(Upload::Empty, Upload::of);
     let to_prove = (length == Some(0)).then(|| upload.kept());
-    let mut request = Request::new(upload);
+    let mut request = Box::new(Request::new(upload));
     *request.method_mut() = parts.method;
     *request.uri_mut() = target;
     *request.headers_mut() = parts.headers;
@@ -331,7 +330,7 @@ fn code_of(fault: &InboundFault) -> Code {
 /// What relaying a response needs to know.
 struct Relay<'a> {
     forwarding: Forwarding<'a>,
-    notice: Notice,
+    notice: Notice<'a>,
     grpc: bool,
     head: bool,
     transfer: Rc<Transfer>,

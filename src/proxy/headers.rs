@@ -19,7 +19,7 @@ use http::header::{
 use http::uri::Authority;
 
 use crate::clock::Timestamp;
-use crate::key::{FlagSet, KeyId, Record, RecordFlags, Status};
+use crate::key::{FlagSet, Record, RecordFlags, Status};
 use crate::policy::{
     Code, CredentialSource, FieldRules, Forward, HostForward, Permit, PermitKind, mark_credential, strip_credential,
 };
@@ -59,8 +59,8 @@ pub(super) struct Passage<'a> {
     pub(super) version: Version,
     /// Host and port as the client named them.
     pub(super) authority: Option<&'a Authority>,
-    /// Host and port of the upstream.
-    pub(super) target: &'a str,
+    /// Host and port of the upstream, where that can stand in a field.
+    pub(super) target: Option<&'a HeaderValue>,
     /// The id of the request.
     pub(super) request_id: &'a RequestId,
     /// The trace, in a span of ours.
@@ -78,7 +78,7 @@ pub(super) struct Passage<'a> {
     /// The length of the body, where the client declared one.
     pub(super) length: Option<u64>,
     /// The fields that tell an upstream who the caller is.
-    pub(super) identity: Option<Rc<Identity>>,
+    pub(super) identity: Option<Identity>,
     /// What proves it to the upstream, where the route asks for that.
     pub(super) assertion: Option<HeaderValue>,
 }
@@ -87,7 +87,7 @@ pub(super) struct Passage<'a> {
 ///
 /// # Errors
 /// [`Code::BadRequest`] when `Connection` names what is not the client's to remove.
-pub(super) fn rewrite_request(headers: &mut HeaderMap, permit: &Permit, passage: &Passage<'_>) -> Result<(), Code> {
+pub(super) fn rewrite_request(headers: &mut HeaderMap, permit: &Permit, passage: Passage<'_>) -> Result<(), Code> {
     let keep = Upstreamward {
         keep_forwarding: passage.trusted,
         keep_overrides: &passage.forward.keep_override_fields,
@@ -113,19 +113,19 @@ pub(super) fn rewrite_request(headers: &mut HeaderMap, permit: &Permit, passage:
         remove_spellings(headers, name);
         headers.insert(name.clone(), value.clone());
     }
-    set_framing(headers, passage);
-    set_way(headers, passage);
+    let host = set_framing(headers, &passage);
+    set_way(headers, &passage, host);
     match permit.kind() {
         PermitKind::Public => {}
         PermitKind::Shadow(_) => {
             headers.insert(SHADOW, HeaderValue::from_static("denied"));
         }
         PermitKind::Key { status, .. } => {
-            if let Some(identity) = &passage.identity {
+            if let Some(identity) = passage.identity {
                 identity.write(headers);
             }
-            if let Some(assertion) = &passage.assertion {
-                headers.insert(ASSERTION, assertion.clone());
+            if let Some(assertion) = passage.assertion {
+                headers.insert(ASSERTION, assertion);
             }
             headers.insert(KEY_STATUS, HeaderValue::from_static(status.as_str()));
         }
@@ -147,11 +147,16 @@ fn apply(rules: &FieldRules, headers: &mut HeaderMap) {
     }
 }
 
-/// Host, length, and what is said to the next hop alone.
-fn set_framing(headers: &mut HeaderMap, passage: &Passage<'_>) {
+/// Host, length, and what is said to the next hop alone. Returns the host that the client named.
+fn set_framing(headers: &mut HeaderMap, passage: &Passage<'_>) -> Option<HeaderValue> {
+    let host = headers.remove(HOST);
     match (&passage.forward.host, passage.authority) {
         (HostForward::Client, Some(authority)) => set(headers, HOST, authority.as_str()),
-        (HostForward::Client, None) | (HostForward::Target, _) => set(headers, HOST, passage.target),
+        (HostForward::Client, None) | (HostForward::Target, _) => {
+            if let Some(target) = passage.target {
+                headers.insert(HOST, target.clone());
+            }
+        }
         (HostForward::Fixed(host), _) => set(headers, HOST, host),
     }
     // Spelt anew: `010` and `10, 10` are read in more than one way.
@@ -170,10 +175,12 @@ fn set_framing(headers: &mut HeaderMap, passage: &Passage<'_>) {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
     }
+    host
 }
 
-/// The way the request came, its id and its trace.
-fn set_way(headers: &mut HeaderMap, passage: &Passage<'_>) {
+/// The way the request came, its id and its trace. `host` is the client's field, used again where it says what
+/// was understood.
+fn set_way(headers: &mut HeaderMap, passage: &Passage<'_>, host: Option<HeaderValue>) {
     let before = headers.get_all(FORWARDED_FOR).iter().fold(BytesMut::new(), |mut joined, value| {
         if !joined.is_empty() {
             joined.extend_from_slice(b", ");
@@ -196,9 +203,13 @@ fn set_way(headers: &mut HeaderMap, passage: &Passage<'_>) {
         headers.insert(FORWARDED_PROTO, HeaderValue::from_static(scheme));
     }
     if !is_one(headers, &FORWARDED_HOST, |value| !value.is_empty()) {
-        match passage.authority {
-            Some(authority) => set(headers, FORWARDED_HOST, authority.as_str()),
-            None => {
+        let same = |value: &HeaderValue, authority: &Authority| value.as_bytes() == authority.as_str().as_bytes();
+        match (passage.authority, host) {
+            (Some(authority), Some(host)) if same(&host, authority) => {
+                headers.insert(FORWARDED_HOST, host);
+            }
+            (Some(authority), _) => set(headers, FORWARDED_HOST, authority.as_str()),
+            (None, _) => {
                 headers.remove(FORWARDED_HOST);
             }
         }
@@ -242,21 +253,21 @@ fn join_cookies(headers: &mut HeaderMap) {
 
 /// What a response is told beyond what the upstream said.
 #[derive(Debug)]
-pub(super) struct Notice {
+pub(super) struct Notice<'r> {
     /// The key's status and end, where the holder should know.
     pub(super) expiry: Option<(Status, Timestamp)>,
-    /// The fields that the answer depends on; none on public routes.
-    pub(super) vary: Vec<HeaderName>,
+    /// Where the credential is that the answer depends on; none on public routes.
+    pub(super) keyed: &'r [CredentialSource],
     /// Whether shared caches are kept from storing the answer.
     pub(super) private: bool,
 }
 
-impl Notice {
+impl<'r> Notice<'r> {
     /// What is to be told of an answer to what `permit` let through, over a route with these
     /// credentials.
     pub(super) fn of(
         permit: &Permit,
-        keyed: &[CredentialSource],
+        keyed: &'r [CredentialSource],
         forward: &Forward,
         expiry_notice: std::time::Duration,
         now: Timestamp,
@@ -265,9 +276,8 @@ impl Notice {
             .status()
             .zip(permit.ends_at())
             .filter(|(status, end)| *status == Status::Grace || end.since(now) <= expiry_notice);
-        let vary = keyed.iter().map(|source| source.field().clone()).collect::<Vec<_>>();
         let private = !keyed.is_empty() && !forward.shared_cache;
-        Self { expiry, vary, private }
+        Self { expiry, keyed, private }
     }
 }
 
@@ -275,7 +285,7 @@ impl Notice {
 pub(super) fn rewrite_response(
     headers: &mut HeaderMap,
     forward: &Forward,
-    notice: &Notice,
+    notice: &Notice<'_>,
     request_id: &RequestId,
     grpc: bool,
 ) {
@@ -290,8 +300,8 @@ pub(super) fn rewrite_response(
             headers.insert(KEY_EXPIRES, value);
         }
     }
-    for name in &notice.vary {
-        vary_on(headers, name);
+    for source in notice.keyed {
+        vary_on(headers, source.field());
     }
     if notice.private && !says_who_may_share(headers) {
         into_one_field(headers, &CACHE_CONTROL, Some(HeaderValue::from_static("private")));
@@ -352,34 +362,40 @@ fn varies_on(headers: &HeaderMap, name: &HeaderName) -> bool {
 /// The fields that tell an upstream who the caller is, ready to be set.
 #[derive(Debug)]
 pub(super) struct Identity {
-    key_id: HeaderValue,
+    key_id: Option<HeaderValue>,
+    user: Option<HeaderValue>,
+    shared: Rc<SharedIdentity>,
+}
+
+/// Those of them that many keys have in common.
+#[derive(Debug)]
+pub(super) struct SharedIdentity {
     project: Option<HeaderValue>,
     environment: Option<HeaderValue>,
-    user: Option<HeaderValue>,
     flags: Option<HeaderValue>,
 }
 
+/// Ids hold printable ASCII only; what does not is left out rather than forged.
+fn text(text: &str) -> Option<HeaderValue> {
+    HeaderValue::from_maybe_shared(Bytes::copy_from_slice(text.as_bytes())).ok()
+}
+
 impl Identity {
-    fn of(record: &Record) -> Self {
-        // Ids hold printable ASCII only; what does not is left out rather than forged.
-        let text = |text: &str| HeaderValue::from_maybe_shared(Bytes::copy_from_slice(text.as_bytes())).ok();
-        Self {
-            key_id: text(&record.id.to_string()).unwrap_or_else(|| HeaderValue::from_static("")),
-            project: record.project.as_ref().and_then(|id| text(id.as_str())),
-            environment: text(record.environment.as_str()),
-            user: record.user.as_ref().and_then(|id| text(id.as_str())),
-            flags: text(&flags_text(&record.flags)),
-        }
+    /// What it has in common with other keys. One and the same for as long as nothing of that changes.
+    pub(super) const fn shared(&self) -> &Rc<SharedIdentity> {
+        &self.shared
     }
 
-    fn write(&self, headers: &mut HeaderMap) {
-        headers.insert(KEY_ID, self.key_id.clone());
-        let fields =
-            [(PROJECT, &self.project), (ENVIRONMENT, &self.environment), (USER, &self.user), (FLAGS, &self.flags)];
-        for (name, value) in fields {
-            if let Some(value) = value {
-                headers.insert(name, value.clone());
-            }
+    fn write(self, headers: &mut HeaderMap) {
+        let SharedIdentity { project, environment, flags } = &*self.shared;
+        let key_id = self.key_id.unwrap_or_else(|| HeaderValue::from_static(""));
+        headers.insert(KEY_ID, key_id);
+        let shared = [(PROJECT, project), (ENVIRONMENT, environment), (FLAGS, flags)];
+        for (name, value) in shared.into_iter().filter_map(|(name, value)| Some((name, value.clone()?))) {
+            headers.insert(name, value);
+        }
+        if let Some(user) = self.user {
+            headers.insert(USER, user);
         }
     }
 }
@@ -398,70 +414,74 @@ fn flags_text(flags: &RecordFlags) -> String {
     text
 }
 
-/// The identity fields of the keys that one worker saw last, so that a known key costs no text.
+/// What the keys that one worker saw have in common, as text. By key it would be more than fits in memory that is
+/// quick: a table of 100,000 keys, 20,000 of them busy, has some dozens of these. The rest is made anew: an id is
+/// written sooner than looked up.
 #[derive(Debug, Default)]
 pub(super) struct Identities {
-    known: RefCell<HashMap<u32, Known>>,
+    known: RefCell<HashMap<Places, Known>>,
 }
 
+/// Where project, environment and sets of flags lie. They are shared by all keys that have the same, and never
+/// change in place.
+type Places = [usize; 4];
+
+/// Holds on to what its place is known by, so that nothing else can come to lie there.
 #[derive(Debug)]
 struct Known {
-    id: KeyId,
-    flags: RecordFlags,
-    project: Option<crate::key::ProjectId>,
-    environment: crate::key::EnvironmentId,
-    user: Option<crate::key::UserId>,
-    identity: Rc<Identity>,
+    shared: Rc<SharedIdentity>,
+    _flags: RecordFlags,
+    _project: Option<crate::key::ProjectId>,
+    _environment: crate::key::EnvironmentId,
 }
 
 impl Identities {
-    /// Enough for the keys that are busy at a time; past it all is forgotten, which costs little.
+    /// Enough for what is busy at a time; past it all is forgotten, which costs little.
     const KNOWN_MAX: usize = 4096;
 
     /// The fields of `record`.
-    pub(super) fn of(&self, record: &Record) -> Rc<Identity> {
+    pub(super) fn of(&self, record: &Record) -> Identity {
+        Identity {
+            key_id: HeaderValue::from_maybe_shared(Bytes::from(record.id.to_string())).ok(),
+            user: record.user.as_ref().and_then(|id| text(id.as_str())),
+            shared: self.shared(record),
+        }
+    }
+
+    fn shared(&self, record: &Record) -> Rc<SharedIdentity> {
         let mut known = self.known.borrow_mut();
-        if let Some(entry) = known.get(&record.slot)
-            && entry.is_of(record)
-        {
-            return Rc::clone(&entry.identity);
+        let places = places(record);
+        if let Some(entry) = known.get(&places) {
+            return Rc::clone(&entry.shared);
         }
         if known.len() >= Self::KNOWN_MAX {
             known.clear();
         }
-        let identity = Rc::new(Identity::of(record));
+        let shared = Rc::new(SharedIdentity {
+            project: record.project.as_ref().and_then(|id| text(id.as_str())),
+            environment: text(record.environment.as_str()),
+            flags: text(&flags_text(&record.flags)),
+        });
         let entry = Known {
-            id: record.id,
-            flags: record.flags.clone(),
-            project: record.project.clone(),
-            environment: record.environment.clone(),
-            user: record.user.clone(),
-            identity: Rc::clone(&identity),
+            shared: Rc::clone(&shared),
+            _flags: record.flags.clone(),
+            _project: record.project.clone(),
+            _environment: record.environment.clone(),
         };
-        known.insert(record.slot, entry);
-        identity
+        known.insert(places, entry);
+        shared
     }
 }
 
-impl Known {
-    fn is_of(&self, record: &Record) -> bool {
-        self.id == record.id
-            && same_flags(&self.flags, &record.flags)
-            && self.project == record.project
-            && self.environment == record.environment
-            && self.user == record.user
-    }
-}
-
-/// Whether two records hold the very same sets. Sets are shared and never change in place.
-fn same_flags(one: &RecordFlags, other: &RecordFlags) -> bool {
-    let same = |one: &Arc<FlagSet>, other: &Arc<FlagSet>| Arc::ptr_eq(one, other);
-    match (one, other) {
-        (RecordFlags::Own(one), RecordFlags::Own(other))
-        | (RecordFlags::Inherited(one), RecordFlags::Inherited(other)) => same(one, other),
-        (RecordFlags::Both { key: a, user: b }, RecordFlags::Both { key: c, user: d }) => same(a, c) && same(b, d),
-        (RecordFlags::Own(_) | RecordFlags::Inherited(_) | RecordFlags::Both { .. }, _) => false,
-    }
+fn places(record: &Record) -> Places {
+    let of_text = |text: &str| text.as_ptr().addr();
+    let of_flags = |flags: &Arc<FlagSet>| Arc::as_ptr(flags).addr();
+    let (flags, more) = match &record.flags {
+        RecordFlags::Own(flags) | RecordFlags::Inherited(flags) => (of_flags(flags), 0),
+        RecordFlags::Both { key, user } => (of_flags(key), of_flags(user)),
+    };
+    let project = record.project.as_ref().map_or(0, |project| of_text(project.as_str()));
+    [project, of_text(record.environment.as_str()), flags, more]
 }
 
 /// A peer's address as a field's value, kept for the next request from the same one.

@@ -11,12 +11,11 @@ use bytes::Bytes;
 use http::Method;
 use http::uri::{Authority, PathAndQuery};
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
 use super::account::{Account, Decided};
-use super::upstream::{Connector, Lease, Source};
+use super::upstream::{AnyBody, BodyFault, Connector, Lease, Source};
 use crate::clock::Timestamp;
 use crate::policy::Denial;
 
@@ -52,7 +51,7 @@ pub(super) struct OpenStream {
 #[derive(Debug, Default)]
 pub(super) struct Held {
     pub(super) lease: Option<Lease<Connector>>,
-    pub(super) body: Option<Incoming>,
+    pub(super) body: Option<AnyBody>,
     pub(super) upload: Option<Rc<Source>>,
 }
 
@@ -185,7 +184,7 @@ impl OpenStream {
     }
 
     /// The next frame of the answer. None where there is none any more.
-    pub(super) fn poll_frame(&self, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+    pub(super) fn poll_frame(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
         match &mut self.held.borrow_mut().body {
             Some(body) => Pin::new(body).poll_frame(cx),
             None => Poll::Ready(None),

@@ -12,7 +12,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http::Response;
-use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
@@ -21,7 +20,7 @@ use super::account::Account;
 use super::frames::{Frames, close_frame};
 use super::idle::Idle;
 use super::streams::OpenStream;
-use super::upstream::{AnyLink, Connector, Lease, Link};
+use super::upstream::{AnyBody, AnyLink, Connector, Lease, Link};
 use crate::listen::Peer;
 use crate::policy::{Code, Denial};
 
@@ -42,7 +41,7 @@ pub(super) struct Tunnel {
     /// The client, once its 101 was written.
     pub(super) client: OnUpgrade,
     /// The upstream's 101.
-    pub(super) response: Response<Incoming>,
+    pub(super) response: Response<AnyBody>,
     /// The upstream's connection, closed with the tunnel.
     pub(super) lease: Lease<Connector>,
     /// By what it is watched over.

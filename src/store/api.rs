@@ -106,6 +106,8 @@ pub struct ReadRequest {
     pub keys_of_user: Option<UserId>,
     /// All keys of the lineage of this key.
     pub lineage_of: Option<KeyId>,
+    /// No more than so many of that lineage, those that were stored last; 0 for all.
+    pub lineage_newest: usize,
     /// All keys minted, directly or through others, by this key.
     pub descendants_of: Option<KeyId>,
     /// Keys that have one of these hashes.
@@ -118,6 +120,8 @@ pub struct ReadRequest {
     pub disabled: Option<KeyId>,
     /// Whether any user changed after this revision.
     pub users_changed_after: Option<u64>,
+    /// How many keys this user's own keys made for it within this long.
+    pub made_for_itself: Option<(UserId, Duration)>,
 }
 
 /// What was read inside the transaction, all of one moment.
@@ -147,6 +151,9 @@ pub struct Reading {
     pub disabled: Option<Event>,
     /// Whether any user changed after [`ReadRequest::users_changed_after`].
     pub users_changed: bool,
+    /// How many of the newest [`COUNTED_MAX`] keys of the user that [`ReadRequest::made_for_itself`] names
+    /// were minted by another key of that user, so lately, whatever became of them since.
+    pub made_for_itself: usize,
 }
 
 impl Reading {

@@ -71,8 +71,7 @@ async fn fed(store: &SharedStore, cursor: Cursor) -> Vec<(Stamp, KeyId)> {
         }
     };
     store.changes_after(cursor, Box::new(sink)).await.expect("a feed");
-    let rows = rows.lock().clone();
-    rows
+    rows.lock().clone()
 }
 
 async fn listed(store: &SharedStore, query: KeyQuery) -> Vec<KeyId> {

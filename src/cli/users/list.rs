@@ -6,6 +6,7 @@ use crate::cli::output::Output;
 use crate::cli::place::Place;
 use crate::cli::values::{ConfigFile, Which};
 use crate::key::ProjectId;
+use crate::store::UserQuery;
 
 /// List users
 #[derive(Debug, clap::Args)]
@@ -22,7 +23,8 @@ pub(in crate::cli) struct Args {
 
 pub(super) fn run(args: Args, output: &mut Output) -> Result<(), Failure> {
     let place = Place::open(&args.config)?;
-    let users = place.wait(place.manager.users(&place.caller, args.project.one()))?;
+    let query = UserQuery { project: args.project.one(), ..UserQuery::default() };
+    let users = place.wait(place.manager.users(&place.caller, query))?;
     if args.json {
         return output.json(&users.iter().map(UserShape::of).collect::<Vec<_>>());
     }

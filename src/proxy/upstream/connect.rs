@@ -1,21 +1,24 @@
 //! Connecting to a target, by what it speaks.
 
 use std::cell::RefCell;
+use std::error::Error;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::{Rc, Weak};
+use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use http::uri::Scheme;
 use http::{Request, Response};
+use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use hyper::upgrade::Upgraded;
-use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_rustls::TlsConnector;
 
-use super::http1::Http1Link;
+use super::http1::{Http1Body, Http1Link, Socket, Tunnel};
 use super::http2::Http2Link;
 use super::link::{Dial, Endpoint, Link, LinkState, Lost, Upload};
 use crate::proxy::settings::Speaks;
@@ -58,8 +61,10 @@ impl Dial for Connector {
     async fn dial(&self, to: Endpoint<'_>) -> io::Result<AnyLink> {
         let on = self.on_worker();
         match &to.target.speaks {
-            Speaks::Http => Ok(AnyLink::Http1(Http1Link::over(connect(to.address).await?, &on).await?)),
-            Speaks::Unix(path) => Ok(AnyLink::Http1(Http1Link::over(UnixStream::connect(path).await?, &on).await?)),
+            Speaks::Http => Ok(AnyLink::Http1(Http1Link::over(Socket::Tcp(connect(to.address).await?), on))),
+            Speaks::Unix(path) => {
+                Ok(AnyLink::Http1(Http1Link::over(Socket::Unix(UnixStream::connect(path).await?), on)))
+            }
             Speaks::H2c if to.http1 => Err(io::Error::other("the target speaks HTTP/2 only, and this needs HTTP/1.1")),
             Speaks::H2c => {
                 let stream = connect(to.address).await?;
@@ -73,7 +78,7 @@ impl Dial for Connector {
                 if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
                     Ok(AnyLink::Http2(Http2Link::over(stream, Scheme::HTTPS, to.streams, &on).await?))
                 } else {
-                    Ok(AnyLink::Http1(Http1Link::over(stream, &on).await?))
+                    Ok(AnyLink::Http1(Http1Link::over(Socket::Tls(Box::new(stream)), on)))
                 }
             }
         }
@@ -109,8 +114,8 @@ pub(crate) enum AnyLink {
 }
 
 impl Link for AnyLink {
-    type Body = Incoming;
-    type Tunnel = TokioIo<Upgraded>;
+    type Body = AnyBody;
+    type Tunnel = Tunnel;
 
     fn state(&self) -> LinkState {
         match self {
@@ -137,14 +142,53 @@ impl Link for AnyLink {
         }
     }
 
-    async fn exchange(&mut self, request: Request<Upload>) -> Result<Response<Incoming>, Lost> {
+    async fn exchange(&mut self, request: Box<Request<Upload>>) -> Result<Response<AnyBody>, Lost> {
         match self {
-            Self::Http1(link) => link.exchange(request).await,
-            Self::Http2(link) => link.exchange(request).await,
+            Self::Http1(link) => link.exchange(request).await.map(|response| response.map(AnyBody::Http1)),
+            Self::Http2(link) => link.exchange(request).await.map(|response| response.map(AnyBody::Http2)),
         }
     }
 
-    async fn tunnel(response: Response<Incoming>) -> io::Result<TokioIo<Upgraded>> {
-        hyper::upgrade::on(response).await.map(TokioIo::new).map_err(io::Error::other)
+    async fn tunnel(response: Response<AnyBody>) -> io::Result<Tunnel> {
+        match response.into_body() {
+            AnyBody::Http1(body) => body.into_tunnel(),
+            AnyBody::Http2(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+}
+
+/// The body of an answer over either protocol.
+#[derive(Debug)]
+pub(crate) enum AnyBody {
+    Http1(Http1Body),
+    Http2(Incoming),
+}
+
+/// Why an answer's body broke off. Of HTTP/2 the reason is among its sources.
+pub(crate) type BodyFault = Box<dyn Error + Send + Sync>;
+
+impl Body for AnyBody {
+    type Data = Bytes;
+    type Error = BodyFault;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+        match self.get_mut() {
+            Self::Http1(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Self::Http2(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Http1(body) => body.is_end_stream(),
+            Self::Http2(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Http1(body) => body.size_hint(),
+            Self::Http2(body) => body.size_hint(),
+        }
     }
 }

@@ -102,9 +102,9 @@ impl Http2Link {
         self.connection.open.get() > usize::from(self.counted)
     }
 
-    pub(super) async fn exchange(&self, mut request: Request<Upload>) -> Result<Response<Incoming>, Lost> {
+    pub(super) async fn exchange(&self, mut request: Box<Request<Upload>>) -> Result<Response<Incoming>, Lost> {
         address(&mut request, &self.connection.scheme);
-        let sent = self.connection.sender.borrow_mut().try_send_request(request);
+        let sent = self.connection.sender.borrow_mut().try_send_request(*request);
         match sent.await {
             Ok(response) => Ok(response),
             Err(mut failed) => {
@@ -113,7 +113,7 @@ impl Http2Link {
                     Box::new(request)
                 });
                 let error = failed.into_error();
-                Err(Lost { untouched, word: word_in(&error), cause: error.into() })
+                Err(Lost { untouched, written: None, word: word_in(&error), cause: error.into() })
             }
         }
     }

@@ -79,8 +79,9 @@ pub(crate) trait Link: fmt::Debug + Sized + 'static {
     /// Whether others hold a share beside this one.
     fn is_shared(&self) -> bool;
 
-    /// Sends a request and waits for the head of its response.
-    fn exchange(&mut self, request: Request<Upload>) -> impl Future<Output = Result<Response<Self::Body>, Lost>>;
+    /// Sends a request and waits for the head of its response. In a box: it goes through half a dozen futures,
+    /// each of which would hold it twice.
+    fn exchange(&mut self, request: Box<Request<Upload>>) -> impl Future<Output = Result<Response<Self::Body>, Lost>>;
 
     /// The raw connection behind a 101.
     fn tunnel(response: Response<Self::Body>) -> impl Future<Output = io::Result<Self::Tunnel>>;
@@ -91,6 +92,8 @@ pub(crate) trait Link: fmt::Debug + Sized + 'static {
 pub(crate) struct Lost {
     /// The request, if no byte of it was written.
     pub(crate) untouched: Option<Box<Request<Upload>>>,
+    /// The request, if something of it was written and the connection still had it.
+    pub(crate) written: Option<Box<Request<Upload>>>,
     /// What the other side said of it.
     pub(crate) word: Word,
     /// What happened.

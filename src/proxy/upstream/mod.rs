@@ -24,9 +24,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Method, Request, Response};
+use http::{HeaderValue, Method, Request, Response};
 
-pub(crate) use connect::{AnyLink, Connector};
+pub(crate) use connect::{AnyBody, AnyLink, BodyFault, Connector};
 pub(crate) use link::{ClientBody, Dial, Link, Source, Upload};
 pub(crate) use pool::{Lease, Pool};
 pub(crate) use standing::{Standings, Told};
@@ -45,6 +45,8 @@ use pool::{DialFault, Dialled};
 pub(crate) struct Service<D: Dial> {
     /// Its settings.
     pub(crate) upstream: Upstream,
+    /// What the first target is called, for the `Host` of requests that name none.
+    pub(crate) target_name: Option<HeaderValue>,
     pools: Vec<Rc<Pool<D>>>,
     chooser: Chooser,
     budget: Budget,
@@ -95,12 +97,8 @@ impl<D: Dial> Service<D> {
     ) -> Self {
         let chooser = Chooser::new(upstream.balance, upstream.slow_start);
         let budget = Budget::new(upstream.retries);
-        Self { upstream, pools, chooser, budget, standings, clock, cells }
-    }
-
-    /// What the first target is called, for the `Host` of requests that name none.
-    pub(crate) fn target_name(&self) -> &str {
-        self.upstream.targets.first().map_or("", |target| target.host_field())
+        let target_name = upstream.targets.first().and_then(|target| HeaderValue::from_str(target.host_field()).ok());
+        Self { upstream, target_name, pools, chooser, budget, standings, clock, cells }
     }
 
     /// Lets go of idle connections that have died or grown too old, and begins the checks that are due.
@@ -133,7 +131,7 @@ impl<D: Dial> Service<D> {
     /// Sends `request`. `transfer` tells how far its body has come. `http1`: nothing else will do.
     pub(crate) async fn send(
         &self,
-        request: Request<Upload>,
+        request: Box<Request<Upload>>,
         transfer: &Transfer,
         http1: bool,
     ) -> Result<Exchange<D>, Failure> {
@@ -153,7 +151,7 @@ impl<D: Dial> Service<D> {
                 }
                 Tried::Back(back, failure) => {
                     self.note(pool, &failure, transfer);
-                    request = *back;
+                    request = back;
                     last = Some(failure);
                 }
                 Tried::Failed(failure) => {
@@ -204,7 +202,7 @@ impl<D: Dial> Service<D> {
     async fn try_target(
         &self,
         pool: &Rc<Pool<D>>,
-        request: Request<Upload>,
+        request: Box<Request<Upload>>,
         transfer: &Transfer,
         http1: bool,
     ) -> Tried<D> {
@@ -225,9 +223,9 @@ impl<D: Dial> Service<D> {
                         lease
                     }
                     Err(DialFault::Refused(error)) => {
-                        return Tried::Back(Box::new(request), Failure::Unreachable(error.into()));
+                        return Tried::Back(request, Failure::Unreachable(error.into()));
                     }
-                    Err(DialFault::TimedOut) => return Tried::Back(Box::new(request), Failure::ConnectTimeout),
+                    Err(DialFault::TimedOut) => return Tried::Back(request, Failure::ConnectTimeout),
                 },
             };
             if reused && lease.rested && !replayable {
@@ -239,18 +237,20 @@ impl<D: Dial> Service<D> {
             }
             // Others' word that a request was not processed exists on shared connections alone.
             let shared = lease.link.is_multiplexed();
-            let copy = (shared || replayable).then(|| copy_of(&request));
-            let lost = match self.exchange(&mut lease.link, request, transfer).await {
+            let copy = shared.then(|| copy_of(&request));
+            let mut lost = match self.exchange(&mut lease.link, request, transfer).await {
                 Ok(response) => return Tried::Answered(Exchange { response, lease }),
                 Err(ExchangeFault::TimedOut) => return Tried::Failed(Failure::HeadTimeout),
                 Err(ExchangeFault::Lost(lost)) => lost,
             };
+            // What has its connection to itself comes back from it whole.
+            let copy = copy.or_else(|| lost.written.take().filter(|_| replayable));
             let copy = copy.filter(|_| transfer.bytes() == 0 && !transfer.is_broken());
             match (lost, copy) {
-                (Lost { untouched: Some(back), .. }, _) if reused => request = *back,
+                (Lost { untouched: Some(back), .. }, _) if reused => request = back,
                 // Others may have used up a shared connection before this one got to it.
                 (Lost { untouched: Some(back), .. }, _) if shared && said_no < REFUSALS_MAX => {
-                    request = *back;
+                    request = back;
                     said_no += 1;
                 }
                 (Lost { untouched: Some(back), cause, .. }, _) => return Tried::Back(back, Failure::Broken(cause)),
@@ -288,7 +288,7 @@ impl<D: Dial> Service<D> {
     async fn exchange(
         &self,
         link: &mut D::Link,
-        request: Request<Upload>,
+        request: Box<Request<Upload>>,
         transfer: &Transfer,
     ) -> Result<Response<<D::Link as Link>::Body>, ExchangeFault> {
         tokio::select! {
@@ -327,21 +327,17 @@ fn is_idempotent(method: &Method) -> bool {
 }
 
 /// The same request once more, as far as its body is the same for both: see [`again`].
-fn copy_of(request: &Request<Upload>) -> Copied {
-    let mut head = Request::new(());
-    *head.method_mut() = request.method().clone();
-    *head.uri_mut() = request.uri().clone();
-    *head.headers_mut() = request.headers().clone();
-    Copied { head, body: request.body().kept() }
-}
-
-/// A request that may have to be sent again.
-struct Copied {
-    head: Request<()>,
-    body: Upload,
+fn copy_of(request: &Request<Upload>) -> Box<Request<Upload>> {
+    let mut copy = Box::new(Request::new(request.body().kept()));
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.headers_mut() = request.headers().clone();
+    copy
 }
 
 /// Takes the body away from where the request was sent before.
-fn again(Copied { head, body }: Copied) -> Request<Upload> {
-    head.map(|()| body.again())
+fn again(mut copy: Box<Request<Upload>>) -> Box<Request<Upload>> {
+    let body = copy.body().again();
+    *copy.body_mut() = body;
+    copy
 }

@@ -124,7 +124,9 @@ impl House {
         request.headers_mut().insert("host", "service.example".parse().expect("a value"));
         let transfer = Transfer::default();
         transfer.end();
-        let Ok(exchange) = self.service.send(request, &transfer, false).await else { return "nobody".to_owned() };
+        let Ok(exchange) = self.service.send(Box::new(request), &transfer, false).await else {
+            return "nobody".to_owned();
+        };
         let name = exchange.response.into_body().collect().await.expect("an answer").to_bytes();
         exchange.lease.give_back();
         String::from_utf8(name.to_vec()).expect("text")

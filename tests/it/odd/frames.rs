@@ -23,6 +23,14 @@ pub(super) enum Came {
     Gone,
 }
 
+/// One frame as it came.
+struct Frame {
+    kind: u8,
+    flags: u8,
+    stream: u32,
+    payload: Vec<u8>,
+}
+
 /// A connection that has said its preface.
 pub(super) struct Frames {
     stream: TcpStream,
@@ -81,7 +89,7 @@ impl Frames {
     pub(super) fn outcome_within(&mut self, wanted: u32, patience: Duration) -> Option<Came> {
         self.stream.set_read_timeout(Some(patience)).expect("a socket");
         loop {
-            let (kind, flags, stream, payload) = match self.read_frame() {
+            let Frame { kind, flags, stream, payload } = match self.read_frame() {
                 Ok(Some(frame)) => frame,
                 Ok(None) => return None,
                 Err(_over) => return Some(Came::Gone),
@@ -110,15 +118,16 @@ impl Frames {
         }
     }
 
-    /// The next frame: kind, flags, stream, payload. None where none comes in time.
-    fn read_frame(&mut self) -> std::io::Result<Option<(u8, u8, u32, Vec<u8>)>> {
+    /// The next frame; none where none comes in time.
+    fn read_frame(&mut self) -> std::io::Result<Option<Frame>> {
         let frame = loop {
             if let [high, middle, low, kind, flags, stream @ ..] = self.read.as_slice()
                 && let Some(stream) = stream.first_chunk::<4>()
             {
                 let length = usize::from(*high) << 16 | usize::from(*middle) << 8 | usize::from(*low);
                 if let Some(payload) = self.read.get(9..9 + length) {
-                    break (*kind, *flags, u32::from_be_bytes(*stream) & 0x7fff_ffff, payload.to_vec());
+                    let stream = u32::from_be_bytes(*stream) & 0x7fff_ffff;
+                    break Frame { kind: *kind, flags: *flags, stream, payload: payload.to_vec() };
                 }
             }
             let mut chunk = [0; 16 * 1024];
@@ -131,7 +140,7 @@ impl Frames {
                 Err(error) => return Err(error),
             }
         };
-        self.read.drain(..9 + frame.3.len());
+        self.read.drain(..9 + frame.payload.len());
         Ok(Some(frame))
     }
 }

@@ -1,0 +1,272 @@
+#!/usr/bin/env python3
+"""`make bench`: Keyward beside other proxies, in one run and in turn.
+
+Each proxy has one core and one worker; the clients and the service behind it are one process on another
+core (load/). The figure is the processor time of the proxy for a request, in microseconds: it hardly
+depends on what else the machine does, and ratios are only taken within one round. Whatever was measured is
+in results.jsonl at once; a run that was broken off goes on where it was with --resume.
+"""
+
+import argparse
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import peers
+import report
+from inputs import Inputs
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+
+# By name: what the report calls it, how it is measured, and what the load side is told.
+SCENARIOS = {
+    "clear64": ("HTTP/1.1, 100 B, 64 connections", "load", []),
+    "clear256": ("HTTP/1.1, 100 B, 256 connections", "load", ["--connections", "256"]),
+    "tls64": ("TLS, 100 B, 64 connections", "load", ["--tls"]),
+    "tls256": ("TLS, 100 B, 256 connections", "load", ["--tls", "--connections", "256"]),
+    "tls10k": ("TLS, 10 KiB answers", "load", ["--tls", "--body", "10240"]),
+    "tls1m": ("TLS, 1 MiB answers, 16 connections", "load", ["--tls", "--body", "1048576", "--connections", "16"]),
+    "up10k": ("TLS, 10 KiB uploads", "load", ["--tls", "--upload", "10240"]),
+    "up1m": ("TLS, 1 MiB uploads, 16 connections", "load", ["--tls", "--upload", "1048576", "--connections", "16"]),
+    "h2": ("HTTP/2 over TLS, 64 connections of 10 streams", "h2load", []),
+    "denied": ("Denied: unknown tokens", "load", ["--denied", "--status", "4"]),
+    "handshake": ("A full TLS handshake for each request", "load", ["--tls", "--close"]),
+    "resumed": ("A resumed TLS handshake for each request", "load", ["--tls", "--close", "--resume"]),
+    "new": ("A new connection for each request, clear text", "load", ["--close"]),
+    "rate": ("TLS at a fixed rate", "rate", ["--tls"]),
+    "idle_tls": ("Idle TLS connections", "idle", ["--tls"]),
+    "idle_clear": ("Idle connections, clear text", "idle", []),
+    "two": ("Two workers on two cores, TLS", "two", ["--tls"]),
+}
+ONCE = {"idle_tls", "idle_clear"}
+USUAL = ["nginx", "haproxy", "envoy", "pingora", "keyward", "nginx+log", "keyward+log"]
+# What a log costs shows in these.
+LOGGED = {"clear64", "tls64"}
+# As busy as a core can be shown to be.
+BUSY = 0.9
+
+
+class Run:
+    def __init__(self, options):
+        self.options = options
+        self.folder = Path(options.folder).resolve()
+        self.inputs = Inputs(self.folder, options.keys)
+        self.results = self.folder / "results.jsonl"
+        self.done = {}
+        if options.resume and self.results.exists():
+            for line in self.results.read_text().splitlines():
+                row = json.loads(line)
+                self.done[row["round"], row["peer"], row["scenario"]] = row
+        elif not options.report:
+            self.results.write_text("")
+        self.peer = None
+
+    def load(self, *words, cores="1"):
+        command = ["taskset", "-c", cores, str(self.options.load), "--backend", str(peers.SERVICE), *words]
+        if os.geteuid() == 0:
+            command = ["nice", "-n", "-5"] + command
+        return command
+
+    def measured(self, *words, cores="1"):
+        words = ["--process", str(self.peer.process.pid), "--warm", "0.3", *words]
+        told = subprocess.run(self.load(*words, cores=cores), capture_output=True, text=True, timeout=120)
+        if told.returncode != 0:
+            raise RuntimeError(f"{self.peer.name}: {' '.join(words)}: {told.stderr.strip()}")
+        return json.loads(told.stdout)
+
+    def scenario(self, name):
+        _title, kind, words = SCENARIOS[name]
+        words = list(words)
+        keys = self.inputs.keys
+        if "--denied" in words:
+            words.remove("--denied")
+            keys = self.inputs.unknown
+        port = self.peer.tls if "--tls" in words or kind == "h2load" else self.peer.clear
+        words += ["--target", f"127.0.0.1:{port}", "--keys", str(keys)]
+        seconds = ["--seconds", str(self.options.seconds)]
+        if kind == "h2load":
+            return self.h2load(port)
+        if kind == "rate":
+            return self.measured(*words, "--rate", str(self.options.rate), "--seconds", str(self.options.seconds * 2))
+        if kind == "idle":
+            return self.idle(words)
+        cores = "0,1" if kind == "two" else "1"
+        # Neither side at work all the time: something else had the core.
+        for _ in range(3):
+            told = self.measured(*words, *seconds, cores=cores)
+            if kind == "two" or max(told["proxy_busy"], told["load_busy"]) >= BUSY:
+                break
+        return told
+
+    def idle(self, words):
+        """KiB for each connection that was answered once and then left alone."""
+        self.again()
+        few = self.measured(*words, "--idle", "--connections", "1", "--seconds", "1")
+        many = self.measured(*words, "--idle", "--connections", str(self.options.idle), "--seconds", "5")
+        many["kib"] = (many["memory_kib"] - few["memory_kib"]) / self.options.idle
+        return many
+
+    def h2load(self, port):
+        """By nghttp2's own load generator, beside the service. Its 64 handshakes are in the figure."""
+        service = subprocess.Popen(self.load("--connections", "0", "--warm", "0", "--seconds", "60"), stdout=subprocess.DEVNULL)
+        try:
+            time.sleep(0.2)
+            token = self.inputs.keys.open().readline().strip()
+            nice = ["nice", "-n", "-5"] if os.geteuid() == 0 else []
+            command = nice + ["taskset", "-c", "1", "h2load", "-t1", "-c64", "-m10", "-H", f"authorization: Bearer {token}"]
+            url = f"https://localhost:{port}/s100"
+            subprocess.run(command + ["-n", "5000", url], capture_output=True, check=True)
+            count = int(40_000 * self.options.seconds)
+            before, began = self.processor(), time.monotonic()
+            told = subprocess.run(command + ["-n", str(count), url], capture_output=True, text=True, check=True).stdout
+            took, used = time.monotonic() - began, self.processor() - before
+            good = int(re.search(r"(\d+) 2xx", told)[1])
+            return {
+                "rate": round(good / took),
+                "answered": good,
+                "wrong": count - good,
+                "micros": used / 1e3 / max(good, 1),
+                "proxy_busy": used / 1e9 / took,
+                "load_busy": 0,
+            }
+        finally:
+            service.terminate()
+            service.wait()
+
+    def processor(self):
+        """Nanoseconds that the proxy and its children have been on a processor."""
+        every, total = [self.peer.process.pid], 0
+        for process in every:
+            for task in Path(f"/proc/{process}/task").iterdir():
+                total += int((task / "schedstat").read_text().split()[0])
+                every += [int(child) for child in (task / "children").read_text().split()]
+        return total
+
+    def again(self, workers=1, cores="0"):
+        self.peer.stop()
+        self.peer.start(workers, cores)
+
+    def keep(self, number, scenario, told):
+        row = {"round": number, "peer": self.peer.name, "scenario": scenario} | told
+        self.done[number, self.peer.name, scenario] = row
+        with self.results.open("a") as results:
+            results.write(json.dumps(row) + "\n")
+        micros = f"{row.get('kib', 0):9.1f} KiB" if "kib" in row else f"{row['micros']:9.2f} us "
+        print(f"round {number}  {self.peer.name:12} {scenario:11}{micros}  {row['rate']:8.0f}/s", flush=True)
+
+    def one(self, number, peer):
+        wanted = [
+            name
+            for name in self.options.scenarios
+            if (number, peer.name, name) not in self.done
+            and not (name in ONCE and number > 1)
+            and ("+log" not in peer.name or name in LOGGED)
+        ]
+        if not wanted:
+            return
+        self.peer = peer
+        try:
+            peer.start()
+            for name in wanted:
+                if name == "two":
+                    continue
+                self.keep(number, name, self.scenario(name))
+            if "two" in wanted and peer.name != "envoy":
+                # One and two workers with the same two cores, which the load side has as well.
+                self.again(1, "0,1")
+                one = self.scenario("two")
+                self.again(2, "0,1")
+                told = self.scenario("two")
+                told["one_worker"] = one["micros"]
+                self.keep(number, "two", told)
+        finally:
+            peer.stop()
+
+    def all(self):
+        chosen = []
+        for name in self.options.peers:
+            peer = peers.ALL[name](self.inputs, self.folder)
+            missing = peer.missing()
+            if missing:
+                print(f"without {name}: {missing}", flush=True)
+                continue
+            peer.prepare()
+            chosen.append(peer)
+        for number in range(1, self.options.rounds + 1):
+            for peer in chosen:
+                self.one(number, peer)
+        return chosen
+
+
+def stopped(_signal, _frame):
+    # Through the `finally` of whatever runs, which stops the proxy.
+    sys.exit(130)
+
+
+def apart():
+    """Runs on as a session of its own, which the scheduler prefers where it may: on Linux processes of one
+    session share their processor time with those of others as one, whatever their own niceness is."""
+    child = os.fork()
+    if child:
+        for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(kind, lambda *_: os.kill(child, signal.SIGTERM))
+        sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    os.setsid()
+    try:
+        Path("/proc/self/autogroup").write_text("-20")
+    except OSError:
+        pass
+
+
+def words(text):
+    return text.replace(",", " ").split()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", default=str(ROOT / "target/bench"), help="where everything is kept")
+    parser.add_argument("--keyward", default=str(ROOT / "target/release/keyward"), help="the gateway's binary")
+    parser.add_argument("--other", help="another build of it, measured as the peer `other`")
+    parser.add_argument("--load", default=str(ROOT / "target/bench/load-target/release/load"), help="the load side's binary")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
+    parser.add_argument("--keys", type=int, default=100_000)
+    parser.add_argument("--idle", type=int, default=4_000, help="idle connections")
+    parser.add_argument("--rate", type=int, default=10_000, help="requests a second of the scenario `rate`")
+    parser.add_argument("--scenarios", type=words, default=list(SCENARIOS), help=" ".join(SCENARIOS))
+    parser.add_argument("--peers", type=words, default=USUAL, help=" ".join(peers.ALL))
+    parser.add_argument("--resume", action="store_true", help="go on with what results.jsonl has")
+    parser.add_argument("--report", action="store_true", help="measure nothing")
+    parser.add_argument("--page", action="store_true", help="write docs/PERFORMANCE.md and its chart")
+    options = parser.parse_args()
+    for name in options.scenarios:
+        if name not in SCENARIOS:
+            parser.error(f"no scenario {name}; there are: {' '.join(SCENARIOS)}")
+    for name in options.peers:
+        if name not in peers.ALL:
+            parser.error(f"no peer {name}; there are: {' '.join(peers.ALL)}")
+    if not options.report:
+        apart()
+    signal.signal(signal.SIGTERM, stopped)
+    # As many connections as this user may have.
+    peers.resource.setrlimit(peers.resource.RLIMIT_NOFILE, (peers.OPEN_FILES, peers.OPEN_FILES))
+    peers.Keyward.binary = str(Path(options.keyward).resolve())
+    peers.KeywardOther.binary = str(Path(options.other).resolve()) if options.other else None
+    options.resume |= options.report
+    run = Run(options)
+    if not options.report:
+        run.all()
+    rows = list(run.done.values())
+    print(report.table(rows, SCENARIOS))
+    if options.page:
+        report.write_page(rows, SCENARIOS, options, ROOT)
+
+
+if __name__ == "__main__":
+    main()

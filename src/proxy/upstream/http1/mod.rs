@@ -1,0 +1,125 @@
+//! HTTP/1.1 towards an upstream, by a codec of our own on httparse.
+//!
+//! hyper's client runs each connection in a task beside the request's: a request goes there through a
+//! channel and its answer comes back through another, with a wake-up and several allocations each way. Here the
+//! request's own task writes and reads. What that was worth is in docs/decisions/0080.
+//!
+//! Answers are read no more leniently than hyper reads them. Where the message ends is decided in [`head`] and
+//! [`decoder`]; whatever is left behind it, or cannot be told, ends the connection.
+
+mod decoder;
+mod head;
+mod outgoing;
+mod socket;
+mod wire;
+
+use std::cell::RefCell;
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Body, Frame, SizeHint};
+
+pub(super) use socket::{Socket, Tunnel};
+
+use super::connect::OnWorker;
+use super::link::{LinkState, Lost, Upload, Word};
+use wire::Wire;
+pub(crate) use wire::WireFault;
+
+/// One connection.
+pub(crate) struct Http1Link {
+    wire: Rc<RefCell<Wire>>,
+    on: OnWorker,
+}
+
+impl Http1Link {
+    /// Over a socket that was just connected.
+    pub(super) fn over(socket: Socket, on: OnWorker) -> Self {
+        Self { wire: Rc::new(RefCell::new(Wire::over(socket))), on }
+    }
+
+    pub(super) fn state(&self) -> LinkState {
+        self.wire.borrow_mut().state()
+    }
+
+    pub(super) async fn exchange(&mut self, mut request: Box<Request<Upload>>) -> Result<Response<Http1Body>, Lost> {
+        self.wire.borrow_mut().begin(&request);
+        let answered = poll_fn(|cx| self.wire.borrow_mut().poll_exchange(cx, request.headers_mut())).await;
+        match answered {
+            Ok(response) => {
+                if self.wire.borrow().is_sending() {
+                    self.send_on();
+                }
+                Ok(response.map(|()| Http1Body { wire: Rc::clone(&self.wire) }))
+            }
+            Err(fault) => {
+                let mut wire = self.wire.borrow_mut();
+                wire.close();
+                let word = if wire.has_heard() { Word::Begun } else { Word::Silent };
+                let (untouched, written) =
+                    if wire.is_touched() { (None, Some(request)) } else { (Some(request), None) };
+                Err(Lost { untouched, written, word, cause: fault.into() })
+            }
+        }
+    }
+
+    /// Sends the rest of a request whose answer has begun. In a task of its own: who reads the answer may
+    /// wait for a client that reads only once it has sent everything.
+    fn send_on(&self) {
+        let wire = Rc::clone(&self.wire);
+        let _ends_with_the_connection = self.on.spawn(poll_fn(move |cx| wire.borrow_mut().poll_send_on(cx)));
+    }
+}
+
+impl Drop for Http1Link {
+    fn drop(&mut self) {
+        self.wire.borrow_mut().close();
+    }
+}
+
+impl fmt::Debug for Http1Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Http1Link").finish_non_exhaustive()
+    }
+}
+
+/// The body of an answer, read from the connection by whoever polls it.
+pub(crate) struct Http1Body {
+    wire: Rc<RefCell<Wire>>,
+}
+
+impl Http1Body {
+    /// The connection itself, behind a 101.
+    pub(super) fn into_tunnel(self) -> io::Result<Tunnel> {
+        self.wire.borrow_mut().hand_over().ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+}
+
+impl Body for Http1Body {
+    type Data = Bytes;
+    type Error = WireFault;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, WireFault>>> {
+        self.wire.borrow_mut().poll_body(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.wire.borrow().is_answered()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.wire.borrow().size_hint()
+    }
+}
+
+impl fmt::Debug for Http1Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Http1Body").finish_non_exhaustive()
+    }
+}

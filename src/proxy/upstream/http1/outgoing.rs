@@ -1,0 +1,283 @@
+//! A request on its way out.
+
+use std::fmt::Write as _;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use http::header::{CONTENT_LENGTH, TRAILER, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderName, Request};
+use http_body::Body;
+use tokio::io::AsyncWrite;
+
+use super::socket::Socket;
+use crate::proxy::upstream::link::{CutShort, Upload};
+
+/// What is still to be written of a request: its head and whatever else is small, then one large piece of its
+/// body, then the rest of the body.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    small: Vec<u8>,
+    written: usize,
+    large: Bytes,
+    /// What ends the large piece.
+    after: &'static [u8],
+    body: Upload,
+    framing: Framing,
+    flushed: bool,
+    touched: bool,
+}
+
+/// How the end of the body is told.
+#[derive(Debug)]
+enum Framing {
+    /// There is none, or it has been told.
+    Over,
+    /// By the length in the head; so much is left.
+    Length(u64),
+    /// By chunks, with these trailers and no others.
+    Chunked(Vec<HeaderName>),
+}
+
+/// Why a request was not written to its end.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::proxy::upstream) enum Unsent {
+    /// The connection broke.
+    #[error("the connection broke while the request was written")]
+    Broken(#[source] io::Error),
+    /// The body broke off.
+    #[error("the request's body broke off")]
+    Body(#[source] CutShort),
+    /// The body is longer or shorter than its declared length, which the listener rules out.
+    #[error("the request's body is not as long as it was said to be")]
+    Length,
+}
+
+impl Outgoing {
+    pub(super) const fn nothing() -> Self {
+        Self {
+            small: Vec::new(),
+            written: 0,
+            large: Bytes::new(),
+            after: b"",
+            body: Upload::Empty,
+            framing: Framing::Over,
+            flushed: true,
+            touched: false,
+        }
+    }
+
+    /// Begins with another request; the last one is done with.
+    pub(super) fn begin(&mut self, request: &Request<Upload>) {
+        self.small.clear();
+        if self.small.capacity() > SMALL_KEPT_MAX {
+            self.small = Vec::new();
+        }
+        self.body = request.body().kept();
+        self.framing = framing(request);
+        write_head(&mut self.small, request, &self.framing);
+        (self.written, self.large, self.after) = (0, Bytes::new(), b"");
+        (self.flushed, self.touched) = (false, false);
+    }
+
+    /// Whether anything of the request was taken from its body, or written.
+    pub(super) const fn is_touched(&self) -> bool {
+        self.touched
+    }
+
+    /// Whether all of it has left.
+    pub(super) const fn is_over(&self) -> bool {
+        matches!(self.framing, Framing::Over) && self.flushed
+    }
+
+    /// Writes no more of it.
+    pub(super) fn give_up(&mut self) {
+        (self.written, self.large, self.after) = (self.small.len(), Bytes::new(), b"");
+        (self.body, self.framing, self.flushed) = (Upload::Empty, Framing::Over, true);
+    }
+
+    /// Writes what can be written. Ready when all has left.
+    pub(super) fn poll_send(&mut self, socket: &mut Socket, cx: &mut Context<'_>) -> Poll<Result<(), Unsent>> {
+        if self.is_over() {
+            return Poll::Ready(Ok(()));
+        }
+        loop {
+            let waits = self.fill(cx)?;
+            while self.has_more() {
+                self.flushed = false;
+                let count = ready!(self.poll_write(socket, cx)).map_err(Unsent::Broken)?;
+                if count == 0 {
+                    return Poll::Ready(Err(Unsent::Broken(io::ErrorKind::WriteZero.into())));
+                }
+                self.touched = true;
+                self.advance(count);
+            }
+            if waits || matches!(self.framing, Framing::Over) {
+                if !self.flushed {
+                    ready!(Pin::new(&mut *socket).poll_flush(cx)).map_err(Unsent::Broken)?;
+                    self.flushed = true;
+                }
+                return if waits { Poll::Pending } else { Poll::Ready(Ok(())) };
+            }
+        }
+    }
+
+    fn has_more(&self) -> bool {
+        self.written < self.small.len() || !self.large.is_empty() || !self.after.is_empty()
+    }
+
+    fn poll_write(&self, socket: &mut Socket, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let small = self.small.get(self.written..).unwrap_or_default();
+        if self.large.is_empty() && self.after.is_empty() {
+            return Pin::new(socket).poll_write(cx, small);
+        }
+        let all = [IoSlice::new(small), IoSlice::new(&self.large), IoSlice::new(self.after)];
+        Pin::new(socket).poll_write_vectored(cx, &all)
+    }
+
+    fn advance(&mut self, count: usize) {
+        let small = count.min(self.small.len() - self.written);
+        self.written += small;
+        let large = (count - small).min(self.large.len());
+        self.large.advance(large);
+        self.after = self.after.get(count - small - large..).unwrap_or_default();
+        if self.written == self.small.len() {
+            self.small.clear();
+            self.written = 0;
+        }
+    }
+
+    /// Takes what there is of the body, up to one large piece. Whether more has to be waited for.
+    fn fill(&mut self, cx: &mut Context<'_>) -> Result<bool, Unsent> {
+        while !matches!(self.framing, Framing::Over) && self.large.is_empty() && self.small.len() < SMALL_BYTES_MAX {
+            match Pin::new(&mut self.body).poll_frame(cx) {
+                Poll::Pending => return Ok(true),
+                Poll::Ready(None) => self.end(None)?,
+                Poll::Ready(Some(Err(broken_off))) => return Err(Unsent::Body(broken_off)),
+                Poll::Ready(Some(Ok(frame))) => {
+                    self.touched = true;
+                    match frame.into_data() {
+                        Ok(data) => self.add(data)?,
+                        Err(frame) => self.end(frame.into_trailers().ok())?,
+                    }
+                }
+            }
+            if matches!(self.framing, Framing::Length(0)) {
+                self.end_at_length(cx)?;
+            }
+        }
+        Ok(false)
+    }
+
+    fn add(&mut self, data: Bytes) -> Result<(), Unsent> {
+        if data.is_empty() {
+            return Ok(());
+        }
+        match &mut self.framing {
+            Framing::Over => return Err(Unsent::Length),
+            Framing::Length(left) => {
+                let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
+                *left = left.checked_sub(length).ok_or(Unsent::Length)?;
+            }
+            Framing::Chunked(_) => {
+                let mut line = String::new();
+                // A String takes whatever is written to it.
+                let _never = write!(line, "{:X}\r\n", data.len());
+                self.small.extend_from_slice(line.as_bytes());
+                self.after = b"\r\n";
+            }
+        }
+        if data.len() <= COPIED_BYTES_MAX {
+            self.small.extend_from_slice(&data);
+            self.small.extend_from_slice(self.after);
+            self.after = b"";
+        } else {
+            self.large = data;
+        }
+        Ok(())
+    }
+
+    /// Ends a body that has its length. It is asked once more, so that its sender learns that it was read to
+    /// its end where that is known already, and nobody waits for it where it is not.
+    fn end_at_length(&mut self, cx: &mut Context<'_>) -> Result<(), Unsent> {
+        match Pin::new(&mut self.body).poll_frame(cx) {
+            Poll::Pending | Poll::Ready(None) => self.end(None),
+            Poll::Ready(Some(Err(broken_off))) => Err(Unsent::Body(broken_off)),
+            Poll::Ready(Some(Ok(frame))) if frame.data_ref().is_some_and(|data| !data.is_empty()) => {
+                Err(Unsent::Length)
+            }
+            Poll::Ready(Some(Ok(_nothing_more))) => self.end(None),
+        }
+    }
+
+    fn end(&mut self, trailers: Option<HeaderMap>) -> Result<(), Unsent> {
+        match std::mem::replace(&mut self.framing, Framing::Over) {
+            Framing::Over | Framing::Length(0) => {}
+            Framing::Length(_) => return Err(Unsent::Length),
+            Framing::Chunked(announced) => {
+                self.small.extend_from_slice(b"0\r\n");
+                for (name, value) in trailers.iter().flatten().filter(|(name, _)| announced.contains(name)) {
+                    write_field(&mut self.small, name, value);
+                }
+                self.small.extend_from_slice(b"\r\n");
+            }
+        }
+        self.body = Upload::Empty;
+        Ok(())
+    }
+}
+
+/// How the body is to be framed, by what the head says of it.
+fn framing(request: &Request<Upload>) -> Framing {
+    let headers = request.headers();
+    if request.body().is_end_stream() {
+        return Framing::Over;
+    }
+    if headers.contains_key(TRANSFER_ENCODING) {
+        let announced = headers.get_all(TRAILER).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+        let announced = announced.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok());
+        return Framing::Chunked(announced.collect());
+    }
+    let declared = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    match declared.or_else(|| request.body().size_hint().exact()) {
+        Some(length) => Framing::Length(length),
+        None => Framing::Chunked(Vec::new()),
+    }
+}
+
+fn write_head(into: &mut Vec<u8>, request: &Request<Upload>, framing: &Framing) {
+    let headers = request.headers();
+    let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
+    for part in [request.method().as_str(), " ", target, " HTTP/1.1\r\n"] {
+        into.extend_from_slice(part.as_bytes());
+    }
+    let is_chunked = matches!(framing, Framing::Chunked(_));
+    for (name, value) in headers {
+        // What frames the body is written once, and as it is.
+        if *name != TRANSFER_ENCODING && !(is_chunked && *name == CONTENT_LENGTH) {
+            write_field(into, name, value);
+        }
+    }
+    match framing {
+        Framing::Chunked(_) => into.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+        Framing::Length(length) if !headers.contains_key(CONTENT_LENGTH) => {
+            into.extend_from_slice(format!("content-length: {length}\r\n").as_bytes());
+        }
+        Framing::Length(_) | Framing::Over => {}
+    }
+    into.extend_from_slice(b"\r\n");
+}
+
+fn write_field(into: &mut Vec<u8>, name: &HeaderName, value: &http::HeaderValue) {
+    for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+        into.extend_from_slice(part);
+    }
+}
+
+/// A piece of a body up to this is copied behind the head: cheaper than a second piece for the kernel to gather.
+const COPIED_BYTES_MAX: usize = 4 * 1024;
+/// With so much waiting it is written before more is taken.
+const SMALL_BYTES_MAX: usize = 16 * 1024;
+/// A buffer larger than this is not kept for the next request.
+const SMALL_KEPT_MAX: usize = 4 * 1024;
