@@ -6,6 +6,7 @@
 //! were read; what is newer is left to the feed, and where the store's history is another, everything
 //! is.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,6 +56,8 @@ struct Walk {
     after: Option<Subject>,
     /// Slots whose keys are stored.
     seen: Slots,
+    /// Keys that are stored, and cannot be read.
+    damaged: HashSet<KeyId>,
     differences: usize,
 }
 
@@ -140,8 +143,14 @@ impl Reconciler {
         let place = *self.place.lock();
         let Some((at, generation)) = place else { return self.give_up() };
         let begun = self.walk.take().filter(|walk| walk.generation == generation);
-        let mut walk =
-            begun.unwrap_or_else(|| Walk { from: at, generation, after: None, seen: Slots::default(), differences: 0 });
+        let mut walk = begun.unwrap_or_else(|| Walk {
+            from: at,
+            generation,
+            after: None,
+            seen: Slots::default(),
+            damaged: HashSet::new(),
+            differences: 0,
+        });
         let page = match self.read(at, walk.after.clone()).await {
             Ok(page) => page,
             Err(_error) => {
@@ -196,6 +205,7 @@ impl Reconciler {
         let mut rows = Vec::new();
         for (id, cause) in &page.damaged {
             walk.differences += 1;
+            walk.damaged.extend(*id);
             self.metrics.difference("damaged");
             self.metrics.alarm(Alarm::Reconcile, 1);
             tracing::error!(key = ?id, cause, "a row of the store cannot be read: what is known of it goes on");
@@ -241,7 +251,8 @@ impl Reconciler {
                 return;
             }
             live += 1;
-            if !walk.seen.has(slot) && key.stamp.revision <= walk.from.revision && unseen.len() <= FEW {
+            let is_seen = walk.seen.has(slot) || walk.damaged.contains(&key.id);
+            if !is_seen && key.stamp.revision <= walk.from.revision && unseen.len() <= FEW {
                 unseen.push(key.to_row());
             }
         });

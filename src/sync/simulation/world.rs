@@ -44,6 +44,10 @@ pub(super) enum Step {
     TurnDuring(u8, Deed),
     /// A request with the token of a key comes to a gateway.
     Ask(u8, u8),
+    /// A gateway asks, and has the time to write a snapshot.
+    Settle(u8),
+    /// The power goes and comes back.
+    PowerCut(u8, u8),
     /// A gateway writes a snapshot, but does not take note of it yet.
     BeginSnapshot(u8),
     /// It takes note of the snapshot.
@@ -186,6 +190,18 @@ impl World {
                 *gateway.link.between.lock() = None;
             }
             Step::Ask(gateway, key) => self.gateways[of(gateway)].ask(key % KEYS).await?,
+            Step::Settle(gateway) => {
+                let gateway = &mut self.gateways[of(gateway)];
+                gateway.turn().await?;
+                gateway.begin_snapshot();
+                gateway.end_snapshot().await;
+            }
+            Step::PowerCut(gateway, chance) => {
+                let gateway = &mut self.gateways[of(gateway)];
+                gateway.dies();
+                gateway.disk.lose_power(chance);
+                gateway.start();
+            }
             Step::BeginSnapshot(gateway) => self.gateways[of(gateway)].begin_snapshot(),
             Step::EndSnapshot(gateway) => self.gateways[of(gateway)].end_snapshot().await,
             Step::Kill(gateway) => self.gateways[of(gateway)].dies(),
