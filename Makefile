@@ -63,7 +63,7 @@ soak: export KEYWARD_SOAK_HISTORIES ?= 100000
 soak: export KEYWARD_STALE_REQUESTS ?= 100000
 soak: export KEYWARD_SCHEMATHESIS ?= 200
 soak: tools
-	@if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --locked $(SOAK); else cargo test --locked $(SOAK); fi
+	@if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --locked --profile soak $(SOAK); else cargo test --locked $(SOAK); fi
 
 lint:
 	cargo fmt --check

@@ -114,6 +114,7 @@ fn start(
         mac_key: MacKey::new(&[7; 32]),
         metrics: Arc::new(SyncMetrics::new()),
         reassert: None,
+        stale_policy: Arc::new(keyward::table::OnStale::Serve),
         lent_lock: None,
     })?;
     Ok((sync, tokio::sync::watch::Sender::new(false)))

@@ -1,15 +1,16 @@
-//! Answers: JSON, with the revision of a change and whether it is in force here.
-
-use std::time::Duration;
+//! Answers: JSON, with the revision of a change and where it is in force.
 
 use axum::body::Body;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, LINK};
 use http::{Response, StatusCode, Uri};
 use serde::Serialize;
+use tokio::time::Instant;
 
+use super::input::Wait;
 use super::operator::Call;
 use super::problem::Refusal;
 use crate::manage::Answered;
+use crate::report::Chain;
 use crate::store::Committed;
 
 /// What an endpoint answers.
@@ -34,20 +35,20 @@ pub(super) fn of_text(status: StatusCode, text: Vec<u8>) -> Response<Body> {
 }
 
 /// Nothing.
-fn empty() -> Response<Body> {
+pub(super) fn empty() -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
     response
 }
 
 impl Call {
-    /// A change that was committed, as JSON, once this gateway decides by it or `patience` is over.
+    /// A change that was committed, as JSON, once it is in force or `patience` is over.
     pub(super) async fn changed(
         &self,
         status: StatusCode,
         value: &impl Serialize,
         committed: Committed,
-        patience: Duration,
+        patience: Wait,
     ) -> Answer {
         Ok(self.in_force(json(status, value)?, committed.revision, patience).await)
     }
@@ -58,7 +59,7 @@ impl Call {
         status: StatusCode,
         answered: Answered<T>,
         committed: impl Fn(&T) -> Committed,
-        patience: Duration,
+        patience: Wait,
     ) -> Answer {
         let (text, revision) = match answered {
             Answered::First { outcome, answer } => (answer, committed(&outcome).revision),
@@ -68,17 +69,35 @@ impl Call {
     }
 
     /// The same without a body.
-    pub(super) async fn gone(&self, committed: Committed, patience: Duration) -> Answer {
+    pub(super) async fn gone(&self, committed: Committed, patience: Wait) -> Answer {
         Ok(self.in_force(empty(), committed.revision, patience).await)
     }
 
-    async fn in_force(&self, mut response: Response<Body>, revision: u64, patience: Duration) -> Response<Body> {
+    async fn in_force(&self, mut response: Response<Body>, revision: u64, patience: Wait) -> Response<Body> {
         self.made(revision);
-        let applied = self.parts().applied.wait(revision, patience).await;
+        let (Wait::Here(most) | Wait::Everywhere(most)) = patience;
+        let until = Instant::now() + most;
+        let applied = self.parts().applied.wait(revision, most).await;
         let fields = response.headers_mut();
         fields.insert(REVISION, HeaderValue::from(revision));
         fields.insert(APPLIED, HeaderValue::from_static(if applied { "true" } else { "false" }));
+        if let Wait::Everywhere(_) = patience {
+            let confirmed = self.confirmed(revision, until).await;
+            fields.insert(CONFIRMED, HeaderValue::from_static(if confirmed { "all" } else { "partial" }));
+        }
         response
+    }
+
+    /// Whether every gateway decides by `revision` before `until` has passed.
+    async fn confirmed(&self, revision: u64, until: Instant) -> bool {
+        match self.manager().wait_confirmed(revision, until).await {
+            Ok(confirmation) => confirmation.is_of_all(),
+            Err(error) => {
+                // The change is made, whatever is known of it.
+                tracing::error!(error = %Chain(&error), revision, "it cannot be told where a change is in force");
+                false
+            }
+        }
     }
 
     /// Says where the next page is: the same query from `cursor` on.
@@ -99,3 +118,5 @@ impl Call {
 pub(super) const REVISION: HeaderName = HeaderName::from_static("keyward-revision");
 /// Whether this gateway decides by it.
 pub(super) const APPLIED: HeaderName = HeaderName::from_static("keyward-applied");
+/// Whether every gateway does.
+const CONFIRMED: HeaderName = HeaderName::from_static("keyward-confirmed");

@@ -63,6 +63,11 @@ pub(super) fn delete<H: Handler<T, Arc<Parts>>, T: 'static>(path: &'static str, 
     Endpoint::new(path, HttpMethod::Delete, routing::delete(handler)).changes()
 }
 
+/// Forgets what `path` names, which is neither a key nor a user.
+pub(super) fn forget<H: Handler<T, Arc<Parts>>, T: 'static>(path: &'static str, handler: H) -> Endpoint {
+    Endpoint::new(path, HttpMethod::Delete, routing::delete(handler))
+}
+
 impl Endpoint {
     fn new(path: &'static str, method: HttpMethod, on: MethodRouter<Arc<Parts>>) -> Self {
         let mut operation = OperationBuilder::new();
@@ -80,6 +85,7 @@ impl Endpoint {
             Code::OutOfScope,
             Code::UnknownField,
             Code::InvalidField,
+            Code::TooManyFailures,
             Code::Internal,
             Code::StoreFailed,
         ];
@@ -163,6 +169,13 @@ impl Endpoint {
         self.answer(200, response.header("link", link)).refuses(&[Code::InvalidCursor])
     }
 
+    /// It answers all there are of these at once.
+    pub(super) fn answers_many<R: ToSchema>(mut self, what: &str) -> Self {
+        let rows = ArrayBuilder::new().items(self.schema::<R>());
+        let content = ContentBuilder::new().schema(Some(rows)).build();
+        self.answer(200, ResponseBuilder::new().description(what).content("application/json", content))
+    }
+
     /// It answers a list of these also as lines of JSON.
     pub(super) fn exports(mut self, media_type: &str) -> Self {
         let lines = ObjectBuilder::new().schema_type(Type::String);
@@ -183,7 +196,11 @@ impl Endpoint {
         if self.is_change {
             response = response
                 .header("keyward-revision", header("The revision that holds the change.", Type::Integer))
-                .header("keyward-applied", header("Whether this gateway decides by it.", Type::String));
+                .header(
+                    "keyward-applied",
+                    header("Whether this gateway decides by it: `true` or `false`.", Type::String),
+                )
+                .header("keyward-confirmed", confirmed());
         }
         self.answers.push((status, response.build()));
         self
@@ -225,6 +242,13 @@ impl Endpoint {
         }
         operation.build()
     }
+}
+
+fn confirmed() -> utoipa::openapi::Header {
+    let which = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(["all", "partial"]));
+    let what = "Where `wait` was given: whether every gateway decides by it. `/v1/revisions/{revision}` names those \
+                that do not.";
+    HeaderBuilder::new().description(Some(what)).schema(Some(which)).build()
 }
 
 fn header(what: &str, kind: Type) -> utoipa::openapi::Header {

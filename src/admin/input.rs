@@ -164,19 +164,32 @@ pub(super) struct Nothing {}
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Patience {
-    /// How long to wait until this gateway decides by the change, such as `5s`; 2s where it is left out, 60s
-    /// at most.
-    #[param(pattern = "^([0-9]|[1-5][0-9]|60)s$")]
+    /// How long to wait until every gateway has confirmed the change, such as `5s`; 30s at most. Where it is
+    /// left out, this gateway alone is waited for, 2s at most.
+    #[param(pattern = "^(30|[1-2]?[0-9])s$")]
     wait: Option<String>,
 }
 
+/// Until where a change is in force, whoever made it waits, and how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wait {
+    /// On this gateway.
+    Here(Duration),
+    /// On every gateway.
+    Everywhere(Duration),
+}
+
+/// The longest that a caller may wait.
+const WAIT_SECONDS_MAX: u64 = 30;
+
 impl Patience {
-    pub(super) fn span(&self) -> Result<Duration, Refusal> {
-        let Some(text) = &self.wait else { return Ok(Duration::from_secs(2)) };
+    pub(super) fn span(&self) -> Result<Wait, Refusal> {
+        let Some(text) = &self.wait else { return Ok(Wait::Here(Duration::from_secs(2))) };
         let seconds = text.strip_suffix('s').filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
-        let seconds = seconds.and_then(|digits| digits.parse().ok()).filter(|seconds| *seconds <= 60);
-        let fault = || Refusal::of_field("wait", "expected 0s to 60s, such as 5s");
-        seconds.map(Duration::from_secs).ok_or_else(fault)
+        let seconds = seconds.filter(|digits| digits.len() == 1 || !digits.starts_with('0'));
+        let seconds = seconds.and_then(|digits| digits.parse().ok()).filter(|seconds| *seconds <= WAIT_SECONDS_MAX);
+        let fault = || Refusal::of_field("wait", "expected 0s to 30s, such as 5s");
+        seconds.map(Duration::from_secs).map(Wait::Everywhere).ok_or_else(fault)
     }
 }
 
@@ -388,10 +401,12 @@ mod tests {
     #[test]
     fn a_wait_is_some_seconds() {
         let span = |text: &str| Patience { wait: Some(text.to_owned()) }.span();
-        assert_eq!(span("5s").expect("five seconds"), Duration::from_secs(5));
-        for wrong in ["", "5", "s", "61s", "-1s", "1m", "1.5s", "+1s"] {
+        for (text, seconds) in [("5s", 5), ("0s", 0), ("30s", 30)] {
+            assert_eq!(span(text).expect("some seconds"), Wait::Everywhere(Duration::from_secs(seconds)));
+        }
+        for wrong in ["", "5", "s", "31s", "60s", "05s", "-1s", "1m", "1.5s", "+1s", "99999999999999999999s"] {
             assert!(span(wrong).is_err(), "{wrong}");
         }
-        assert_eq!(Patience::default().span().expect("two seconds"), Duration::from_secs(2));
+        assert_eq!(Patience::default().span().expect("two seconds"), Wait::Here(Duration::from_secs(2)));
     }
 }

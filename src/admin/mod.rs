@@ -8,6 +8,7 @@ mod account;
 mod answer;
 mod dialects;
 mod endpoint;
+mod guard;
 mod handler;
 mod input;
 mod jwks;
@@ -19,11 +20,12 @@ mod router;
 mod settings;
 mod v1;
 
+pub use guard::Guard;
 pub use handler::{Admin, Applied, Applying, Parts};
 pub use metrics::AdminMetrics;
 pub use openapi::document as openapi_document;
 pub use settings::{Settings, Surface};
 pub use v1::{
-    ChangedKey, KeyShape, KeyWhole, LineageMember, Minted, NewWebhookSecret, Replacement, Revocation, Routes,
-    UserShape, own_flags,
+    ChangedKey, ConfirmationShape, GatewayShape, KeyShape, KeyWhole, LineageMember, Minted, NewWebhookSecret,
+    Replacement, Revocation, Routes, UserShape, own_flags,
 };

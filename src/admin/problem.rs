@@ -1,5 +1,7 @@
 //! Refusals: one stable code each, one status a code, and the body that tells of it.
 
+use std::time::Duration;
+
 use axum::response::IntoResponse;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -80,6 +82,10 @@ codes! {
     NotFound = "not_found", 404, "There is no such key";
     /// No such user.
     UserNotFound = "user_not_found", 404, "There is no such user";
+    /// No such gateway.
+    GatewayNotFound = "gateway_not_found", 404, "There is no such gateway";
+    /// No such revision, or not yet.
+    RevisionNotFound = "revision_not_found", 404, "There is no such revision";
     /// No such endpoint.
     NoRoute = "no_route", 404, "Nothing is served here";
     /// Another method.
@@ -94,6 +100,8 @@ codes! {
     RotationUnsettled = "rotation_unsettled", 409, "The key was rotated just now";
     /// A user that has as many keys as it may have.
     TooManyKeys = "too_many_keys", 409, "The user has as many keys as it may have";
+    /// A user makes keys for itself again and again.
+    MadeTooOften = "made_too_often", 409, "The user has made keys too often";
     /// A key rotates itself again and again.
     RotatedTooOften = "rotated_too_often", 409, "The key has rotated itself too often";
     /// A user's id that was used and is gone.
@@ -110,8 +118,12 @@ codes! {
     BodyTooLarge = "body_too_large", 413, "The body is too large";
     /// A body that is said to be no JSON.
     UnsupportedMediaType = "unsupported_media_type", 415, "The body must be application/json";
+    /// Too many bad credentials from one client.
+    TooManyFailures = "too_many_failures", 429, "Too many bad keys came from this address";
     /// A fault of this program.
     Internal = "internal", 500, "A fault of the gateway";
+    /// A store without a list of gateways.
+    GatewaysNotKnown = "gateways_not_known", 501, "The store does not know its gateways";
     /// No randomness.
     NoRandomness = "no_randomness", 500, "The operating system gave no randomness";
     /// The store failed.
@@ -152,11 +164,20 @@ pub(super) struct Refusal {
     detail: String,
     field: Option<String>,
     key: Option<KeyId>,
+    /// In whole seconds.
+    retry_after: Option<u64>,
 }
 
 impl Refusal {
     pub(super) fn new(code: Code, detail: impl Into<String>) -> Self {
-        Self { code, status: code.status(), detail: detail.into(), field: None, key: None }
+        Self { code, status: code.status(), detail: detail.into(), field: None, key: None, retry_after: None }
+    }
+
+    /// A client that sent too many bad credentials, and may send another after `wait`.
+    pub(super) fn too_many_failures(wait: Duration) -> Self {
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        let detail = "too many keys that do not work came from this address; wait";
+        Self { retry_after: Some(seconds.max(1)), ..Self::new(Code::TooManyFailures, detail) }
     }
 
     /// A field or parameter that breaks a rule.
@@ -213,6 +234,9 @@ impl IntoResponse for Refusal {
         *response.status_mut() = self.status();
         let fields = response.headers_mut();
         fields.insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+        if let Some(seconds) = self.retry_after {
+            fields.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
         match self.code {
             Code::MissingKey => {
                 fields.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"keyward-admin\""));
@@ -249,6 +273,12 @@ impl From<ManageError> for Refusal {
             ManageError::UserNotFound { id } => {
                 Self::new(Code::UserNotFound, format!("no user {id:?} that the calling key could know of"))
             }
+            ManageError::BadCursor => Self::new(Code::InvalidCursor, said),
+            ManageError::GatewayNotFound { .. } => Self::new(Code::GatewayNotFound, said),
+            ManageError::GatewaysNotKnown { .. } => {
+                Self::new(Code::GatewaysNotKnown, "the store does not know its gateways")
+            }
+            ManageError::RevisionNotFound { .. } => Self::new(Code::RevisionNotFound, said),
             ManageError::UserDeleted { .. } => Self::new(Code::UserDeleted, said),
             ManageError::KeyRevoked { id } => Self { key: Some(id), ..Self::new(Code::KeyRevoked, said) },
             ManageError::NotRotatable { id, .. } => Self { key: Some(id), ..Self::new(Code::NotRotatable, said) },
@@ -269,6 +299,7 @@ impl From<ManageError> for Refusal {
             }
             ManageError::NotOneself { .. } => Self::new(Code::NotOneself, said),
             ManageError::TooManyKeys { .. } => Self::new(Code::TooManyKeys, said),
+            ManageError::MadeTooOften { .. } => Self::new(Code::MadeTooOften, said),
             ManageError::RotatedTooOften { .. } => Self::new(Code::RotatedTooOften, said),
             ManageError::BadIdempotencyKey => {
                 Self { field: Some("idempotency-key".to_owned()), ..Self::new(Code::BadIdempotencyKey, said) }
@@ -300,7 +331,7 @@ pub(super) fn without_tokens(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for piece in text.split_inclusive(|letter: char| !is_part(letter)) {
         let run = piece.trim_end_matches(|letter: char| !is_part(letter));
-        let is_id = run.starts_with("key_") || run.starts_with("lin_");
+        let is_id = ["key_", "lin_", "gw_"].iter().any(|prefix| run.starts_with(prefix));
         let longest = run.split(|letter: char| !letter.is_ascii_alphanumeric()).map(str::len).max().unwrap_or(0);
         if (longest >= 32 && !is_id) || run.starts_with("eyJ") {
             shown.push_str("***");

@@ -7,7 +7,7 @@ use axum::extract::Request;
 
 use super::answer::Answer;
 use super::dialects::{flag_keys, user_keys};
-use super::endpoint::{Endpoint, ask, delete, get, patch, post, put};
+use super::endpoint::{Endpoint, ask, delete, forget, get, patch, post, put};
 use super::handler::Parts;
 use super::jwks;
 use super::openapi;
@@ -15,11 +15,13 @@ use super::operator::context;
 use super::problem::{Code, Refusal};
 use super::settings::Surface;
 use super::v1::{ChangedKey, KeyShape, KeyWhole, Minted, NewWebhookSecret, Replacement, Revocation, UserShape};
-use super::v1::{events, keys, refusals, users, verify};
+use super::v1::{ConfirmationShape, GatewayShape};
+use super::v1::{events, gateways, keys, refusals, users, verify};
 
 const KEYS: &str = "keys";
 const USERS: &str = "users";
 const AUDIT: &str = "audit";
+const GATEWAYS: &str = "gateways";
 const FLAG_KEYS: &str = "flag keys";
 const USER_KEYS: &str = "user keys";
 const ABOUT: &str = "about";
@@ -29,6 +31,7 @@ pub(super) const TAGS: &[(&str, &str)] = &[
     (KEYS, "Keys: who may call the services behind the gateway."),
     (USERS, "Users own keys, and bound what those may do."),
     (AUDIT, "Who changed what, and when."),
+    (GATEWAYS, "Which gateways there are, and where a change is in force."),
     (FLAG_KEYS, "Keys in the shape of a map of flags."),
     (USER_KEYS, "A user's key manages that user's keys, where `[admin] self_service` is on."),
     (ABOUT, "The API itself."),
@@ -45,7 +48,7 @@ pub(super) fn endpoints(surface: Surface) -> Vec<Endpoint> {
         rotate,
         post("/api/data/api-keys", user_keys::create).named("createUserKey", USER_KEYS, "Makes a key of the caller's user, and shows its token this once")
             .may_take::<user_keys::ToMake>().answers::<user_keys::UserKey<'_>>(200, "The key was made.")
-            .refuses(&[Code::NotOneself, Code::NoRoute, Code::TooManyKeys]).once(),
+            .refuses(&[Code::NotOneself, Code::NoRoute, Code::TooManyKeys, Code::MadeTooOften]).once(),
         get("/api/data/api-keys", user_keys::list).named("listUserKeys", USER_KEYS, "Lists the keys of the caller's user")
             .answers::<user_keys::UserKeys<'_>>(200, "The keys.").refuses(&[Code::NotOneself, Code::NoRoute]),
         patch("/api/data/api-keys/{id}", user_keys::update).named("updateUserKey", USER_KEYS, "Changes a key of the caller's user")
@@ -73,7 +76,7 @@ pub(super) fn endpoints(surface: Surface) -> Vec<Endpoint> {
             .may_take::<keys::ToRevoke>().answers::<Revocation>(200, "What was revoked, and what was not.").refuses(&[Code::NotFound]).once(),
         post("/v1/api-keys/{id}/webhook-secret/rotate", keys::rotate_webhook_secret)
             .named("rotateWebhookSecret", KEYS, "Changes the secret that the receiver of a key's webhook verifies with; for 24 hours both sign")
-            .answers::<NewWebhookSecret<'_>>(200, "The new secret.").refuses(&[Code::NotFound, Code::KeyRevoked, Code::WebhooksNotAvailable]),
+            .answers::<NewWebhookSecret<'_>>(200, "The new secret.").refuses(&[Code::NotFound, Code::KeyRevoked, Code::WebhooksNotAvailable]).once(),
         get("/v1/users", users::list).named("listUsers", USERS, "Lists users by id")
             .asks::<users::Filter>().lists::<UserShape<'_>>("A page of users."),
         get("/v1/users/{id}", users::show).named("getUser", USERS, "Reads a user")
@@ -87,6 +90,12 @@ pub(super) fn endpoints(surface: Surface) -> Vec<Endpoint> {
             .asks::<events::Filter>().lists::<events::EventShape>("A page of changes.").exports(events::JSON_LINES),
         get("/v1/refusals", refusals::list).named("listRefusals", AUDIT, "Lists refused attempts to change something, newest first")
             .asks::<refusals::Filter>().lists::<refusals::Shape<'_>>("A page of refused attempts."),
+        get("/v1/gateways", gateways::list).named("listGateways", GATEWAYS, "Lists every process of every gateway, and how far each has come")
+            .answers_many::<GatewayShape<'_>>("The gateways.").refuses(&[Code::GatewaysNotKnown]),
+        forget("/v1/gateways/{id}", gateways::forget).named("forgetGateway", GATEWAYS, "Forgets a gateway that is gone, so that nobody waits for it any more")
+            .leaves_nothing("The gateway is forgotten.").refuses(&[Code::GatewayNotFound, Code::GatewaysNotKnown]),
+        get("/v1/revisions/{revision}", gateways::confirmation).named("getRevision", GATEWAYS, "Tells which gateways decide by a revision, and which may not yet")
+            .answers::<ConfirmationShape<'_>>(200, "Where it is in force.").refuses(&[Code::RevisionNotFound, Code::GatewaysNotKnown]),
         ask("/v1/verify", verify::verify).named("verifyKey", AUDIT, "Decides on a key as the gateway would, and says why")
             .takes::<verify::ToVerify>().answers::<verify::Verdict>(200, "What would be decided.").refuses(&[Code::UnknownRoute]),
         post("/apikey", flag_keys::create).named("createFlagKey", FLAG_KEYS, "Makes a key, and shows its token this once")

@@ -3,11 +3,11 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::config::Fault;
+use crate::config::{Config, Fault};
 use crate::listen::BindFault;
 use crate::manage::ManageError;
 use crate::secret::NoRandomness;
-use crate::store::StoreError;
+use crate::store::{CopyFault, StoreError};
 use crate::sync::StateError;
 use crate::telemetry::LogFault;
 use crate::tls::{CannotGenerate, CertificateFault};
@@ -18,9 +18,6 @@ pub enum AppError {
     /// The configuration has faults.
     #[error("{}", lines(.0))]
     Config(Vec<Fault>),
-    /// Certificates have faults.
-    #[error("{}", lines(.0))]
-    Certificates(Vec<CertificateFault>),
     /// The deny list cannot be read.
     #[error("the deny list {} cannot be read: {cause}", .path.display())]
     DenyFile {
@@ -38,6 +35,17 @@ pub enum AppError {
     /// The store cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A store was not copied.
+    #[error(transparent)]
+    Copy(CopyFault),
+    /// A store of this kind cannot do it.
+    #[error("the store {store} cannot be {what}")]
+    NotOfThisKind {
+        /// Which store.
+        store: String,
+        /// What was asked for.
+        what: &'static str,
+    },
     /// The store was made with a master secret that is not there.
     #[error("the store {store} was made with a master secret, and there is none at {}: put that file back", .path.display())]
     SecretMissing {
@@ -159,7 +167,6 @@ impl AppError {
     pub fn is_configuration(&self) -> bool {
         match self {
             Self::Config(_)
-            | Self::Certificates(_)
             | Self::DenyFile { .. }
             | Self::RestartNeeded { .. }
             | Self::Occupied { .. }
@@ -170,15 +177,20 @@ impl AppError {
                 StoreError::Missing { .. }
                 | StoreError::TooNew { .. }
                 | StoreError::WrongSecret { .. }
-                | StoreError::OtherStore { .. } => true,
+                | StoreError::OtherStore { .. }
+                | StoreError::Unfinished { .. } => true,
                 StoreError::Unavailable { .. }
                 | StoreError::Damaged { .. }
                 | StoreError::Replaced { .. }
-                | StoreError::DuplicateToken { .. } => false,
+                | StoreError::DuplicateToken { .. }
+                | StoreError::StageLost { .. }
+                | StoreError::Backup { .. } => false,
             },
             Self::State(error) => matches!(error, StateError::InUse(_)),
             Self::Listen { .. }
             | Self::StoreSilent { .. }
+            | Self::Copy(_)
+            | Self::NotOfThisKind { .. }
             | Self::SecretLacking { .. }
             | Self::TooManySecrets { .. }
             | Self::SecretInUse { .. }
@@ -192,6 +204,11 @@ impl AppError {
             | Self::Metrics(_)
             | Self::Runtime { .. } => false,
         }
+    }
+
+    /// What is wrong with certificates that `table` of `config` names.
+    pub(super) fn certificates(config: &Config, table: &str) -> impl FnOnce(Vec<CertificateFault>) -> Self {
+        move |faults| Self::Config(config.certificate_faults(table, &faults))
     }
 
     pub(super) fn file(doing: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {

@@ -21,6 +21,7 @@ use crate::manage::{LiveUsage, Manager};
 use crate::policy::RouteTable;
 use crate::proxy;
 use crate::report::Chain;
+use crate::sync::StalePolicy;
 use crate::table::Table;
 use crate::tls::{CertificateInfo, Certificates, PreparedCertificates, ServerSettings};
 
@@ -47,6 +48,14 @@ impl ManagementMetrics {
 
     fn of(&self, surface: Surface) -> Option<ListenMetrics> {
         self.listeners.iter().find(|(of, _)| *of == surface).map(|(_, metrics)| metrics.clone())
+    }
+}
+
+/// The configuration's table for a listener's certificates.
+const fn table(surface: Surface) -> &'static str {
+    match surface {
+        Surface::Whole => "admin.tls",
+        Surface::OwnKeys => "self.tls",
     }
 }
 
@@ -77,7 +86,7 @@ impl Management {
         let mut certificates = Vec::new();
         for (surface, listener) in listeners(config) {
             if let Some(tls) = listener.tls.clone() {
-                let loaded = Certificates::load(tls).map_err(AppError::Certificates)?;
+                let loaded = Certificates::load(tls).map_err(AppError::certificates(config, table(surface)))?;
                 certificates.push((surface, Arc::new(loaded)));
             }
         }
@@ -136,7 +145,7 @@ impl Management {
         for (surface, listener) in listeners(new) {
             let tls: Option<ServerSettings> = listener.tls.clone();
             if let Some((certificates, tls)) = self.of(surface).zip(tls) {
-                let read = certificates.prepare(tls).map_err(AppError::Certificates)?;
+                let read = certificates.prepare(tls).map_err(AppError::certificates(new, table(surface)))?;
                 prepared.push((Arc::clone(certificates), read));
             }
         }
@@ -194,6 +203,13 @@ pub(super) struct InSettings(pub(super) Arc<ArcSwap<proxy::Settings>>);
 impl Routes for InSettings {
     fn look(&self, see: &mut dyn FnMut(&RouteTable)) {
         see(&self.0.load().routes);
+    }
+}
+
+/// What happens once the table is too old is what those routes say.
+impl StalePolicy for InSettings {
+    fn denies_all(&self) -> bool {
+        self.0.load().denies_when_stale()
     }
 }
 

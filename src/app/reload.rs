@@ -91,12 +91,12 @@ impl Reloader {
         for waits in self.config.waits_for_restart(&new) {
             tracing::warn!(changed = waits, "this change takes effect when the gateway starts again");
         }
-        new.proxy.load_certificates().map_err(AppError::Certificates)?;
+        new.proxy.load_certificates().map_err(AppError::certificates(&new, "upstreams"))?;
         let certificates = self.certificates.as_ref().zip(new.gateway.tls.clone());
         let prepared = certificates
             .map(|(certificates, settings)| Ok((certificates, certificates.prepare(settings)?)))
             .transpose()
-            .map_err(AppError::Certificates)?;
+            .map_err(AppError::certificates(&new, "gateway.tls"))?;
         let managed = self.management.prepare(&new)?;
         if let Some((certificates, prepared)) = prepared {
             certificates.commit(prepared);

@@ -17,6 +17,7 @@ use tokio::task::LocalSet;
 
 use super::echo::Echo;
 use super::error::AppError;
+use super::examine::examine;
 use super::management::{InSettings, InTable, Management, ManagementMetrics, Upkeep};
 use super::opening::open_followed;
 use super::process;
@@ -39,6 +40,7 @@ use crate::proxy::{Gateway, Metrics as ProxyMetrics, Shared};
 use crate::ready::Readiness;
 use crate::report::Chain;
 use crate::rotation::RotationMetrics;
+use crate::store;
 use crate::sync::{self, Sync, SyncMetrics};
 use crate::table::Table;
 use crate::telemetry::{DroppedLines, ProcessMetrics, start_log};
@@ -182,8 +184,8 @@ impl Running {
         overrides.apply(&mut config);
         let shared_clock: Arc<dyn Clock> = Arc::clone(clock) as Arc<dyn Clock>;
         let certificates = config.gateway.tls.clone().map(Certificates::load).transpose();
-        let certificates = certificates.map_err(AppError::Certificates)?.map(Arc::new);
-        config.proxy.load_certificates().map_err(AppError::Certificates)?;
+        let certificates = certificates.map_err(AppError::certificates(&config, "gateway.tls"))?.map(Arc::new);
+        config.proxy.load_certificates().map_err(AppError::certificates(&config, "upstreams"))?;
         let management = Management::load(&config)?;
         let deny = Arc::new(ArcSwap::from_pointee(read_deny(config.gateway.deny_file.as_deref())?));
         let settings = Arc::new(ArcSwap::new(Arc::clone(&config.proxy)));
@@ -223,6 +225,7 @@ impl Running {
             mac_key: followed.derived.mac_key,
             metrics: Arc::clone(&metrics.sync),
             reassert: Some(Arc::new(Reasserting::by(manager.clone()))),
+            stale_policy: Arc::new(InSettings(Arc::clone(&settings))),
             // Last, so that as little as possible can go wrong while two processes share the folder.
             lent_lock: predecessor.as_ref().and_then(|predecessor| predecessor.state()),
         })?;
@@ -281,6 +284,7 @@ impl Running {
         let parts = admin::Parts {
             manager: manager.clone(),
             prefix: config.proxy.token_prefix.clone(),
+            guard: Arc::new(admin::Guard::new(config.sync.failure_limit)),
             deny: Arc::clone(&deny),
             signers: Arc::clone(&held.signers),
             routes: Arc::new(InSettings(Arc::clone(&settings))),
@@ -325,6 +329,8 @@ impl Running {
         }
         let rotating = Rotating::start(&config, &followed.store, Arc::clone(&shared_clock), metrics.rotation)?;
         let following = Following::start(sync.runner, sync.loan)?;
+        let store::Settings::Sqlite { path } = &config.store;
+        examine(path.clone(), Arc::clone(&metrics.sync))?;
         let reloader = Reloader {
             config,
             environment: Environment::of_process(),

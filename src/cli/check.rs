@@ -78,15 +78,15 @@ pub(super) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
 impl Findings {
     fn of(config: &Config) -> Result<Self, Failure> {
         let mut findings = Self::default();
-        findings.add_listener("gateway", &config.gateway.listen, config.gateway.tls.as_ref());
+        findings.add_listener(config, "gateway", &config.gateway.listen, config.gateway.tls.as_ref());
         if !config.gateway.listen_cleartext.is_empty() {
-            findings.add_listener("gateway_cleartext", &config.gateway.listen_cleartext, None);
+            findings.add_listener(config, "gateway_cleartext", &config.gateway.listen_cleartext, None);
         }
         if let Some(admin) = &config.admin {
-            findings.add_listener("admin", &[admin.listen], admin.tls.as_ref());
+            findings.add_listener(config, "admin", &[admin.listen], admin.tls.as_ref());
         }
         if let Some(own) = &config.own_keys {
-            findings.add_listener("self", &[own.listen], own.tls.as_ref());
+            findings.add_listener(config, "self", &[own.listen], own.tls.as_ref());
         }
         if let Some(ops) = &config.ops {
             findings.say("ops", ops.to_string(), json!({ "listen": ops }));
@@ -95,7 +95,7 @@ impl Findings {
         let upstreams = config.proxy.upstreams.len();
         findings.say("upstreams", upstreams.to_string(), json!(upstreams));
         if let Err(faults) = config.proxy.load_certificates() {
-            findings.faults.extend(faults.iter().map(|fault| Chain(fault).to_string()));
+            findings.faults.extend(config.certificate_faults("upstreams", &faults).iter().map(ToString::to_string));
         }
         findings.add_deny_list(config);
         findings.add_store(config)?;
@@ -106,14 +106,23 @@ impl Findings {
         self.summary.push((name, Part { words, value }));
     }
 
-    fn add_listener(&mut self, name: &'static str, listen: &[SocketAddr], tls: Option<&ServerSettings>) {
+    fn add_listener(
+        &mut self,
+        config: &Config,
+        name: &'static str,
+        listen: &[SocketAddr],
+        tls: Option<&ServerSettings>,
+    ) {
         let addresses = listen.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         let Some(tls) = tls else {
             let value = json!({ "listen": listen, "certificates": 0 });
             return self.say(name, format!("{addresses}, clear text"), value);
         };
         match Certificates::load(tls.clone()) {
-            Err(faults) => self.faults.extend(faults.iter().map(|fault| Chain(fault).to_string())),
+            Err(faults) => {
+                let faults = config.certificate_faults(&format!("{name}.tls"), &faults);
+                self.faults.extend(faults.iter().map(ToString::to_string));
+            }
             Ok(certificates) => {
                 let shown = certificates.shown();
                 let now = place::clock().now();

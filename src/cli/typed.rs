@@ -2,12 +2,15 @@
 
 use std::ffi::OsString;
 
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ErrorKind};
 use clap::{CommandFactory, Parser, Subcommand};
 
 use super::failure::Failure;
 use super::output::Output;
-use super::{check, completions, events, explain, health, init, keys, openapi, quickstart, secrets, serve, users};
+use super::{
+    check, completions, events, explain, gateways, health, init, keys, openapi, quickstart, secrets, serve, store,
+    users,
+};
 
 /// A reverse proxy that lets only authorized API keys through
 #[derive(Debug, Parser)]
@@ -28,7 +31,9 @@ pub(super) enum Command {
     Keys(keys::Args),
     Users(users::Args),
     Secrets(secrets::Args),
+    Store(store::Args),
     Events(events::Args),
+    Gateways(gateways::Args),
     Health(health::Args),
     Openapi(openapi::Args),
     Completions(completions::Args),
@@ -54,6 +59,14 @@ pub(super) fn read(arguments: &[OsString], output: &mut Output) -> Result<Option
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => output.raw(text.as_bytes()).map(|()| None),
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             Err(Failure::Usage(format!("no command given; see `{} --help`", command_of(arguments))))
+        }
+        ErrorKind::UnknownArgument
+            if error.get(ContextKind::InvalidArg).is_some_and(|arg| arg.to_string() == "--admin") =>
+        {
+            let command = command_of(arguments);
+            Err(Failure::Usage(format!(
+                "{command} works on this machine and has no --admin: give -c FILE in its place"
+            )))
         }
         _ => {
             let told = format!("{}; see `{} --help`", one_line(&text), command_of(arguments));
@@ -92,7 +105,8 @@ fn command_of(arguments: &[OsString]) -> String {
 fn without_secrets(told: String, arguments: &[OsString]) -> String {
     let words = arguments.iter().filter_map(|argument| argument.to_str());
     let values = words.map(|word| word.split_once('=').map_or(word, |(_option, value)| value));
-    let secrets = values.filter(|word| word.len() >= 20 && !word.starts_with('-') && !word.starts_with("key_"));
+    let is_id = |word: &str| word.starts_with("key_") || word.starts_with("gw_");
+    let secrets = values.filter(|word| word.len() >= 20 && !word.starts_with('-') && !is_id(word));
     secrets.fold(told, |told, secret| {
         let shown: String = secret.chars().take(8).collect();
         told.replace(secret, &format!("{shown}…"))
@@ -198,7 +212,8 @@ mod tests {
             for part in example.split(['|', '<', '>', '&', '#']) {
                 let Some(words) = part.trim().strip_prefix("keyward ") else { continue };
                 let id = format!("key_{}", "0".repeat(32));
-                let words = words.replace("key_0193…", &id).replace('\'', "");
+                let gateway = format!("gw_{}", "0".repeat(32));
+                let words = words.replace("key_0193…", &id).replace("gw_0193…", &gateway).replace('\'', "");
                 let typed = std::iter::once("keyward").chain(words.split_whitespace());
                 if let Err(fault) = Typed::try_parse_from(typed) {
                     panic!("{part}: {fault}");

@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fmt;
+use std::path::{Path, PathBuf};
 
 /// One thing wrong with a configuration, as one line of text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,12 +77,22 @@ pub(super) struct Faults {
     found: RefCell<Vec<(usize, Fault)>>,
     /// Lines whose syntax is broken: what was read from them means nothing.
     broken: RefCell<BTreeSet<usize>>,
+    /// The other files that this one names.
+    named: RefCell<Vec<NamedFile>>,
+}
+
+/// A file that a configuration names, and where: whoever reads that file later can say so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct NamedFile {
+    pub(super) path: PathBuf,
+    pub(super) line: usize,
+    pub(super) key: String,
 }
 
 impl Faults {
     pub(super) fn new(file: String, text: &str) -> Self {
         let starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
-        Self { file, starts, found: RefCell::default(), broken: RefCell::default() }
+        Self { file, starts, found: RefCell::default(), broken: RefCell::default(), named: RefCell::default() }
     }
 
     /// The line, from 1, that holds the byte at `at`.
@@ -120,6 +131,17 @@ impl Faults {
         if !found.iter().any(|(_, known)| *known == fault) {
             found.push((at, fault));
         }
+    }
+
+    /// Notes that `path` is named at `at`.
+    pub(super) fn name_file(&self, at: usize, key: &str, path: &Path) {
+        let named = NamedFile { path: path.to_owned(), line: self.line_of(at), key: key.to_owned() };
+        self.named.borrow_mut().push(named);
+    }
+
+    /// The files that are named, in the order in which they were read.
+    pub(super) fn named_files(&self) -> Vec<NamedFile> {
+        self.named.borrow().clone()
     }
 
     /// Every fault, in file order.

@@ -34,14 +34,14 @@ use toml::de::DeTable;
 use crate::secret::{MasterSecret, Secret};
 use crate::table::OnStale;
 use crate::telemetry::{Format as LogFormat, LogSettings};
-use crate::wire::Network;
+use crate::wire::{FailureLimit, Network};
 use crate::{admin, listen, proxy, store, sync, tls};
 
 pub use fault::Fault;
 pub use master::{MASTER_SECRET_VARIABLE, MASTER_SECRETS_MAX, master_file_text, master_secrets};
 pub use units::{UnitFault, format_duration, format_size, parse_duration, parse_size};
 
-use fault::Faults;
+use fault::{Faults, NamedFile};
 use reader::{Section, set};
 
 /// The environment variable that takes the place of `[log] level`.
@@ -83,6 +83,8 @@ pub struct Config {
     environment: Environment,
     /// Where `secrets.master_file` stands, for the faults of that file.
     master_file_line: Option<usize>,
+    /// The files that this one names, for the faults that are found in those.
+    named_files: Vec<NamedFile>,
 }
 
 /// The listener that callers reach.
@@ -275,6 +277,7 @@ impl Config {
             secret_files: secrets.into_files(),
             environment: environment.clone(),
             master_file_line,
+            named_files: faults.named_files(),
         })
     }
 
@@ -314,6 +317,25 @@ impl Config {
         changes.into_iter().filter(|(_, is_changed)| *is_changed).map(|(name, _)| name).collect()
     }
 
+    /// What is wrong with certificates and their keys, each told where `table` names the file: `gateway.tls`,
+    /// `upstreams`.
+    #[must_use]
+    pub fn certificate_faults(&self, table: &str, faults: &[tls::CertificateFault]) -> Vec<Fault> {
+        let file = self.path.display().to_string();
+        let told = |fault: &tls::CertificateFault| {
+            let is_in_table = |named: &&NamedFile| {
+                let rest = named.key.strip_prefix(table);
+                named.path == fault.file && rest.is_some_and(|rest| rest.starts_with(['.', '[']))
+            };
+            match self.named_files.iter().find(is_in_table) {
+                Some(named) => Fault::of_line(&file, Some(named.line), &named.key, fault.to_string()),
+                // The machine's own authorities, for instance, are no file of ours.
+                None => Fault::of_file(&file, table, fault.to_string()),
+            }
+        };
+        faults.iter().map(told).collect()
+    }
+
     /// Whether the master secret comes from the environment, so that no file is needed.
     #[must_use]
     pub const fn has_master_secret_in_environment(&self) -> bool {
@@ -341,7 +363,7 @@ fn read_secrets(secrets: &Section<'_>, base: &Path, store: &store::Settings) -> 
     secrets.file("master_file", base).unwrap_or(default)
 }
 
-fn read_sync(section: &Section<'_>, file: &Path, base: &Path, failure_limit: sync::FailureLimit) -> sync::Settings {
+fn read_sync(section: &Section<'_>, file: &Path, base: &Path, failure_limit: FailureLimit) -> sync::Settings {
     let mut settings = sync::Settings::new(file.with_extension("state"));
     settings.failure_limit = failure_limit;
     set(&mut settings.state_dir, section.file("state_dir", base));

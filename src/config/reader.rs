@@ -278,7 +278,9 @@ impl<'a> Section<'a> {
             item.expected("the path of a file");
             return None;
         }
-        Some(base.join(text))
+        let path = base.join(text);
+        self.faults.name_file(item.at, &item.path, &path);
+        Some(path)
     }
 
     /// One of the schema's words, as what it stands for.

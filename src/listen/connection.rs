@@ -266,10 +266,11 @@ impl<H: Handler> HttpConnection<H> {
                 return flow.enter(Phase::Upgraded);
             };
             io = parts.io.into_inner();
+            // What is empty is still a part of the buffer, and would keep it through the rest.
+            let ahead = Some(parts.read_buf).filter(|ahead| !ahead.is_empty()).unwrap_or_default();
             match end {
                 End::Resting => {
-                    // What is empty may still be a part of the buffer.
-                    io.put_back(if parts.read_buf.is_empty() { Bytes::new() } else { parts.read_buf });
+                    io.put_back(ahead);
                     if !io.has_replay() && this.rest(&flow, &mut io).await.is_err() {
                         return;
                     }

@@ -9,7 +9,6 @@ use crate::clock::Timestamp;
 use crate::key::{
     FLAGS_PER_KEY_MAX, FlagFault, FlagSet, Grants, Key, ProjectId, Rotation, User, UserId, check_key_name,
 };
-use crate::store::Reading;
 
 const PROP_NAME_BYTES_MAX: usize = 64;
 
@@ -121,16 +120,16 @@ pub(super) fn rotation(days: Option<u32>, url: Option<&str>, now: Timestamp) -> 
     Ok(Rotation { interval_days: Some(days), next_at: Some(next), webhook_url, ..Rotation::default() })
 }
 
-/// The user that a key of `project` shall have, who must be there for the caller.
+/// The user that a key of `project` shall have, who must be there for the caller. `of` looks up users.
 pub(super) fn owner<'a>(
     id: Option<&UserId>,
     project: Option<&ProjectId>,
-    reading: &'a Reading,
+    of: impl Fn(&UserId) -> Option<&'a User>,
     acting: Acting<'_>,
 ) -> Result<Option<&'a User>, ManageError> {
     let Some(id) = id else { return Ok(None) };
     let unknown = || ManageError::UserNotFound { id: id.clone() };
-    let user = reading.user(id).ok_or_else(unknown)?;
+    let user = of(id).ok_or_else(unknown)?;
     if user.project.is_some() && !acting.sees(Target::User(user)) {
         return Err(unknown());
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::key::{KeyId, Status, UserId};
 use crate::secret::NoRandomness;
-use crate::store::StoreError;
+use crate::store::{GatewayId, StoreError};
 
 /// Why a change or a read was refused. Nothing was changed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -36,6 +36,29 @@ pub enum ManageError {
     UserNotFound {
         /// Which user.
         id: UserId,
+    },
+    /// A list shall go on from what it cannot have ended with.
+    #[error("cursor: it is of no page of this list; begin again without one")]
+    BadCursor,
+    /// There is no such gateway.
+    #[error("no gateway {id}; `keyward gateways` shows those that are known")]
+    GatewayNotFound {
+        /// Which gateway.
+        id: GatewayId,
+    },
+    /// The store keeps no list of its gateways.
+    #[error("the store {store} does not know its gateways")]
+    GatewaysNotKnown {
+        /// Which store.
+        store: String,
+    },
+    /// There is no such revision yet.
+    #[error("no revision {found} yet; the newest is {newest}")]
+    RevisionNotFound {
+        /// What was asked for.
+        found: u64,
+        /// The newest there is.
+        newest: u64,
     },
     /// The user was deleted, and its id is not used again.
     #[error("user {id:?} was deleted, and a deleted user's id is never used again; choose another")]
@@ -94,6 +117,14 @@ pub enum ManageError {
         /// Which user.
         id: UserId,
         /// How many it may have.
+        max: usize,
+    },
+    /// A user makes keys for itself again and again.
+    #[error("user {id:?} has made {max} keys for itself within a day; wait, or let an operator make one")]
+    MadeTooOften {
+        /// Which user.
+        id: UserId,
+        /// How many it may make.
         max: usize,
     },
     /// A key rotates itself again and again.
@@ -234,6 +265,10 @@ impl ManageError {
             Self::FormatNotAvailable { .. } => "format_not_available",
             Self::KeyNotFound { .. } => "not_found",
             Self::UserNotFound { .. } => "user_not_found",
+            Self::BadCursor => "invalid_cursor",
+            Self::GatewayNotFound { .. } => "gateway_not_found",
+            Self::GatewaysNotKnown { .. } => "gateways_not_known",
+            Self::RevisionNotFound { .. } => "revision_not_found",
             Self::UserDeleted { .. } => "user_deleted",
             Self::KeyRevoked { .. } => "key_revoked",
             Self::NotRotatable { .. } => "not_rotatable",
@@ -241,6 +276,7 @@ impl ManageError {
             Self::RotationUnsettled { .. } => "rotation_unsettled",
             Self::NotOneself { .. } => "not_oneself",
             Self::TooManyKeys { .. } => "too_many_keys",
+            Self::MadeTooOften { .. } => "made_too_often",
             Self::RotatedTooOften { .. } => "rotated_too_often",
             Self::BadIdempotencyKey => "bad_idempotency_key",
             Self::IdempotencyConflict => "idempotency_conflict",

@@ -14,9 +14,10 @@ use std::collections::{BTreeSet, HashMap};
 use super::may::{Acting, Operation, Target, may};
 use super::plan::Plan;
 use super::{Caller, ImportOptions, ImportedKey, ImportedSecret, ManageError, RowCause, RowFault, check, told};
+use crate::clock::Timestamp;
 use crate::key::{
     EventKind, FlagSet, Form, Format, Key, KeyId, Rotation, Stamp, States, TOKEN_BYTES_MAX, Token, TokenHash,
-    TokenPrefix, is_assertion,
+    TokenPrefix, User, UserId, is_assertion,
 };
 use crate::secret;
 use crate::store::Reading;
@@ -26,13 +27,16 @@ const BITS_MIN: u32 = 112;
 const SHOWN_LENGTH_MIN: usize = 24;
 const SHOWN: usize = 6;
 
+/// The users that rows name.
+type Users<'a> = HashMap<&'a UserId, &'a User>;
+
 /// The hashes of each row's token, by any of which the store may know it.
 pub(super) fn hashes(rows: &[ImportedKey]) -> Vec<TokenHash> {
     rows.iter().flat_map(|row| [Some(hash_of(&row.secret)), other_hash_of(&row.secret)]).flatten().collect()
 }
 
 /// By what else the same token may have been imported.
-fn other_hash_of(secret: &ImportedSecret) -> Option<TokenHash> {
+pub(super) fn other_hash_of(secret: &ImportedSecret) -> Option<TokenHash> {
     match secret {
         ImportedSecret::Token(token) => Some(TokenHash::sha256_of(token.expose().as_bytes())),
         ImportedSecret::Hash(_) => None,
@@ -56,6 +60,8 @@ pub(super) fn import(
     let acting = Acting::of(caller, reading)?;
     acting.is_permitted(Operation::Import)?;
     let stored: HashMap<&[u8; 64], &Key> = reading.keys.iter().map(|key| (key.hash.as_bytes(), key)).collect();
+    // There may be as many users as rows.
+    let users: Users<'_> = reading.users.iter().map(|user| (&user.id, user)).collect();
     let mut first_lines: HashMap<[u8; 64], usize> = HashMap::new();
     let (mut changes, mut keys, mut faults) = (Vec::new(), Vec::new(), Vec::new());
     for row in rows {
@@ -66,7 +72,7 @@ pub(super) fn import(
         if let Some(other) = other {
             repeated = repeated.or(first_lines.insert(*other.as_bytes(), row.line));
         }
-        match one(caller, acting, row, hash, known, repeated, options, prefix, reading) {
+        match one(caller, acting, row, hash, known, repeated, options, prefix, reading, &users) {
             Ok(key) => {
                 changes.push(told::new_key(EventKind::KeyImported, key.clone(), None));
                 keys.push(key);
@@ -88,6 +94,7 @@ fn one(
     options: ImportOptions,
     prefix: &TokenPrefix,
     reading: &Reading,
+    users: &Users<'_>,
 ) -> Result<Key, RowCause> {
     if let ImportedSecret::Token(token) = &row.secret {
         well_formed(token, prefix)?;
@@ -103,7 +110,7 @@ fn one(
         let seen = acting.sees(Target::Key { key, user: reading.user_of(key) });
         return Err(RowCause::Stored { existing: seen.then_some(key.id) });
     }
-    key(caller, acting, row, hash, prefix, reading).map_err(|error| RowCause::Refused(Box::new(error)))
+    key(caller, acting, row, hash, prefix, reading.now, users).map_err(|error| RowCause::Refused(Box::new(error)))
 }
 
 /// Whether a token could be sent and looked up at all.
@@ -128,11 +135,11 @@ fn key(
     row: &ImportedKey,
     hash: TokenHash,
     prefix: &TokenPrefix,
-    reading: &Reading,
+    now: Timestamp,
+    users: &Users<'_>,
 ) -> Result<Key, ManageError> {
-    let now = reading.now;
     let project = Some(row.project.clone());
-    let user = check::owner(row.user.as_ref(), project.as_ref(), reading, acting)?;
+    let user = check::owner(row.user.as_ref(), project.as_ref(), |id| users.get(id).copied(), acting)?;
     let (shown_prefix, last_four) = match &row.secret {
         ImportedSecret::Hash(_) => (None, None),
         ImportedSecret::Token(token) => shown(token, prefix),

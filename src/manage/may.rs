@@ -23,6 +23,8 @@ pub(super) enum Operation {
     WriteUsers,
     ReadUsers,
     ReadEvents,
+    ReadGateways,
+    ForgetGateway,
     Verify,
 }
 
@@ -41,6 +43,8 @@ impl Operation {
             Self::WriteUsers => "keyward.users.write",
             Self::ReadUsers => "keyward.users.read",
             Self::ReadEvents => "keyward.events.read",
+            Self::ReadGateways => "keyward.gateways.read",
+            Self::ForgetGateway => OPERATORS_WRITE,
             Self::Verify => "keyward.verify",
         }
     }
@@ -55,6 +59,8 @@ impl Operation {
             | Self::WriteUsers
             | Self::ReadUsers
             | Self::ReadEvents
+            | Self::ReadGateways
+            | Self::ForgetGateway
             | Self::Verify => false,
         }
     }

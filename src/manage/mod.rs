@@ -9,6 +9,7 @@ mod check;
 mod error;
 #[cfg(test)]
 mod escalation;
+mod gateways;
 mod import;
 mod manager;
 mod may;
@@ -19,6 +20,8 @@ mod once;
 mod own;
 mod plan;
 mod refusals;
+mod revoke;
+mod staged;
 #[cfg(test)]
 mod tests;
 mod told;
@@ -31,8 +34,11 @@ pub use api::{
     UserSet,
 };
 pub use error::{ManageError, RowCause, RowFault};
+pub use gateways::{Confirmation, FleetView, GatewayState, GatewayView};
 pub use manager::{KEYS_PER_USER_MAX, LiveUsage, Manager};
 pub use once::{IDEMPOTENCY_KEY_MAX, IDEMPOTENCY_KEY_MIN, Once, TOKEN_KEPT};
 pub use own::OWN_NAME_DEFAULT;
 pub use plan::USAGE_SETTLED;
+pub use revoke::REVOKED_AT_ONCE_MAX;
+pub use staged::IMPORTED_AT_ONCE_MAX;
 pub use webhook::{OLD_WEBHOOK_SECRET_KEPT, WebhookSecretRotated, Webhooks};

@@ -108,7 +108,8 @@ fn known(registry: Registry<'_>, hash: &TokenHash, route: &RouteSpec, now: Times
     registry.table.lookup(hash).map(Answer::Record)
 }
 
-fn denies_stale(route: &RouteSpec, on_stale: OnStale) -> bool {
+/// Whether a route refuses keys once the table is too old.
+pub(super) fn denies_stale(route: &RouteSpec, on_stale: OnStale) -> bool {
     match (route.on_stale, on_stale) {
         (Some(StaleRule::Deny), _) | (None, OnStale::Deny) => true,
         (Some(StaleRule::Serve), _) | (None, OnStale::Serve) => false,

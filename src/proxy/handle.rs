@@ -112,7 +112,7 @@ impl Handler for Gateway {
             // hyper has done so for HTTP/1.
             trim_values(&mut parts.headers);
         }
-        let mut account = open_account(worker, &view, &parts, peer);
+        let mut account = open_account(worker, &view, &parts, !body.is_end_stream(), peer);
         let grpc = is_grpc(&parts.headers);
         let head = is_head(&parts.method);
         let expects = parts.headers.contains_key(http::header::EXPECT);
@@ -175,7 +175,7 @@ fn settle_unread(refused: &Refused, version: Version, expects: bool) -> bool {
         || left.is_some_and(|body| expects || body.size_hint().upper().is_none_or(|upper| upper > KEPT_BYTES_MAX))
 }
 
-fn open_account(worker: &Worker, view: &View, parts: &Parts, peer: &Peer) -> Box<Account> {
+fn open_account(worker: &Worker, view: &View, parts: &Parts, has_body: bool, peer: &Peer) -> Box<Account> {
     let settings = &view.settings;
     let trusted = is_trusted(settings, peer.address.ip());
     let request_id = parts.headers.get(REQUEST_ID).filter(|_| trusted).and_then(RequestId::from_trusted);
@@ -194,7 +194,7 @@ fn open_account(worker: &Worker, view: &View, parts: &Parts, peer: &Peer) -> Box
         client: client_address(peer.address.ip(), &parts.headers, &settings.trusted_proxies),
         tls: peer.tls.is_some(),
         authority: None,
-        target: parts.uri.path_and_query().cloned(),
+        target: parts.uri.path_and_query().map(|target| if has_body { apart(target) } else { target.clone() }),
         route: None,
         upstream: None,
         websocket: false,
@@ -209,6 +209,13 @@ fn open_account(worker: &Worker, view: &View, parts: &Parts, peer: &Peer) -> Box
         received: None,
         sent: 0,
     })
+}
+
+/// The same target in memory of its own. As a part of the head it would keep the whole buffer of that for as
+/// long as a body takes to come.
+fn apart(target: &PathAndQuery) -> PathAndQuery {
+    let own = bytes::Bytes::copy_from_slice(target.as_str().as_bytes());
+    PathAndQuery::from_maybe_shared(own).unwrap_or_else(|_never| target.clone())
 }
 
 fn is_trusted(settings: &super::Settings, peer: IpAddr) -> bool {
@@ -243,7 +250,7 @@ async fn admit(
         return Ok(Admitted::Answer(nothing_to_say(account)));
     }
 
-    let target = parts.uri.path_and_query().cloned();
+    let target = account.target.clone();
     let path = match canonicalize(target.as_ref().map_or("", PathAndQuery::path)) {
         Ok(path) => path,
         Err(_fault) => return Err(refuse(Code::AmbiguousPath.into(), body)),

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::authenticate::denies_stale;
 use crate::key::TokenPrefix;
-use crate::policy::RouteTable;
+use crate::policy::{Access, RouteTable};
 use crate::table::OnStale;
 use crate::tls::{self, CertificateFault};
 use crate::wire::Network;
@@ -48,6 +49,15 @@ impl Settings {
         let loaded = self.upstreams.values().filter_map(|upstream| upstream.tls.as_ref()?.load().err());
         let faults: Vec<_> = loaded.flatten().collect();
         if faults.is_empty() { Ok(()) } else { Err(faults) }
+    }
+
+    /// Whether, once the table is too old, no route lets a key through any more.
+    #[must_use]
+    pub fn denies_when_stale(&self) -> bool {
+        self.routes.routes().iter().all(|route| match route.spec().access {
+            Access::Public => true,
+            Access::AnyKey | Access::Flags { .. } => denies_stale(route.spec(), self.on_stale),
+        })
     }
 
     /// The files of those certificates.

@@ -98,6 +98,11 @@ impl Streams {
         self.round.notify_waiters();
     }
 
+    /// Whether none is open, as far as the last review knows.
+    pub(super) fn is_empty(&self) -> bool {
+        self.open.borrow().is_empty() && self.fresh.borrow().is_empty()
+    }
+
     /// Takes up the streams that were opened since they were last taken up.
     pub(super) fn review_fresh(&self) -> Review<'_> {
         Review { streams: self, waiting: self.fresh.take(), done: Vec::new() }

@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -23,7 +23,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::key::Signers;
 use crate::policy::{Code, Denial, DenyList, Found, Permit, PermitKind, RouteSpec, canonicalize, decide};
 use crate::secret::{NoRandomness, random};
-use crate::table::{Freshness, MissResolver, Table};
+use crate::table::{Freshness, MissResolver, Reviewer, Table};
 use crate::wire::IdSource;
 
 /// How often clocks are looked at for open streams, and idle connections for their age.
@@ -73,6 +73,7 @@ pub(super) struct Worker {
     pools: RefCell<HashMap<TargetName, Rc<Pool<Connector>>>>,
     view: RefCell<Option<Rc<View>>>,
     reviewed: Cell<Option<Reviewed>>,
+    reviewer: Reviewer,
 }
 
 /// A configuration, with what this worker made of it.
@@ -142,6 +143,7 @@ impl Worker {
             pools: RefCell::default(),
             view: RefCell::default(),
             reviewed: Cell::new(None),
+            reviewer: shared.table.reviewer(),
             shared,
         }))
     }
@@ -212,7 +214,9 @@ impl Worker {
         let mut round = tokio::time::interval(ROUND);
         round.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut reviewed = self.shared.clock.monotonic();
+        let mut at_round = self.shared.table.version();
         loop {
+            let mut round_began = None;
             tokio::select! {
                 () = self.streams.opened() => {
                     let fresh = self.streams.review_fresh();
@@ -221,6 +225,7 @@ impl Worker {
                 }
                 _tick = round.tick() => {
                     self.sweep();
+                    round_began = Some(self.shared.table.version());
                     self.streams.begin_round();
                 }
                 changed = changes.changed() => if changed.is_err() { return },
@@ -229,9 +234,23 @@ impl Worker {
             tokio::time::sleep(BETWEEN_REVIEWS.saturating_sub(since)).await;
             // What changed meanwhile is looked at too.
             changes.mark_unchanged();
+            let version = self.shared.table.version();
             self.review_all().await;
             reviewed = self.shared.clock.monotonic();
+            if self.holds_nothing() {
+                self.reviewer.reviewed(version);
+            } else if round_began.is_some() {
+                // What was let through before the round before this one began to be watched over by then at
+                // the latest, and was looked at just now.
+                self.reviewer.reviewed(at_round);
+            }
+            at_round = round_began.unwrap_or(at_round);
         }
+    }
+
+    /// Whether no request is on its way, on any worker, and no stream is open on this one.
+    fn holds_nothing(&self) -> bool {
+        self.shared.in_flight.load(Ordering::Relaxed) == 0 && self.streams.is_empty()
     }
 
     fn sweep(&self) {

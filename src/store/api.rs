@@ -73,6 +73,20 @@ pub enum StoreError {
         /// Which store.
         store: String,
     },
+    /// The store is a copy of another, and not all of it.
+    #[error("the store {store} is a copy that was not finished: run `keyward store copy` again, which goes on with it")]
+    Unfinished {
+        /// Which store.
+        store: String,
+    },
+    /// A backup cannot be made, or cannot be restored.
+    #[error("the backup {file}: {cause}")]
+    Backup {
+        /// The backup's file.
+        file: String,
+        /// What is wrong, and what to do.
+        cause: String,
+    },
     /// A secret's fingerprint is not the stored one.
     #[error("the master secret is not the one that the store {store} was made with: use that secret's file")]
     WrongSecret {
@@ -87,6 +101,12 @@ pub enum StoreError {
         /// The key that has it.
         existing: KeyId,
     },
+    /// A stage does not hold what shall be taken in.
+    #[error("what was staged in {store} is gone: another import has the same tokens, or it took too long; start again")]
+    StageLost {
+        /// Which store.
+        store: String,
+    },
 }
 
 /// What a mutation wants to read inside its transaction, before it decides.
@@ -100,6 +120,8 @@ pub struct ReadRequest {
     pub keys_of_user: Option<UserId>,
     /// All keys of the lineage of this key.
     pub lineage_of: Option<KeyId>,
+    /// No more than so many of that lineage, those that were stored last; 0 for all.
+    pub lineage_newest: usize,
     /// All keys minted, directly or through others, by this key.
     pub descendants_of: Option<KeyId>,
     /// Keys that have one of these hashes.
@@ -110,6 +132,10 @@ pub struct ReadRequest {
     pub count_of_user: Option<UserId>,
     /// Who last switched this key off.
     pub disabled: Option<KeyId>,
+    /// Whether any user changed after this revision.
+    pub users_changed_after: Option<u64>,
+    /// How many keys this user's own keys made for it within this long.
+    pub made_for_itself: Option<(UserId, Duration)>,
 }
 
 /// What was read inside the transaction, all of one moment.
@@ -137,6 +163,11 @@ pub struct Reading {
     pub count_of_user: usize,
     /// The newest event that switched off [`ReadRequest::disabled`].
     pub disabled: Option<Event>,
+    /// Whether any user changed after [`ReadRequest::users_changed_after`].
+    pub users_changed: bool,
+    /// How many of the newest [`COUNTED_MAX`] keys of the user that [`ReadRequest::made_for_itself`] names
+    /// were minted by another key of that user, so lately, whatever became of them since.
+    pub made_for_itself: usize,
 }
 
 impl Reading {
@@ -240,6 +271,46 @@ impl fmt::Debug for Kept {
     }
 }
 
+/// What names rows that are put aside, and taken in all at once by one mutation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct StageId(pub u128);
+
+/// How long what was staged is kept when nothing is added to it and nobody takes it in.
+pub const STAGE_KEPT: Duration = Duration::from_secs(60 * 60);
+
+/// New keys to put aside.
+#[derive(Debug, Clone)]
+pub struct Staging {
+    /// Where. A stage begins with the first keys that are put there.
+    pub stage: StageId,
+    /// Who does it.
+    pub actor: Actor,
+    /// The address it was asked from.
+    pub from: Option<IpAddr>,
+    /// The keys, which come after those that the stage holds already.
+    pub keys: Vec<StagedKey>,
+}
+
+/// A new key to put aside, and the event that will tell of it.
+#[derive(Debug, Clone)]
+pub struct StagedKey {
+    /// The key.
+    pub key: Key,
+    /// What happened.
+    pub event: NewEvent,
+    /// What else its token may be known by, so that no token is stored in two forms.
+    pub other_hash: Option<TokenHash>,
+}
+
+/// A whole stage, to be taken in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Staged {
+    /// Which.
+    pub stage: StageId,
+    /// How many keys it holds.
+    pub keys: u32,
+}
+
 /// All that one mutation writes: one revision, and an ordinal for each change. Users come before
 /// keys, which may need them; else the order is this one.
 #[derive(Debug, Clone)]
@@ -248,17 +319,20 @@ pub struct Changes {
     pub actor: Actor,
     /// The address it was asked from.
     pub from: Option<IpAddr>,
-    /// The rows and their events. Empty: no row is written and no revision is used.
+    /// The rows and their events. Empty, with nothing staged: no row is written and no revision is used.
     pub changes: Vec<Change>,
     /// The answer to keep.
     pub keep: Option<Keep>,
+    /// What was staged and comes true with this. Its keys have the first ordinals, in the order in which
+    /// they were staged. Taking it in costs the same however many they are.
+    pub staged: Option<Staged>,
 }
 
 impl Changes {
     /// These changes by `actor`, asked from no address.
     #[must_use]
     pub const fn by(actor: Actor, changes: Vec<Change>) -> Self {
-        Self { actor, from: None, changes, keep: None }
+        Self { actor, from: None, changes, keep: None, staged: None }
     }
 }
 
@@ -420,6 +494,19 @@ pub struct KeyQuery {
     pub limit: usize,
 }
 
+/// Which users to list, by id.
+#[derive(Debug, Clone, Default)]
+pub struct UserQuery {
+    /// Of this project.
+    pub project: Option<ProjectId>,
+    /// Not those that are deleted.
+    pub undeleted: bool,
+    /// Whose ids come after this one.
+    pub after: Option<UserId>,
+    /// At most so many; 0 for all.
+    pub limit: usize,
+}
+
 /// Which events to list, oldest first.
 #[derive(Debug, Clone, Default)]
 pub struct EventQuery {
@@ -466,6 +553,21 @@ pub trait Store: Send + Sync + fmt::Debug {
         None
     }
 
+    /// The part of it that is copied; none where it cannot be.
+    fn copies(&self) -> Option<&dyn super::CopyStore> {
+        None
+    }
+
+    /// The part of it that knows of restored backups; none where it knows of none.
+    fn history(&self) -> Option<&dyn super::HistoryStore> {
+        None
+    }
+
+    /// The part of it that knows which gateways follow it; none where it knows none.
+    fn fleet(&self) -> Option<&dyn super::FleetStore> {
+        None
+    }
+
     /// One mutation: counter row, read, plan, write, commit. `plan` runs inside the transaction and
     /// may run again if the transaction is retried. A plan that panics changes nothing.
     ///
@@ -473,6 +575,20 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Of the outer result: the store failed, and nothing was committed. Of the inner: the plan's
     /// own refusal, and nothing was changed.
     fn mutate(&self, read: ReadRequest, plan: Plan) -> Answer<'_, Outcome>;
+
+    /// Puts new keys aside in one short transaction that uses no revision and waits behind every
+    /// mutation that is asked for meanwhile. No read shows them and no token finds them until one
+    /// mutation takes in the whole stage by [`Changes::staged`]; what is written under one of their
+    /// hashes before that takes the hash for itself, and the stage is lost. Answers for how long nobody
+    /// else could write.
+    ///
+    /// # Errors
+    /// [`StoreError::DuplicateToken`] with the place in this call of the first key whose token is stored
+    /// or staged here already, and [`StoreError::StageLost`]; then nothing of this call is staged.
+    fn stage(&self, staging: Staging) -> Answer<'_, Duration>;
+
+    /// Gives up a stage, if it is there and not taken in: [`Store::tidy`] forgets it.
+    fn unstage(&self, stage: StageId) -> Answer<'_, ()>;
 
     /// Reads of one moment, outside any mutation.
     fn read(&self, read: ReadRequest) -> Answer<'_, Reading>;
@@ -485,8 +601,8 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// of the others.
     fn list_keys(&self, query: KeyQuery) -> Answer<'_, KeyPage>;
 
-    /// Users by id, the deleted too.
-    fn list_users(&self, project: Option<ProjectId>) -> Answer<'_, Vec<User>>;
+    /// Users by id.
+    fn list_users(&self, query: UserQuery) -> Answer<'_, Vec<User>>;
 
     /// Events, oldest first.
     fn list_events(&self, query: EventQuery) -> Answer<'_, Vec<Event>>;
@@ -520,7 +636,8 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Refused attempts, newest first.
     fn list_refusals(&self, query: RefusalQuery) -> Answer<'_, Vec<RefusalTally>>;
 
-    /// Forgets answers and refused attempts whose time has come. Waits behind mutations too.
+    /// Forgets all answers and refused attempts whose time has come, and stages that were given up or
+    /// left alone for [`STAGE_KEPT`], few at a time. Waits behind mutations too.
     fn tidy(&self) -> Answer<'_, ()>;
 
     /// Holds a secret's fingerprint against the stored one of that number. A store that knows no

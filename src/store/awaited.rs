@@ -11,13 +11,18 @@ use std::time::Duration;
 use tokio::sync::{Mutex, OnceCell};
 use tokio::task::{JoinHandle, spawn_blocking};
 
-use super::{Answer, Claim, Claimed, Delivery, NewDelivery, RotationCounts, RotationStore, Settlement, Unannounced};
+use super::{
+    Acceptance, Answer, Claim, Claimed, Delivery, HistoryStore, NewDelivery, Retold, RotationCounts, RotationStore,
+    Settlement, Unannounced,
+};
 use super::{
     Batch, BoxFuture, Committed, Cursor, EventQuery, KeyPage, KeyQuery, NumberedSecret, Planned, Poll, ReadRequest,
-    Reading, RefusalQuery, RefusalTally, SharedStore, Store, StoreError, StoreId, UsageUpdate, check_secrets,
+    Reading, RefusalQuery, RefusalTally, SharedStore, StageId, Staging, Store, StoreError, StoreId, UsageUpdate,
+    UserQuery, check_secrets,
 };
+use super::{Fleet, FleetStore, GatewayId, GatewayReport, Incarnation, Reported};
 use crate::clock::Timestamp;
-use crate::key::{Event, Key, LineageId, ProjectId, Stamp, TokenHash, User};
+use crate::key::{Actor, Event, Key, LineageId, Stamp, TokenHash, User};
 
 /// Opens the store. Blocks on it.
 pub type Opener = Arc<dyn Fn() -> Result<SharedStore, StoreError> + Send + Sync>;
@@ -94,12 +99,28 @@ impl Store for AwaitedStore {
         Some(self)
     }
 
+    fn history(&self) -> Option<&dyn HistoryStore> {
+        Some(self)
+    }
+
+    fn fleet(&self) -> Option<&dyn FleetStore> {
+        Some(self)
+    }
+
     fn mutate(
         &self,
         read: ReadRequest,
         plan: Box<dyn FnMut(&Reading) -> Planned + Send>,
     ) -> BoxFuture<'_, Result<Result<Committed, Box<dyn std::any::Any + Send>>, StoreError>> {
         Box::pin(async move { self.store().await?.mutate(read, plan).await })
+    }
+
+    fn stage(&self, staging: Staging) -> Answer<'_, Duration> {
+        Box::pin(async move { self.store().await?.stage(staging).await })
+    }
+
+    fn unstage(&self, stage: StageId) -> Answer<'_, ()> {
+        Box::pin(async move { self.store().await?.unstage(stage).await })
     }
 
     fn read(&self, read: ReadRequest) -> BoxFuture<'_, Result<Reading, StoreError>> {
@@ -114,8 +135,8 @@ impl Store for AwaitedStore {
         Box::pin(async move { self.store().await?.list_keys(query).await })
     }
 
-    fn list_users(&self, project: Option<ProjectId>) -> BoxFuture<'_, Result<Vec<User>, StoreError>> {
-        Box::pin(async move { self.store().await?.list_users(project).await })
+    fn list_users(&self, query: UserQuery) -> BoxFuture<'_, Result<Vec<User>, StoreError>> {
+        Box::pin(async move { self.store().await?.list_users(query).await })
     }
 
     fn list_events(&self, query: EventQuery) -> BoxFuture<'_, Result<Vec<Event>, StoreError>> {
@@ -183,6 +204,33 @@ fn rotation_of(store: &SharedStore) -> Result<&dyn RotationStore, StoreError> {
     store.rotation().ok_or_else(none)
 }
 
+/// The part of an opened store that knows of restored backups.
+fn history_of(store: &SharedStore) -> Result<&dyn HistoryStore, StoreError> {
+    store.history().ok_or_else(|| StoreError::Unavailable {
+        store: store.name().to_owned(),
+        cause: "it knows nothing of restored backups".to_owned(),
+    })
+}
+
+impl HistoryStore for AwaitedStore {
+    fn acceptances(&self) -> Answer<'_, Vec<Acceptance>> {
+        Box::pin(async move {
+            match self.store().await?.history() {
+                Some(history) => history.acceptances().await,
+                None => Ok(Vec::new()),
+            }
+        })
+    }
+
+    fn retold(&self, after: u64) -> Answer<'_, Vec<Retold>> {
+        Box::pin(async move { history_of(self.store().await?)?.retold(after).await })
+    }
+
+    fn accept(&self, actor: Actor, after: u64) -> Answer<'_, (Acceptance, Vec<Retold>)> {
+        Box::pin(async move { history_of(self.store().await?)?.accept(actor, after).await })
+    }
+}
+
 impl RotationStore for AwaitedStore {
     fn unannounced(&self, expiring: Duration, limit: usize) -> Answer<'_, Unannounced> {
         Box::pin(async move { rotation_of(self.store().await?)?.unannounced(expiring, limit).await })
@@ -210,6 +258,34 @@ impl RotationStore for AwaitedStore {
 
     fn forget_deliveries(&self, before: Timestamp) -> Answer<'_, usize> {
         Box::pin(async move { rotation_of(self.store().await?)?.forget_deliveries(before).await })
+    }
+}
+
+/// The part of `store` that knows its gateways.
+fn fleet_of(store: &SharedStore) -> Result<&dyn FleetStore, StoreError> {
+    let none = || StoreError::Unavailable { store: store.name().to_owned(), cause: "it knows no gateways".to_owned() };
+    store.fleet().ok_or_else(none)
+}
+
+impl FleetStore for AwaitedStore {
+    fn register(&self, report: GatewayReport, beside: Vec<Incarnation>) -> Answer<'_, ()> {
+        Box::pin(async move { fleet_of(self.store().await?)?.register(report, beside).await })
+    }
+
+    fn report(&self, report: GatewayReport) -> Answer<'_, Reported> {
+        Box::pin(async move { fleet_of(self.store().await?)?.report(report).await })
+    }
+
+    fn leave(&self, ended: Vec<Incarnation>) -> Answer<'_, ()> {
+        Box::pin(async move { fleet_of(self.store().await?)?.leave(ended).await })
+    }
+
+    fn forget(&self, gateway: GatewayId) -> Answer<'_, usize> {
+        Box::pin(async move { fleet_of(self.store().await?)?.forget(gateway).await })
+    }
+
+    fn gateways(&self) -> Answer<'_, Fleet> {
+        Box::pin(async move { fleet_of(self.store().await?)?.gateways().await })
     }
 }
 

@@ -8,24 +8,36 @@ mod api;
 mod awaited;
 #[cfg(test)]
 mod contract;
+mod copy;
+#[cfg(test)]
+mod copy_contract;
+mod fleet;
+#[cfg(test)]
+mod fleet_contract;
+mod history;
 mod rotation;
 #[cfg(test)]
 mod rotation_contract;
 mod secrets;
 mod settings;
 mod sqlite;
+#[cfg(test)]
+mod staging_contract;
 
 pub use api::{
     Answer, Batch, BoxFuture, COUNTED_MAX, Change, Changes, CommitId, Committed, Cursor, Damaged, EventQuery, Keep,
     Kept, KeyPage, KeyQuery, KeyUsage, ListedKey, NewEvent, NumberedSecret, ONCE_KEPT, OnceKey, Outcome, OwnedKey,
-    Plan, Planned, Poll, REFUSALS_KEPT, ReadRequest, Reading, Refusal, RefusalQuery, RefusalTally, Row, SharedStore,
-    Store, StoreError, StoreId, UsageUpdate,
+    Plan, Planned, Poll, REFUSALS_KEPT, ReadRequest, Reading, Refusal, RefusalQuery, RefusalTally, Row, STAGE_KEPT,
+    SharedStore, StageId, Staged, StagedKey, Staging, Store, StoreError, StoreId, UsageUpdate, UserQuery,
 };
 pub use awaited::{AwaitedStore, Opener};
+pub use copy::{Column, Copied, CopyFault, CopyPlace, CopyRow, CopyStore, CopyTable, Head, Kind, Step, Value, copy};
+pub use fleet::{Fleet, FleetStore, Gateway, GatewayId, GatewayReport, Incarnation, NotAGateway, Reported, WhenStale};
+pub use history::{Acceptance, AcceptanceId, GATEWAY_LOGIN, HistoryStore, Retold};
 pub use rotation::{
     Claim, Claimed, Delivery, DeliveryId, DeliveryState, NewDelivery, Notice, NoticeKind, RotationCounts,
     RotationStore, Settlement, Unannounced,
 };
 pub use secrets::{belong_together, check_secrets};
 pub use settings::Settings;
-pub use sqlite::{SqliteStore, examine};
+pub use sqlite::{Backup, SqliteStore, back_up, examine, restore};

@@ -10,10 +10,10 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::clock::{Clock, ManualClock, Timestamp};
-use crate::key::{Event, Key, KeyId, ProjectId, Stamp, TokenHash, User, UserId};
+use crate::key::{Event, Key, KeyId, Stamp, TokenHash, User, UserId};
 use crate::store::{
     Batch, BoxFuture, CommitId, Committed, Cursor, EventQuery, KeyPage, KeyQuery, Planned, Poll, ReadRequest, Reading,
-    RefusalQuery, RefusalTally, Row, Store, StoreError, StoreId, UsageUpdate,
+    RefusalQuery, RefusalTally, Row, StageId, Staging, Store, StoreError, StoreId, UsageUpdate, UserQuery,
 };
 
 /// How the store behaves.
@@ -144,6 +144,14 @@ impl Store for FakeStore {
         Box::pin(async { Err(gone()) })
     }
 
+    fn stage(&self, _staging: Staging) -> BoxFuture<'_, Result<Duration, StoreError>> {
+        Box::pin(async { Err(gone()) })
+    }
+
+    fn unstage(&self, _stage: StageId) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async { Err(gone()) })
+    }
+
     fn read(&self, _read: ReadRequest) -> BoxFuture<'_, Result<Reading, StoreError>> {
         Box::pin(async { Err(gone()) })
     }
@@ -178,7 +186,7 @@ impl Store for FakeStore {
         Box::pin(async { Err(gone()) })
     }
 
-    fn list_users(&self, _project: Option<ProjectId>) -> BoxFuture<'_, Result<Vec<User>, StoreError>> {
+    fn list_users(&self, _query: UserQuery) -> BoxFuture<'_, Result<Vec<User>, StoreError>> {
         Box::pin(async { Err(gone()) })
     }
 

@@ -13,14 +13,16 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
 use super::Settings;
+use super::accept::Accepted;
 use super::loan::{Ask, Holding};
 use super::metrics::{Alarm, SyncMetrics, shown};
+use super::report::Reporter;
 use super::retell::Retelling;
 use super::state::{Plan, Restored, StateDir};
 use crate::clock::{Clock, Timestamp};
 use crate::key::Stamp;
 use crate::store::{Batch, CommitId, Cursor, Damaged, Poll, Row as StoredRow, SharedStore, StoreError, StoreId};
-use crate::table::{Conflict, KeyRow, Load, Row, Table, UserRow};
+use crate::table::{Conflict, KeyRow, Load, Merged, Row, Table, UserRow};
 
 /// Follows the store; see the module.
 #[derive(Debug)]
@@ -33,6 +35,12 @@ pub(super) struct Follower {
     pub(super) state: Arc<Mutex<StateDir>>,
     pub(super) wake: Arc<Notify>,
     retelling: Retelling,
+    accepted: Accepted,
+    reporter: Arc<Reporter>,
+    /// The store was asked to know this process, before anything of it was loaded.
+    entered: bool,
+    /// Something ended since what is applied was last reported.
+    ends: bool,
     at: Cursor,
     /// The store that is followed, once one is.
     following: Option<StoreId>,
@@ -155,9 +163,11 @@ impl Follower {
         state: Arc<Mutex<StateDir>>,
         wake: Arc<Notify>,
         retelling: Retelling,
+        reporter: Arc<Reporter>,
         asked: mpsc::UnboundedReceiver<Ask>,
     ) -> Self {
         Self {
+            accepted: Accepted::read(&settings.state_dir),
             store,
             table,
             clock,
@@ -166,6 +176,9 @@ impl Follower {
             state,
             wake,
             retelling,
+            reporter,
+            entered: false,
+            ends: false,
             at: Cursor::default(),
             following: None,
             restored: false,
@@ -189,7 +202,7 @@ impl Follower {
         // Nothing is known yet that could be lost.
         let _merged = self.table.swap(restored.load, 100);
         self.table.contact_made(restored.contact_at);
-        self.table.report(restored.cursor.revision);
+        self.report();
         // Journal and snapshot become one again.
         self.snapshots.lacking_since = Some(Instant::now());
         let silent = self.clock.now().since(restored.contact_at);
@@ -243,14 +256,21 @@ impl Follower {
             }
         };
         let silent = self.contact.map(|contact| self.clock.monotonic().saturating_duration_since(contact));
-        self.table.set_overdue(silent.is_some_and(|silent| silent > self.settings.max_staleness));
+        let silent = silent.is_some_and(|silent| silent > self.settings.max_staleness);
+        self.table.set_overdue(silent || self.reporter.is_given_up());
         self.settle().await;
         self.show();
         pause
     }
 
     async fn catch_up(&mut self) -> Result<(), Stuck> {
-        let poll = self.poll().await?;
+        let mut poll = self.poll().await?;
+        if !self.entered {
+            // Whoever commits after what is loaded now was committed finds this process in the store.
+            self.entered = true;
+            self.reporter.register().await;
+            poll = self.poll().await?;
+        }
         self.metrics.lag.set(shown(poll.newest.revision.saturating_sub(self.at.revision)));
         if self.following.is_some_and(|following| following != poll.store) {
             self.alarm(Alarm::OtherStore, "the store is another one than was followed");
@@ -370,6 +390,7 @@ impl Follower {
             self.metrics.alarm(Alarm::Full, applied.full);
             tracing::error!(rows = applied.full, "no room in the table: these keys are refused");
         }
+        self.ends |= !applied.changed.is_empty();
         self.owed.rows.extend(applied.changed);
         self.snapshots.lacking_since.get_or_insert_with(Instant::now);
     }
@@ -387,6 +408,12 @@ impl Follower {
 
     /// Builds the whole key set beside the one in use and swaps it in.
     async fn reload(&mut self) -> Result<(), Stuck> {
+        // Asked before the rows are: an acceptance that comes later begins another history.
+        let acceptances = match self.store.history() {
+            Some(history) => history.acceptances().await?,
+            None => Vec::new(),
+        };
+        let is_meant = self.following.is_some() && self.accepted.lacks_newest(&acceptances);
         let mut staged = self.read(Cursor::default(), Some(self.table.load())).await?;
         let (Some(end), Some(load)) = (staged.end.take(), staged.load.take()) else {
             return Err(Stuck::Early { store: self.store_name() });
@@ -399,7 +426,14 @@ impl Follower {
         let keys = load.keys();
         // Walking both key sets takes a while where they are large.
         let (table, drop_max) = (Arc::clone(&self.table), self.settings.reload_drop_max_percent);
-        let swapped = tokio::task::spawn_blocking(move || table.swap(load, drop_max)).await;
+        let swap = move || {
+            if is_meant {
+                table.replace(load);
+                return Ok(Merged::default());
+            }
+            table.swap(load, drop_max)
+        };
+        let swapped = tokio::task::spawn_blocking(swap).await;
         let merged = match swapped {
             Ok(Ok(merged)) => merged,
             Ok(Err(refused)) => {
@@ -413,12 +447,20 @@ impl Follower {
         self.following = Some(end.store);
         self.state.lock().set_store(end.store);
         self.at = end.newest;
+        self.reporter.begin_anew();
+        self.ends = true;
         // Everything owed lies in the table, and nothing that was remembered is all of it.
         self.owed = Owed { rows: Vec::new(), forget: true };
         self.snapshots.lacking_since = Some(Instant::now());
         self.snapshots.begun_at = None;
         self.metrics.reloads.inc();
         tracing::info!(keys, revision = end.newest.revision, "loaded the key set from the store");
+        if is_meant {
+            tracing::warn!(
+                "the restored store was accepted by an operator: what it does not know as ended works again"
+            );
+        }
+        self.accepted.learn(&acceptances);
         for key in &merged.keys {
             tracing::error!(%key, "the store no longer has this key as revoked or superseded: it stays refused here");
         }
@@ -437,10 +479,10 @@ impl Follower {
             Holding::Ours => {}
             // It would not survive a crash of both.
             Holding::Lent if self.owes() => return,
-            Holding::Lent => return self.table.report(self.at.revision),
+            Holding::Lent => return self.report(),
             Holding::Given => {
                 self.owed = Owed::default();
-                return self.table.report(self.at.revision);
+                return self.report();
             }
         }
         let (contact_at, now) = (self.contact_at(), self.clock.now());
@@ -473,7 +515,17 @@ impl Follower {
                 }
             }
         }
+        if let Err(error) = self.accepted.write() {
+            // Until it is written, a restart would take the store as it is once more.
+            tracing::error!(%error, "that a restored store was taken over cannot be remembered: the state folder fails");
+        }
+        self.report();
+    }
+
+    /// Everything up to where this stands is applied, and remembered.
+    fn report(&mut self) {
         self.table.report(self.at.revision);
+        self.reporter.applied(self.at, self.table.version(), std::mem::take(&mut self.ends));
     }
 
     /// Whether something is applied and not remembered.

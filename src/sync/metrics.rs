@@ -21,6 +21,8 @@ pub struct SyncMetrics {
     pub(super) journal_bytes: IntGauge,
     pub(super) reloads: IntCounter,
     pub(super) usage_written: IntCounter,
+    pub(super) reported: IntGauge,
+    pub(super) report_failures: IntCounter,
 }
 
 /// What kind of divergence was found.
@@ -128,6 +130,14 @@ impl SyncMetrics {
             journal_bytes: gauge("keyward_journal_bytes", "Bytes in the journal since the newest snapshot."),
             reloads: counter("keyward_table_reloads_total", "Times the whole key set was loaded and swapped."),
             usage_written: counter("keyward_usage_written_total", "Usage counters written back to the store."),
+            reported: gauge(
+                "keyward_sync_reported_revision",
+                "The newest revision that the store was told is in force here, open streams included.",
+            ),
+            report_failures: counter(
+                "keyward_sync_report_failures_total",
+                "Times the store could not be told how far this gateway is.",
+            ),
         }
     }
 
@@ -144,13 +154,14 @@ impl SyncMetrics {
             &self.in_contact,
             &self.snapshot_at,
             &self.journal_bytes,
+            &self.reported,
         ] {
             registry.register(Box::new(gauge.clone()))?;
         }
         for family in [&self.store_errors, &self.misses, &self.alarms] {
             registry.register(Box::new(family.clone()))?;
         }
-        for counter in [&self.snapshot_failures, &self.reloads, &self.usage_written] {
+        for counter in [&self.snapshot_failures, &self.reloads, &self.usage_written, &self.report_failures] {
             registry.register(Box::new(counter.clone()))?;
         }
         Ok(())
@@ -162,6 +173,11 @@ impl SyncMetrics {
 
     pub(super) fn alarm(&self, alarm: Alarm, count: usize) {
         self.alarms.with_label_values(&[alarm.as_str()]).inc_by(u64::try_from(count).unwrap_or(u64::MAX));
+    }
+
+    /// The store was found damaged by somebody who looked through it.
+    pub fn store_is_damaged(&self) {
+        self.alarm(Alarm::Damaged, 1);
     }
 
     #[cfg(test)]

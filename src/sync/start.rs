@@ -12,11 +12,13 @@ use super::follow::Follower;
 use super::loan::StateLoan;
 use super::metrics::{Alarm, SyncMetrics};
 use super::misses::Misses;
+use super::report::{Reporter, ReporterParts, StalePolicy};
 use super::retell::{Reassert, Retelling};
 use super::state::{Limits, MacKey, StateDir, StateError};
 use super::usage::Flusher;
 use crate::clock::{Clock, Timestamp};
-use crate::store::SharedStore;
+use crate::secret;
+use crate::store::{Incarnation, SharedStore};
 use crate::table::{MissResolver, Table};
 
 /// What following needs.
@@ -36,6 +38,8 @@ pub struct Parts {
     pub metrics: Arc<SyncMetrics>,
     /// Who tells the store again what it forgot, if anyone does.
     pub reassert: Option<Arc<dyn Reassert>>,
+    /// What this gateway does once it is stale.
+    pub stale_policy: Arc<dyn StalePolicy>,
     /// The lock of the state folder, where another process lends it.
     pub lent_lock: Option<File>,
 }
@@ -64,7 +68,7 @@ impl Sync {
     /// When the state folder is in use by another process or cannot be used. What it holds being
     /// unusable is no error: it is logged, and the table stays empty until the store is read.
     pub fn start(parts: Parts) -> Result<Self, StateError> {
-        let Parts { settings, store, table, clock, mac_key, metrics, reassert, lent_lock } = parts;
+        let Parts { settings, store, table, clock, mac_key, metrics, reassert, stale_policy, lent_lock } = parts;
         let mut state = StateDir::open(&settings.state_dir, mac_key, lent_lock)?;
         table.set_max_staleness(settings.max_staleness);
         let limits = Limits { snapshot_max_age: settings.snapshot_max_age, accept_old: settings.accept_old_snapshot };
@@ -76,7 +80,19 @@ impl Sync {
             );
             None
         });
-        let gateway = state.gateway().to_owned();
+        let gateway = state.gateway().clone();
+        let incarnation = Incarnation(u128::from_be_bytes(secret::random()?));
+        let reporter = Arc::new(Reporter::new(ReporterParts {
+            store: Arc::clone(&store),
+            clock: Arc::clone(&clock),
+            metrics: Arc::clone(&metrics),
+            stale_policy,
+            max_staleness: settings.max_staleness,
+            presence: state.tell_presence(incarnation)?,
+            gateway: gateway.clone(),
+            incarnation,
+            reviewed: table.reviewed(),
+        }));
         let wake = Arc::new(Notify::new());
         let limits = (settings.failure_limit, settings.misses_per_second, settings.unknown_grace);
         let misses =
@@ -86,7 +102,7 @@ impl Sync {
             store: Arc::clone(&store),
             clock: Arc::clone(&clock),
             metrics: Arc::clone(&metrics),
-            gateway: gateway.clone(),
+            gateway: gateway.digits().to_owned(),
         };
         let every = settings.usage_flush;
         let (loan, asked) = StateLoan::new();
@@ -99,6 +115,7 @@ impl Sync {
             Arc::new(Mutex::new(state)),
             Arc::clone(&wake),
             Retelling::by(reassert),
+            Arc::clone(&reporter),
             asked,
         );
         let mut clock_floor = None;
@@ -116,8 +133,8 @@ impl Sync {
             }
             follower.start_from(restored);
         }
-        let handle = Handle { table, wake, gateway: gateway.into() };
-        let runner = Runner { follower, flusher, every };
+        let handle = Handle { table, wake, gateway: gateway.digits().into() };
+        let runner = Runner { follower, flusher, reporter, every };
         Ok(Self { misses: Arc::new(misses), handle, loan, runner, clock_floor })
     }
 }
@@ -150,20 +167,21 @@ impl Handle {
     }
 }
 
-/// What follows the store and writes usage back.
+/// What follows the store, tells it how far it has come, and writes usage back.
 #[derive(Debug)]
 pub struct Runner {
     pub(super) follower: Follower,
     pub(super) flusher: Flusher,
+    pub(super) reporter: Arc<Reporter>,
     every: Duration,
 }
 
 impl Runner {
     /// Runs until `stop` turns true or its sender is gone, then writes back usage and a last
-    /// snapshot, and lets go of the state folder.
+    /// snapshot, has the store forget this process, and lets go of the state folder.
     pub async fn run(self, stop: watch::Receiver<bool>) {
-        let Self { follower, flusher, every } = self;
-        let mut stopping = stop.clone();
+        let Self { follower, flusher, reporter, every } = self;
+        let (mut stopping, reporting) = (stop.clone(), reporter.run(stop.clone()));
         let flushing = async {
             while tokio::time::timeout(every, stopping.wait_for(|stop| *stop)).await.is_err() {
                 if flusher.table.contact_lost_at().is_none() {
@@ -172,6 +190,6 @@ impl Runner {
             }
             flusher.flush().await;
         };
-        tokio::join!(follower.run(stop), flushing);
+        tokio::join!(follower.run(stop), flushing, reporting);
     }
 }

@@ -14,13 +14,14 @@ use tokio::sync::watch;
 use super::fake::{FakeStore, Mood, hash, key, keys, revoked, user};
 use super::loan::Ask;
 use super::metrics::{Alarm, SyncMetrics};
-use super::{FailureLimit, MacKey, Parts, Settings, StateError, Sync};
+use super::{MacKey, Parts, Settings, StateError, Sync};
 use crate::clock::{Clock, ManualClock, Timestamp};
 use crate::key::{Actor, EventKind, Grants, Key, Status};
 use crate::store::{
     AwaitedStore, Change, Changes, NewEvent, ReadRequest, Reading, Row, SharedStore, SqliteStore, StoreError, StoreId,
 };
 use crate::table::{Freshness, MissAnswer, Table};
+use crate::wire::FailureLimit;
 
 /// A folder, a store and a clock, over which gateways are started one after the other.
 struct House {
@@ -62,6 +63,7 @@ impl House {
             mac_key: MacKey::new(&[7; 32]),
             metrics: Arc::clone(&metrics),
             reassert: None,
+            stale_policy: Arc::new(self.settings.on_stale),
             lent_lock,
         })?;
         Ok(Run { sync, table, metrics, clock: Arc::clone(&self.clock) })
@@ -825,6 +827,7 @@ impl RealHouse {
             mac_key: MacKey::new(&[7; 32]),
             metrics: Arc::clone(&metrics),
             reassert: None,
+            stale_policy: Arc::new(crate::table::OnStale::Serve),
             lent_lock: None,
         });
         Run { sync: sync.expect("the state folder is free"), table, metrics, clock: Arc::clone(&self.clock) }

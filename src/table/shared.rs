@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use super::content::{Content, Fate, Numbers};
 use super::head::Head;
 use super::load::{Load, LoadRefused, Merged};
+use super::reviews::{Reviewer, Reviews};
 use super::row::{KeyRef, KeyRow, Row, UserRow};
 use super::staleness::{Contact, Freshness};
 use super::usage::Used;
@@ -27,6 +28,7 @@ pub struct Table {
     applied: watch::Sender<u64>,
     changes: watch::Sender<u64>,
     readied: watch::Sender<bool>,
+    reviews: Arc<Reviews>,
     generation: AtomicU64,
     contact: Contact,
 }
@@ -69,6 +71,7 @@ impl Table {
             applied: watch::Sender::new(0),
             changes: watch::Sender::new(0),
             readied: watch::Sender::new(false),
+            reviews: Arc::default(),
             generation: AtomicU64::new(0),
             contact: Contact::none(),
         }
@@ -101,6 +104,20 @@ impl Table {
     #[must_use]
     pub fn version(&self) -> u64 {
         *self.changes.borrow()
+    }
+
+    /// One more who holds streams open, and decides on them again whenever what is known has changed. It
+    /// holds none now.
+    #[must_use]
+    pub fn reviewer(&self) -> Reviewer {
+        self.reviews.join(self.version())
+    }
+
+    /// Up to which [`Table::version`] every stream that is open was decided on again, and cut where it is
+    /// not permitted any more, by all who hold any.
+    #[must_use]
+    pub fn reviewed(&self) -> watch::Receiver<u64> {
+        self.reviews.subscribe()
     }
 
     /// The newest revision applied whole, and remembered across a restart.
@@ -180,6 +197,15 @@ impl Table {
         self.generation.fetch_add(1, Ordering::AcqRel);
         self.changes.send_modify(|version| *version += 1);
         Ok(merged)
+    }
+
+    /// Puts a key set that was built beside into place as it is: what is known here as ended, and is not there,
+    /// is known no more. Only where somebody has said that this is meant. Usage counters stay.
+    pub fn replace(&self, load: Load) {
+        let _turn = self.writing.lock();
+        self.content.store(Arc::new(load.content));
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        self.changes.send_modify(|version| *version += 1);
     }
 
     /// Which key set is in use: moves on every swap.

@@ -16,6 +16,8 @@ mod admin;
 #[cfg(test)]
 mod cli;
 #[cfg(test)]
+mod fleet;
+#[cfg(test)]
 mod jwt;
 #[cfg(test)]
 mod key_life;

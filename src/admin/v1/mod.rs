@@ -1,6 +1,7 @@
 //! The canonical API, `/v1`: a file a resource.
 
 pub(super) mod events;
+pub(super) mod gateways;
 pub(super) mod keys;
 mod page;
 pub(super) mod refusals;
@@ -8,6 +9,7 @@ mod shape;
 pub(super) mod users;
 pub(super) mod verify;
 
+pub use gateways::{ConfirmationShape, GatewayShape};
 pub use shape::{
     ChangedKey, KeyShape, KeyWhole, LineageMember, Minted, NewWebhookSecret, Replacement, Revocation, UserShape,
     own_flags,

@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension, params_from_iter};
 
 use super::fault::Fault;
 use super::read::{damaged_key, days, usage_at};
-use super::rows::{Columns, Decoder, KEY_COLUMNS, KEY_WIDTH, USER_COLUMNS, USER_WIDTH, hash_at, id_at};
+use super::rows::{Columns, Decoder, KEY_COLUMNS, KEY_WIDTH, REAL, USER_COLUMNS, USER_WIDTH, hash_at, id_at};
 use crate::clock::Timestamp;
 use crate::key::{EnvironmentId, KeyId, ProjectId, Status, UserId};
 use crate::store::{KeyPage, KeyQuery};
@@ -118,11 +118,18 @@ fn ways(query: &KeyQuery, now: Timestamp) -> Vec<Way> {
     ways
 }
 
-/// All that `query` asks for, as conditions on a key `k` and its user `u`.
-fn filters(query: &KeyQuery, now: Timestamp) -> Conditions {
+/// Where the keys of `query` belong, whatever else is asked of them.
+fn place(query: &KeyQuery) -> Conditions {
     let mut conditions = Conditions::default();
     conditions.and_text("k.project = ?", query.project.as_ref().map(ProjectId::as_str));
     conditions.and_text("k.environment = ?", query.environment.as_ref().map(EnvironmentId::as_str));
+    conditions
+}
+
+/// All that `query` asks for, as conditions on a key `k` and its user `u`.
+fn filters(query: &KeyQuery, now: Timestamp) -> Conditions {
+    let mut conditions = place(query);
+    conditions.and(REAL, []);
     conditions.and_text("k.user_id = ?", query.user.as_ref().map(UserId::as_str));
     if let Some(text) = &query.text {
         let [name, id, prefix] = [text.to_ascii_lowercase(), text.to_ascii_lowercase(), text.clone()].map(Value::Text);
@@ -254,31 +261,59 @@ pub(super) fn planned(
         }
     }
     let way = ways.iter().find(|way| way.order == Order::Listed);
-    let from = match way {
-        Some(way) => nth_before(connection, way, before)?,
-        None => {
-            let newest: Option<i64> = connection
-                .prepare_cached("SELECT max(number) FROM keys WHERE number < ?1")?
-                .query_row([before], |row| row.get(0))?;
-            newest.map(|newest| newest - LOOKED_AT_MAX).filter(|from| *from > 0)
-        }
-    };
     let index = way.map(|way| format!(" INDEXED BY {}", way.index)).unwrap_or_default();
     if let Some(way) = way {
         filters.and(&format!("({})", way.condition), way.values.iter().cloned());
     }
-    let last = match from {
-        None => None,
-        Some(from) => {
+    let mut top = before;
+    loop {
+        let from = match way {
+            Some(way) => nth_before(connection, way, top)?,
+            None => last_number(connection, "", &Conditions::default(), top)?
+                .map(|newest| newest - LOOKED_AT_MAX)
+                .filter(|from| *from > 0),
+        };
+        let Some(from) = from else { return Ok((statement(&index, &filters), None)) };
+        // What a page says to go on from is a key of its place, so that it tells of no other place.
+        if let Some(next) = first_of_place(connection, query, from, top)? {
             filters.and("k.number >= ?", [Value::Integer(from)]);
-            // A number may be free, so the key that goes on is the next that is there.
-            let mut statement =
-                connection.prepare_cached("SELECT id FROM keys WHERE number >= ?1 ORDER BY number LIMIT 1")?;
-            let id: Option<[u8; 16]> = statement.query_row([from], |row| row.get(0)).optional()?;
-            id.map(|bytes| KeyId::from_bits(u128::from_be_bytes(bytes)))
+            return Ok((statement(&index, &filters), Some(next)));
         }
-    };
-    Ok((statement(&index, &filters), last))
+        match last_number(connection, place_index(query), &place(query), from)? {
+            Some(number) => top = number + 1,
+            None => return Ok((statement(&index, &filters), None)),
+        }
+    }
+}
+
+/// The index of all keys of a place.
+const fn place_index(query: &KeyQuery) -> &'static str {
+    match (&query.project, &query.environment) {
+        (Some(_), Some(_)) => " INDEXED BY keys_by_place",
+        (Some(_), None) => " INDEXED BY keys_by_project",
+        (None, Some(_)) => " INDEXED BY keys_by_environment",
+        (None, None) => "",
+    }
+}
+
+/// The key of the query's place that was stored first from the number `from` on, and before `before`.
+fn first_of_place(connection: &Connection, query: &KeyQuery, from: i64, before: i64) -> Result<Option<KeyId>, Fault> {
+    let mut conditions = place(query);
+    conditions.and("k.number >= ? AND k.number < ?", [from, before].map(Value::Integer));
+    conditions.and(REAL, []);
+    let sql = format!("SELECT k.id FROM keys k{}{} ORDER BY k.number LIMIT 1", place_index(query), conditions.sql);
+    let mut statement = connection.prepare_cached(&sql)?;
+    let id: Option<[u8; 16]> = statement.query_row(params_from_iter(conditions.values), |row| row.get(0)).optional()?;
+    Ok(id.map(|bytes| KeyId::from_bits(u128::from_be_bytes(bytes))))
+}
+
+/// The number of the newest key of `place` before the number `before`.
+fn last_number(connection: &Connection, index: &str, place: &Conditions, before: i64) -> Result<Option<i64>, Fault> {
+    let mut conditions = place.clone();
+    conditions.and("k.number < ?", [Value::Integer(before)]);
+    let sql = format!("SELECT max(k.number) FROM keys k{index}{}", conditions.sql);
+    let mut statement = connection.prepare_cached(&sql)?;
+    Ok(statement.query_row(params_from_iter(conditions.values), |row| row.get(0))?)
 }
 
 fn statement(index: &str, filters: &Conditions) -> Statement {

@@ -4,14 +4,19 @@
 //! commits. Before anything is acknowledged the file at the path is held against the one that was
 //! opened, so that a file put in its place by a restore is never written behind the gateway's back.
 
+mod backup;
+mod copy;
 mod examine;
 mod fault;
 mod file;
+mod fleet;
+mod history;
 mod list;
 mod news;
 mod read;
 mod rotation;
 mod rows;
+mod stage;
 #[cfg(test)]
 mod tests;
 mod write;
@@ -27,16 +32,18 @@ use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use rusqlite::{Connection, TransactionBehavior};
 use tokio::sync::{Notify, Semaphore, oneshot};
 
+pub use self::backup::{Backup, back_up, restore};
 pub use self::examine::examine;
 use self::fault::Fault;
 use self::file::{Empty, Identity, Log, Opened, Role};
 use self::write::{Member, Request};
 use super::{
-    Answer, Batch, BoxFuture, Cursor, EventQuery, KeyPage, KeyQuery, NumberedSecret, Outcome, OwnedKey, Plan, Poll,
-    ReadRequest, Reading, RefusalQuery, RefusalTally, RotationStore, Store, StoreError, StoreId, UsageUpdate,
+    Answer, Batch, BoxFuture, CopyStore, Cursor, EventQuery, FleetStore, HistoryStore, KeyPage, KeyQuery,
+    NumberedSecret, Outcome, OwnedKey, Plan, Poll, ReadRequest, Reading, RefusalQuery, RefusalTally, RotationStore,
+    StageId, Staging, Store, StoreError, StoreId, UsageUpdate, UserQuery,
 };
-use crate::clock::Clock;
-use crate::key::{Event, ProjectId, TokenHash, User};
+use crate::clock::{Clock, Timestamp};
+use crate::key::{Event, TokenHash, User};
 
 /// How many reads run at once.
 const READERS_MAX: usize = 8;
@@ -177,6 +184,23 @@ impl SqliteStore {
             });
             read.await.unwrap_or_else(|error| Err(Fault::Around(error.to_string()).told(&name)))
         })
+    }
+
+    /// Runs `work` in a write transaction that uses no revision, between mutations.
+    fn write_with<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection, Timestamp) -> Result<T, Fault> + Send + 'static,
+    ) -> Answer<'_, T> {
+        let (reply, answer) = oneshot::channel();
+        let run = move |shared: &Shared| {
+            if reply.is_closed() {
+                return;
+            }
+            let now = shared.clock.now();
+            // Whoever no longer waits for the answer needs none.
+            let _gone = reply.send(shared.write(|connection| work(connection, now)));
+        };
+        Box::pin(self.ask(Request::Run(Box::new(run)), answer))
     }
 
     async fn ask<T>(
@@ -326,9 +350,30 @@ impl Store for SqliteStore {
         Some(self)
     }
 
+    fn copies(&self) -> Option<&dyn CopyStore> {
+        Some(self)
+    }
+
+    fn history(&self) -> Option<&dyn HistoryStore> {
+        Some(self)
+    }
+
+    fn fleet(&self) -> Option<&dyn FleetStore> {
+        Some(self)
+    }
+
     fn mutate(&self, read: ReadRequest, plan: Plan) -> Answer<'_, Outcome> {
         let (reply, answer) = oneshot::channel();
         Box::pin(self.ask(Request::Mutate(Box::new(Member { read, plan, reply })), answer))
+    }
+
+    fn stage(&self, staging: Staging) -> Answer<'_, Duration> {
+        let (reply, answer) = oneshot::channel();
+        Box::pin(self.ask(Request::Stage { staging, reply }, answer))
+    }
+
+    fn unstage(&self, stage: StageId) -> Answer<'_, ()> {
+        self.write_with(move |connection, _now| stage::give_up(connection, stage))
     }
 
     fn read(&self, read: ReadRequest) -> Answer<'_, Reading> {
@@ -343,8 +388,8 @@ impl Store for SqliteStore {
         self.read_with(OfStore::This, move |connection, shared| list::list_keys(connection, &query, shared.clock.now()))
     }
 
-    fn list_users(&self, project: Option<ProjectId>) -> Answer<'_, Vec<User>> {
-        self.read_with(OfStore::This, move |connection, _shared| read::list_users(connection, project.as_ref()))
+    fn list_users(&self, query: UserQuery) -> Answer<'_, Vec<User>> {
+        self.read_with(OfStore::This, move |connection, _shared| read::list_users(connection, &query))
     }
 
     fn list_events(&self, query: EventQuery) -> Answer<'_, Vec<Event>> {

@@ -5,32 +5,34 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use rusqlite::types::Value;
-use rusqlite::{Connection, OptionalExtension, Params, params, params_from_iter};
+use rusqlite::{Connection, Params, params, params_from_iter};
 
 use super::fault::Fault;
 use super::list::Conditions;
 use super::rows::{
-    Columns, Decoder, EVENT_COLUMNS, KEY_COLUMNS, KEY_WIDTH, TALLY_COLUMNS, USER_COLUMNS, USER_WIDTH, event, hash_at,
-    id_at, kept, tally, to_sql, unsigned, user_at,
+    Columns, Decoder, EVENT_COLUMNS, KEY_COLUMNS, KEY_WIDTH, REAL, TALLY_COLUMNS, USER_COLUMNS, USER_WIDTH, event,
+    hash_at, id_at, kept, tally, to_sql, unsigned, user_at,
 };
 use crate::clock::Timestamp;
-use crate::key::{Event, EventKind, Key, KeyId, ProjectId, Stamp, Subject, TokenHash, User, UserId};
+use crate::key::{Event, EventKind, Key, KeyId, Stamp, Subject, TokenHash, User, UserId};
 use crate::store::{
     Batch, COUNTED_MAX, CommitId, Cursor, Damaged, EventQuery, KeyUsage, NumberedSecret, OwnedKey, Poll, ReadRequest,
-    Reading, RefusalQuery, RefusalTally, Row, StoreId,
+    Reading, RefusalQuery, RefusalTally, Row, StoreId, UserQuery,
 };
 
 /// Reads everything that `request` asks for.
 pub(super) fn reading(connection: &Connection, request: &ReadRequest, now: Timestamp) -> Result<Reading, Fault> {
     let mut gathered = Gathered::default();
-    let by_id = format!("SELECT {KEY_COLUMNS} FROM keys k WHERE k.id = ?1");
+    let by_id = format!("SELECT {KEY_COLUMNS} FROM keys k WHERE k.id = ?1 AND {REAL}");
     for id in &request.keys {
         gathered.keys(connection, &by_id, params![id.bits().to_be_bytes()])?;
     }
     if let Some(id) = request.lineage_of {
-        let sql = format!(
-            "SELECT {KEY_COLUMNS} FROM keys k WHERE k.lineage = (SELECT lineage FROM keys WHERE id = ?1) ORDER BY k.id"
+        let mut sql = format!(
+            "SELECT {KEY_COLUMNS} FROM keys k WHERE k.lineage = (SELECT lineage FROM keys WHERE id = ?1) AND {REAL} \
+             ORDER BY k.number DESC"
         );
+        limited(&mut sql, request.lineage_newest);
         gathered.keys(connection, &sql, params![id.bits().to_be_bytes()])?;
     }
     let with_usage: Vec<KeyId> = gathered.keys.iter().map(|key| key.id).collect();
@@ -38,15 +40,16 @@ pub(super) fn reading(connection: &Connection, request: &ReadRequest, now: Times
         let sql = format!(
             "WITH RECURSIVE minted (id) AS (SELECT id FROM keys WHERE minted_by = ?1 \
              UNION SELECT keys.id FROM keys JOIN minted ON keys.minted_by = minted.id) \
-             SELECT {KEY_COLUMNS} FROM minted m JOIN keys k ON k.id = m.id ORDER BY k.id"
+             SELECT {KEY_COLUMNS} FROM minted m JOIN keys k ON k.id = m.id WHERE {REAL} ORDER BY k.id"
         );
         gathered.keys(connection, &sql, params![id.bits().to_be_bytes()])?;
     }
     if let Some(user) = &request.keys_of_user {
-        let sql = format!("SELECT {KEY_COLUMNS} FROM keys k WHERE k.user_id = ?1 AND k.revoked = 0 ORDER BY k.id");
+        let sql =
+            format!("SELECT {KEY_COLUMNS} FROM keys k WHERE k.user_id = ?1 AND k.revoked = 0 AND {REAL} ORDER BY k.id");
         gathered.keys(connection, &sql, params![user.as_str()])?;
     }
-    let by_hash = format!("SELECT {KEY_COLUMNS} FROM keys k WHERE k.hash = ?1");
+    let by_hash = format!("SELECT {KEY_COLUMNS} FROM keys k WHERE k.hash = ?1 AND {REAL}");
     for hash in &request.hashes {
         gathered.keys(connection, &by_hash, params![hash.as_bytes()])?;
     }
@@ -60,6 +63,12 @@ pub(super) fn reading(connection: &Connection, request: &ReadRequest, now: Times
     }
     if let Some(user) = &request.count_of_user {
         reading.count_of_user = count_of_user(connection, user, now)?;
+    }
+    if let Some((user, within)) = &request.made_for_itself {
+        reading.made_for_itself = made_for_itself(connection, user, now.minus(*within))?;
+    }
+    if let Some(revision) = request.users_changed_after {
+        reading.users_changed = users_changed_after(connection, revision)?;
     }
     if let Some(id) = request.disabled {
         reading.disabled = last_disabled(connection, id)?;
@@ -98,12 +107,29 @@ impl Gathered {
 
 /// How many keys `user` has that have not ended, counted no further than is of use.
 fn count_of_user(connection: &Connection, user: &UserId, now: Timestamp) -> Result<usize, Fault> {
-    let mut statement = connection.prepare_cached(
-        "SELECT count(*) FROM (SELECT 1 FROM keys WHERE user_id = ?1 AND revoked = 0 AND superseded = 0 \
-         AND (expires_at IS NULL OR expires_at > ?2) AND (grace_expires_at IS NULL OR grace_expires_at > ?2) LIMIT ?3)",
-    )?;
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT count(*) FROM (SELECT 1 FROM keys k WHERE user_id = ?1 AND revoked = 0 AND superseded = 0 \
+         AND (expires_at IS NULL OR expires_at > ?2) AND (grace_expires_at IS NULL OR grace_expires_at > ?2) \
+         AND {REAL} LIMIT ?3)"
+    ))?;
     let most = i64::try_from(COUNTED_MAX).unwrap_or(i64::MAX);
     unsigned(statement.query_row(params![user.as_str(), now.nanos(), most], |row| row.get(0))?)
+}
+
+/// How many of the newest keys of `user` were minted by its own keys after `after`.
+fn made_for_itself(connection: &Connection, user: &UserId, after: Timestamp) -> Result<usize, Fault> {
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT count(*) FROM (SELECT k.created_at, k.minted_by FROM keys k INDEXED BY keys_by_user \
+         WHERE k.user_id = ?1 AND {REAL} ORDER BY k.number DESC LIMIT ?3) k \
+         JOIN keys m ON m.id = k.minted_by WHERE k.created_at > ?2 AND m.user_id = ?1"
+    ))?;
+    let most = i64::try_from(COUNTED_MAX).unwrap_or(i64::MAX);
+    unsigned(statement.query_row(params![user.as_str(), after.nanos(), most], |row| row.get(0))?)
+}
+
+fn users_changed_after(connection: &Connection, revision: u64) -> Result<bool, Fault> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM events WHERE revision > ?1 AND user_id IS NOT NULL)";
+    Ok(connection.prepare_cached(sql)?.query_row(params![to_sql(revision)], |row| row.get(0))?)
 }
 
 /// The newest event that switched the key off.
@@ -129,9 +155,7 @@ pub(super) fn list_refusals(connection: &Connection, query: &RefusalQuery) -> Re
         "SELECT {TALLY_COLUMNS} FROM audit_refusals{} ORDER BY minute DESC, actor, address, operation, code",
         conditions.sql
     );
-    if query.limit > 0 {
-        write!(sql, " LIMIT {}", query.limit).expect("writing to a String never fails");
-    }
+    limited(&mut sql, query.limit);
     let mut statement = connection.prepare(&sql)?;
     let mut rows = statement.query(params_from_iter(conditions.values))?;
     let mut tallies = Vec::new();
@@ -142,7 +166,8 @@ pub(super) fn list_refusals(connection: &Connection, query: &RefusalQuery) -> Re
 }
 
 fn any_key(connection: &Connection) -> Result<bool, Fault> {
-    Ok(connection.prepare_cached("SELECT EXISTS (SELECT 1 FROM keys)")?.query_row([], |row| row.get(0))?)
+    let sql = format!("SELECT EXISTS (SELECT 1 FROM keys k WHERE {REAL})");
+    Ok(connection.prepare_cached(&sql)?.query_row([], |row| row.get(0))?)
 }
 
 fn user(connection: &Connection, decoder: &mut Decoder, id: &UserId) -> Result<Option<User>, Fault> {
@@ -195,7 +220,8 @@ pub(super) fn poll(connection: &Connection, cursor: Cursor, now: Timestamp) -> R
 /// The key of `hash` with its user, and the newest revision.
 pub(super) fn find(connection: &Connection, hash: &TokenHash) -> Result<(Option<OwnedKey>, Cursor), Fault> {
     let sql = format!(
-        "SELECT {KEY_COLUMNS}, {USER_COLUMNS} FROM keys k LEFT JOIN users u ON u.id = k.user_id WHERE k.hash = ?1"
+        "SELECT {KEY_COLUMNS}, {USER_COLUMNS} FROM keys k LEFT JOIN users u ON u.id = k.user_id \
+         WHERE k.hash = ?1 AND {REAL}"
     );
     let mut decoder = Decoder::default();
     let found = {
@@ -214,11 +240,21 @@ pub(super) fn days(count: u32) -> Duration {
 }
 
 /// Users by id.
-pub(super) fn list_users(connection: &Connection, project: Option<&ProjectId>) -> Result<Vec<User>, Fault> {
-    let mut statement = connection.prepare_cached(&format!(
-        "SELECT {USER_COLUMNS} FROM users u WHERE ?1 IS NULL OR u.project = ?1 ORDER BY u.id"
-    ))?;
-    let mut rows = statement.query(params![project.map(ProjectId::as_str)])?;
+pub(super) fn list_users(connection: &Connection, query: &UserQuery) -> Result<Vec<User>, Fault> {
+    let mut conditions = Conditions::default();
+    if let Some(project) = &query.project {
+        conditions.and("u.project = ?", [Value::Text(project.as_str().to_owned())]);
+    }
+    if query.undeleted {
+        conditions.and("u.deleted = 0", []);
+    }
+    if let Some(after) = &query.after {
+        conditions.and("u.id > ?", [Value::Text(after.as_str().to_owned())]);
+    }
+    let mut sql = format!("SELECT {USER_COLUMNS} FROM users u{} ORDER BY u.id", conditions.sql);
+    limited(&mut sql, query.limit);
+    let mut statement = connection.prepare_cached(&sql)?;
+    let mut rows = statement.query(params_from_iter(conditions.values))?;
     let (mut decoder, mut users) = (Decoder::default(), Vec::new());
     while let Some(row) = rows.next()? {
         users.push(decoder.user(row, 0)?);
@@ -226,25 +262,78 @@ pub(super) fn list_users(connection: &Connection, project: Option<&ProjectId>) -
     Ok(users)
 }
 
+/// No more rows than `limit`; 0 for all.
+fn limited(sql: &mut String, limit: usize) {
+    if limit > 0 {
+        write!(sql, " LIMIT {limit}").expect("writing to a String never fails");
+    }
+}
+
+/// A stretch of the history: the events that lie in the file from one revision to another, or under a
+/// stage's number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stretch {
+    first: i64,
+    last: i64,
+    /// The ordinal of `first` after which it begins; -1 for all of it.
+    after: i64,
+}
+
+impl Stretch {
+    const CONDITION: &str = "(e.revision, e.ordinal) > (?, ?) AND e.revision <= ?";
+
+    fn values(self) -> [Value; 3] {
+        [self.first, self.after, self.last].map(Value::Integer)
+    }
+}
+
+/// The history after `after`, in order.
+fn stretches(connection: &Connection, after: Stamp) -> Result<Vec<Stretch>, Fault> {
+    let mut begin = (to_sql(after.revision), i64::from(after.ordinal));
+    let mut statement =
+        connection.prepare_cached("SELECT revision, number FROM stages WHERE revision >= ?1 ORDER BY revision")?;
+    let mut rows = statement.query(params![begin.0])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        let mut columns = Columns { row, next: 0 };
+        let (revision, stage) = (columns.integer()?, columns.integer()?);
+        if revision == begin.0 {
+            found.push(Stretch { first: stage, last: stage, after: begin.1 });
+        } else {
+            found.push(Stretch { first: begin.0, last: revision - 1, after: begin.1 });
+            found.push(Stretch { first: stage, last: stage, after: -1 });
+        }
+        // What was written by the same mutation comes after what it took in.
+        begin = (revision, -1);
+        if revision == to_sql(after.revision) {
+            begin.1 = i64::from(after.ordinal);
+        }
+    }
+    found.push(Stretch { first: begin.0, last: i64::MAX, after: begin.1 });
+    Ok(found)
+}
+
 /// Events, oldest first.
 pub(super) fn list_events(connection: &Connection, query: &EventQuery) -> Result<Vec<Event>, Fault> {
-    let mut conditions = Conditions::default();
-    let after = [to_sql(query.after.revision), i64::from(query.after.ordinal)].map(Value::Integer);
-    conditions.and("(e.revision, e.ordinal) > (?, ?)", after);
-    match &query.subject {
-        None => {}
-        Some(Subject::Key(id)) => conditions.and("e.key_id = ?", [Value::Blob(id.bits().to_be_bytes().to_vec())]),
-        Some(Subject::User(id)) => conditions.and("e.user_id = ?", [Value::Text(id.as_str().to_owned())]),
-    }
-    let mut sql = format!("SELECT {EVENT_COLUMNS} FROM events e{} ORDER BY e.revision, e.ordinal", conditions.sql);
-    if query.limit > 0 {
-        write!(sql, " LIMIT {}", query.limit).expect("writing to a String never fails");
-    }
-    let mut statement = connection.prepare(&sql)?;
-    let mut rows = statement.query(params_from_iter(conditions.values))?;
     let mut events = Vec::new();
-    while let Some(row) = rows.next()? {
-        events.push(event(row)?);
+    for stretch in stretches(connection, query.after)? {
+        let mut conditions = Conditions::default();
+        conditions.and(Stretch::CONDITION, stretch.values());
+        match &query.subject {
+            None => {}
+            Some(Subject::Key(id)) => conditions.and("e.key_id = ?", [Value::Blob(id.bits().to_be_bytes().to_vec())]),
+            Some(Subject::User(id)) => conditions.and("e.user_id = ?", [Value::Text(id.as_str().to_owned())]),
+        }
+        let mut sql = format!("SELECT {EVENT_COLUMNS} FROM events e{} ORDER BY e.revision, e.ordinal", conditions.sql);
+        limited(&mut sql, query.limit.saturating_sub(events.len()));
+        let mut statement = connection.prepare(&sql)?;
+        let mut rows = statement.query(params_from_iter(conditions.values))?;
+        while let Some(row) = rows.next()? {
+            events.push(event(row)?);
+        }
+        if query.limit > 0 && events.len() >= query.limit {
+            break;
+        }
     }
     Ok(events)
 }
@@ -288,7 +377,8 @@ fn everything(connection: &Connection, sink: &mut dyn FnMut(Batch)) -> Result<()
             Err(fault) => return Err(fault),
         });
     }
-    let mut statement = connection.prepare_cached(&format!("SELECT {KEY_COLUMNS} FROM keys k ORDER BY k.number"))?;
+    let mut statement =
+        connection.prepare_cached(&format!("SELECT {KEY_COLUMNS} FROM keys k WHERE {REAL} ORDER BY k.number"))?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
         sink(match decoder.key(row, 0) {
@@ -303,13 +393,24 @@ fn everything(connection: &Connection, sink: &mut dyn FnMut(Batch)) -> Result<()
 }
 
 fn changes(connection: &Connection, cursor: Cursor, sink: &mut dyn FnMut(Batch)) -> Result<(), Fault> {
+    let read = Stamp { revision: cursor.revision, ordinal: u32::MAX };
+    for stretch in stretches(connection, read)? {
+        changes_of(connection, stretch, sink)?;
+    }
+    Ok(())
+}
+
+fn changes_of(connection: &Connection, stretch: Stretch, sink: &mut dyn FnMut(Batch)) -> Result<(), Fault> {
     let mut decoder = Decoder::default();
     let mut statement = connection.prepare_cached(&format!(
-        "SELECT {KEY_COLUMNS}, {USER_COLUMNS}, e.revision, e.ordinal, e.key_id IS NULL, e.key_id, e.user_id \
+        "SELECT {KEY_COLUMNS}, {USER_COLUMNS}, \
+         CASE WHEN e.revision > 0 THEN e.revision ELSE (SELECT s.revision FROM stages s WHERE s.number = e.revision) END, \
+         e.ordinal, e.key_id IS NULL, e.key_id, e.user_id \
          FROM events e LEFT JOIN keys k ON k.id = e.key_id LEFT JOIN users u ON u.id = e.user_id \
-         WHERE e.revision > ?1 ORDER BY e.revision, e.ordinal"
+         WHERE {} ORDER BY e.revision, e.ordinal",
+        Stretch::CONDITION
     ))?;
-    let mut rows = statement.query(params![to_sql(cursor.revision)])?;
+    let mut rows = statement.query(params_from_iter(stretch.values()))?;
     while let Some(row) = rows.next()? {
         const EVENT: usize = KEY_WIDTH + USER_WIDTH;
         let mut columns = Columns { row, next: EVENT };
@@ -336,11 +437,4 @@ pub(super) fn damaged_key(id: Option<KeyId>, hash: Option<TokenHash>) -> Damaged
 
 fn damaged_user(id: Option<UserId>) -> Damaged {
     id.map_or(Damaged::Unnamed, Damaged::User)
-}
-
-/// The key that has `hash`.
-pub(super) fn key_of_hash(connection: &Connection, hash: &TokenHash) -> Result<Option<KeyId>, Fault> {
-    let mut statement = connection.prepare_cached("SELECT id FROM keys WHERE hash = ?1")?;
-    let id: Option<[u8; 16]> = statement.query_row(params![hash.as_bytes()], |row| row.get(0)).optional()?;
-    Ok(id.map(|bytes| KeyId::from_bits(u128::from_be_bytes(bytes))))
 }

@@ -20,7 +20,10 @@ pub(super) const KEY_COLUMNS: &str = "k.id, k.lineage, k.hash, k.format, k.shown
      k.project, k.environment, k.user_id, k.inherit, k.flags, k.props, k.may_grant, k.operates, k.operates_project, \
      k.operates_environment, k.self_rotate, k.minted_by, k.revoked, k.disabled, k.superseded, k.revoked_at, \
      k.replaced_by, k.expires_at, k.grace_expires_at, k.rotation_days, k.rotation_next_at, k.rotation_webhook_url, \
-     k.webhook_secret_version, k.webhook_old_secret_until, k.created_at, k.updated_at, k.revision, k.ordinal";
+     k.webhook_secret_version, k.webhook_old_secret_until, k.created_at, \
+     CASE WHEN k.revision > 0 THEN k.updated_at ELSE (SELECT s.at FROM stages s WHERE s.number = k.revision) END, \
+     CASE WHEN k.revision > 0 THEN k.revision ELSE (SELECT s.revision FROM stages s WHERE s.number = k.revision) END, \
+     k.ordinal";
 /// How many those are.
 pub(super) const KEY_WIDTH: usize = 35;
 /// The columns of a user in the order in which [`Decoder::user`] reads them.
@@ -29,8 +32,27 @@ pub(super) const USER_COLUMNS: &str =
 /// How many those are.
 pub(super) const USER_WIDTH: usize = 9;
 /// The columns of an event in the order in which [`event`] reads them.
-pub(super) const EVENT_COLUMNS: &str = "e.revision, e.ordinal, e.at, e.kind, e.actor, e.key_id, e.user_id, e.changes, \
-     e.address";
+pub(super) const EVENT_COLUMNS: &str = "\
+     CASE WHEN e.revision > 0 THEN e.revision ELSE (SELECT s.revision FROM stages s WHERE s.number = e.revision) END, \
+     e.ordinal, \
+     CASE WHEN e.revision > 0 THEN e.at ELSE (SELECT s.at FROM stages s WHERE s.number = e.revision) END, \
+     e.kind, e.actor, e.key_id, e.user_id, e.changes, e.address";
+/// Whether a key `k` is one, and not merely staged.
+pub(super) const REAL: &str =
+    "(k.revision > 0 OR k.revision IN (SELECT number FROM stages WHERE revision IS NOT NULL))";
+
+/// Where a row stands in the history: at a revision, or while it is staged at its stage's number.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place {
+    pub(super) revision: i64,
+    pub(super) ordinal: u32,
+}
+
+impl From<Stamp> for Place {
+    fn from(stamp: Stamp) -> Self {
+        Self { revision: to_sql(stamp.revision), ordinal: stamp.ordinal }
+    }
+}
 
 /// A number as SQLite keeps it.
 pub(super) fn to_sql(number: u64) -> i64 {
@@ -269,7 +291,7 @@ pub(super) fn kept(connection: &Connection, once: OnceKey, now: Timestamp) -> Re
 }
 
 /// Writes a key: inserts it where its id is new, and else replaces all but what never changes.
-pub(super) fn write_key(connection: &Connection, key: &Key, at: Timestamp, stamp: Stamp) -> Result<(), Fault> {
+pub(super) fn write_key(connection: &Connection, key: &Key, at: Timestamp, place: Place) -> Result<(), Fault> {
     let mut statement = connection.prepare_cached(
         "INSERT INTO keys (id, lineage, hash, format, shown_prefix, last_four, name, project, environment, user_id, \
          inherit, flags, props, may_grant, operates, operates_project, operates_environment, self_rotate, minted_by, \
@@ -330,8 +352,8 @@ pub(super) fn write_key(connection: &Connection, key: &Key, at: Timestamp, stamp
         key.rotation.old_secret_until.map(Timestamp::nanos),
         key.created_at.nanos(),
         at.nanos(),
-        to_sql(stamp.revision),
-        stamp.ordinal,
+        place.revision,
+        place.ordinal,
     ])?;
     Ok(())
 }
@@ -359,16 +381,16 @@ pub(super) fn write_user(connection: &Connection, user: &User, at: Timestamp, st
     Ok(())
 }
 
-/// Appends an event.
-pub(super) fn write_event(connection: &Connection, event: &Event) -> Result<(), Fault> {
+/// Appends an event, which stands at `place`.
+pub(super) fn write_event(connection: &Connection, event: &Event, place: Place) -> Result<(), Fault> {
     let mut statement = connection.prepare_cached(
         "INSERT INTO events (revision, ordinal, at, kind, actor, key_id, user_id, changes, address) \
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
     )?;
     let (key, user) = subject_columns(Some(&event.subject));
     statement.execute(params![
-        to_sql(event.stamp.revision),
-        event.stamp.ordinal,
+        place.revision,
+        place.ordinal,
         event.at.nanos(),
         event.kind.as_str(),
         event.actor.to_string(),

@@ -13,7 +13,10 @@ use rusqlite::Connection;
 use super::{SqliteStore, examine};
 use crate::clock::{ManualClock, Timestamp};
 use crate::store::contract::{Fixture, contract, key, newest, write, write_key};
+use crate::store::copy_contract::copy_contract;
+use crate::store::fleet_contract::fleet_contract;
 use crate::store::rotation_contract::rotation_contract;
+use crate::store::staging_contract::staging_contract;
 use crate::store::{Cursor, Damaged, KeyQuery, SharedStore, Store, StoreError};
 
 fn clock() -> Arc<ManualClock> {
@@ -35,7 +38,10 @@ fn fixture() -> Fixture {
 }
 
 contract!(fixture);
+copy_contract!(fixture);
+fleet_contract!(fixture);
 rotation_contract!(fixture);
+staging_contract!(fixture);
 
 fn open(path: &Path) -> Result<SqliteStore, StoreError> {
     SqliteStore::open(path, clock())

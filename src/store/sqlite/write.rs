@@ -7,20 +7,21 @@ use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::Duration;
 
 use rusqlite::{Connection, params};
 use tokio::sync::oneshot;
 
 use super::fault::Fault;
-use super::read;
 use super::rows::{to_sql, write_event, write_kept, write_key, write_tally, write_user};
 use super::{Ending, Shared};
+use super::{read, stage};
 use crate::clock::Timestamp;
 use crate::key::{Event, KeyId, Stamp, Subject};
 use crate::secret;
 use crate::store::{
     Changes, CommitId, Committed, Cursor, Keep, ONCE_KEPT, Outcome, Plan, REFUSALS_KEPT, ReadRequest, Refusal,
-    RefusalTally, Row, StoreError, UsageUpdate,
+    RefusalTally, Row, Staging, StoreError, UsageUpdate,
 };
 
 /// How many mutations share one commit at most.
@@ -40,6 +41,10 @@ pub(super) enum Request {
     Refusals {
         tallies: Vec<RefusalTally>,
         reply: oneshot::Sender<Result<(), StoreError>>,
+    },
+    Stage {
+        staging: Staging,
+        reply: oneshot::Sender<Result<Duration, StoreError>>,
     },
     Tidy {
         reply: oneshot::Sender<Result<(), StoreError>>,
@@ -80,13 +85,13 @@ pub(super) fn serve(shared: &Arc<Shared>, requests: &Receiver<Request>) {
             && let Some(work) = later.pop_front()
         {
             groups = 0;
-            in_the_background(shared, work);
+            later.extend(in_the_background(shared, work));
         }
         let mut next = match requests.try_recv() {
             Ok(request) => Some(request),
             Err(TryRecvError::Empty) => match later.pop_front() {
                 Some(work) => {
-                    in_the_background(shared, work);
+                    later.extend(in_the_background(shared, work));
                     continue;
                 }
                 None => requests.recv().ok(),
@@ -94,7 +99,10 @@ pub(super) fn serve(shared: &Arc<Shared>, requests: &Receiver<Request>) {
             Err(TryRecvError::Disconnected) => None,
         };
         if next.is_none() {
-            later.into_iter().for_each(|work| in_the_background(shared, work));
+            for work in later {
+                // What is left of it is for whoever opens the store next.
+                let _left = in_the_background(shared, work);
+            }
             return;
         }
         let mut group = Vec::new();
@@ -107,7 +115,8 @@ pub(super) fn serve(shared: &Arc<Shared>, requests: &Receiver<Request>) {
                     }
                 }
                 Request::Refusals { tallies, reply } => later.push_back(Later::Refusals(tallies, reply)),
-                Request::Tidy { reply } => later.push_back(Later::Tidy(reply)),
+                Request::Stage { staging, reply } => later.push_back(Later::Stage(staging, reply)),
+                Request::Tidy { reply } => later.push_back(Later::Tidy(reply, SWEEPS_MAX)),
                 Request::Usage { gateway, updates, reply } => {
                     mutate(shared, std::mem::take(&mut group));
                     if reply.is_closed() {
@@ -145,44 +154,75 @@ pub(super) fn serve(shared: &Arc<Shared>, requests: &Receiver<Request>) {
 /// What is written when no mutation waits.
 enum Later {
     Refusals(Vec<RefusalTally>, oneshot::Sender<Result<(), StoreError>>),
-    Tidy(oneshot::Sender<Result<(), StoreError>>),
+    Stage(Staging, oneshot::Sender<Result<Duration, StoreError>>),
+    /// And how many sweeps more before it is answered at the latest.
+    Tidy(oneshot::Sender<Result<(), StoreError>>, u32),
 }
 
-fn in_the_background(shared: &Shared, work: Later) {
-    // Whoever no longer waits for the answer needs none.
-    let _gone = match work {
+/// Does one piece of `work`, and hands back what is left of it. Whoever no longer waits for an answer
+/// needs none.
+fn in_the_background(shared: &Shared, work: Later) -> Option<Later> {
+    match work {
         Later::Refusals(tallies, reply) => {
-            reply.send(shared.write(|connection| tallies.iter().try_for_each(|tally| write_tally(connection, tally))))
+            let _gone = reply
+                .send(shared.write(|connection| tallies.iter().try_for_each(|tally| write_tally(connection, tally))));
         }
-        Later::Tidy(reply) => {
+        Later::Stage(staging, reply) => {
+            // Whoever gave this up has given up the stage.
+            if !reply.is_closed() {
+                let (now, begun) = (shared.clock.now(), shared.clock.monotonic());
+                let staged = shared.write(|connection| stage::add(connection, &staging, now, &shared.name));
+                let held = shared.clock.monotonic().saturating_duration_since(begun);
+                let _gone = reply.send(staged.map(|()| held));
+            }
+        }
+        Later::Tidy(reply, more) => {
             let now = shared.clock.now();
-            reply.send(shared.write(|connection| tidy(connection, now)))
+            let swept = shared.write(|connection| tidy(connection, now));
+            if matches!(swept, Ok(Swept::Part)) && more > 0 && !reply.is_closed() {
+                return Some(Later::Tidy(reply, more - 1));
+            }
+            let _gone = reply.send(swept.map(|_swept| ()));
         }
-    };
+    }
+    None
 }
 
 /// How many rows one sweep takes away at most, so that no mutation waits for long behind it.
-const SWEPT_MAX: i64 = 1000;
+pub(super) const SWEPT_MAX: usize = 1000;
 
-/// Forgets answers and refused attempts whose time has come.
-fn tidy(connection: &Connection, now: Timestamp) -> Result<(), Fault> {
-    connection
+/// How many sweeps follow one another at most for whoever asked for them once.
+const SWEEPS_MAX: u32 = 50;
+
+/// What one sweep took away of what is to be forgotten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Swept {
+    All,
+    Part,
+}
+
+/// Forgets answers, refused attempts and stages whose time has come, so many of each at once.
+fn tidy(connection: &Connection, now: Timestamp) -> Result<Swept, Fault> {
+    let most = i64::try_from(SWEPT_MAX).unwrap_or(i64::MAX);
+    let sealed = connection
         .prepare_cached(
             "UPDATE once SET sealed = NULL WHERE once IN \
              (SELECT once FROM once WHERE sealed IS NOT NULL AND until <= ?1 ORDER BY until LIMIT ?2)",
         )?
-        .execute(params![now.nanos(), SWEPT_MAX])?;
-    connection
+        .execute(params![now.nanos(), most])?;
+    let once = connection
         .prepare_cached("DELETE FROM once WHERE once IN (SELECT once FROM once WHERE at <= ?1 ORDER BY at LIMIT ?2)")?
-        .execute(params![now.minus(ONCE_KEPT).nanos(), SWEPT_MAX])?;
-    connection
+        .execute(params![now.minus(ONCE_KEPT).nanos(), most])?;
+    let refusals = connection
         .prepare_cached(
             "DELETE FROM audit_refusals WHERE (minute, actor, address, operation, code) IN \
              (SELECT minute, actor, address, operation, code FROM audit_refusals WHERE minute < ?1 \
              ORDER BY minute LIMIT ?2)",
         )?
-        .execute(params![now.minus(REFUSALS_KEPT).nanos(), SWEPT_MAX])?;
-    Ok(())
+        .execute(params![now.minus(REFUSALS_KEPT).nanos(), most])?;
+    let staged = stage::forget(connection, now)?;
+    let is_all = [sealed, once, refusals].iter().all(|count| *count < SWEPT_MAX) && staged == Swept::All;
+    Ok(if is_all { Swept::All } else { Swept::Part })
 }
 
 #[expect(clippy::vec_box, reason = "they come boxed")]
@@ -220,7 +260,7 @@ fn mutate(shared: &Shared, mut members: Vec<Box<Member>>) {
 fn one(connection: &Connection, shared: &Shared, member: &mut Member) -> Result<Result<Outcome, StoreError>, Fault> {
     connection.execute_batch("SAVEPOINT member")?;
     let at = shared.clock.now();
-    let attempt = attempt(connection, member, at);
+    let attempt = attempt(connection, member, at, &shared.name);
     if connection.is_autocommit() {
         // SQLite gave up the whole transaction, for instance because the disk is full.
         return Err(attempt.err().unwrap_or_else(|| Fault::Around("the transaction ended early".to_owned())));
@@ -256,7 +296,7 @@ enum Attempt {
     Refused(Refusal),
 }
 
-fn attempt(connection: &Connection, member: &mut Member, at: Timestamp) -> Result<Attempt, Fault> {
+fn attempt(connection: &Connection, member: &mut Member, at: Timestamp, store: &str) -> Result<Attempt, Fault> {
     let commit = CommitId(u128::from_be_bytes(secret::random()?));
     let newest = read::newest(connection)?;
     let revision: i64 = connection
@@ -271,12 +311,12 @@ fn attempt(connection: &Connection, member: &mut Member, at: Timestamp) -> Resul
         Ok(Err(refusal)) => return Ok(Attempt::Refused(refusal)),
         Err(_panic) => return Err(Fault::Around("the mutation panicked, and nothing was changed".to_owned())),
     };
-    if changes.changes.is_empty() {
+    if changes.changes.is_empty() && changes.staged.is_none() {
         return Ok(Attempt::Nothing(changes.keep));
     }
     refuse_duplicates(connection, &changes)?;
     let committed = Committed { revision, commit, at };
-    write(connection, changes, committed)?;
+    write(connection, changes, committed, store)?;
     Ok(Attempt::Written(committed))
 }
 
@@ -285,7 +325,7 @@ fn refuse_duplicates(connection: &Connection, changes: &Changes) -> Result<(), F
     let mut new: HashMap<&[u8; 64], KeyId> = HashMap::new();
     for (row, change) in changes.changes.iter().enumerate() {
         let Row::Key(key) = &change.row else { continue };
-        let stored = read::key_of_hash(connection, &key.hash)?;
+        let stored = stage::holder(connection, &key.hash, None)?;
         let existing = stored.or_else(|| new.insert(key.hash.as_bytes(), key.id));
         if let Some(existing) = existing.filter(|existing| *existing != key.id) {
             return Err(Fault::Duplicate { row, existing });
@@ -294,17 +334,21 @@ fn refuse_duplicates(connection: &Connection, changes: &Changes) -> Result<(), F
     Ok(())
 }
 
-fn write(connection: &Connection, mut changes: Changes, committed: Committed) -> Result<(), Fault> {
+fn write(connection: &Connection, mut changes: Changes, committed: Committed, store: &str) -> Result<(), Fault> {
     let Committed { revision, commit, at } = committed;
     connection
         .prepare_cached("INSERT INTO revisions (revision, commit_id, at) VALUES (?1, ?2, ?3)")?
         .execute(params![to_sql(revision), commit.0.to_be_bytes(), at.nanos()])?;
+    let first = changes.staged.map_or(0, |staged| staged.keys);
+    if let Some(staged) = changes.staged {
+        stage::take_in(connection, staged, committed, store)?;
+    }
     changes.changes.sort_by_key(|change| matches!(change.row, Row::Key(_)));
-    for (ordinal, change) in (0u32..).zip(changes.changes) {
+    for (ordinal, change) in (first..).zip(changes.changes) {
         let stamp = Stamp { revision, ordinal };
         let subject = match &change.row {
             Row::Key(key) => {
-                write_key(connection, key, at, stamp)?;
+                write_key(connection, key, at, stamp.into())?;
                 Subject::Key(key.id)
             }
             Row::User(user) => {
@@ -314,7 +358,7 @@ fn write(connection: &Connection, mut changes: Changes, committed: Committed) ->
         };
         let (kind, told) = (change.event.kind, change.event.changes);
         let (actor, from) = (changes.actor.clone(), changes.from);
-        write_event(connection, &Event { stamp, at, kind, actor, from, subject, changes: told })?;
+        write_event(connection, &Event { stamp, at, kind, actor, from, subject, changes: told }, stamp.into())?;
     }
     if let Some(keep) = &changes.keep {
         write_kept(connection, keep, revision, at)?;

@@ -10,11 +10,12 @@ use data_encoding::HEXLOWER;
 
 use super::high_water::HighWater;
 use super::journal::{self, Journal};
+use super::presence::Presence;
 use super::seal::{self, Broken, MacKey};
 use super::snapshot::{self, Header, Plan, Sealed};
 use crate::clock::Timestamp;
 use crate::secret::{self, NoRandomness};
-use crate::store::{Cursor, StoreId};
+use crate::store::{Cursor, GatewayId, Incarnation, StoreId};
 use crate::table::{Load, Row, Table};
 
 /// Why a gateway cannot use its state folder. Each is a fault of the installation: exit code 64.
@@ -43,7 +44,7 @@ pub(crate) struct StateDir {
     key: MacKey,
     /// None once the folder is another process's.
     lock: Option<File>,
-    gateway: String,
+    gateway: GatewayId,
     /// The number of the journal that is written now; the next snapshot gets a greater one.
     number: u64,
     journal: Option<Journal>,
@@ -176,8 +177,16 @@ impl StateDir {
     }
 
     /// Names this gateway towards the store, as long as the folder exists.
-    pub(crate) fn gateway(&self) -> &str {
+    pub(crate) const fn gateway(&self) -> &GatewayId {
         &self.gateway
+    }
+
+    /// Says in the folder that this process runs.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub(crate) fn tell_presence(&self, own: Incarnation) -> Result<Presence, StateError> {
+        Presence::tell(&self.folder, own).map_err(|cause| StateError::Unusable { folder: self.folder.clone(), cause })
     }
 
     /// The newest snapshot and the journals since, handed to a load of `table`; none if there is no
@@ -382,13 +391,13 @@ fn is_same(a: &File, b: &File) -> io::Result<bool> {
     Ok((a.dev(), a.ino()) == (b.dev(), b.ino()))
 }
 
-fn private() -> OpenOptions {
+pub(super) fn private() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.mode(0o600);
     options
 }
 
-fn gateway_id(folder: &Path) -> Result<String, StateError> {
+fn gateway_id(folder: &Path) -> Result<GatewayId, StateError> {
     let unusable = |cause| StateError::Unusable { folder: folder.to_owned(), cause };
     let path = folder.join("gateway_id");
     let mut text = String::new();
@@ -399,11 +408,10 @@ fn gateway_id(folder: &Path) -> Result<String, StateError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(unusable(error)),
     }
-    let known = text.trim();
-    if known.len() == 32 && known.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return Ok(known.to_owned());
+    if let Ok(known) = text.trim().to_ascii_lowercase().parse() {
+        return Ok(known);
     }
-    let id = HEXLOWER.encode(&secret::random::<16>()?);
+    let id: GatewayId = HEXLOWER.encode(&secret::random::<16>()?).parse().expect("16 bytes are 32 digits");
     let mut file = private().write(true).create(true).truncate(true).open(&path).map_err(unusable)?;
     writeln!(file, "{id}").and_then(|()| file.sync_all()).map_err(unusable)?;
     Ok(id)
@@ -414,7 +422,7 @@ fn remove_unfinished(folder: &Path) -> io::Result<()> {
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if name.starts_with("snapshot.") && name.ends_with(".new") {
+        if (name.starts_with("snapshot.") && name.ends_with(".new")) || name.starts_with("new-process.") {
             remove(&path)?;
         }
     }
@@ -441,7 +449,7 @@ fn numbers_of(folder: &Path, prefixes: &[&str]) -> io::Result<Vec<u64>> {
     Ok(found)
 }
 
-fn remove(path: &Path) -> io::Result<()> {
+pub(super) fn remove(path: &Path) -> io::Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         Ok(()) | Err(_) => Ok(()),

@@ -10,10 +10,12 @@ mod codec;
 mod dir;
 mod high_water;
 mod journal;
+mod presence;
 mod seal;
 mod snapshot;
 
 pub use dir::StateError;
 pub(super) use dir::{Limits, Restored, StateDir};
+pub(super) use presence::Presence;
 pub use seal::MacKey;
 pub(super) use snapshot::Plan;

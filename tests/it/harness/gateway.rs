@@ -233,17 +233,17 @@ impl Gateway {
 
     /// How many lines were logged so far, to look only at later ones.
     pub(crate) fn log_mark(&self) -> usize {
-        self.log.lines().len()
+        self.log.look(|lines| lines.len())
     }
 
     /// Waits for a line after `mark` that has `needle` in it.
     pub(crate) fn until_logged(&self, mark: usize, needle: &str) -> String {
         let mut found = String::new();
         until(&format!("{needle:?} in the log"), || {
-            let lines = self.log.lines();
-            let line = lines.iter().skip(mark).find(|line| line.contains(needle));
-            found = line.cloned().unwrap_or_default();
-            line.is_some()
+            let line = self.log.look(|lines| lines.iter().skip(mark).find(|line| line.contains(needle)).cloned());
+            let is_there = line.is_some();
+            found = line.unwrap_or_default();
+            is_there
         });
         found
     }
@@ -390,7 +390,12 @@ impl Log {
     }
 
     pub(crate) fn lines(&self) -> Vec<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.look(<[String]>::to_vec)
+    }
+
+    /// Looks at the lines where they are: a long run has millions.
+    fn look<T>(&self, at: impl FnOnce(&[String]) -> T) -> T {
+        at(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     pub(crate) fn text(&self) -> String {

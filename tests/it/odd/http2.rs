@@ -189,6 +189,70 @@ fn a_body_over_http_2_that_is_not_as_long_as_it_says_arrives_in_no_form() {
 }
 
 #[test]
+fn an_expectation_over_http_2_is_decided_on_before_the_body_and_goes_no_further() {
+    fn post<'f>(path: &'f str, expectation: &'f str, more: &[(&'f str, &'f str)]) -> Vec<(&'f str, &'f str)> {
+        let head = [(":method", "POST"), SCHEME, AUTHORITY, (":path", path), ("expect", expectation)];
+        [&head, more].concat()
+    }
+    let scene = Scene::new("timeouts = { first_byte = '10s' }");
+    let bearer = format!("Bearer {}", scene.key.token);
+    // Not a byte of the body is sent, and there is no 1xx before the answer.
+    for (head, status) in [
+        (post("/any/x", "100-continue", &[("content-length", "3")]), 401),
+        (post("/any/admin/x", "100-continue", &[("authorization", &bearer)]), 403),
+        (post("/nowhere", "100-continue", &[]), 404),
+        (post("/public/x", "200-ok", &[]), 417),
+    ] {
+        let mut frames = Frames::connect(scene.gateway.address());
+        let stream = frames.head(&bytes(&head), 0);
+        assert_eq!(frames.outcome(stream), Came::Status(status), "{head:?}");
+        assert_eq!((scene.recorder.take().len(), scene.recorder.faults()), (0, vec![]), "{head:?}");
+    }
+    // Who waits for a 100 that HTTP/2 has no room for here sends its body after a while.
+    let mut frames = Frames::connect(scene.gateway.address());
+    let stream = frames.head(&bytes(&post("/any/x", "100-continue", &[("authorization", &bearer)])), 0);
+    assert_eq!(frames.outcome_within(stream, Duration::from_millis(200)), None);
+    frames.data(stream, b"abc", END_STREAM);
+    assert_eq!(frames.outcome(stream), Came::Status(200));
+    let (arrived, faults) = (scene.recorder.take(), scene.recorder.faults());
+    assert!(arrived.len() == 1 && faults.is_empty() && arrived[0].body == b"abc", "{arrived:?} {faults:?}");
+}
+
+#[test]
+fn pseudo_fields_among_trailers_reach_nobody() {
+    let scene = Scene::new("timeouts = { first_byte = '10s' }");
+    let bearer = format!("Bearer {}", scene.key.token);
+    for pseudo in
+        [(":path", "/public/admin/x"), (":method", "DELETE"), (":authority", "b"), (":status", "200"), (":x", "y")]
+    {
+        for kind in ["application/grpc", "text/plain"] {
+            let head = [
+                (":method", "POST"),
+                SCHEME,
+                AUTHORITY,
+                (":path", "/any/x"),
+                ("authorization", &bearer),
+                ("content-type", kind),
+            ];
+            let mut frames = Frames::connect(scene.gateway.address());
+            let stream = frames.head(&bytes(&head), 0);
+            frames.data(stream, b"abc", 0);
+            frames.trailers(stream, &bytes(&[pseudo, ("x-sum", "1")]));
+            let came = frames.outcome(stream);
+            let (arrived, faults) = (scene.recorder.take(), scene.recorder.faults());
+            assert!(faults.is_empty(), "{pseudo:?} {faults:?}");
+            // Malformed by RFC 9113, 8.1: refused, or forwarded as if it were not there.
+            let Some(one) = arrived.first() else {
+                assert_ne!(came, Came::Status(200), "{pseudo:?}");
+                continue;
+            };
+            assert_eq!((arrived.len(), one.target.as_str(), one.method.as_str()), (1, "/r-any/any/x", "POST"));
+            assert!(one.trailers.iter().all(|(name, _)| name == "x-sum"), "{pseudo:?} {:?}", one.trailers);
+        }
+    }
+}
+
+#[test]
 fn a_stream_that_is_reset_takes_its_call_to_the_service_with_it() {
     let service = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let config = Config::to(service.local_addr().expect("bound")).route("name = 'x'\npath = '/{*rest}'\npublic = true");

@@ -1,6 +1,7 @@
 //! Requests that nobody sends by accident: each reaches the service as one request that can be read in
 //! one way only, or not at all.
 
+mod attacks;
 mod caps;
 mod corpus;
 mod frames;

@@ -52,9 +52,18 @@ fn a_missing_or_mismatched_certificate_is_named() {
     let site = Site::new(&Config::in_front_of(&upstream).tls());
     let other = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate");
     site.replace("tls/key.pem", &other.signing_key.serialize_pem());
-    assert_one_line(&site.try_run(["serve", "-c", "keyward.toml"]), &[64], &["key.pem"]);
+    let text = fs::read_to_string(site.path("keyward.toml")).expect("a file");
+    let line = 1 + text.lines().position(|line| line.contains("chain")).expect("the pair is named");
+    let named = |key: &str| format!("keyward.toml:{line}: gateway.tls.certificates[0].{key}: ");
+    for command in ["check", "serve"] {
+        let ran = site.try_run([command, "-c", "keyward.toml"]);
+        assert_one_line(&ran, &[64], &["key.pem: the private key does not belong", &named("key")]);
+    }
     fs::remove_file(site.path("tls/chain.pem")).expect("the file was there");
-    assert_one_line(&site.try_run(["serve", "-c", "keyward.toml"]), &[64], &["chain.pem"]);
+    for command in ["check", "serve"] {
+        let ran = site.try_run([command, "-c", "keyward.toml"]);
+        assert_one_line(&ran, &[64], &["chain.pem: no such file", &named("chain")]);
+    }
 }
 
 #[test]

@@ -3,5 +3,6 @@
 mod bad_start;
 mod certificate;
 mod config;
+mod damaged;
 mod drain;
 mod under_load;

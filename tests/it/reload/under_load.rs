@@ -20,6 +20,7 @@ fn upstream_of(word: &'static str) -> Upstream {
 /// Upstream and path belong together, and the route's name tells the round.
 fn config_of(upstream: &Upstream, word: &str, round: usize) -> Config {
     Config::bare(upstream)
+        .gateway("access_log = false")
         .route(&format!("name = 'whole'\npath = '/whole/x'\nany_key = true\nstrip_prefix = '/whole'\nrewrite_prefix = '/{word}'"))
         .route(&format!("name = 'round'\npath = '/round-{round}'\npublic = true\nstrip_prefix = '/round-{round}'\nrewrite_prefix = '/{word}/x'"))
 }
@@ -77,7 +78,7 @@ fn every_request_sees_one_whole_configuration_and_every_bad_file_is_refused() {
 #[test]
 fn certificates_are_replaced_under_load_and_no_call_or_handshake_fails() {
     let upstream = Upstream::start();
-    let mut site = Site::new(&Config::in_front_of(&upstream).tls());
+    let mut site = Site::new(&Config::in_front_of(&upstream).gateway("access_log = false").tls());
     let gateway = site.start();
     let rounds = times("KEYWARD_TEST_RELOADS", 30);
     let done = AtomicBool::new(false);
