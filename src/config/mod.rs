@@ -35,7 +35,7 @@ use toml::de::DeTable;
 use crate::secret::{MasterSecret, Secret};
 use crate::table::OnStale;
 use crate::telemetry::{Format as LogFormat, LogSettings};
-use crate::wire::Network;
+use crate::wire::{FailureLimit, Network};
 use crate::{admin, listen, proxy, store, sync, tls};
 
 pub use fault::Fault;
@@ -369,7 +369,7 @@ fn read_secrets(secrets: &Section<'_>, base: &Path, store: Option<&store::Settin
     secrets.file("master_file", base).unwrap_or(default)
 }
 
-fn read_sync(section: &Section<'_>, file: &Path, base: &Path, failure_limit: sync::FailureLimit) -> sync::Settings {
+fn read_sync(section: &Section<'_>, file: &Path, base: &Path, failure_limit: FailureLimit) -> sync::Settings {
     let mut settings = sync::Settings::new(file.with_extension("state"));
     settings.failure_limit = failure_limit;
     set(&mut settings.state_dir, section.file("state_dir", base));
@@ -380,6 +380,7 @@ fn read_sync(section: &Section<'_>, file: &Path, base: &Path, failure_limit: syn
     set(&mut settings.misses_per_second, section.count("misses_per_second"));
     set(&mut settings.snapshot_max_age, section.duration("snapshot_max_age"));
     set(&mut settings.reload_drop_max_percent, section.count("reload_drop_max"));
+    set(&mut settings.reconcile_every, section.duration("reconcile_every"));
     set(&mut settings.usage_flush, section.duration("usage_flush"));
     if settings.poll >= settings.max_staleness {
         section.fault_of(

@@ -73,6 +73,20 @@ pub enum StoreError {
         /// Which store.
         store: String,
     },
+    /// The store is a copy of another, and not all of it.
+    #[error("the store {store} is a copy that was not finished: run `keyward store copy` again, which goes on with it")]
+    Unfinished {
+        /// Which store.
+        store: String,
+    },
+    /// A backup cannot be made, or cannot be restored.
+    #[error("the backup {file}: {cause}")]
+    Backup {
+        /// The backup's file.
+        file: String,
+        /// What is wrong, and what to do.
+        cause: String,
+    },
     /// A secret's fingerprint is not the stored one.
     #[error("the master secret is not the one that the store {store} was made with: use that secret's file")]
     WrongSecret {
@@ -106,6 +120,8 @@ pub struct ReadRequest {
     pub keys_of_user: Option<UserId>,
     /// All keys of the lineage of this key.
     pub lineage_of: Option<KeyId>,
+    /// No more than so many of that lineage, those that were stored last; 0 for all.
+    pub lineage_newest: usize,
     /// All keys minted, directly or through others, by this key.
     pub descendants_of: Option<KeyId>,
     /// Keys that have one of these hashes.
@@ -118,6 +134,8 @@ pub struct ReadRequest {
     pub disabled: Option<KeyId>,
     /// Whether any user changed after this revision.
     pub users_changed_after: Option<u64>,
+    /// How many keys this user's own keys made for it within this long.
+    pub made_for_itself: Option<(UserId, Duration)>,
 }
 
 /// What was read inside the transaction, all of one moment.
@@ -147,6 +165,9 @@ pub struct Reading {
     pub disabled: Option<Event>,
     /// Whether any user changed after [`ReadRequest::users_changed_after`].
     pub users_changed: bool,
+    /// How many of the newest [`COUNTED_MAX`] keys of the user that [`ReadRequest::made_for_itself`] names
+    /// were minted by another key of that user, so lately, whatever became of them since.
+    pub made_for_itself: usize,
 }
 
 impl Reading {
@@ -532,6 +553,16 @@ pub trait Store: Send + Sync + fmt::Debug {
         None
     }
 
+    /// The part of it that is copied; none where it cannot be.
+    fn copies(&self) -> Option<&dyn super::CopyStore> {
+        None
+    }
+
+    /// The part of it that knows of restored backups; none where it knows of none.
+    fn history(&self) -> Option<&dyn super::HistoryStore> {
+        None
+    }
+
     /// The part of it that knows which gateways follow it; none where it knows none.
     fn fleet(&self) -> Option<&dyn super::FleetStore> {
         None
@@ -593,6 +624,24 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// # Errors
     /// The store failed: what was handed over is no complete revision and must be dropped.
     fn changes_after(&self, cursor: Cursor, sink: Box<dyn FnMut(Batch) + Send>) -> Answer<'_, ()>;
+
+    /// Hands over one page of everything that is stored: users by id, then keys by id, those after
+    /// `after` and at most `limit` rows; then [`Batch::End`] for a reader at `cursor`, all of one
+    /// snapshot. A page of fewer rows is the last.
+    ///
+    /// # Errors
+    /// The store failed, or cannot be walked over.
+    fn walk(
+        &self,
+        cursor: Cursor,
+        after: Option<Subject>,
+        limit: u32,
+        sink: Box<dyn FnMut(Batch) + Send>,
+    ) -> Answer<'_, ()> {
+        drop((cursor, after, limit, sink));
+        let cannot = "it cannot be walked over".to_owned();
+        Box::pin(async { Err(StoreError::Unavailable { store: self.name().to_owned(), cause: cannot }) })
+    }
 
     /// Adds up usage: counts are added, instants only move forward and never past the store's
     /// clock. Keys that are not stored are left out. Uses no revision.

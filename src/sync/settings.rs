@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::table::OnStale;
+use crate::wire::FailureLimit;
 
 /// How the table follows the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,29 +27,12 @@ pub struct Settings {
     pub accept_old_snapshot: bool,
     /// The share of live keys, in percent, whose loss makes a reload be refused.
     pub reload_drop_max_percent: u8,
+    /// How long one walk over the whole store takes, which finds what the feed has not brought.
+    pub reconcile_every: Duration,
     /// How often usage is written back.
     pub usage_flush: Duration,
     /// How many unknown tokens one client may send.
     pub failure_limit: FailureLimit,
-}
-
-/// How many failed look-ups one client prefix may make.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FailureLimit {
-    /// Tries a second, refilled. 0 for no limit.
-    pub per_second: u32,
-    /// Tries at once.
-    pub burst: u32,
-    /// How many leading bits of an IPv4 address make a client.
-    pub prefix_v4: u8,
-    /// How many leading bits of an IPv6 address make a client.
-    pub prefix_v6: u8,
-}
-
-impl Default for FailureLimit {
-    fn default() -> Self {
-        Self { per_second: 50, burst: 500, prefix_v4: 32, prefix_v6: 56 }
-    }
 }
 
 impl Settings {
@@ -65,6 +49,7 @@ impl Settings {
             snapshot_max_age: Duration::from_secs(24 * 3600),
             accept_old_snapshot: false,
             reload_drop_max_percent: 20,
+            reconcile_every: Duration::from_secs(5 * 60),
             usage_flush: Duration::from_secs(10),
             failure_limit: FailureLimit::default(),
         }

@@ -4,10 +4,13 @@
 //! commits. Before anything is acknowledged the file at the path is held against the one that was
 //! opened, so that a file put in its place by a restore is never written behind the gateway's back.
 
+mod backup;
+mod copy;
 mod examine;
 mod fault;
 mod file;
 mod fleet;
+mod history;
 mod list;
 mod news;
 mod read;
@@ -29,17 +32,18 @@ use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use rusqlite::{Connection, TransactionBehavior};
 use tokio::sync::{Notify, Semaphore, oneshot};
 
+pub use self::backup::{Backup, back_up, restore};
 pub use self::examine::examine;
 use self::fault::Fault;
 use self::file::{Empty, Identity, Log, Opened, Role};
 use self::write::{Member, Request};
 use super::{
-    Answer, Batch, BoxFuture, Cursor, EventQuery, FleetStore, KeyPage, KeyQuery, NumberedSecret, Outcome, OwnedKey,
-    Plan, Poll, ReadRequest, Reading, RefusalQuery, RefusalTally, RotationStore, StageId, Staging, Store, StoreError,
-    StoreId, UsageUpdate, UserQuery,
+    Answer, Batch, BoxFuture, CopyStore, Cursor, EventQuery, FleetStore, HistoryStore, KeyPage, KeyQuery,
+    NumberedSecret, Outcome, OwnedKey, Plan, Poll, ReadRequest, Reading, RefusalQuery, RefusalTally, RotationStore,
+    StageId, Staging, Store, StoreError, StoreId, UsageUpdate, UserQuery,
 };
 use crate::clock::{Clock, Timestamp};
-use crate::key::{Event, TokenHash, User};
+use crate::key::{Event, Subject, TokenHash, User};
 
 /// How many reads run at once.
 const READERS_MAX: usize = 8;
@@ -346,6 +350,14 @@ impl Store for SqliteStore {
         Some(self)
     }
 
+    fn copies(&self) -> Option<&dyn CopyStore> {
+        Some(self)
+    }
+
+    fn history(&self) -> Option<&dyn HistoryStore> {
+        Some(self)
+    }
+
     fn fleet(&self) -> Option<&dyn FleetStore> {
         Some(self)
     }
@@ -398,6 +410,18 @@ impl Store for SqliteStore {
     fn changes_after(&self, cursor: Cursor, mut sink: Box<dyn FnMut(Batch) + Send>) -> Answer<'_, ()> {
         self.read_with(OfStore::Any, move |connection, shared| {
             read::changes_after(connection, cursor, shared.clock.now(), &mut *sink)
+        })
+    }
+
+    fn walk(
+        &self,
+        cursor: Cursor,
+        after: Option<Subject>,
+        limit: u32,
+        mut sink: Box<dyn FnMut(Batch) + Send>,
+    ) -> Answer<'_, ()> {
+        self.read_with(OfStore::This, move |connection, shared| {
+            read::walk(connection, (cursor, after.as_ref(), limit), shared.clock.now(), &mut *sink)
         })
     }
 
