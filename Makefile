@@ -8,14 +8,14 @@ SHELL := /usr/bin/env bash
 # Tools that cargo builds for us lie here and not in the user's own folder.
 TOOLS := $(CURDIR)/target/tools
 # Some of what Debian installs for services is not on the path of everybody.
-export PATH := $(TOOLS)/bin:$(PATH):/usr/sbin
+export PATH := $(TOOLS)/bin:$(PATH):/usr/sbin:/usr/lib/postgresql/15/bin
 
 # Seconds for each fuzz target.
 FUZZ_SECONDS ?= 10
 
 # What is called, and the Debian package that has it.
-NEEDED := cc:gcc curl:curl h2load:nghttp2-client haproxy:haproxy nginx:nginx-light python3:python3 \
-	slowhttptest:slowhttptest systemd-socket-activate:systemd testssl:testssl.sh wrk:wrk
+NEEDED := cc:gcc curl:curl h2load:nghttp2-client haproxy:haproxy initdb:postgresql-15 nginx:nginx-light \
+	pgbouncer:pgbouncer psql:postgresql-client-15 python3:python3 slowhttptest:slowhttptest systemd-socket-activate:systemd testssl:testssl.sh wrk:wrk
 
 # Clients and services in Python that the tests run against the gateway, and what they import.
 VENV := $(CURDIR)/target/peers

@@ -1,7 +1,6 @@
 //! Reads a store through once beside a gateway that has just started from it. Following a store reads what
 //! has changed: damage in pages that nobody asked for would be met when it is too late to have a backup.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 
@@ -13,10 +12,10 @@ use crate::sync::SyncMetrics;
 ///
 /// # Errors
 /// When the operating system has no thread to give.
-pub(super) fn examine(file: PathBuf, metrics: Arc<SyncMetrics>) -> Result<(), AppError> {
+pub(super) fn examine(store: store::Settings, metrics: Arc<SyncMetrics>) -> Result<(), AppError> {
     let look = move || {
         // That it is away is told by whoever follows it.
-        if let Err(error @ StoreError::Damaged { .. }) = store::examine(&file) {
+        if let Err(error @ StoreError::Damaged { .. }) = store.examine() {
             metrics.store_is_damaged();
             tracing::error!(%error, "keys that are known here are decided as before, what cannot be read is refused");
         }

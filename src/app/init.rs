@@ -14,12 +14,12 @@ use crate::config::Config;
 use crate::key::{KeyId, Token};
 use crate::manage::{Caller, Manager};
 use crate::secret::{MasterSecret, Secret};
-use crate::store::{self, SharedStore, SqliteStore, check_secrets};
+use crate::store::{SharedStore, check_secrets};
 
 /// What was made.
 #[derive(Debug)]
 pub struct Initialised {
-    /// Every file that was made, in order.
+    /// Every file that was made, in order; a store that is no file by its name.
     pub made: Vec<PathBuf>,
     /// The first operator key, where the store held no key. Its token is nowhere else.
     pub operator: Option<(KeyId, Token)>,
@@ -32,14 +32,10 @@ pub struct Initialised {
 /// from there.
 pub async fn init(config: &Config, caller: &Caller, clock: Arc<dyn Clock>) -> Result<Initialised, AppError> {
     let mut made = Vec::new();
-    let store::Settings::Sqlite { path } = &config.store;
-    // An empty file is one that was made ready for the store, by whoever mounts or owns the folder.
-    if fs::metadata(path).map_or(true, |file| file.len() == 0) {
-        make_folder_of(path)?;
-        SqliteStore::create(path, Arc::clone(&clock))?;
-        made.push(path.clone());
+    if config.store.make(Arc::clone(&clock))? {
+        made.push(PathBuf::from(config.store.name()));
     }
-    let store: SharedStore = Arc::new(SqliteStore::open(path, clock)?);
+    let store = config.store.open(clock)?;
     if let Some(file) = make_master_secret(config, &store).await? {
         made.push(file);
     }

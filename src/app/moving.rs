@@ -8,9 +8,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::key::Actor;
 use crate::manage::Caller;
-use crate::store::{
-    self, Acceptance, Backup, Copied, CopyFault, Retold, Settings, SharedStore, SqliteStore, Step, StoreError,
-};
+use crate::store::{self, Acceptance, Backup, Copied, CopyFault, Retold, Settings, SharedStore, Step};
 
 /// Copies the store that `from` says into the one that `to` says, which is made where it is missing. `told` is
 /// told how far it has come.
@@ -23,9 +21,9 @@ pub async fn copy_store(
     clock: Arc<dyn Clock>,
     told: &mut (dyn FnMut(Step) + Send),
 ) -> Result<Copied, AppError> {
-    let source = open(from, Arc::clone(&clock))?;
-    make(to, Arc::clone(&clock))?;
-    let target = open(to, clock)?;
+    let source = from.open(Arc::clone(&clock))?;
+    to.make(Arc::clone(&clock))?;
+    let target = to.open(clock)?;
     let part = |store: &SharedStore| AppError::NotOfThisKind { store: store.name().to_owned(), what: "copied" };
     let rows = source.copies().ok_or_else(|| part(&source))?;
     let into = target.copies().ok_or_else(|| part(&target))?;
@@ -40,7 +38,7 @@ pub async fn copy_store(
 /// # Errors
 /// When the store is no file, or one of the files cannot be used.
 pub fn back_up(config: &Config, to: &Path, clock: &Arc<dyn Clock>) -> Result<Backup, AppError> {
-    Ok(store::back_up(file_of(config), to, clock)?)
+    Ok(store::back_up(file_of(config)?, to, clock)?)
 }
 
 /// Puts the backup in the file at `from` into the store that `config` names.
@@ -48,7 +46,7 @@ pub fn back_up(config: &Config, to: &Path, clock: &Arc<dyn Clock>) -> Result<Bac
 /// # Errors
 /// When the store is no file, the backup is of another store, or one of the files cannot be used.
 pub fn restore(config: &Config, from: &Path, clock: &Arc<dyn Clock>) -> Result<Backup, AppError> {
-    Ok(store::restore(file_of(config), from, clock)?)
+    Ok(store::restore(file_of(config)?, from, clock)?)
 }
 
 /// What gateways told the store again after `after`, since its backup was restored.
@@ -76,20 +74,13 @@ fn history_of(store: &SharedStore) -> Result<&dyn store::HistoryStore, AppError>
     store.history().ok_or_else(|| AppError::NotOfThisKind { store: store.name().to_owned(), what: "accepted" })
 }
 
-fn file_of(config: &Config) -> &Path {
-    let Settings::Sqlite { path } = &config.store;
-    path
-}
-
-fn open(settings: &Settings, clock: Arc<dyn Clock>) -> Result<SharedStore, StoreError> {
-    let Settings::Sqlite { path } = settings;
-    Ok(Arc::new(SqliteStore::open(path, clock)?))
-}
-
-fn make(settings: &Settings, clock: Arc<dyn Clock>) -> Result<(), StoreError> {
-    let Settings::Sqlite { path } = settings;
-    if std::fs::metadata(path).map_or(true, |file| file.len() == 0) {
-        SqliteStore::create(path, clock)?;
+/// A backup into a file is of a store that is one; a server's is its own tools'.
+fn file_of(config: &Config) -> Result<&Path, AppError> {
+    match &config.store {
+        Settings::Sqlite { path } => Ok(path),
+        Settings::Postgres(_) => Err(AppError::NotOfThisKind {
+            store: config.store.name(),
+            what: "backed up or restored here: use pg_dump and pg_restore (docs/OPERATIONS.md)",
+        }),
     }
-    Ok(())
 }

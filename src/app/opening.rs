@@ -12,7 +12,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::key::Signers;
 use crate::secret::MasterSecrets;
-use crate::store::{self, AwaitedStore, SharedStore, SqliteStore, Store as _, StoreError, StoreId, check_secrets};
+use crate::store::{AwaitedStore, SharedStore, Store as _, StoreError, StoreId, check_secrets};
 
 /// Where a gateway keeps the id of the store it follows, so that it knows it with the store away.
 const STORE_ID_FILE: &str = "store-id";
@@ -89,15 +89,13 @@ pub(super) async fn open_followed(config: &Config, clock: Arc<dyn Clock>) -> Res
 }
 
 fn open(config: &Config, clock: Arc<dyn Clock>) -> Result<SharedStore, StoreError> {
-    let store::Settings::Sqlite { path } = &config.store;
-    Ok(Arc::new(SqliteStore::open(path, clock)?))
+    config.store.open(clock)
 }
 
 fn awaited(config: &Config, id: StoreId, secrets: &MasterSecrets, clock: Arc<dyn Clock>) -> AwaitedStore {
-    let store::Settings::Sqlite { path } = config.store.clone();
-    let name = path.display().to_string();
-    let open =
-        move || -> Result<SharedStore, StoreError> { Ok(Arc::new(SqliteStore::open(&path, Arc::clone(&clock))?)) };
+    let settings = config.store.clone();
+    let name = settings.name();
+    let open = move || settings.open(Arc::clone(&clock));
     AwaitedStore::new(name, id, fingerprints(secrets), Arc::new(open))
 }
 

@@ -15,7 +15,7 @@ use crate::config::{Config, Environment, QUICKSTART_TEMPLATE};
 use crate::key::{FlagSet, Grants, Key, KeyId, ProjectId, Status, Token};
 use crate::listen::bind;
 use crate::manage::{Caller, Manager, NewKey};
-use crate::store::{self, KeyQuery, SharedStore, SqliteStore};
+use crate::store::KeyQuery;
 use crate::tls;
 
 /// How long the demo key of an earlier run goes on working.
@@ -71,8 +71,7 @@ pub async fn prepare(
     let mut made = init(&config, &caller, Arc::clone(&clock)).await?;
     new_files.append(&mut made.made);
     made.made = new_files;
-    let store::Settings::Sqlite { path } = &config.store;
-    let store: SharedStore = Arc::new(SqliteStore::open(path, Arc::clone(&clock))?);
+    let store = config.store.open(Arc::clone(&clock))?;
     let manager = Manager::new(store, config.proxy.token_prefix.clone());
     let (key, token) = demo_key(&manager, &caller, clock.as_ref()).await?;
     let echo = config.proxy.upstreams.get("echo").and_then(|echo| echo.targets.first()?.address);

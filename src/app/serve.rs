@@ -40,7 +40,6 @@ use crate::proxy::{Gateway, Metrics as ProxyMetrics, Shared};
 use crate::ready::Readiness;
 use crate::report::Chain;
 use crate::rotation::RotationMetrics;
-use crate::store;
 use crate::sync::{self, Sync, SyncMetrics};
 use crate::table::Table;
 use crate::telemetry::{DroppedLines, ProcessMetrics, start_log};
@@ -329,8 +328,7 @@ impl Running {
         }
         let rotating = Rotating::start(&config, &followed.store, Arc::clone(&shared_clock), metrics.rotation)?;
         let following = Following::start(sync.runner, sync.loan)?;
-        let store::Settings::Sqlite { path } = &config.store;
-        examine(path.clone(), Arc::clone(&metrics.sync))?;
+        examine(config.store.clone(), Arc::clone(&metrics.sync))?;
         let reloader = Reloader {
             config,
             environment: Environment::of_process(),

@@ -1,7 +1,6 @@
 //! `keyward check`: everything that would keep a configuration from being served, at once.
 
 use std::net::SocketAddr;
-use std::path::Path;
 
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
@@ -13,7 +12,7 @@ use super::values::ConfigFile;
 use crate::config::{Config, master_secrets};
 use crate::policy::{Access, DenyList};
 use crate::report::Chain;
-use crate::store::{self, SqliteStore, Store};
+use crate::store;
 use crate::tls::{Certificates, ServerSettings};
 
 /// Check a configuration and the files it names, and print every fault
@@ -167,19 +166,29 @@ impl Findings {
 
     /// The store and its master secret, as far as they have been made.
     fn add_store(&mut self, config: &Config) -> Result<(), Failure> {
-        let store::Settings::Sqlite { path } = &config.store;
-        let file = path.display();
-        let store = match SqliteStore::open(path, place::clock()) {
+        let name = config.store.name();
+        let kind = match &config.store {
+            store::Settings::Sqlite { .. } => "file",
+            store::Settings::Postgres(_) => "server",
+        };
+        let mut is_away = false;
+        let store = match config.store.open(place::clock()) {
             Ok(store) => {
-                if let Err(error) = store::examine(path) {
+                if let Err(error) = config.store.examine() {
                     self.faults.push(Chain(&error).to_string());
                 }
-                self.say("store", file.to_string(), json!({ "file": path, "exists": true }));
+                self.say("store", name.clone(), json!({ kind: name, "exists": true }));
                 Some(store)
             }
             Err(store::StoreError::Missing { .. }) => {
-                self.say("store", not_made(path), json!({ "file": path, "exists": false }));
-                self.warn_of_lost_store(config, path);
+                self.say("store", not_made(&name), json!({ kind: name, "exists": false }));
+                self.warn_of_lost_store(config, &name);
+                None
+            }
+            // A server that is away says nothing about the configuration.
+            Err(error @ store::StoreError::Unavailable { .. }) if kind == "server" => {
+                is_away = true;
+                self.warnings.push(format!("{}; what it holds was not looked at", Chain(&error)));
                 None
             }
             Err(error) => {
@@ -191,10 +200,18 @@ impl Findings {
             let secret = &config.master_file;
             match &store {
                 Some(_) => self.faults.push(format!(
-                    "the store {file} was made with a master secret, and there is none at {}: put that file back",
+                    "the store {name} was made with a master secret, and there is none at {}: put that file back",
                     secret.display()
                 )),
-                None => self.say("master_secret", not_made(secret), json!({ "file": secret, "exists": false })),
+                None if is_away => self.warnings.push(format!(
+                    "no master secret at {}: put it there before the store is used, or run `keyward init`",
+                    secret.display()
+                )),
+                None => self.say(
+                    "master_secret",
+                    not_made(&secret.display().to_string()),
+                    json!({ "file": secret, "exists": false }),
+                ),
             }
             return Ok(());
         }
@@ -230,20 +247,19 @@ impl Findings {
     }
 
     /// A gateway that has followed a store remembers it: one that is missing now was not always.
-    fn warn_of_lost_store(&mut self, config: &Config, store: &Path) {
+    fn warn_of_lost_store(&mut self, config: &Config, store: &str) {
         let state = &config.sync.state_dir;
         if std::fs::read_dir(state).is_ok_and(|mut files| files.next().is_some()) {
             self.warnings.push(format!(
-                "no store at {}, and {} remembers one: put it back before `keyward init` makes an empty one",
-                store.display(),
+                "no store at {store}, and {} remembers one: put it back before `keyward init` makes an empty one",
                 state.display()
             ));
         }
     }
 }
 
-fn not_made(file: &Path) -> String {
-    format!("{}, not made yet: run `keyward init`", file.display())
+fn not_made(what: &str) -> String {
+    format!("{what}, not made yet: run `keyward init`")
 }
 
 fn counted(count: usize, what: &str) -> String {

@@ -35,7 +35,8 @@ impl<'a> Secrets<'a> {
         files
     }
 
-    fn file(&self, path: PathBuf) -> Result<Secret, String> {
+    /// The secret in the file at `path`, without the line's end.
+    pub(super) fn file(&self, path: PathBuf) -> Result<Secret, String> {
         let text = private::read(&path, "put the secret there, mode 0600");
         let shown = path.display().to_string();
         self.files.borrow_mut().push(path);
@@ -45,10 +46,14 @@ impl<'a> Secrets<'a> {
         if secret.expose().is_empty() { Err(format!("{shown} is empty")) } else { Ok(secret) }
     }
 
-    fn variable(&self, name: &str) -> Result<Secret, String> {
+    /// The secret in the variable `name`; one that is empty says nothing.
+    pub(super) fn variable_if_set(&self, name: &str) -> Option<Secret> {
         let Variables(look_up) = self.variables;
-        let found = look_up(name).filter(|secret| !secret.expose().is_empty());
-        found.ok_or_else(|| format!("the environment has no {}", shown(name)))
+        look_up(name).filter(|secret| !secret.expose().is_empty())
+    }
+
+    fn variable(&self, name: &str) -> Result<Secret, String> {
+        self.variable_if_set(name).ok_or_else(|| format!("the environment has no {}", shown(name)))
     }
 }
 

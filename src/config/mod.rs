@@ -17,6 +17,7 @@ mod reader;
 mod rotation;
 mod routes;
 pub mod schema;
+mod stores;
 mod syntax;
 mod units;
 mod upstreams;
@@ -39,6 +40,7 @@ use crate::{admin, listen, proxy, store, sync, tls};
 
 pub use fault::Fault;
 pub use master::{MASTER_SECRET_VARIABLE, MASTER_SECRETS_MAX, master_file_text, master_secrets};
+pub use stores::POSTGRES_URL_VARIABLE;
 pub use units::{UnitFault, format_duration, format_size, parse_duration, parse_size};
 
 use fault::{Faults, NamedFile};
@@ -240,8 +242,8 @@ impl Config {
         let own_keys = management::read_listener(&root.section("self"), base, management::OWN_KEYS, &mut listeners);
         let ops = gateway::read_ops(&root.section("ops"), &mut listeners);
         gateway::refuse_shared_addresses(&listeners, faults);
-        let store = read_store(&root.section("store"), base);
-        let master_file = read_secrets(&root.section("secrets"), base, &store);
+        let store = stores::read(&root.section("store"), base, &secrets);
+        let master_file = read_secrets(&root.section("secrets"), base, store.as_ref());
         let sync = read_sync(&root.section("sync"), path, base, read.failure_limit);
         let management = management::read(&root.section("admin"));
         let rotation = rotation::read(&root.section("rotation"), management.public_url.clone(), base);
@@ -270,7 +272,7 @@ impl Config {
             own_keys,
             management,
             master_file,
-            store,
+            store: store?,
             sync,
             rotation,
             log,
@@ -299,7 +301,7 @@ impl Config {
             ("self.tls (turned on or off)", speaks_tls(&self.own_keys) != speaks_tls(&new.own_keys)),
             ("ops.listen", self.ops != new.ops),
             ("secrets.master_file", self.master_file != new.master_file),
-            ("store.sqlite.path", self.store != new.store),
+            (self.store_key(), self.store != new.store),
             ("sync.state_dir", self.sync.state_dir != new.sync.state_dir),
         ];
         changes.into_iter().filter(|(_, is_changed)| *is_changed).map(|(name, _)| name).collect()
@@ -315,6 +317,13 @@ impl Config {
             ("[log]", self.log != new.log),
         ];
         changes.into_iter().filter(|(_, is_changed)| *is_changed).map(|(name, _)| name).collect()
+    }
+
+    const fn store_key(&self) -> &'static str {
+        match self.store {
+            store::Settings::Sqlite { .. } => "store.sqlite.path",
+            store::Settings::Postgres(_) => "store.postgres",
+        }
     }
 
     /// What is wrong with certificates and their keys, each told where `table` names the file: `gateway.tls`,
@@ -343,14 +352,11 @@ impl Config {
     }
 }
 
-fn read_store(store: &Section<'_>, base: &Path) -> store::Settings {
-    let path = store.section("sqlite").file("path", base);
-    store::Settings::Sqlite { path: path.unwrap_or_else(|| base.join("keyward.db")) }
-}
-
-fn read_secrets(secrets: &Section<'_>, base: &Path, store: &store::Settings) -> PathBuf {
-    let store::Settings::Sqlite { path: beside } = store;
-    let default = beside.with_file_name("master.secret");
+fn read_secrets(secrets: &Section<'_>, base: &Path, store: Option<&store::Settings>) -> PathBuf {
+    let default = match store {
+        Some(store::Settings::Sqlite { path: beside }) => beside.with_file_name("master.secret"),
+        Some(store::Settings::Postgres(_)) | None => base.join("master.secret"),
+    };
     // Somebody who wrote the secret where its file's name belongs must not read it in a fault.
     let text = secrets.item("master_file").and_then(|item| match item.value() {
         toml::de::DeValue::String(text) => Some(text),

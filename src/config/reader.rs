@@ -322,10 +322,6 @@ impl<'a> Section<'a> {
                 continue;
             }
             let path = join(&self.path, name);
-            if let Some(remedy) = schema::not_yet(&join_schema(&self.schema, name)) {
-                self.faults.add(at, &path, format!("not available in this version: {remedy}"));
-                continue;
-            }
             let homes = schema::homes_of(name);
             let remedy = match nearest(name, known.iter().copied()) {
                 _ if (1..=3).contains(&homes.len()) => format!("it belongs in {}", homes.join(" or ")),

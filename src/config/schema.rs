@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use crate::store::TlsMode;
+
 /// One key of the configuration.
 #[derive(Debug, Clone, Copy)]
 pub struct Key {
@@ -133,7 +135,11 @@ pub const SECTIONS: &[(&str, &str)] = &[
     ("self.tls.certificates[]", "each of `[self.tls] certificates`"),
     ("ops", "`[ops]`: metrics and health"),
     ("secrets", "`[secrets]`: where the master secret lies"),
-    ("store.sqlite", "`[store.sqlite]`: where keys are kept"),
+    ("store.sqlite", "`[store.sqlite]`: where keys are kept, on this machine"),
+    (
+        "store.postgres",
+        "`[store.postgres]`: where keys are kept that many gateways share; it takes the place of `[store.sqlite]`",
+    ),
     ("sync", "`[sync]`: how the gateway follows the store"),
     ("rotation", "`[rotation]`: how keys that are due, that expire and that have ended are announced"),
     ("log", "`[log]`: what is written to standard error"),
@@ -739,7 +745,7 @@ pub const KEYS: &[Key] = &[
     key(
         "secrets.master_file",
         Kind::Path,
-        LeftOut::Says("master.secret beside the store"),
+        LeftOut::Says("master.secret beside the store, or beside the configuration with PostgreSQL"),
         "The master secrets, mode 0600; KEYWARD_MASTER_SECRET takes its place. Another file needs a restart, what it holds does not.",
     ),
     key(
@@ -747,6 +753,61 @@ pub const KEYS: &[Key] = &[
         Kind::Path,
         LeftOut::Is("\"keyward.db\""),
         "The database file. Changing it needs a restart.",
+    ),
+    key(
+        "store.postgres.url",
+        Kind::Text("postgres://USER:PASSWORD@HOST:PORT/DATABASE"),
+        LeftOut::Says("none"),
+        "The database; KEYWARD_POSTGRES_URL takes its place. Several hosts, joined by commas, are tried in turn for the primary. Changing anything of `[store]` needs a restart.",
+    ),
+    key(
+        "store.postgres.url_file",
+        Kind::Path,
+        LeftOut::Says("none"),
+        "A file that holds that URL, mode 0600, in its place.",
+    ),
+    key(
+        "store.postgres.listen_url",
+        Kind::Text("postgres://USER@HOST:PORT/DATABASE"),
+        LeftOut::Says("as url"),
+        "Where to listen for the commits of other gateways, past a pooler such as PgBouncer. A password that it lacks is that of url.",
+    ),
+    key(
+        "store.postgres.sslmode",
+        Kind::Choice(&TlsMode::WORDS),
+        LeftOut::Says("\"disable\" where every host is this machine and no file is named, else \"verify-full\""),
+        "Whether the server is spoken to by TLS and its certificate held against its name, or in clear text. The URL may say it too, and there `require` is `verify-full`.",
+    ),
+    key(
+        "store.postgres.ca",
+        Kind::Path,
+        LeftOut::Says("the machine's own"),
+        "PEM file of the authorities that the server's certificate must come from.",
+    ),
+    key(
+        "store.postgres.certificate",
+        Kind::Path,
+        LeftOut::Says("none"),
+        "PEM file of the certificate that is shown to the server. One that was renewed is taken up with the next connection.",
+    ),
+    key("store.postgres.key", Kind::Path, LeftOut::Says("none"), "PEM file of its private key."),
+    key(
+        "store.postgres.pool_max",
+        Kind::Count { min: 6, max: 1000 },
+        LeftOut::Is("10"),
+        "Connections at most, for each gateway; one more listens.",
+    ),
+    key(
+        "store.postgres.connect_timeout",
+        Kind::Duration { min: Duration::from_millis(100), max: seconds(60) },
+        LeftOut::Is("\"5s\""),
+        "How long a connection may take.",
+    ),
+    key(
+        "store.postgres.statement_timeout",
+        Kind::Duration { min: Duration::from_millis(100), max: seconds(3600) },
+        LeftOut::Is("\"15s\""),
+        "How long one statement may take, and one row of a whole load.",
     ),
     key(
         "sync.state_dir",
@@ -859,9 +920,6 @@ pub const KEYS: &[Key] = &[
     key("log.format", Kind::Choice(&["json", "text"]), LeftOut::Is("\"json\""), "How it is written."),
 ];
 
-/// Keys of later versions, each with what to do until then.
-const NOT_YET: &[(&str, &str)] = &[("store.postgres", "keys are kept in SQLite only; use [store.sqlite]")];
-
 /// The key at the dotted path `path`.
 pub(super) fn key_at(path: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.path == path)
@@ -894,9 +952,4 @@ pub(super) fn homes_of(name: &str) -> Vec<String> {
         None => format!("[{}]", table.replace("[].", ".")),
     });
     written.collect()
-}
-
-/// What to do about a key that only a later version has.
-pub(super) fn not_yet(path: &str) -> Option<&'static str> {
-    NOT_YET.iter().find(|(later, _)| *later == path).map(|(_, remedy)| *remedy)
 }

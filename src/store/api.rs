@@ -67,8 +67,8 @@ pub enum StoreError {
         /// Which store.
         store: String,
     },
-    /// The file at the store's path belongs to another store than the one that was opened.
-    #[error("the store file {store} now holds another store; put the right file back, or restart to use this one")]
+    /// The file at the store's path, or the database, belongs to another store than the one that was opened.
+    #[error("{store} now holds another store; put the right one back, or restart to use this one")]
     OtherStore {
         /// Which store.
         store: String,

@@ -15,6 +15,7 @@ mod fleet;
 #[cfg(test)]
 mod fleet_contract;
 mod history;
+mod postgres;
 mod rotation;
 #[cfg(test)]
 mod rotation_contract;
@@ -34,6 +35,7 @@ pub use awaited::{AwaitedStore, Opener};
 pub use copy::{Column, Copied, CopyFault, CopyPlace, CopyRow, CopyStore, CopyTable, Head, Kind, Step, Value, copy};
 pub use fleet::{Fleet, FleetStore, Gateway, GatewayId, GatewayReport, Incarnation, NotAGateway, Reported, WhenStale};
 pub use history::{Acceptance, AcceptanceId, GATEWAY_LOGIN, HistoryStore, Retold};
+pub use postgres::{Address, AddressFault, POSTGRES_POOL_MIN, PostgresSettings, PostgresStore, TlsMode};
 pub use rotation::{
     Claim, Claimed, Delivery, DeliveryId, DeliveryState, NewDelivery, Notice, NoticeKind, RotationCounts,
     RotationStore, Settlement, Unannounced,

@@ -26,6 +26,8 @@ mod odd;
 #[cfg(test)]
 mod peers;
 #[cfg(test)]
+mod postgres;
+#[cfg(test)]
 mod reload;
 #[cfg(test)]
 mod request;

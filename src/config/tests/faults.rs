@@ -98,7 +98,7 @@ fn each_fault_has_its_line() {
         (
             2,
             r#"connect_timeout = "1s""#,
-            "keyward.toml:3: gateway.connect_timeout: unknown key; it belongs in [upstreams.NAME]",
+            "keyward.toml:3: gateway.connect_timeout: unknown key; it belongs in [upstreams.NAME] or [store.postgres]",
         ),
         (9, "[gatway]\nx = 1", "keyward.toml:10: gatway: unknown key; did you mean gateway?"),
         (
@@ -326,8 +326,8 @@ fn each_fault_has_its_line() {
         ),
         (
             9,
-            "[store.postgres]\nurl = \"postgres://u:p@h/d\"",
-            "keyward.toml:10: store.postgres: not available in this version: keys are kept in SQLite only; use [store.sqlite]",
+            "[store.postgres]\nurl = \"postgres://u:hunter2@h/d?sslmode=prefer\"",
+            "keyward.toml:11: store.postgres.url: sslmode falls back to clear text where somebody is in the way: expected \"verify-full\", or \"disable\" for clear text",
         ),
         (
             9,
@@ -700,7 +700,7 @@ path = "/b"
 upstream = "billing"
 
 [store.postgres]
-url = "postgres://keyward:hunter2@db/keyward"
+url = "keyward:hunter2@db/keyward"
 "#;
     assert_eq!(
         faults_of(text),
@@ -714,7 +714,7 @@ url = "postgres://keyward:hunter2@db/keyward"
             r#"keyward.toml:15: routes[0].any_flags: required flag "a.{y}" uses {y}, which path "/a/{x}" has not"#,
             r#"keyward.toml:16: routes[0].upstream: no upstream "bill"; defined: billing"#,
             "keyward.toml:18: routes[1]: says nobody may use it: add one of any_flags or all_flags, any_key = true, public = true",
-            "keyward.toml:23: store.postgres: not available in this version: keys are kept in SQLite only; use [store.sqlite]",
+            "keyward.toml:24: store.postgres.url: is no URL such as postgres://user:password@host:5432/database",
         ]
     );
 }
@@ -797,7 +797,7 @@ fn a_secret_is_in_no_debug_text_and_in_no_fault() {
         format!("{BASE}[secrets]\nmaster_secret = \"{SECRET}\"\n"),
         format!("{BASE}[secrets]\nmaster_file = [\"{SECRET}\"]\n"),
         format!("{BASE}[secrets]\nmaster_file = {{ hex = \"{SECRET}\" }}\n"),
-        format!("{BASE}[store.postgres]\nurl = \"postgres://me:{SECRET}@host\"\n"),
+        format!("{BASE}[store.postgres]\nurl = \"postgres://me:{SECRET}@host:port\"\n"),
         base_but(4, &format!("targets = [\"http://me:{SECRET}@host\"]")),
         format!("{BASE}[secrets]\nmaster_file = \"{SECRET}\n"),
         format!("{BASE}[secrets]\nmaster_file = {SECRET}\n"),

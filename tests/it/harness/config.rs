@@ -14,6 +14,7 @@ pub(crate) struct Config {
     sync: Vec<String>,
     admin: Option<Vec<String>>,
     own_keys: bool,
+    postgres: Option<String>,
     upstreams: Vec<String>,
     routes: Vec<String>,
 }
@@ -84,6 +85,11 @@ impl Config {
         Self { own_keys: true, ..self }
     }
 
+    /// Keys in the PostgreSQL database at this URL, with these further lines of `[store.postgres]`.
+    pub(crate) fn postgres(self, url: &str, lines: &str) -> Self {
+        Self { postgres: Some(format!("url = '{url}'\n{lines}")), ..self }
+    }
+
     /// A line of `[sync]`.
     pub(crate) fn sync(mut self, line: &str) -> Self {
         self.sync.push(line.to_owned());
@@ -134,7 +140,10 @@ impl Config {
         }
         add("[ops]\nlisten = '127.0.0.1:0'");
         add("[secrets]\nmaster_file = 'data/master.secret'");
-        add("[store.sqlite]\npath = 'data/keyward.db'");
+        match &self.postgres {
+            None => add("[store.sqlite]\npath = 'data/keyward.db'"),
+            Some(lines) => add(&format!("[store.postgres]\n{lines}")),
+        }
         add("[log]\nformat = 'json'");
         if !self.sync.is_empty() {
             add("[sync]");

@@ -6,6 +6,7 @@
 //! when it is dropped.
 
 mod call;
+mod cluster;
 mod config;
 mod gateway;
 mod quickstart;
@@ -16,6 +17,7 @@ mod wait;
 mod websocket;
 
 pub(crate) use call::{Answer, Call, Client, Connection, Http, client_config, delete, get, patch, post, put};
+pub(crate) use cluster::{Care, Cluster, as_somebody, give, programs};
 pub(crate) use config::Config;
 pub(crate) use gateway::Gateway;
 pub(crate) use quickstart::Quickstart;

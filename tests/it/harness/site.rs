@@ -46,6 +46,15 @@ impl Site {
     /// A folder with this configuration, a certificate where it wants one, and what
     /// `keyward init` makes.
     pub(crate) fn new(config: &Config) -> Self {
+        let mut site = Self::bare(config);
+        let printed = site.run(["init", "-c", "keyward.toml"]).stdout;
+        let token = printed.split_whitespace().find(|word| word.starts_with("kw_"));
+        site.operator = token.expect("init prints the first operator's token").to_owned();
+        site
+    }
+
+    /// A folder with this configuration, and nothing made yet.
+    pub(crate) fn bare(config: &Config) -> Self {
         let folder = TempDir::with_prefix("keyward-it-").expect("a folder");
         let mut site = Self { folder, certificate: None, operator: String::new() };
         fs::create_dir(site.path("data")).expect("a folder");
@@ -54,9 +63,13 @@ impl Site {
             site.new_certificate();
         }
         site.write_config(config);
-        let printed = site.run(["init", "-c", "keyward.toml"]).stdout;
-        let token = printed.split_whitespace().find(|word| word.starts_with("kw_"));
-        site.operator = token.expect("init prints the first operator's token").to_owned();
+        site
+    }
+
+    /// Another folder with this configuration, for one more gateway on the store of this one.
+    pub(crate) fn beside(&self, config: &Config) -> Self {
+        let site = Self::bare(config);
+        fs::copy(self.path("data/master.secret"), site.path("data/master.secret")).expect("a master secret");
         site
     }
 
@@ -114,7 +127,7 @@ impl Site {
     pub(crate) fn command<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_keyward"));
         command.args(arguments).current_dir(self.folder.path()).stdin(Stdio::null());
-        for name in ["KEYWARD_LOG", "KEYWARD_MASTER_SECRET", "KEYWARD_TOKEN", "RUST_LOG"] {
+        for name in ["KEYWARD_LOG", "KEYWARD_MASTER_SECRET", "KEYWARD_POSTGRES_URL", "KEYWARD_TOKEN", "RUST_LOG"] {
             command.env_remove(name);
         }
         command

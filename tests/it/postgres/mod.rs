@@ -1,0 +1,7 @@
+//! Many gateways on one PostgreSQL database: a real server, started by each test for itself.
+
+mod encrypted;
+mod fleet;
+mod outage;
+mod pooled;
+mod setup;
