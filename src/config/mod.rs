@@ -374,6 +374,7 @@ fn read_sync(section: &Section<'_>, file: &Path, base: &Path, failure_limit: Fai
     set(&mut settings.misses_per_second, section.count("misses_per_second"));
     set(&mut settings.snapshot_max_age, section.duration("snapshot_max_age"));
     set(&mut settings.reload_drop_max_percent, section.count("reload_drop_max"));
+    set(&mut settings.reconcile_every, section.duration("reconcile_every"));
     set(&mut settings.usage_flush, section.duration("usage_flush"));
     if settings.poll >= settings.max_staleness {
         section.fault_of(

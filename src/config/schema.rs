@@ -797,6 +797,12 @@ pub const KEYS: &[Key] = &[
         "The loss of live keys, in percent, above which a reload of the table is refused.",
     ),
     key(
+        "sync.reconcile_every",
+        Kind::Duration { min: seconds(1), max: seconds(30 * DAY) },
+        LeftOut::Is("\"5m\""),
+        "How long one walk over the whole store takes, which finds what the feed has not brought.",
+    ),
+    key(
         "sync.usage_flush",
         Kind::Duration { min: Duration::from_millis(10), max: seconds(3600) },
         LeftOut::Is("\"10s\""),

@@ -625,6 +625,24 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// The store failed: what was handed over is no complete revision and must be dropped.
     fn changes_after(&self, cursor: Cursor, sink: Box<dyn FnMut(Batch) + Send>) -> Answer<'_, ()>;
 
+    /// Hands over one page of everything that is stored: users by id, then keys by id, those after
+    /// `after` and at most `limit` rows; then [`Batch::End`] for a reader at `cursor`, all of one
+    /// snapshot. A page of fewer rows is the last.
+    ///
+    /// # Errors
+    /// The store failed, or cannot be walked over.
+    fn walk(
+        &self,
+        cursor: Cursor,
+        after: Option<Subject>,
+        limit: u32,
+        sink: Box<dyn FnMut(Batch) + Send>,
+    ) -> Answer<'_, ()> {
+        drop((cursor, after, limit, sink));
+        let cannot = "it cannot be walked over".to_owned();
+        Box::pin(async { Err(StoreError::Unavailable { store: self.name().to_owned(), cause: cannot }) })
+    }
+
     /// Adds up usage: counts are added, instants only move forward and never past the store's
     /// clock. Keys that are not stored are left out. Uses no revision.
     fn record_usage(&self, gateway: String, updates: Vec<UsageUpdate>) -> Answer<'_, ()>;

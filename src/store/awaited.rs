@@ -22,7 +22,7 @@ use super::{
 };
 use super::{Fleet, FleetStore, GatewayId, GatewayReport, Incarnation, Reported};
 use crate::clock::Timestamp;
-use crate::key::{Actor, Event, Key, LineageId, Stamp, TokenHash, User};
+use crate::key::{Actor, Event, Key, LineageId, Stamp, Subject, TokenHash, User};
 
 /// Opens the store. Blocks on it.
 pub type Opener = Arc<dyn Fn() -> Result<SharedStore, StoreError> + Send + Sync>;
@@ -162,6 +162,16 @@ impl Store for AwaitedStore {
         sink: Box<dyn FnMut(Batch) + Send>,
     ) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(async move { self.store().await?.changes_after(cursor, sink).await })
+    }
+
+    fn walk(
+        &self,
+        cursor: Cursor,
+        after: Option<Subject>,
+        limit: u32,
+        sink: Box<dyn FnMut(Batch) + Send>,
+    ) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move { self.store().await?.walk(cursor, after, limit, sink).await })
     }
 
     fn record_usage(&self, gateway: String, updates: Vec<UsageUpdate>) -> BoxFuture<'_, Result<(), StoreError>> {

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::clock::{Clock, ManualClock, Timestamp};
-use crate::key::{Event, Key, KeyId, Stamp, TokenHash, User, UserId};
+use crate::key::{Event, Key, KeyId, Stamp, Subject, TokenHash, User, UserId};
 use crate::store::{
     Batch, BoxFuture, CommitId, Committed, Cursor, EventQuery, KeyPage, KeyQuery, Planned, Poll, ReadRequest, Reading,
     RefusalQuery, RefusalTally, Row, StageId, Staging, Store, StoreError, StoreId, UsageUpdate, UserQuery,
@@ -108,6 +108,12 @@ impl FakeStore {
         *inner = Inner { next_commit, ..backup };
     }
 
+    /// Changes what is stored as no mutation does: no revision tells of it.
+    pub(super) fn tamper(&self, change: impl FnOnce(&mut BTreeMap<KeyId, Key>, &mut BTreeMap<UserId, User>)) {
+        let inner = &mut *self.inner.lock();
+        change(&mut inner.keys, &mut inner.users);
+    }
+
     fn well(&self) -> Result<Inner, StoreError> {
         let inner = self.inner.lock();
         if inner.mood == Mood::Gone {
@@ -152,8 +158,12 @@ impl Store for FakeStore {
         Box::pin(async { Err(gone()) })
     }
 
-    fn read(&self, _read: ReadRequest) -> BoxFuture<'_, Result<Reading, StoreError>> {
-        Box::pin(async { Err(gone()) })
+    fn read(&self, read: ReadRequest) -> BoxFuture<'_, Result<Reading, StoreError>> {
+        Box::pin(async move {
+            let inner = self.well()?;
+            let keys = read.keys.iter().filter_map(|id| inner.keys.get(id)).cloned().collect();
+            Ok(Reading { keys, newest: inner.newest, next: inner.newest, ..Reading::default() })
+        })
     }
 
     fn find(&self, hash: TokenHash) -> BoxFuture<'_, Result<(Option<(Key, Option<User>)>, Cursor), StoreError>> {
@@ -225,6 +235,23 @@ impl Store for FakeStore {
         })
     }
 
+    fn walk(
+        &self,
+        cursor: Cursor,
+        after: Option<Subject>,
+        limit: u32,
+        mut sink: Box<dyn FnMut(Batch) + Send>,
+    ) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move {
+            let inner = self.well()?;
+            for (stamp, row) in page(&inner.keys, &inner.users, after.as_ref(), limit) {
+                sink(Batch::Row(stamp, row));
+            }
+            sink(Batch::End(self.poll_now(cursor)?));
+            Ok(())
+        })
+    }
+
     fn record_usage(&self, _gateway: String, updates: Vec<UsageUpdate>) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(async move {
             let mut inner = self.inner.lock();
@@ -251,6 +278,27 @@ impl Store for FakeStore {
     fn forget_secret(&self, _number: u32) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(async { Ok(()) })
     }
+}
+
+/// One page of users and keys, as a walk hands it over.
+pub(super) fn page(
+    keys: &BTreeMap<KeyId, Key>,
+    users: &BTreeMap<UserId, User>,
+    after: Option<&Subject>,
+    limit: u32,
+) -> Vec<(Stamp, Row)> {
+    let users = users.values().filter(|user| match after {
+        None => true,
+        Some(Subject::User(id)) => user.id > *id,
+        Some(Subject::Key(_)) => false,
+    });
+    let keys = keys.values().filter(|key| match after {
+        None | Some(Subject::User(_)) => true,
+        Some(Subject::Key(id)) => key.id > *id,
+    });
+    let users = users.map(|user| (user.stamp, Row::User(user.clone())));
+    let keys = keys.map(|key| (key.stamp, Row::Key(Box::new(key.clone()))));
+    users.chain(keys).take(usize::try_from(limit).unwrap_or(usize::MAX)).collect()
 }
 
 /// A key of a test, whose token is `token <number>`.

@@ -5,6 +5,7 @@
 //! survive a restart of this gateway without the store.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,13 +17,14 @@ use super::Settings;
 use super::accept::Accepted;
 use super::loan::{Ask, Holding};
 use super::metrics::{Alarm, SyncMetrics, shown};
+use super::reconcile::{Place, Repair};
 use super::report::Reporter;
 use super::retell::Retelling;
 use super::state::{Plan, Restored, StateDir};
 use crate::clock::{Clock, Timestamp};
 use crate::key::Stamp;
 use crate::store::{Batch, CommitId, Cursor, Damaged, Poll, Row as StoredRow, SharedStore, StoreError, StoreId};
-use crate::table::{Conflict, KeyRow, Load, Merged, Row, Table, UserRow};
+use crate::table::{Applied, Conflict, KeyRow, Load, Merged, Row, Table, UserRow};
 
 /// Follows the store; see the module.
 #[derive(Debug)]
@@ -52,10 +54,19 @@ pub(super) struct Follower {
     contact: Option<std::time::Instant>,
     /// When a reload was refused, and what the store held then.
     refused: Option<(std::time::Instant, Cursor)>,
+    /// When it is this gateway's turn to load everything anew.
+    reload_at: Option<std::time::Instant>,
     marked_at: Option<Instant>,
     snapshots: Snapshots,
     asked: mpsc::UnboundedReceiver<Ask>,
     holding: Holding,
+    /// Where this stands, for whoever holds the table against the store.
+    place: Place,
+    repairs: mpsc::UnboundedReceiver<Repair>,
+    /// Too much differs, or what is known is not of one history: everything is to be read anew.
+    reload_wanted: bool,
+    /// What was found in the state folder goes up to here, and must be of the store's history.
+    reached: Option<Cursor>,
 }
 
 /// What must be remembered before it is reported as applied.
@@ -73,6 +84,10 @@ struct Snapshots {
     begun_at: Option<Instant>,
     writing: Option<tokio::task::JoinHandle<std::io::Result<()>>>,
     plan: Option<Arc<Plan>>,
+    /// Nothing is reported before one is written of what was loaded.
+    awaited: bool,
+    /// The one that is being written was begun before everything was loaded anew.
+    outdated: bool,
 }
 
 /// Why following did not get on.
@@ -84,6 +99,9 @@ enum Stuck {
     Slow { store: String },
     #[error("the store {store} ended its answer early")]
     Early { store: String },
+    /// Not every gateway reads everything at the same moment.
+    #[error("the store's history is another: everything is read anew in {} ms", .left.as_millis())]
+    NotYet { left: Duration },
     #[error("the store {store} is another one than was followed: start with another [sync] state_dir if that is meant")]
     OtherStore { store: String },
     #[error(
@@ -102,6 +120,9 @@ const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
 /// After a reload was refused, the next is not tried before.
 const REFUSED_FOR: Duration = Duration::from_secs(30);
+/// Over how long a fleet spreads its reloads: a second for so many keys, and no longer than this.
+const KEYS_A_SECOND: u64 = 100_000;
+const SPREAD_MAX: Duration = Duration::from_secs(30);
 /// A snapshot is begun so long after the first change, to be written within a second of it.
 const SNAPSHOT_AFTER: Duration = Duration::from_millis(300);
 const SNAPSHOT_EVERY: Duration = Duration::from_secs(30);
@@ -114,9 +135,15 @@ struct Staged {
     load: Option<Load>,
     /// Rows that cannot be read, with why.
     damaged: Vec<(Damaged, Stamp, String)>,
+    /// What has ended of what went into the load, as far as that is little.
+    ended: Vec<Row>,
     handed: u64,
     end: Option<Poll>,
 }
+
+/// So much that has ended is written into the journal when everything was read. Where it is more, the
+/// snapshot is waited for.
+const ENDED_MAX: usize = 20_000;
 
 impl Staged {
     fn take(&mut self, batch: Batch) {
@@ -137,17 +164,19 @@ impl Staged {
 
     fn key(&mut self, key: KeyRow) {
         self.handed += 1;
-        match &self.load {
-            Some(load) => load.key(&key.view()),
-            None => self.rows.push(Row::Key(Box::new(key))),
+        let Some(load) = &self.load else { return self.rows.push(Row::Key(Box::new(key))) };
+        load.key(&key.view());
+        if key.states.is_terminal() && self.ended.len() <= ENDED_MAX {
+            self.ended.push(Row::Key(Box::new(key)));
         }
     }
 
     fn user(&mut self, user: UserRow) {
         self.handed += 1;
-        match &self.load {
-            Some(load) => load.user(&user),
-            None => self.rows.push(Row::User(user)),
+        let Some(load) = &self.load else { return self.rows.push(Row::User(user)) };
+        load.user(&user);
+        if user.deleted && self.ended.len() <= ENDED_MAX {
+            self.ended.push(Row::User(user));
         }
     }
 }
@@ -165,6 +194,7 @@ impl Follower {
         retelling: Retelling,
         reporter: Arc<Reporter>,
         asked: mpsc::UnboundedReceiver<Ask>,
+        (place, repairs): (Place, mpsc::UnboundedReceiver<Repair>),
     ) -> Self {
         Self {
             accepted: Accepted::read(&settings.state_dir),
@@ -186,10 +216,15 @@ impl Follower {
             failures: 0,
             contact: None,
             refused: None,
+            reload_at: None,
             marked_at: None,
             snapshots: Snapshots::default(),
             asked,
             holding: Holding::Ours,
+            place,
+            repairs,
+            reload_wanted: false,
+            reached: None,
         }
     }
 
@@ -199,8 +234,11 @@ impl Follower {
         self.at = restored.cursor;
         self.following = Some(restored.store);
         self.restored = restored.refusal.is_none();
+        self.reload_wanted = !restored.is_one_history;
+        self.reached = Some(restored.reached).filter(|reached| *reached != restored.cursor);
         // Nothing is known yet that could be lost.
         let _merged = self.table.swap(restored.load, 100);
+        self.table.set_reached(restored.cursor.revision);
         self.table.contact_made(restored.contact_at);
         self.report();
         // Journal and snapshot become one again.
@@ -222,10 +260,12 @@ impl Follower {
     /// before the next, unless something happens.
     pub(super) async fn turn(&mut self) -> Pause {
         let result = self.catch_up().await;
+        *self.place.lock() = result.is_ok().then(|| (self.at, self.table.generation()));
         let now = self.clock.now();
         let pause = match result {
             Ok(()) => {
                 self.failures = 0;
+                self.reached = None;
                 self.contact = Some(self.clock.monotonic());
                 if self.table.contact_lost_at().is_some() {
                     tracing::info!(store = self.store.name(), "in contact with the store");
@@ -237,6 +277,11 @@ impl Follower {
                     self.wake.notify_one();
                 }
                 Pause::News(self.settings.poll)
+            }
+            Err(Stuck::NotYet { left }) if self.table.is_ready() => {
+                // The store can be asked, and what is known is served as long as the turn has not come.
+                self.contact = Some(self.clock.monotonic());
+                Pause::Backoff(left.min(BACKOFF_MAX))
             }
             Err(stuck) => {
                 self.failures = self.failures.saturating_add(1);
@@ -264,6 +309,7 @@ impl Follower {
     }
 
     async fn catch_up(&mut self) -> Result<(), Stuck> {
+        let finds = self.table.finds();
         let mut poll = self.poll().await?;
         if !self.entered {
             // Whoever commits after what is loaded now was committed finds this process in the store.
@@ -282,8 +328,23 @@ impl Follower {
         if poll.at_cursor != Some(self.commit_at_cursor()) {
             return self.diverged(poll.newest).await;
         }
+        if self.reload_wanted {
+            self.may_reload(poll.newest)?;
+            return self.reload().await;
+        }
+        if let Some(reached) = self.reached {
+            // A history that was left after the snapshot, and before what the journal knows.
+            let poll = self.poll_at(reached).await?;
+            if poll.at_cursor != Some(reached.commit) {
+                return self.diverged(poll.newest).await;
+            }
+        }
         if poll.newest == self.at {
-            return Ok(());
+            return if finds == 0 { Ok(()) } else { self.diverged(poll.newest).await };
+        }
+        if self.at.revision == 0 {
+            // Nothing of it is known yet.
+            return self.reload().await;
         }
         let mut staged = self.read(self.at, None).await?;
         let end = staged.end.take().ok_or_else(|| Stuck::Early { store: self.store_name() })?;
@@ -292,8 +353,11 @@ impl Follower {
         }
         let lost = staged.damaged.iter().filter_map(|(what, stamp, _)| self.refused_by_id(what, *stamp));
         staged.rows.extend(lost);
+        let Ok(applied) = self.table.follow(staged.rows, finds, end.newest.revision) else {
+            return self.diverged(end.newest).await;
+        };
         self.tell_damaged(&staged.damaged);
-        self.apply(staged.rows);
+        self.note(applied);
         self.at = end.newest;
         Ok(())
     }
@@ -304,8 +368,12 @@ impl Follower {
     }
 
     async fn poll(&self) -> Result<Poll, Stuck> {
+        self.poll_at(self.at).await
+    }
+
+    async fn poll_at(&self, cursor: Cursor) -> Result<Poll, Stuck> {
         let patience = if self.restored && !self.table.is_ready() { PATIENCE_AT_START } else { PATIENCE };
-        match tokio::time::timeout(patience, self.store.poll(self.at)).await {
+        match tokio::time::timeout(patience, self.store.poll(cursor)).await {
             Ok(Ok(poll)) => Ok(poll),
             Ok(Err(error)) => {
                 self.metrics.store_error("poll");
@@ -375,8 +443,8 @@ impl Follower {
         }
     }
 
-    fn apply(&mut self, rows: Vec<Row>) {
-        let applied = self.table.apply(rows);
+    /// Takes note of what applying rows did: it must be remembered, and some of it is an alarm.
+    fn note(&mut self, applied: Applied) {
         for conflict in &applied.conflicts {
             match conflict {
                 Conflict::Key(key) => {
@@ -395,15 +463,45 @@ impl Follower {
         self.snapshots.lacking_since.get_or_insert_with(Instant::now);
     }
 
-    async fn diverged(&mut self, newest: Cursor) -> Result<(), Stuck> {
+    /// Whether everything may be read anew.
+    fn may_reload(&self, newest: Cursor) -> Result<(), Stuck> {
         // What was refused stays refused until the store holds something else; reading it all again
         // would cost memory each time, for it has keys that have no place here yet.
         let too_soon = |at| self.clock.monotonic().saturating_duration_since(at) < REFUSED_FOR;
         if self.refused.is_some_and(|(at, then)| then == newest || too_soon(at)) {
             return Err(Stuck::TooManyLost { store: self.store_name(), lost: "as before".to_owned() });
         }
-        self.alarm(Alarm::History, "the store's history is another than the one that was followed: it was restored?");
-        self.reload().await
+        Ok(())
+    }
+
+    async fn diverged(&mut self, newest: Cursor) -> Result<(), Stuck> {
+        self.may_reload(newest)?;
+        let now = self.clock.monotonic();
+        let Some(reload_at) = self.reload_at else {
+            self.alarm(
+                Alarm::History,
+                "the store's history is another than the one that was followed: it was restored?",
+            );
+            let share = self.share();
+            self.reload_at = now.checked_add(share);
+            return if share.is_zero() { self.reload().await } else { Err(Stuck::NotYet { left: share }) };
+        };
+        let left = reload_at.saturating_duration_since(now);
+        if left.is_zero() { self.reload().await } else { Err(Stuck::NotYet { left }) }
+    }
+
+    /// How long this gateway waits while others of its fleet read everything: always the same of one
+    /// history, and nothing where nothing can be served meanwhile.
+    fn share(&self) -> Duration {
+        if !self.table.is_ready() {
+            return Duration::ZERO;
+        }
+        let keys = u64::try_from(self.table.keys()).unwrap_or(u64::MAX);
+        let spread = Duration::from_millis(keys.saturating_mul(1_000) / KEYS_A_SECOND).min(SPREAD_MAX);
+        let mut hasher = std::hash::DefaultHasher::new();
+        (self.state.lock().gateway().digits(), self.at.commit).hash(&mut hasher);
+        let part = u32::try_from(hasher.finish() % 1_000).unwrap_or(0) + 1;
+        spread.saturating_mul(part) / 1_000
     }
 
     /// Builds the whole key set beside the one in use and swaps it in.
@@ -434,25 +532,41 @@ impl Follower {
             table.swap(load, drop_max)
         };
         let swapped = tokio::task::spawn_blocking(swap).await;
-        let merged = match swapped {
+        let mut merged = match swapped {
             Ok(Ok(merged)) => merged,
             Ok(Err(refused)) => {
                 self.refused = Some((self.clock.monotonic(), end.newest));
+                self.reload_at = None;
                 self.alarm(Alarm::TooManyLost, "a reload would lose too many keys");
                 return Err(Stuck::TooManyLost { store: self.store_name(), lost: refused.to_string() });
             }
             Err(_panicked) => return Err(Stuck::Early { store: self.store_name() }),
         };
         self.refused = None;
+        self.reload_at = None;
+        self.reload_wanted = false;
+        self.table.set_reached(end.newest.revision);
         self.following = Some(end.store);
         self.state.lock().set_store(end.store);
         self.at = end.newest;
         self.reporter.begin_anew();
         self.ends = true;
-        // Everything owed lies in the table, and nothing that was remembered is all of it.
-        self.owed = Owed { rows: Vec::new(), forget: true };
+        // Nothing that was remembered is all of what lies in the table now. Until a snapshot is written
+        // it is all that remembers what the store has forgotten, together with what is owed.
+        self.owed.rows.extend(std::mem::take(&mut merged.rows));
+        if is_meant {
+            // What ended in the history before shall not be owed, and only a snapshot takes it back.
+            self.owed.rows.clear();
+            self.snapshots.awaited = true;
+        } else if staged.ended.len() > ENDED_MAX {
+            self.snapshots.awaited = true;
+        } else {
+            self.owed.rows.append(&mut staged.ended);
+        }
+        self.owed.forget = true;
         self.snapshots.lacking_since = Some(Instant::now());
         self.snapshots.begun_at = None;
+        self.snapshots.outdated = self.snapshots.writing.is_some();
         self.metrics.reloads.inc();
         tracing::info!(keys, revision = end.newest.revision, "loaded the key set from the store");
         if is_meant {
@@ -485,7 +599,7 @@ impl Follower {
                 return self.report();
             }
         }
-        let (contact_at, now) = (self.contact_at(), self.clock.now());
+        let (contact_at, now, at) = (self.contact_at(), self.clock.now(), self.at);
         let due = self.marked_at.is_none_or(|marked_at| marked_at.elapsed() >= MARK_EVERY);
         let mark = due && self.following.is_some() && self.failures == 0;
         if self.owes() || mark {
@@ -493,7 +607,7 @@ impl Follower {
             let remembering = tokio::task::spawn_blocking(move || {
                 let mut state = state.lock();
                 let mut owed = owed;
-                let result = remember(&mut state, &mut owed, mark, contact_at, now);
+                let result = remember(&mut state, &mut owed, (mark, at), (contact_at, now));
                 (owed, result, state.journal_bytes())
             });
             match remembering.await {
@@ -515,7 +629,9 @@ impl Follower {
                 }
             }
         }
-        if let Err(error) = self.accepted.write() {
+        if !self.snapshots.awaited
+            && let Err(error) = self.accepted.write()
+        {
             // Until it is written, a restart would take the store as it is once more.
             tracing::error!(%error, "that a restored store was taken over cannot be remembered: the state folder fails");
         }
@@ -524,6 +640,9 @@ impl Follower {
 
     /// Everything up to where this stands is applied, and remembered.
     fn report(&mut self) {
+        if self.snapshots.awaited {
+            return;
+        }
         self.table.report(self.at.revision);
         self.reporter.applied(self.at, self.table.version(), std::mem::take(&mut self.ends));
     }
@@ -531,6 +650,27 @@ impl Follower {
     /// Whether something is applied and not remembered.
     fn owes(&self) -> bool {
         self.owed.forget || !self.owed.rows.is_empty()
+    }
+
+    /// Puts right what differed from the store, unless everything was read anew since.
+    pub(super) fn repair(&mut self, repair: Repair) {
+        if repair.generation != self.table.generation() {
+            return;
+        }
+        let applied = self.table.apply(repair.rows);
+        self.note(applied);
+        if repair.everything {
+            tracing::error!("too much differs from the store: everything is read anew");
+            self.reload_wanted = true;
+        }
+    }
+
+    /// What was found and not put right yet.
+    #[cfg(test)]
+    pub(super) fn repair_all(&mut self) {
+        while let Ok(repair) = self.repairs.try_recv() {
+            self.repair(repair);
+        }
     }
 
     /// Lends the state folder, takes it back, or gives it away.
@@ -569,7 +709,10 @@ impl Follower {
         self.holding = Holding::Ours;
         let written = self.state.lock().take_back();
         match written {
-            Ok(rows) => self.apply(rows),
+            Ok(rows) => {
+                let applied = self.table.apply(rows);
+                self.note(applied);
+            }
             Err(fault) => {
                 self.alarm(Alarm::State, "what another process wrote into the state folder cannot be read");
                 tracing::error!(fault, "the state folder is written anew");
@@ -599,6 +742,7 @@ impl Follower {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => return,
                 Some(ask) = self.asked.recv() => return self.answer(ask).await,
+                Some(repair) = self.repairs.recv() => return self.repair(repair),
                 () = wake.notified() => return,
                 () = self.snapshots.step() => self.turn_snapshot().await,
                 () = news => return,
@@ -607,7 +751,7 @@ impl Follower {
     }
 
     /// Begins a snapshot that is due, or ends one that was written.
-    async fn turn_snapshot(&mut self) {
+    pub(super) async fn turn_snapshot(&mut self) {
         let Some(writing) = &mut self.snapshots.writing else {
             self.begin_snapshot();
             return;
@@ -625,7 +769,12 @@ impl Follower {
             Err(panicked) => Err(panicked),
         };
         match finished {
-            Ok(Ok(())) => self.metrics.snapshot_at.set(plan.taken_at().seconds()),
+            Ok(Ok(())) => {
+                self.metrics.snapshot_at.set(plan.taken_at().seconds());
+                if !std::mem::take(&mut self.snapshots.outdated) && std::mem::take(&mut self.snapshots.awaited) {
+                    self.settle().await;
+                }
+            }
             Ok(Err(error)) => self.snapshot_failed(&error),
             Err(panicked) => self.snapshot_failed(&panicked),
         }
@@ -637,7 +786,7 @@ impl Follower {
         self.snapshots.lacking_since.get_or_insert_with(Instant::now);
     }
 
-    fn begin_snapshot(&mut self) {
+    pub(super) fn begin_snapshot(&mut self) {
         if self.holding != Holding::Ours {
             self.snapshots.lacking_since = None;
             return;
@@ -670,6 +819,18 @@ impl Follower {
         }
     }
 
+    /// Where in the store's history the table stands.
+    #[cfg(test)]
+    pub(super) const fn at(&self) -> Cursor {
+        self.at
+    }
+
+    /// Whether a snapshot is being written, or was and is not taken note of.
+    #[cfg(test)]
+    pub(super) const fn is_writing_snapshot(&self) -> bool {
+        self.snapshots.writing.is_some()
+    }
+
     fn contact_at(&self) -> Timestamp {
         self.table.last_contact().unwrap_or_default()
     }
@@ -697,19 +858,18 @@ impl Follower {
 fn remember(
     state: &mut StateDir,
     owed: &mut Owed,
-    mark: bool,
-    contact_at: Timestamp,
-    now: Timestamp,
+    (mark, at): (bool, Cursor),
+    (contact_at, now): (Timestamp, Timestamp),
 ) -> std::io::Result<()> {
+    if !owed.rows.is_empty() {
+        state.append(&owed.rows, at, (contact_at, now))?;
+        owed.rows.clear();
+    } else if mark && !owed.forget {
+        state.mark(contact_at, now)?;
+    }
     if owed.forget {
         state.forget_older(contact_at, now)?;
         owed.forget = false;
-    }
-    if !owed.rows.is_empty() {
-        state.append(&owed.rows, contact_at, now)?;
-        owed.rows.clear();
-    } else if mark {
-        state.mark(contact_at, now)?;
     }
     Ok(())
 }

@@ -21,6 +21,9 @@ pub struct SyncMetrics {
     pub(super) journal_bytes: IntGauge,
     pub(super) reloads: IntCounter,
     pub(super) usage_written: IntCounter,
+    pub(super) rows_compared: IntCounter,
+    differences: IntCounterVec,
+    pub(super) reconciled_at: IntGauge,
     pub(super) reported: IntGauge,
     pub(super) report_failures: IntCounter,
 }
@@ -44,10 +47,12 @@ pub(super) enum Alarm {
     State,
     /// A change could not be journalled.
     Journal,
+    /// A walk over the store found a difference.
+    Reconcile,
 }
 
 impl Alarm {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::History,
         Self::OtherStore,
         Self::TooManyLost,
@@ -56,6 +61,7 @@ impl Alarm {
         Self::Damaged,
         Self::State,
         Self::Journal,
+        Self::Reconcile,
     ];
 
     const fn as_str(self) -> &'static str {
@@ -68,11 +74,13 @@ impl Alarm {
             Self::Damaged => "damaged",
             Self::State => "state",
             Self::Journal => "journal",
+            Self::Reconcile => "reconcile",
         }
     }
 }
 
-const OPERATIONS: [&str; 4] = ["poll", "changes", "find", "usage"];
+const OPERATIONS: [&str; 5] = ["poll", "changes", "find", "usage", "walk"];
+const DIFFERENCES: [&str; 5] = ["missing", "other", "extra", "taken_back", "damaged"];
 const OUTCOMES: [&str; 5] = ["found", "unknown", "unknown_yet", "too_many_failures", "overloaded"];
 const VALID: &str = "names and labels are constants of this file";
 
@@ -130,6 +138,17 @@ impl SyncMetrics {
             journal_bytes: gauge("keyward_journal_bytes", "Bytes in the journal since the newest snapshot."),
             reloads: counter("keyward_table_reloads_total", "Times the whole key set was loaded and swapped."),
             usage_written: counter("keyward_usage_written_total", "Usage counters written back to the store."),
+            rows_compared: counter("keyward_reconcile_rows_total", "Rows of the store held against the table."),
+            differences: family(
+                "keyward_reconcile_differences_total",
+                "Rows of the store that the table had otherwise, though it should have had them as they are.",
+                "kind",
+                &DIFFERENCES,
+            ),
+            reconciled_at: gauge(
+                "keyward_reconciled_timestamp_seconds",
+                "When everything in the store had last been held against the table; 0 for not yet.",
+            ),
             reported: gauge(
                 "keyward_sync_reported_revision",
                 "The newest revision that the store was told is in force here, open streams included.",
@@ -154,14 +173,17 @@ impl SyncMetrics {
             &self.in_contact,
             &self.snapshot_at,
             &self.journal_bytes,
+            &self.reconciled_at,
             &self.reported,
         ] {
             registry.register(Box::new(gauge.clone()))?;
         }
-        for family in [&self.store_errors, &self.misses, &self.alarms] {
+        for family in [&self.store_errors, &self.misses, &self.alarms, &self.differences] {
             registry.register(Box::new(family.clone()))?;
         }
-        for counter in [&self.snapshot_failures, &self.reloads, &self.usage_written, &self.report_failures] {
+        for counter in
+            [&self.snapshot_failures, &self.reloads, &self.usage_written, &self.rows_compared, &self.report_failures]
+        {
             registry.register(Box::new(counter.clone()))?;
         }
         Ok(())
@@ -173,6 +195,15 @@ impl SyncMetrics {
 
     pub(super) fn alarm(&self, alarm: Alarm, count: usize) {
         self.alarms.with_label_values(&[alarm.as_str()]).inc_by(u64::try_from(count).unwrap_or(u64::MAX));
+    }
+
+    pub(super) fn difference(&self, kind: &'static str) {
+        self.differences.with_label_values(&[kind]).inc();
+    }
+
+    #[cfg(test)]
+    pub(super) fn differences_of(&self, kind: &str) -> u64 {
+        self.differences.with_label_values(&[kind]).get()
     }
 
     /// The store was found damaged by somebody who looked through it.

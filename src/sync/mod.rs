@@ -12,9 +12,12 @@ mod follow;
 mod loan;
 mod metrics;
 mod misses;
+mod reconcile;
 mod report;
 mod retell;
 mod settings;
+#[cfg(test)]
+mod simulation;
 mod start;
 mod state;
 #[cfg(test)]

@@ -118,7 +118,7 @@ mod tests {
         let answers = Arc::new(Answers { left: Mutex::new(vec![Reasserted::Absent, failed]), asked: Mutex::default() });
         let mut retelling = Retelling::by(Some(Arc::<Answers>::clone(&answers)));
         let (key, user) = (KeyId::from_bits(1), "ann".parse().expect("a user id"));
-        retelling.owe(Merged { keys: vec![key], users: vec![user] });
+        retelling.owe(Merged { keys: vec![key], users: vec![user], ..Merged::default() });
         assert!(!retelling.tell().await);
         assert_eq!(answers.asked.lock().len(), 1, "after a failure nothing more is tried in this turn");
         assert!(!retelling.tell().await);

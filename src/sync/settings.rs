@@ -27,6 +27,8 @@ pub struct Settings {
     pub accept_old_snapshot: bool,
     /// The share of live keys, in percent, whose loss makes a reload be refused.
     pub reload_drop_max_percent: u8,
+    /// How long one walk over the whole store takes, which finds what the feed has not brought.
+    pub reconcile_every: Duration,
     /// How often usage is written back.
     pub usage_flush: Duration,
     /// How many unknown tokens one client may send.
@@ -47,6 +49,7 @@ impl Settings {
             snapshot_max_age: Duration::from_secs(24 * 3600),
             accept_old_snapshot: false,
             reload_drop_max_percent: 20,
+            reconcile_every: Duration::from_secs(5 * 60),
             usage_flush: Duration::from_secs(10),
             failure_limit: FailureLimit::default(),
         }

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::Settings;
 use super::follow::Follower;
 use super::loan::StateLoan;
 use super::metrics::{Alarm, SyncMetrics};
 use super::misses::Misses;
+use super::reconcile::{Place, Reconciler};
 use super::report::{Reporter, ReporterParts, StalePolicy};
 use super::retell::{Reassert, Retelling};
 use super::state::{Limits, MacKey, StateDir, StateError};
@@ -67,9 +68,15 @@ impl Sync {
     /// # Errors
     /// When the state folder is in use by another process or cannot be used. What it holds being
     /// unusable is no error: it is logged, and the table stays empty until the store is read.
-    pub fn start(parts: Parts) -> Result<Self, StateError> {
-        let Parts { settings, store, table, clock, mac_key, metrics, reassert, stale_policy, lent_lock } = parts;
-        let mut state = StateDir::open(&settings.state_dir, mac_key, lent_lock)?;
+    pub fn start(mut parts: Parts) -> Result<Self, StateError> {
+        let lent_lock = parts.lent_lock.take();
+        let state = StateDir::open(&parts.settings.state_dir, parts.mac_key.clone(), lent_lock)?;
+        Self::from(parts, state)
+    }
+
+    /// Starts from what `state` holds.
+    pub(super) fn from(parts: Parts, mut state: StateDir) -> Result<Self, StateError> {
+        let Parts { settings, store, table, clock, metrics, reassert, stale_policy, .. } = parts;
         table.set_max_staleness(settings.max_staleness);
         let limits = Limits { snapshot_max_age: settings.snapshot_max_age, accept_old: settings.accept_old_snapshot };
         let restored = state.restore(&table, limits, clock.now()).unwrap_or_else(|fault| {
@@ -106,6 +113,16 @@ impl Sync {
         };
         let every = settings.usage_flush;
         let (loan, asked) = StateLoan::new();
+        let (repairs, repaired) = mpsc::unbounded_channel();
+        let place = Place::default();
+        let reconciler = Reconciler::new(
+            Arc::clone(&store),
+            Arc::clone(&table),
+            Arc::clone(&metrics),
+            Arc::clone(&place),
+            repairs,
+            (settings.reconcile_every, settings.reload_drop_max_percent),
+        );
         let mut follower = Follower::new(
             store,
             Arc::clone(&table),
@@ -117,6 +134,7 @@ impl Sync {
             Retelling::by(reassert),
             Arc::clone(&reporter),
             asked,
+            (Arc::clone(&place), repaired),
         );
         let mut clock_floor = None;
         if let Some(restored) = restored {
@@ -134,7 +152,7 @@ impl Sync {
             follower.start_from(restored);
         }
         let handle = Handle { table, wake, gateway: gateway.digits().into() };
-        let runner = Runner { follower, flusher, reporter, every };
+        let runner = Runner { follower, flusher, reporter, reconciler, every };
         Ok(Self { misses: Arc::new(misses), handle, loan, runner, clock_floor })
     }
 }
@@ -167,11 +185,12 @@ impl Handle {
     }
 }
 
-/// What follows the store, tells it how far it has come, and writes usage back.
+/// What follows the store, tells it how far it has come, holds the table against it, and writes usage back.
 #[derive(Debug)]
 pub struct Runner {
     pub(super) follower: Follower,
     pub(super) flusher: Flusher,
+    pub(super) reconciler: Reconciler,
     pub(super) reporter: Arc<Reporter>,
     every: Duration,
 }
@@ -180,8 +199,9 @@ impl Runner {
     /// Runs until `stop` turns true or its sender is gone, then writes back usage and a last
     /// snapshot, has the store forget this process, and lets go of the state folder.
     pub async fn run(self, stop: watch::Receiver<bool>) {
-        let Self { follower, flusher, reporter, every } = self;
+        let Self { follower, flusher, reporter, reconciler, every } = self;
         let (mut stopping, reporting) = (stop.clone(), reporter.run(stop.clone()));
+        let reconciling = reconciler.run(stop.clone());
         let flushing = async {
             while tokio::time::timeout(every, stopping.wait_for(|stop| *stop)).await.is_err() {
                 if flusher.table.contact_lost_at().is_none() {
@@ -190,6 +210,6 @@ impl Runner {
             }
             flusher.flush().await;
         };
-        tokio::join!(follower.run(stop), flushing, reporting);
+        tokio::join!(follower.run(stop), flushing, reporting, reconciling);
     }
 }

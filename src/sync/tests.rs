@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use super::fake::{FakeStore, Mood, hash, key, keys, revoked, user};
 use super::loan::Ask;
 use super::metrics::{Alarm, SyncMetrics};
+use super::reconcile::Went;
 use super::{MacKey, Parts, Settings, StateError, Sync};
 use crate::clock::{Clock, ManualClock, Timestamp};
 use crate::key::{Actor, EventKind, Grants, Key, Status};
@@ -972,4 +973,238 @@ async fn a_row_that_cannot_be_read_is_refused_and_holds_up_no_other() {
     run.turn().await;
     assert_eq!(statuses(&run), [off, gone, None, works]);
     assert_eq!((run.status(5), run.metrics.alarms_of(Alarm::Damaged)), (off, 2));
+}
+
+impl Run {
+    /// Holds everything that is stored against the table, and puts right what is found.
+    async fn walk(&mut self) -> Went {
+        loop {
+            let went = self.sync.runner.reconciler.step().await;
+            self.sync.runner.follower.repair_all();
+            if went != Went::On {
+                return went;
+            }
+        }
+    }
+
+    fn differences(&self) -> [u64; 5] {
+        ["missing", "other", "extra", "taken_back", "damaged"].map(|kind| self.metrics.differences_of(kind))
+    }
+}
+
+#[tokio::test]
+async fn what_a_walk_finds_otherwise_is_put_right_and_told() {
+    let house = House::new();
+    let mut rows = vec![Row::User(user("ann", &["jobs:read"]))];
+    rows.extend(keys((0..10).map(key)));
+    house.store.commit(rows);
+    let mut run = house.run();
+    assert_eq!(run.walk().await, Went::Off, "there is nothing to compare yet");
+    run.turn().await;
+    assert_eq!((run.walk().await, run.differences()), (Went::Through, [0; 5]));
+    house.store.tamper(|keys, users| {
+        keys.get_mut(&key(1).id).expect("a key").states.disabled = true;
+        let mut appears = key(20);
+        appears.stamp.revision = 1;
+        keys.insert(appears.id, appears);
+        keys.remove(&key(5).id);
+        users.values_mut().for_each(|user| user.active = false);
+    });
+    house.store.commit(keys([key(30)]));
+    assert_eq!(run.walk().await, Went::Through);
+    assert_eq!(run.differences(), [1, 2, 1, 0, 0], "what is new is left to the feed");
+    assert_eq!(run.metrics.alarms_of(Alarm::Reconcile), 4);
+    let put_right = |run: &Run| {
+        assert_eq!((run.status(0), run.status(1)), (Some(Status::Active), Some(Status::Disabled)));
+        assert_eq!((run.status(20), run.status(5)), (Some(Status::Active), Some(Status::Disabled)));
+    };
+    put_right(&run);
+    run.turn().await;
+    assert_eq!((run.status(30), run.walk().await), (Some(Status::Active), Went::Through));
+    assert_eq!(run.differences(), [1, 2, 1, 0, 0], "each is found once");
+    run.drain().await;
+    house.store.set(Mood::Gone);
+    let mut run = house.run();
+    run.turn().await;
+    put_right(&run);
+    house.store.set(Mood::Well);
+    house.store.tamper(|keys, _| keys.get_mut(&key(1).id).expect("a key").states.disabled = false);
+    run.turn().await;
+    run.walk().await;
+    assert_eq!(run.status(1), Some(Status::Active), "a repair can be repaired");
+    house.store.tamper(|keys, _| keys.get_mut(&key(1).id).expect("a key").states.disabled = true);
+    run.walk().await;
+    assert_eq!(run.status(1), Some(Status::Disabled), "at the same revision too");
+    house.store.commit(keys([key(1)]));
+    run.turn().await;
+    assert_eq!(run.status(1), Some(Status::Active), "and the feed goes on");
+}
+
+#[tokio::test]
+async fn a_walk_revives_nothing_and_leaves_a_store_that_lacks_too_much_alone() {
+    let house = House::new();
+    house.store.commit(keys((0..10).map(|number| if number == 1 { revoked(1) } else { key(number) })));
+    let mut run = house.run();
+    run.turn().await;
+    house.store.tamper(|keys, _| {
+        keys.get_mut(&key(1).id).expect("a key").states.revoked = false;
+        keys.retain(|id, _| id.bits() <= 5);
+    });
+    assert_eq!(run.walk().await, Went::Through);
+    assert_eq!(run.status(1), Some(Status::Revoked));
+    assert_eq!((run.status(8), run.differences()), (Some(Status::Active), [0, 0, 5, 1, 0]));
+    assert_eq!(run.metrics.alarms_of(Alarm::TooManyLost), 1);
+}
+
+#[tokio::test]
+async fn a_walk_over_a_store_that_went_back_changes_nothing() {
+    let house = House::new();
+    house.store.commit(keys((0..10).map(key)));
+    let backup = house.store.backup();
+    house.store.commit(keys([revoked(1), key(11)]));
+    let mut run = house.run();
+    run.turn().await;
+    house.store.restore(backup);
+    assert_eq!((run.walk().await, run.differences()), (Went::Off, [0; 5]));
+    house.store.commit(keys([key(12), key(13)]));
+    assert_eq!((run.walk().await, run.differences()), (Went::Off, [0; 5]), "nor where the counter has caught up");
+    assert_eq!((run.status(1), run.status(11)), (Some(Status::Revoked), Some(Status::Active)));
+}
+
+#[tokio::test]
+async fn where_too_much_differs_everything_is_read_anew() {
+    let house = House::new();
+    house.store.commit(keys((0..1_200).map(key)));
+    let mut run = house.run();
+    run.turn().await;
+    house.store.tamper(|keys, _| keys.values_mut().for_each(|key| key.states.disabled = true));
+    run.walk().await;
+    assert_eq!(run.metrics.reloads.get(), 1);
+    run.turn().await;
+    assert_eq!((run.metrics.reloads.get(), run.status(1_100)), (2, Some(Status::Disabled)));
+    assert_eq!((run.walk().await, run.differences()), (Went::Through, [0, 1_200, 0, 0, 0]));
+}
+
+#[tokio::test]
+async fn a_walk_over_the_embedded_store_finds_what_was_changed_by_hand() {
+    let house = RealHouse::new();
+    let store = house.open();
+    commit(&store, (0..1_100).map(key).collect()).await;
+    let mut run = house.run(Arc::clone(&store));
+    run.turn().await;
+    assert_eq!((run.walk().await, run.differences()), (Went::Through, [0; 5]));
+    assert_eq!(run.metrics.rows_compared.get(), 1_100);
+    let file = rusqlite::Connection::open(house.path()).expect("the file is there");
+    let on = |sql: &str, number: u32| {
+        let id = key(number).id.bits().to_be_bytes();
+        assert_eq!(file.execute(sql, [&id[..]]).expect("a statement"), 1, "{sql}");
+    };
+    on("UPDATE keys SET disabled = 1 WHERE id = ?1", 3);
+    on("DELETE FROM keys WHERE id = ?1", 1_000);
+    on("UPDATE keys SET flags = 'no flag!' WHERE id = ?1", 7);
+    assert_eq!((run.walk().await, run.differences()), (Went::Through, [0, 1, 1, 0, 1]));
+    let statuses = [3, 1_000, 7, 8].map(|number| run.status(number));
+    assert_eq!(statuses, [Some(Status::Disabled), Some(Status::Disabled), Some(Status::Active), Some(Status::Active)]);
+}
+
+#[tokio::test]
+async fn what_was_found_in_a_history_that_is_lost_does_not_stay() {
+    let house = House::new();
+    house.store.commit(keys((0..10).map(key)));
+    let mut run = house.run();
+    run.turn().await;
+    let backup = house.store.backup();
+    let owned = |number: u32| {
+        let mut key = key(number);
+        key.user = Some("ann".parse().expect("a user id"));
+        Row::Key(Box::new(key))
+    };
+    house.store.commit(vec![]);
+    house.store.commit(vec![Row::User(user("ann", &["jobs:read"])), owned(20)]);
+    assert!(matches!(run.resolve(20).await, MissAnswer::Found(_)));
+    house.store.restore(backup);
+    let mut off = user("ann", &["jobs:read"]);
+    off.active = false;
+    house.store.commit(vec![Row::User(off), owned(21)]);
+    house.store.commit(keys([key(22)]));
+    house.store.commit(keys([key(23)]));
+    run.turn().await;
+    assert_eq!(run.status(20), None, "nobody could revoke it any more");
+    assert_eq!(run.status(21), Some(Status::UserDisabled), "the user is as this history has it");
+    assert_eq!(run.metrics.alarms_of(Alarm::History), 1);
+}
+
+#[tokio::test]
+async fn a_fleet_does_not_read_everything_at_one_moment_and_serves_meanwhile() {
+    let house = House::new();
+    house.store.commit(keys((0..2_000).map(key)));
+    let backup = house.store.backup();
+    house.store.commit(keys([revoked(1)]));
+    let mut run = house.run();
+    run.turn().await;
+    house.store.restore(backup);
+    run.turn().await;
+    run.turn().await;
+    assert_eq!((run.metrics.reloads.get(), run.metrics.alarms_of(Alarm::History)), (1, 1));
+    assert_eq!((run.freshness(), run.table.contact_lost_at()), (Freshness::Fresh, None));
+    assert_eq!((run.status(0), run.status(1)), (Some(Status::Active), Some(Status::Revoked)));
+    house.clock.advance(Duration::from_millis(20));
+    run.turn().await;
+    assert_eq!((run.metrics.reloads.get(), run.metrics.alarms_of(Alarm::History)), (2, 1));
+    assert_eq!((run.table.applied(), run.status(1)), (1, Some(Status::Revoked)));
+}
+
+#[tokio::test]
+async fn what_was_reported_before_the_first_snapshot_is_not_forgotten() {
+    let house = House::new();
+    house.store.commit(keys((0..10).map(key)));
+    let backup = house.store.backup();
+    let mut run = house.run();
+    run.turn().await;
+    house.store.commit(keys([revoked(1)]));
+    run.turn().await;
+    drop(run);
+    house.store.restore(backup);
+    house.store.set(Mood::Gone);
+    let mut run = house.run();
+    run.turn().await;
+    assert_eq!(run.freshness(), Freshness::Empty, "not all that works is known");
+    house.store.set(Mood::Well);
+    run.turn().await;
+    assert_eq!((run.status(0), run.status(1)), (Some(Status::Active), Some(Status::Revoked)));
+    assert_eq!(run.metrics.alarms_of(Alarm::TakenBack), 1);
+}
+
+#[tokio::test]
+async fn what_a_restored_store_has_forgotten_is_written_down_before_anything_is_reported() {
+    let house = House::new();
+    house.store.commit(keys((0..10).map(key)));
+    let backup = house.store.backup();
+    house.store.commit(keys([revoked(1)]));
+    let mut run = house.run();
+    run.turn().await;
+    house.store.restore(backup);
+    run.turn().await;
+    assert_eq!((run.table.applied(), run.status(1)), (1, Some(Status::Revoked)));
+    drop(run);
+    let mut run = house.run();
+    run.turn().await;
+    assert_eq!(run.status(1), Some(Status::Revoked), "it died before it wrote a snapshot");
+}
+
+#[tokio::test]
+async fn a_snapshot_begun_before_a_reload_takes_nothing_away() {
+    let house = House::new();
+    let mut run = settled(&house).await;
+    let backup = house.store.backup();
+    house.store.commit(keys([revoked(1), key(4), key(5)]));
+    run.turn().await;
+    run.sync.runner.follower.begin_snapshot();
+    house.store.restore(backup);
+    run.turn().await;
+    run.sync.runner.follower.turn_snapshot().await;
+    drop(run);
+    let mut run = house.run();
+    run.turn().await;
+    assert_eq!((run.status(0), run.status(1)), (Some(Status::Active), Some(Status::Revoked)));
 }

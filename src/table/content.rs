@@ -1,10 +1,12 @@
 //! One whole key set: the map, the slots, and the values they share.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+
+use arc_swap::ArcSwapOption;
 
 use super::head::Head;
-use super::intern::Interner;
+use super::intern::{Counted, Interner};
 use super::map::{Map, Was};
 use super::row::{KeyRef, UserRow};
 use super::slab::Slab;
@@ -35,31 +37,119 @@ struct LabelParts {
     flags: Option<u32>,
 }
 
-/// The state of one user, by the number of its id. One change of it changes all its keys.
+/// What keys share: each label, and each part of one, is forgotten with the last key that has it.
+/// Whoever may change flags could else fill the memory with sets that nobody has any more.
+#[derive(Debug)]
+struct Labels {
+    numbers: Counted<LabelParts>,
+    values: Slab<ArcSwapOption<Label>>,
+    projects: Counted<ProjectId>,
+    environments: Counted<EnvironmentId>,
+    /// Those of users too.
+    flag_sets: Counted<Arc<FlagSet>>,
+}
+
+impl Labels {
+    fn new() -> Self {
+        Self {
+            numbers: Counted::new(),
+            values: Slab::with_room_for(KEYS_MAX),
+            projects: Counted::new(),
+            environments: Counted::new(),
+            flag_sets: Counted::new(),
+        }
+    }
+
+    /// The label of this number. To be asked while the key that has it cannot change, for then the
+    /// number may be another's; the label itself stays what it is.
+    fn get(&self, number: u32) -> Option<arc_swap::Guard<Option<Arc<Label>>>> {
+        self.values.get(number).map(ArcSwapOption::load)
+    }
+
+    /// One more use of the label of `key`: its number.
+    fn take(&self, key: &KeyRef<'_>) -> Option<u32> {
+        let project = key.project.map(|project| self.projects.take(project, || project.clone(), |_| ()));
+        let environment = self.environments.take(key.environment, || key.environment.clone(), |_| ());
+        let flags = key.flags.map(|flags| self.take_flags(flags));
+        let (Some((environment, named)), false, false) = (environment, project == Some(None), flags == Some(None))
+        else {
+            return None;
+        };
+        let (project, flags) = (project.flatten(), flags.flatten());
+        let parts = LabelParts {
+            project: project.as_ref().map(|(number, _)| *number),
+            environment,
+            flags: flags.as_ref().map(|(number, _)| *number),
+        };
+        let mut is_new = false;
+        let begin = |number| {
+            let label = Label {
+                project: project.map(|(_, project)| project),
+                environment: named,
+                flags: flags.map(|(_, flags)| flags),
+            };
+            if let Some(place) = self.values.make(number) {
+                place.store(Some(Arc::new(label)));
+            }
+            is_new = true;
+        };
+        let (number, _) = self.numbers.take(&parts, || parts, begin)?;
+        if !is_new {
+            // A label has its parts once, however many have the label.
+            self.give_parts_back(parts);
+        }
+        Some(number)
+    }
+
+    fn give_back(&self, number: u32) {
+        let end = || {
+            if let Some(place) = self.values.get(number) {
+                place.store(None);
+            }
+        };
+        if let Some(parts) = self.numbers.give_back(number, end) {
+            self.give_parts_back(parts);
+        }
+    }
+
+    fn give_parts_back(&self, parts: LabelParts) {
+        if let Some(project) = parts.project {
+            self.projects.give_back(project, || ());
+        }
+        self.environments.give_back(parts.environment, || ());
+        if let Some(flags) = parts.flags {
+            self.give_flags_back(flags);
+        }
+    }
+
+    fn take_flags(&self, flags: &FlagSet) -> Option<(u32, Arc<FlagSet>)> {
+        self.flag_sets.take(flags, || Arc::new(flags.clone()), |_| ())
+    }
+
+    fn give_flags_back(&self, number: u32) {
+        self.flag_sets.give_back(number, || ());
+    }
+}
+
+/// What is known of one user, by the number of its id. One change of it changes all its keys.
 #[derive(Debug, Default)]
-struct UserSlot {
-    /// Known, active, deleted, and the number of the flag set in the upper half: one value, so
-    /// that a look-up sees them together.
-    state: AtomicU64,
-    revision: AtomicU64,
-    ordinal: AtomicU32,
+struct UserSlot(ArcSwapOption<UserState>);
+
+#[derive(Debug)]
+struct UserState {
+    active: bool,
+    deleted: bool,
+    flags: Arc<FlagSet>,
+    /// The number of the flags.
+    flag_set: u32,
+    stamp: Stamp,
 }
 
-impl UserSlot {
-    fn state(&self) -> u64 {
-        self.state.load(Ordering::Acquire)
-    }
-
-    /// The revision before the ordinal, as the reverse is written: see [`Content::apply_user`].
-    fn stamp(&self) -> Stamp {
-        let revision = self.revision.load(Ordering::Acquire);
-        Stamp { revision, ordinal: self.ordinal.load(Ordering::Acquire) }
+impl UserState {
+    const fn is_usable(&self) -> bool {
+        self.active && !self.deleted
     }
 }
-
-const USER_KNOWN: u64 = 1;
-const USER_ACTIVE: u64 = 2;
-const USER_DELETED: u64 = 4;
 
 /// What became of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,17 +198,14 @@ pub(super) struct Content {
     map: Map,
     /// By slot number, as the slots themselves.
     rests: Slab<Rest>,
-    labels: Interner<LabelParts, Label>,
-    projects: Interner<ProjectId>,
-    environments: Interner<EnvironmentId>,
-    flag_sets: Interner<Arc<FlagSet>>,
+    labels: Labels,
     lineages: Interner<LineageId>,
     user_ids: Interner<UserId>,
     users: Slab<UserSlot>,
     keys: AtomicUsize,
     nothing: Arc<FlagSet>,
     /// The stand-in of a label for which there was no room; its keys are switched off.
-    nowhere: Label,
+    nowhere: Arc<Label>,
 }
 
 impl Content {
@@ -127,15 +214,16 @@ impl Content {
         Self {
             map: Map::with_room_for(KEYS_MAX),
             rests: Slab::with_room_for(KEYS_MAX),
-            labels: Interner::with_room_for(KEYS_MAX),
-            projects: Interner::with_room_for(KEYS_MAX),
-            environments: Interner::with_room_for(KEYS_MAX),
-            flag_sets: Interner::with_room_for(KEYS_MAX),
+            labels: Labels::new(),
             lineages: Interner::with_room_for(KEYS_MAX),
             user_ids: Interner::with_room_for(KEYS_MAX),
             users: Slab::with_room_for(KEYS_MAX),
             keys: AtomicUsize::new(0),
-            nowhere: Label { project: None, environment: EnvironmentId::live(), flags: Some(Arc::clone(&nothing)) },
+            nowhere: Arc::new(Label {
+                project: None,
+                environment: EnvironmentId::live(),
+                flags: Some(Arc::clone(&nothing)),
+            }),
             nothing,
         }
     }
@@ -154,22 +242,25 @@ impl Content {
     }
 
     pub(super) fn lookup(&self, head: &Head) -> Option<Record> {
-        let (number, fields) =
-            self.map.read(head, |number, slot| Some((number, slot.read(|| self.rests.get(number))?)))??;
-        // What has a number never changes, so the guard is not needed any more; a user's state is one value.
-        let label = self.label(&fields);
-        let state = fields.user.and_then(|user| self.users.get(user)).map_or(0, UserSlot::state);
+        let (number, fields, label) = self.map.read(head, |number, slot| {
+            let fields = slot.read(|| self.rests.get(number))?;
+            Some((number, fields, self.labels.get(fields.label)))
+        })??;
+        let label = label.as_ref().and_then(|label| label.as_ref()).unwrap_or(&self.nowhere);
+        let state = fields.user.and_then(|user| self.users.get(user)).map(|slot| slot.0.load());
+        let state = state.as_ref().and_then(|state| state.as_ref());
         let user = fields.user.and_then(|user| self.user_ids.value(user)).cloned();
-        let standing = match fields.user {
-            None => UserStanding::None,
-            Some(_) if is_usable(state) => UserStanding::Active,
-            Some(_) => UserStanding::Disabled,
+        let standing = match (fields.user, state) {
+            (None, _) => UserStanding::None,
+            (Some(_), Some(state)) if state.is_usable() => UserStanding::Active,
+            (Some(_), Some(_) | None) => UserStanding::Disabled,
         };
+        let user_flags = || Arc::clone(state.map_or(&self.nothing, |state| &state.flags));
         let flags = match (&label.flags, fields.user) {
             (Some(own), None) => RecordFlags::Own(Arc::clone(own)),
-            (Some(own), Some(_)) => RecordFlags::Both { key: Arc::clone(own), user: self.user_flags(state) },
+            (Some(own), Some(_)) => RecordFlags::Both { key: Arc::clone(own), user: user_flags() },
             (None, None) => RecordFlags::Own(Arc::clone(&self.nothing)),
-            (None, Some(_)) => RecordFlags::Inherited(self.user_flags(state)),
+            (None, Some(_)) => RecordFlags::Inherited(user_flags()),
         };
         Some(Record {
             id: fields.id,
@@ -205,7 +296,7 @@ impl Content {
         let fate = self.map.put(&key.head, place, |was, number, slot| match was {
             Was::Known => self.overwrite(number, slot, key),
             Was::New => {
-                let room = self.write(number, slot, key, key.states);
+                let room = self.write(number, slot, key, key.states, None);
                 self.keys.fetch_add(1, Ordering::Relaxed);
                 if room { Fate::New } else { Fate::Full }
             }
@@ -227,7 +318,7 @@ impl Content {
             disabled: key.states.disabled,
             superseded: key.states.superseded || known.superseded,
         };
-        if !self.write(number, slot, key, kept) {
+        if !self.write(number, slot, key, kept, Some(slot.label())) {
             return Fate::Full;
         }
         if kept == key.states { Fate::Changed } else { Fate::Conflict }
@@ -243,9 +334,10 @@ impl Content {
         })
     }
 
-    /// Whether there was room for everything; where not, the key is switched off.
-    fn write(&self, number: u32, slot: &Slot, key: &KeyRef<'_>, states: States) -> bool {
-        let label = self.label_number(key);
+    /// Whether there was room for everything; where not, the key is switched off. `before` is the label
+    /// that it had.
+    fn write(&self, number: u32, slot: &Slot, key: &KeyRef<'_>, states: States, before: Option<u32>) -> bool {
+        let label = self.labels.take(key);
         let lineage = (key.lineage != key.id.lineage()).then(|| self.lineages.number_of(&key.lineage));
         let user = key.user.map(|user| self.user_number(user));
         let Some(rest) = self.rests.make(number) else { return false };
@@ -260,24 +352,10 @@ impl Content {
             user: user.flatten(),
         };
         slot.write(rest, &fields, key.stamp);
+        if let Some(before) = before {
+            self.labels.give_back(before);
+        }
         room
-    }
-
-    /// The number of what `key` shares with others.
-    fn label_number(&self, key: &KeyRef<'_>) -> Option<u32> {
-        let parts = LabelParts {
-            project: key.project.map(|project| self.projects.number_of(project).ok_or(())).transpose().ok()?,
-            environment: self.environments.number_of(key.environment)?,
-            flags: key.flags.map(|flags| self.flag_set_number(flags).ok_or(())).transpose().ok()?,
-        };
-        self.labels.number(&parts, || {
-            let label = Label {
-                project: parts.project.and_then(|number| self.projects.value(number)).cloned(),
-                environment: self.environments.value(parts.environment)?.clone(),
-                flags: parts.flags.map(|number| self.flag_set(number)),
-            };
-            Some((parts, label))
-        })
     }
 
     /// Takes a user over, where nothing newer is known of it. Callers take turns.
@@ -285,87 +363,89 @@ impl Content {
         let Some(slot) = self.user_number(&user.id).and_then(|number| self.users.get(number)) else {
             return Fate::Full;
         };
-        let known = slot.state.load(Ordering::Relaxed);
-        if known & USER_KNOWN != 0 && user.stamp <= slot.stamp() {
+        let known = slot.0.load_full();
+        if known.as_ref().is_some_and(|known| user.stamp <= known.stamp) {
             return Fate::Unchanged;
         }
-        let Some(flags) = self.flag_set_number(&user.flags) else {
-            slot.state.fetch_and(!USER_ACTIVE, Ordering::Release);
-            return Fate::Full;
-        };
-        let mut state = USER_KNOWN | (u64::from(flags) << 32);
-        if user.active {
-            state |= USER_ACTIVE;
-        }
-        if user.deleted || known & USER_DELETED != 0 {
-            state |= USER_DELETED;
-        }
-        // The stamp last: whoever walks over the users while this is written may see the new state
-        // under the old stamp, which the journal then sets right, and never the reverse.
-        slot.state.store(state, Ordering::Release);
-        slot.ordinal.store(user.stamp.ordinal, Ordering::Release);
-        slot.revision.store(user.stamp.revision, Ordering::Release);
-        if known & USER_KNOWN == 0 {
-            Fate::New
-        } else if known & USER_DELETED != 0 && !user.deleted {
-            Fate::Conflict
-        } else {
-            Fate::Changed
-        }
+        let Some((flag_set, flags)) = self.labels.take_flags(&user.flags) else { return Fate::Full };
+        let was_deleted = known.as_ref().is_some_and(|known| known.deleted);
+        let deleted = user.deleted || was_deleted;
+        slot.0.store(Some(Arc::new(UserState { active: user.active, deleted, flags, flag_set, stamp: user.stamp })));
+        let Some(known) = known else { return Fate::New };
+        self.labels.give_flags_back(known.flag_set);
+        if was_deleted && !user.deleted { Fate::Conflict } else { Fate::Changed }
     }
 
-    /// Makes the deletion of `user` true here too. Whether anything had to change.
+    /// Makes the deletion of `user` true here too. Whether anything had to change. Callers take turns.
     pub(super) fn keep_deleted(&self, user: &UserRow) -> bool {
-        if self.user_stamp(&user.id).is_none() {
+        let slot = self.user_number(&user.id).and_then(|number| self.users.get(number));
+        let Some((slot, known)) = slot.and_then(|slot| Some((slot, slot.0.load_full()?))) else {
             self.apply_user(user);
             return true;
+        };
+        if known.deleted {
+            return false;
         }
-        let slot = self.user_number(&user.id).and_then(|number| self.users.get(number));
-        slot.is_some_and(|slot| slot.state.fetch_or(USER_DELETED, Ordering::AcqRel) & USER_DELETED == 0)
+        let UserState { active, deleted: _, ref flags, flag_set, stamp } = *known;
+        let flags = Arc::clone(flags);
+        slot.0.store(Some(Arc::new(UserState { active, deleted: true, flags, flag_set, stamp })));
+        true
     }
 
     /// The newest change known of a user; none if it is not known.
     pub(super) fn user_stamp(&self, user: &UserId) -> Option<Stamp> {
         let slot = self.users.get(self.user_ids.known(user)?)?;
-        let known = slot.state() & USER_KNOWN != 0;
-        known.then(|| slot.stamp())
+        slot.0.load().as_ref().map(|state| state.stamp)
     }
 
     /// Walks over all keys. Each is read whole, all of them not of one moment; no guard is held
     /// while `each` runs.
     pub(super) fn for_each_key(&self, mut each: impl FnMut(&KeyRef<'_>)) {
+        self.for_each_numbered_key(|_number, key| each(key));
+    }
+
+    /// The same, with the numbers of their slots.
+    pub(super) fn for_each_numbered_key(&self, mut each: impl FnMut(u32, &KeyRef<'_>)) {
         for head in self.map.heads() {
-            if let Some(key) = self.key(head) {
-                each(&key);
-            }
+            self.with_key(head, |number, key| each(number, key));
         }
     }
 
-    /// Walks over all users. A state may be newer than its stamp, and is never older.
+    /// Walks over all users.
     pub(super) fn for_each_user(&self, mut each: impl FnMut(UserRow)) {
         for number in 0..u32::try_from(self.user_ids.len()).unwrap_or(u32::MAX) {
-            let (Some(id), Some(slot)) = (self.user_ids.value(number), self.users.get(number)) else { continue };
-            let stamp = slot.stamp();
-            let state = slot.state();
-            if state & USER_KNOWN != 0 {
-                each(UserRow {
-                    id: id.clone(),
-                    flags: self.user_flags(state).as_ref().clone(),
-                    active: state & USER_ACTIVE != 0,
-                    deleted: state & USER_DELETED != 0,
-                    stamp,
-                });
+            if let Some(user) = self.numbered_user(number) {
+                each(user);
             }
         }
     }
 
-    fn key(&self, head: Head) -> Option<KeyRef<'_>> {
-        let (fields, stamp) = self.map.read(&head, |number, slot| {
+    /// What is known of a user.
+    pub(super) fn user(&self, id: &UserId) -> Option<UserRow> {
+        self.numbered_user(self.user_ids.known(id)?)
+    }
+
+    fn numbered_user(&self, number: u32) -> Option<UserRow> {
+        let (id, state) = (self.user_ids.value(number)?, self.users.get(number)?.0.load());
+        let UserState { active, deleted, flags, stamp, .. } = &**state.as_ref()?;
+        Some(UserRow {
+            id: id.clone(),
+            flags: flags.as_ref().clone(),
+            active: *active,
+            deleted: *deleted,
+            stamp: *stamp,
+        })
+    }
+
+    /// Hands over what is known of a key with the number of its slot. No guard is held meanwhile.
+    pub(super) fn with_key<T>(&self, head: Head, hand: impl FnOnce(u32, &KeyRef<'_>) -> T) -> Option<T> {
+        let (number, fields, stamp, label) = self.map.read(&head, |number, slot| {
             let rest = self.rests.get(number)?;
-            Some((slot.read(|| Some(rest))?, rest.stamp()))
+            let fields = slot.read(|| Some(rest))?;
+            Some((number, fields, rest.stamp(), self.labels.get(fields.label)))
         })??;
-        let label = self.label(&fields);
-        Some(KeyRef {
+        let label = label.as_ref().and_then(|label| label.as_ref()).unwrap_or(&self.nowhere);
+        let key = KeyRef {
             head,
             id: fields.id,
             lineage: self.lineage(&fields)?,
@@ -377,7 +457,8 @@ impl Content {
             expires_at: fields.expires_at,
             grace_expires_at: fields.grace_expires_at,
             stamp,
-        })
+        };
+        Some(hand(number, &key))
     }
 
     fn user_number(&self, user: &UserId) -> Option<u32> {
@@ -386,26 +467,11 @@ impl Content {
         Some(number)
     }
 
-    fn flag_set_number(&self, flags: &FlagSet) -> Option<u32> {
-        self.flag_sets.number(flags, || {
-            let set = Arc::new(flags.clone());
-            Some((Arc::clone(&set), set))
-        })
-    }
-
-    fn flag_set(&self, number: u32) -> Arc<FlagSet> {
-        Arc::clone(self.flag_sets.value(number).unwrap_or(&self.nothing))
-    }
-
-    fn user_flags(&self, state: u64) -> Arc<FlagSet> {
-        match u32::try_from(state >> 32) {
-            Ok(number) if state & USER_KNOWN != 0 => self.flag_set(number),
-            Ok(_) | Err(_) => Arc::clone(&self.nothing),
-        }
-    }
-
-    fn label(&self, fields: &Fields) -> &Label {
-        self.labels.value(fields.label).unwrap_or(&self.nowhere)
+    /// How many labels, projects, environments and sets of flags there is or was a place for at one time.
+    #[cfg(test)]
+    pub(super) fn shared_places(&self) -> [usize; 4] {
+        let Labels { numbers, projects, environments, flag_sets, .. } = &self.labels;
+        [numbers.places(), projects.places(), environments.places(), flag_sets.places()]
     }
 
     fn lineage(&self, fields: &Fields) -> Option<LineageId> {
@@ -414,8 +480,4 @@ impl Content {
             Some(number) => self.lineages.value(number).copied(),
         }
     }
-}
-
-const fn is_usable(state: u64) -> bool {
-    state & (USER_KNOWN | USER_ACTIVE | USER_DELETED) == USER_KNOWN | USER_ACTIVE
 }

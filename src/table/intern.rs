@@ -9,8 +9,7 @@ use parking_lot::Mutex;
 
 use super::slab::Slab;
 
-/// Numbers values by what they are known by, which mostly is themselves. Reading by number takes no
-/// lock; values are never forgotten.
+/// Numbers values that are never forgotten. Reading by number takes no lock.
 #[derive(Debug)]
 pub(super) struct Interner<K, V = K> {
     numbers: Mutex<HashMap<K, u32>>,
@@ -66,4 +65,75 @@ impl<T: Clone + Eq + Hash> Interner<T> {
     pub(super) fn number_of(&self, value: &T) -> Option<u32> {
         self.number(value, || Some((value.clone(), value.clone())))
     }
+}
+
+/// Values that are shared for a while, each kept once, named by a number, and forgotten when its last
+/// user is gone. A number is then another's.
+#[derive(Debug)]
+pub(super) struct Counted<T>(Mutex<Counts<T>>);
+
+#[derive(Debug)]
+struct Counts<T> {
+    numbers: HashMap<T, u32>,
+    /// By number: how many use the value, and the value while any does.
+    uses: Vec<(u32, Option<T>)>,
+    free: Vec<u32>,
+}
+
+impl<T: Clone + Eq + Hash> Counted<T> {
+    pub(super) fn new() -> Self {
+        Self(Mutex::new(Counts { numbers: HashMap::new(), uses: Vec::new(), free: Vec::new() }))
+    }
+
+    /// One more use of `value`: its number, and the value that is kept. `make` makes what is kept, and
+    /// `begin` is told the number before anybody else may have it, where it was not used before.
+    pub(super) fn take<Q>(&self, value: &Q, make: impl FnOnce() -> T, begin: impl FnOnce(u32)) -> Option<(u32, T)>
+    where
+        T: Borrow<Q>,
+        Q: Eq + Hash + ?Sized,
+    {
+        let counts = &mut *self.0.lock();
+        if let Some(&number) = counts.numbers.get(value) {
+            let (uses, kept) = counts.uses.get_mut(index(number))?;
+            *uses += 1;
+            return Some((number, kept.clone()?));
+        }
+        let number = match counts.free.pop() {
+            Some(number) => number,
+            None => {
+                counts.uses.push((0, None));
+                u32::try_from(counts.uses.len() - 1).ok()?
+            }
+        };
+        let value = make();
+        *counts.uses.get_mut(index(number))? = (1, Some(value.clone()));
+        counts.numbers.insert(value.clone(), number);
+        begin(number);
+        Some((number, value))
+    }
+
+    /// One use less. The value, if that was the last one: `end` is told before the number may be another's.
+    pub(super) fn give_back(&self, number: u32, end: impl FnOnce()) -> Option<T> {
+        let counts = &mut *self.0.lock();
+        let (uses, kept) = counts.uses.get_mut(index(number))?;
+        *uses = uses.saturating_sub(1);
+        if *uses > 0 {
+            return None;
+        }
+        let value = kept.take()?;
+        counts.numbers.remove(&value);
+        end();
+        counts.free.push(number);
+        Some(value)
+    }
+
+    /// How many values there is or was a place for.
+    #[cfg(test)]
+    pub(super) fn places(&self) -> usize {
+        self.0.lock().uses.len()
+    }
+}
+
+fn index(number: u32) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::content::{Content, Numbers};
-use super::row::{KeyRef, KeyRow, UserRow};
+use super::row::{KeyRef, KeyRow, Row, UserRow};
 use crate::key::{KeyId, UserId};
 
 /// A key set being built. Dropping it leaves the table as it was.
@@ -58,11 +58,13 @@ impl Load {
         for key in terminal {
             if self.content.keep_terminal(&key.view(), &self.numbers, &self.previous) {
                 merged.keys.push(key.id);
+                merged.rows.push(Row::Key(Box::new(key)));
             }
         }
         self.previous.for_each_user(|user| {
             if user.deleted && self.content.keep_deleted(&user) {
-                merged.users.push(user.id);
+                merged.users.push(user.id.clone());
+                merged.rows.push(Row::User(user));
             }
         });
         Ok(merged)
@@ -76,6 +78,8 @@ pub struct Merged {
     pub keys: Vec<KeyId>,
     /// Users known as deleted that the store has otherwise or not at all.
     pub users: Vec<UserId>,
+    /// All of these as they were known: what must survive a restart before anything else is reported.
+    pub rows: Vec<Row>,
 }
 
 /// A reload that would lose too many keys.

@@ -9,6 +9,7 @@
 //! true at every time (revoked, superseded, deleted) is never taken back by a later row.
 #![deny(clippy::wildcard_enum_match_arm)]
 
+mod compare;
 mod content;
 mod head;
 mod intern;
@@ -25,11 +26,12 @@ mod staleness;
 mod tests;
 mod usage;
 
+pub use compare::{Difference, repair_stamp};
 pub use head::Head;
 pub use load::{Load, LoadRefused, Merged};
 pub use miss::{BoxFuture, MissAnswer, MissResolver};
 pub use reviews::Reviewer;
 pub use row::{KeyRef, KeyRow, Row, UserRow};
-pub use shared::{Applied, Conflict, Table};
+pub use shared::{Applied, Conflict, NotBrought, Table};
 pub use staleness::{Freshness, OnStale};
 pub use usage::Used;

@@ -1,5 +1,6 @@
 //! The table that everyone shares.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -24,7 +25,7 @@ pub struct Table {
     content: ArcSwap<Content>,
     numbers: Arc<Numbers>,
     /// Whoever changes the content takes turns here; look-ups never do.
-    writing: Mutex<()>,
+    writing: Mutex<Ahead>,
     applied: watch::Sender<u64>,
     changes: watch::Sender<u64>,
     readied: watch::Sender<bool>,
@@ -32,6 +33,20 @@ pub struct Table {
     generation: AtomicU64,
     contact: Contact,
 }
+
+/// How far the feed has brought the content, and what is ahead of it.
+#[derive(Debug, Default)]
+struct Ahead {
+    /// Everything up to this revision is in the content.
+    reached: u64,
+    /// What misses found in the store, and the feed has yet to bring.
+    found: Vec<(KeyRow, Option<UserRow>)>,
+}
+
+/// The feed went past what was found in the store and did not bring it: the store's history is
+/// another than it was then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NotBrought;
 
 /// What applying rows did.
 #[derive(Debug, Clone, Default)]
@@ -67,7 +82,7 @@ impl Table {
         Self {
             content: ArcSwap::from_pointee(Content::new()),
             numbers: Arc::new(Numbers::new()),
-            writing: Mutex::new(()),
+            writing: Mutex::default(),
             applied: watch::Sender::new(0),
             changes: watch::Sender::new(0),
             readied: watch::Sender::new(false),
@@ -81,6 +96,10 @@ impl Table {
     #[must_use]
     pub fn lookup(&self, hash: &TokenHash) -> Option<Record> {
         self.content.load().lookup(&Head::from(hash))
+    }
+
+    pub(super) fn content(&self) -> arc_swap::Guard<Arc<Content>> {
+        self.content.load()
     }
 
     /// How the table stands towards the store.
@@ -143,6 +162,10 @@ impl Table {
     /// known. [`Table::report`] then moves [`Table::applied`].
     pub fn apply(&self, rows: Vec<Row>) -> Applied {
         let _turn = self.writing.lock();
+        self.apply_in_turn(rows)
+    }
+
+    fn apply_in_turn(&self, rows: Vec<Row>) -> Applied {
         let content = self.content.load();
         let mut applied = Applied::default();
         let mut moved = false;
@@ -170,6 +193,36 @@ impl Table {
         applied
     }
 
+    /// How many keys were found in the store, and were not brought by the feed yet.
+    #[must_use]
+    pub fn finds(&self) -> usize {
+        self.writing.lock().found.len()
+    }
+
+    /// Applies `rows` as [`Table::apply`] does: all that the feed has up to revision `through`, read after
+    /// [`Table::finds`] was `finds`.
+    ///
+    /// # Errors
+    /// When something that was found in the store is not among them. Nothing was applied.
+    pub fn follow(&self, rows: Vec<Row>, finds: usize, through: u64) -> Result<Applied, NotBrought> {
+        let mut ahead = self.writing.lock();
+        let found = std::mem::take(&mut ahead.found);
+        // What was found before the store was asked, it cannot have lost since.
+        let is_due = |(at, (key, _)): &(usize, (KeyRow, Option<UserRow>))| *at < finds || key.stamp.revision <= through;
+        let (due, later): (Vec<_>, Vec<_>) = found.into_iter().enumerate().partition(is_due);
+        ahead.found = later.into_iter().map(|(_, found)| found).collect();
+        if !are_brought(due.into_iter().map(|(_, found)| found), &rows) {
+            return Err(NotBrought);
+        }
+        ahead.reached = through;
+        Ok(self.apply_in_turn(rows))
+    }
+
+    /// Everything up to `revision` is in the content, by whatever way it came.
+    pub fn set_reached(&self, revision: u64) {
+        self.writing.lock().reached = revision;
+    }
+
     /// From here on every revision up to this one counts as applied.
     pub fn report(&self, revision: u64) {
         self.applied.send_if_modified(|applied| {
@@ -191,9 +244,10 @@ impl Table {
     /// # Errors
     /// When more than `drop_max_percent` of the live keys would be lost: the table is as it was.
     pub fn swap(&self, load: Load, drop_max_percent: u8) -> Result<Merged, LoadRefused> {
-        let _turn = self.writing.lock();
+        let mut ahead = self.writing.lock();
         let merged = load.merge(drop_max_percent)?;
         self.content.store(Arc::new(load.content));
+        *ahead = Ahead::default();
         self.generation.fetch_add(1, Ordering::AcqRel);
         self.changes.send_modify(|version| *version += 1);
         Ok(merged)
@@ -226,17 +280,20 @@ impl Table {
         user: Option<&UserRow>,
         found: Record,
     ) -> Record {
-        if let Some(_turn) = self.writing.try_lock() {
+        if let Some(mut ahead) = self.writing.try_lock() {
             let content = self.content.load();
             // A newer row of a known key or user must come by the feed, where it is journalled.
             let user_known =
                 user.is_none_or(|user| content.user_stamp(&user.id).is_none_or(|known| known >= user.stamp));
-            let is_new = self.generation() == generation && self.applied() <= revision && !content.knows(&key.head);
+            let is_new = self.generation() == generation && ahead.reached < revision && !content.knows(&key.head);
             if is_new && user_known {
-                if let Some(user) = user {
+                // A user that is known need not have changed with its key.
+                let new = user.filter(|user| content.user_stamp(&user.id).is_none());
+                if let Some(user) = new {
                     content.apply_user(user);
                 }
                 content.apply_key(&key.view(), &self.numbers, None);
+                ahead.found.push((key.clone(), new.cloned()));
             }
         }
         let content = self.content.load();
@@ -326,4 +383,33 @@ impl Table {
     pub fn set_overdue(&self, overdue: bool) {
         self.contact.set_overdue(overdue);
     }
+}
+
+/// Whether the feed brought what was found: as it was then, or newer.
+fn are_brought(found: impl Iterator<Item = (KeyRow, Option<UserRow>)>, rows: &[Row]) -> bool {
+    let (mut keys, mut users) = (HashMap::new(), HashMap::new());
+    for (key, user) in found {
+        keys.insert(key.head, key);
+        users.extend(user.map(|user| (user.id.clone(), user)));
+    }
+    if keys.is_empty() {
+        return true;
+    }
+    for row in rows {
+        match row {
+            Row::Key(row) => {
+                let is_brought = |key: &KeyRow| row.stamp > key.stamp || **row == *key;
+                if keys.get(&row.head).is_some_and(is_brought) {
+                    keys.remove(&row.head);
+                }
+            }
+            Row::User(row) => {
+                let is_brought = |user: &UserRow| row.stamp > user.stamp || *row == *user;
+                if users.get(&row.id).is_some_and(is_brought) {
+                    users.remove(&row.id);
+                }
+            }
+        }
+    }
+    keys.is_empty() && users.is_empty()
 }

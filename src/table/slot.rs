@@ -95,6 +95,11 @@ impl Slot {
         states_of(self.bits.load(Ordering::Relaxed))
     }
 
+    /// The number of the label.
+    pub(super) fn label(&self) -> u32 {
+        self.label.load(Ordering::Relaxed)
+    }
+
     /// Makes the terminal states of `states` true here too. Whether anything had to change.
     pub(super) fn keep_terminal(&self, states: States) -> bool {
         let bits = self.bits.load(Ordering::Relaxed);

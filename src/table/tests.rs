@@ -160,11 +160,13 @@ fn found(table: &Table, generation: u64, revision: u64, row: &KeyRow) -> Record 
 fn what_a_miss_found_is_not_taken_over_once_the_table_has_moved_on() {
     let table = Table::new();
     let generation = table.generation();
-    table.report(5);
-    let record = found(&table, generation, 4, &row(1, 3));
-    assert_eq!((record.id, record.slot), (row(1, 1).id, u32::MAX));
-    assert!(table.lookup(&hash(1)).is_none());
-    assert_eq!(found(&table, generation, 5, &row(1, 3)).slot, 0);
+    table.set_reached(5);
+    for moved_past in [4, 5] {
+        let record = found(&table, generation, moved_past, &row(1, 3));
+        assert_eq!((record.id, record.slot), (row(1, 1).id, u32::MAX));
+        assert!(table.lookup(&hash(1)).is_none(), "what is not known of {moved_past} is of another history");
+    }
+    assert_eq!(found(&table, generation, 6, &row(1, 6)).slot, 0);
     assert!(table.lookup(&hash(1)).is_some());
     let _merged = table.swap(table.load(), 100).expect("anything may be lost");
     let _record = found(&table, generation, 9, &row(2, 9));
@@ -414,4 +416,69 @@ fn a_key_of_another_lineage_keeps_it() {
     let mut seen = Vec::new();
     table.for_each_key(|key| seen.push(key.to_row()));
     assert_eq!(seen, [successor]);
+}
+
+#[test]
+fn what_nobody_has_any_more_takes_no_room() {
+    let table = Table::new();
+    let id: UserId = "ann".parse().expect("a user id");
+    let set = |number: u64| FlagSet::parse([format!("jobs:{number}")]).expect("flags");
+    apply(&table, row(2, 1));
+    for revision in 1..20_000 {
+        let mut key = row(1, revision);
+        key.grants = Grants::Only(set(revision));
+        key.project = Some(format!("project-{revision}").parse().expect("a project"));
+        key.environment = format!("env{revision}").parse().expect("an environment");
+        let user = UserRow {
+            id: id.clone(),
+            flags: set(revision + 30_000),
+            active: true,
+            deleted: false,
+            stamp: Stamp { revision, ordinal: 1 },
+        };
+        table.apply(vec![Row::User(user), Row::Key(Box::new(key))]);
+    }
+    let places = table.content().shared_places();
+    assert!(places.iter().all(|places| *places <= 5), "{places:?}");
+    let record = table.lookup(&hash(1)).expect("a known key");
+    assert_eq!(record.project.as_ref().map(ToString::to_string).as_deref(), Some("project-19999"));
+    assert!(record.flags.meets(&"jobs:19999".split('.')));
+    assert!(!record.flags.meets(&"jobs:19998".split('.')));
+    assert!(table.lookup(&hash(2)).is_some_and(|record| record.project.is_some()), "what others have stays");
+}
+
+#[test]
+fn a_look_up_sees_whole_labels_while_they_take_each_others_places() {
+    let table = Arc::new(Table::new());
+    let set = |number: u64| FlagSet::parse([format!("jobs:{number}")]).expect("flags");
+    let labelled = move |number: u8, revision: u64, of: u64| {
+        let mut key = row(number, revision);
+        key.grants = Grants::Only(set(of));
+        key.project = Some(format!("project-{of}").parse().expect("a project"));
+        key
+    };
+    apply(&table, labelled(1, 1, 1));
+    let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let looking = std::thread::spawn({
+        let (table, done) = (Arc::clone(&table), Arc::clone(&done));
+        move || {
+            let mut seen = 0;
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                let record = table.lookup(&hash(1)).expect("a known key");
+                let project = record.project.expect("a project").to_string();
+                let of = project.strip_prefix("project-").expect("the number of one label").to_owned();
+                assert!(record.flags.meets(&format!("jobs:{of}").split('.')), "{project}");
+                assert_eq!(of.parse::<u64>().expect("a number") % 2, 1, "a label of another key: {project}");
+                seen += 1;
+            }
+            seen
+        }
+    });
+    // One place becomes free and is taken by the other key at once.
+    for revision in 2..20_000 {
+        apply(&table, labelled(1, revision, revision * 2 + 1));
+        apply(&table, labelled(2, revision, revision * 2));
+    }
+    done.store(true, std::sync::atomic::Ordering::Relaxed);
+    assert!(looking.join().expect("every label was whole") > 0);
 }

@@ -43,7 +43,7 @@ use super::{
     StageId, Staging, Store, StoreError, StoreId, UsageUpdate, UserQuery,
 };
 use crate::clock::{Clock, Timestamp};
-use crate::key::{Event, TokenHash, User};
+use crate::key::{Event, Subject, TokenHash, User};
 
 /// How many reads run at once.
 const READERS_MAX: usize = 8;
@@ -410,6 +410,18 @@ impl Store for SqliteStore {
     fn changes_after(&self, cursor: Cursor, mut sink: Box<dyn FnMut(Batch) + Send>) -> Answer<'_, ()> {
         self.read_with(OfStore::Any, move |connection, shared| {
             read::changes_after(connection, cursor, shared.clock.now(), &mut *sink)
+        })
+    }
+
+    fn walk(
+        &self,
+        cursor: Cursor,
+        after: Option<Subject>,
+        limit: u32,
+        mut sink: Box<dyn FnMut(Batch) + Send>,
+    ) -> Answer<'_, ()> {
+        self.read_with(OfStore::This, move |connection, shared| {
+            read::walk(connection, (cursor, after.as_ref(), limit), shared.clock.now(), &mut *sink)
         })
     }
 

@@ -368,18 +368,76 @@ pub(super) fn changes_after(
 
 fn everything(connection: &Connection, sink: &mut dyn FnMut(Batch)) -> Result<(), Fault> {
     let mut decoder = Decoder::default();
-    let mut statement = connection.prepare_cached(&format!("SELECT {USER_COLUMNS} FROM users u"))?;
-    let mut rows = statement.query([])?;
+    users(connection, &mut decoder, &format!("SELECT {USER_COLUMNS} FROM users u"), [], sink)?;
+    keys(
+        connection,
+        &mut decoder,
+        &format!("SELECT {KEY_COLUMNS} FROM keys k WHERE {REAL} ORDER BY k.number"),
+        [],
+        sink,
+    )?;
+    Ok(())
+}
+
+/// One page of everything, for a reader at a cursor: what comes after a subject, at most so many rows.
+pub(super) fn walk(
+    connection: &Connection,
+    (cursor, after, limit): (Cursor, Option<&Subject>, u32),
+    now: Timestamp,
+    sink: &mut dyn FnMut(Batch),
+) -> Result<(), Fault> {
+    let mut decoder = Decoder::default();
+    let (user, key) = match after {
+        None => (Some(""), None),
+        Some(Subject::User(id)) => (Some(id.as_str()), None),
+        Some(Subject::Key(id)) => (None, Some(*id)),
+    };
+    let mut handed = 0;
+    if let Some(user) = user {
+        let sql = format!("SELECT {USER_COLUMNS} FROM users u WHERE u.id > ?1 ORDER BY u.id LIMIT ?2");
+        handed = users(connection, &mut decoder, &sql, params![user, limit], sink)?;
+    }
+    if handed < limit {
+        // Where there is no key to begin after, every id comes after nothing.
+        let after = key.map(|id| id.bits().to_be_bytes().to_vec()).unwrap_or_default();
+        let sql = format!("SELECT {KEY_COLUMNS} FROM keys k WHERE k.id > ?1 AND {REAL} ORDER BY k.id LIMIT ?2");
+        keys(connection, &mut decoder, &sql, params![after, limit - handed], sink)?;
+    }
+    sink(Batch::End(poll(connection, cursor, now)?));
+    Ok(())
+}
+
+/// Hands over the users that `sql` selects. How many.
+fn users(
+    connection: &Connection,
+    decoder: &mut Decoder,
+    sql: &str,
+    values: impl Params,
+    sink: &mut dyn FnMut(Batch),
+) -> Result<u32, Fault> {
+    let (mut statement, mut handed) = (connection.prepare_cached(sql)?, 0);
+    let mut rows = statement.query(values)?;
     while let Some(row) = rows.next()? {
         sink(match decoder.user(row, 0) {
             Ok(user) => Batch::Row(user.stamp, Row::User(user)),
             Err(Fault::Stored(cause)) => Batch::Damaged(Stamp::default(), damaged_user(user_at(row, 0)), cause),
             Err(fault) => return Err(fault),
         });
+        handed += 1;
     }
-    let mut statement =
-        connection.prepare_cached(&format!("SELECT {KEY_COLUMNS} FROM keys k WHERE {REAL} ORDER BY k.number"))?;
-    let mut rows = statement.query([])?;
+    Ok(handed)
+}
+
+/// The same for keys.
+fn keys(
+    connection: &Connection,
+    decoder: &mut Decoder,
+    sql: &str,
+    values: impl Params,
+    sink: &mut dyn FnMut(Batch),
+) -> Result<u32, Fault> {
+    let (mut statement, mut handed) = (connection.prepare_cached(sql)?, 0);
+    let mut rows = statement.query(values)?;
     while let Some(row) = rows.next()? {
         sink(match decoder.key(row, 0) {
             Ok(key) => Batch::Row(key.stamp, Row::Key(Box::new(key))),
@@ -388,8 +446,9 @@ fn everything(connection: &Connection, sink: &mut dyn FnMut(Batch)) -> Result<()
             }
             Err(fault) => return Err(fault),
         });
+        handed += 1;
     }
-    Ok(())
+    Ok(handed)
 }
 
 fn changes(connection: &Connection, cursor: Cursor, sink: &mut dyn FnMut(Batch)) -> Result<(), Fault> {

@@ -4,14 +4,16 @@ use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use data_encoding::HEXLOWER;
 
+use super::disk::{Disk, Folder};
 use super::high_water::HighWater;
-use super::journal::{self, Journal};
+use super::journal::{self, Entry, Journal};
 use super::presence::Presence;
-use super::seal::{self, Broken, MacKey};
+use super::seal::{Broken, MacKey};
 use super::snapshot::{self, Header, Plan, Sealed};
 use crate::clock::Timestamp;
 use crate::secret::{self, NoRandomness};
@@ -41,6 +43,7 @@ pub enum StateError {
 #[derive(Debug)]
 pub(crate) struct StateDir {
     folder: PathBuf,
+    disk: Arc<dyn Disk>,
     key: MacKey,
     /// None once the folder is another process's.
     lock: Option<File>,
@@ -64,6 +67,10 @@ pub(crate) struct Restored {
     pub(crate) store: StoreId,
     /// Where in the store's history it stands.
     pub(crate) cursor: Cursor,
+    /// Rows may be newer than that, and none is newer than this.
+    pub(crate) reached: Cursor,
+    /// All of it is of one history of the store. Where not, what it knows as ended is all that counts.
+    pub(crate) is_one_history: bool,
     /// When it was last known to be like the store.
     pub(crate) contact_at: Timestamp,
     /// The clock must not read earlier than this.
@@ -82,6 +89,9 @@ pub(crate) enum Refusal {
     /// The high-water file says that there was something newer.
     #[error("it is older than the high-water file says: {0}; `--accept-old-snapshot` starts from it all the same")]
     Older(String),
+    /// There is no whole snapshot.
+    #[error("only keys that have ended could be read: {0}")]
+    Incomplete(String),
     /// It was last like the store too long ago.
     #[error("it was last like the store at {contact_at}, longer ago than snapshot_max_age")]
     TooOld {
@@ -120,13 +130,24 @@ impl StateDir {
             TryLockError::WouldBlock => StateError::InUse(folder.to_owned()),
             TryLockError::Error(cause) => unusable(cause),
         })?;
-        remove_unfinished(folder).map_err(unusable)?;
         let gateway = gateway_id(folder)?;
-        let number = numbers(folder).map_err(unusable)?.into_iter().max().map_or(1, |newest| newest + 1);
+        Self::on(folder, Arc::new(Folder(folder.to_owned())), key, (gateway, Some(lock))).map_err(unusable)
+    }
+
+    /// Takes files that nobody else uses, by the lock that says so.
+    pub(crate) fn on(
+        folder: &Path,
+        disk: Arc<dyn Disk>,
+        key: MacKey,
+        (gateway, lock): (GatewayId, Option<File>),
+    ) -> io::Result<Self> {
+        remove_unfinished(&*disk)?;
+        let number = numbers(&*disk)?.into_iter().max().map_or(1, |newest| newest + 1);
         Ok(Self {
             folder: folder.to_owned(),
+            disk,
             key,
-            lock: Some(lock),
+            lock,
             gateway,
             number,
             journal: None,
@@ -149,9 +170,9 @@ impl StateDir {
     pub(crate) fn take_back(&mut self) -> Result<Vec<Row>, String> {
         let (ours, known) = (self.number, self.sequence);
         self.journal = None;
-        let numbers = numbers(&self.folder).map_err(|error| error.to_string())?;
+        let numbers = numbers(&*self.disk).map_err(|error| error.to_string())?;
         self.number = numbers.iter().copied().max().map_or(ours, |newest| newest.max(ours)) + 1;
-        if let Ok(mark) = HighWater::read(&self.folder, &self.key) {
+        if let Ok(mark) = HighWater::read(&*self.disk, &self.key) {
             self.sequence = self.sequence.max(mark.sequence);
             self.oldest = self.oldest.max(mark.oldest);
         }
@@ -160,11 +181,11 @@ impl StateDir {
         journals.sort_unstable();
         journals.dedup();
         for number in journals {
-            let read = journal::read(&self.folder, number, &self.key);
-            for (sequence, _store, row) in read.map_err(|broken| format!("journal {number}: {broken}"))?.entries {
-                if sequence > known {
-                    self.sequence = self.sequence.max(sequence);
-                    rows.push(row);
+            let read = journal::read(&*self.disk, number, &self.key);
+            for entry in read.map_err(|broken| format!("journal {number}: {broken}"))?.entries {
+                if entry.sequence > known {
+                    self.sequence = self.sequence.max(entry.sequence);
+                    rows.push(entry.row);
                 }
             }
         }
@@ -200,41 +221,94 @@ impl StateDir {
         limits: Limits,
         now: Timestamp,
     ) -> Result<Option<Restored>, String> {
-        let mark = HighWater::read(&self.folder, &self.key);
+        let mark = HighWater::read(&*self.disk, &self.key);
         if let Ok(mark) = &mark {
             // Whatever becomes of the snapshots: numbers only go up.
             self.sequence = mark.sequence;
             self.oldest = mark.oldest;
         }
-        let mut candidates = snapshots(&self.folder).map_err(|error| error.to_string())?;
+        let mut candidates = snapshots(&*self.disk).map_err(|error| error.to_string())?;
         candidates.sort_unstable_by(|a, b| b.cmp(a));
         let mut faults = Vec::new();
         for (at, &number) in candidates.iter().enumerate() {
             match self.restore_from(number, table) {
-                Ok((sealed, load, sequence)) => {
+                Ok((sealed, load, sequence, reached)) => {
                     self.snapshots = (Some(number), candidates.get(at + 1).copied());
-                    let found = Found { number, header: sealed.header, sequence };
+                    let found = Found { number, header: sealed.header, sequence, reached };
                     return Ok(Some(self.judge(found, load, &mark, limits, now)));
                 }
                 Err(fault) => faults.push(format!("snapshot {number}: {fault}")),
             }
         }
-        if faults.is_empty() { Ok(None) } else { Err(faults.join("; ")) }
+        self.restore_ended(&candidates, faults, table)
     }
 
-    fn restore_from(&self, number: u64, table: &Table) -> Result<(Sealed, Load, u64), String> {
-        let sealed = snapshot::read(&self.folder, number, &self.key).map_err(|broken| broken.to_string())?;
+    /// What can still be read of keys and users that have ended, where nothing whole is left: they
+    /// are refused, and what is not known to have ended only the store can tell.
+    fn restore_ended(
+        &mut self,
+        candidates: &[u64],
+        faults: Vec<String>,
+        table: &Table,
+    ) -> Result<Option<Restored>, String> {
+        let load = table.load();
+        let mut of_store = None;
+        for &number in candidates {
+            if let Ok(sealed) = snapshot::read(&*self.disk, number, &self.key)
+                && of_store.is_none_or(|store| store == sealed.header.store)
+                && sealed.load_ended(&load).is_ok()
+            {
+                of_store = Some(sealed.header.store);
+            }
+        }
+        let mut journals = numbers_of(&*self.disk, &["journal."]).map_err(|error| error.to_string())?;
+        journals.sort_unstable();
+        for number in journals {
+            let Ok(read) = journal::read(&*self.disk, number, &self.key) else { continue };
+            for Entry { sequence, store, row, .. } in read.entries {
+                if of_store.is_some_and(|known| known != store) {
+                    continue;
+                }
+                of_store = Some(store);
+                self.sequence = self.sequence.max(sequence);
+                match &row {
+                    Row::Key(key) if key.states.is_terminal() => load.key(&key.view()),
+                    Row::User(user) if user.deleted => load.user(user),
+                    Row::Key(_) | Row::User(_) => {}
+                }
+            }
+        }
+        let Some(store) = of_store else {
+            return if faults.is_empty() { Ok(None) } else { Err(faults.join("; ")) };
+        };
+        let why = if faults.is_empty() { "no snapshot was written yet".to_owned() } else { faults.join("; ") };
+        self.store = Some(store);
+        Ok(Some(Restored {
+            store,
+            cursor: Cursor::default(),
+            reached: Cursor::default(),
+            is_one_history: false,
+            contact_at: Timestamp::default(),
+            clock_floor: Timestamp::default(),
+            keys: load.keys(),
+            refusal: Some(Refusal::Incomplete(why)),
+            load,
+        }))
+    }
+
+    fn restore_from(&self, number: u64, table: &Table) -> Result<(Sealed, Load, u64, Cursor), String> {
+        let sealed = snapshot::read(&*self.disk, number, &self.key).map_err(|broken| broken.to_string())?;
         let load = table.load();
         sealed.load(&load).map_err(|broken| broken.to_string())?;
-        let mut sequence = sealed.header.sequence;
+        let (mut sequence, mut reached) = (sealed.header.sequence, sealed.header.cursor);
         for journal in number..self.number {
-            let entries = journal::read(&self.folder, journal, &self.key)
+            let entries = journal::read(&*self.disk, journal, &self.key)
                 .map_err(|broken| format!("journal {journal}: {broken}"))?;
-            for (at, store, row) in entries.entries {
+            for Entry { sequence: at, store, reached: by, row } in entries.entries {
                 if at != sequence + 1 || store != sealed.header.store {
                     return Err(format!("journal {journal}: record {at} does not follow record {sequence}"));
                 }
-                sequence = at;
+                (sequence, reached) = (at, by);
                 match &row {
                     Row::Key(key) => load.key(&key.view()),
                     Row::User(user) => load.user(user),
@@ -244,7 +318,7 @@ impl StateDir {
                 tracing::warn!(journal, "the last record was not written whole and was never reported as applied");
             }
         }
-        Ok((sealed, load, sequence))
+        Ok((sealed, load, sequence, reached))
     }
 
     fn judge(
@@ -256,6 +330,7 @@ impl StateDir {
         now: Timestamp,
     ) -> Restored {
         let header = found.header;
+        let is_one_history = mark.as_ref().is_ok_and(|mark| mark.refuses(&found).is_none());
         let mut refusal = match mark {
             Err(broken) => Some(Refusal::Older(format!("the high-water file cannot be used: {broken}"))),
             Ok(mark) => mark.refuses(&found),
@@ -281,6 +356,8 @@ impl StateDir {
         Restored {
             store: header.store,
             cursor: header.cursor,
+            reached: found.reached,
+            is_one_history,
             contact_at,
             clock_floor,
             keys: load.keys(),
@@ -296,18 +373,23 @@ impl StateDir {
 
     /// Remembers rows, and returns once they would survive a loss of power. On an error none of
     /// them counts as remembered.
-    pub(crate) fn append(&mut self, rows: &[Row], contact_at: Timestamp, now: Timestamp) -> io::Result<()> {
+    pub(crate) fn append(
+        &mut self,
+        rows: &[Row],
+        reached: Cursor,
+        (contact_at, now): (Timestamp, Timestamp),
+    ) -> io::Result<()> {
         let Some(store) = self.store else { return Err(io::Error::other("no store is known yet")) };
         let journal = match &mut self.journal {
             Some(journal) => journal,
-            none => none.insert(Journal::open(&self.folder, self.number)?),
+            none => none.insert(Journal::open(&*self.disk, self.number)?),
         };
-        if let Err(error) = journal.append(rows, self.sequence + 1, store, &self.key) {
+        if let Err(error) = journal.append(rows, (self.sequence + 1, store, reached), &self.key) {
             // The file may end in half a record: the next attempt gets a file of its own. One that
             // never held a record is not kept, or a disk that stays full would be filled with them.
             let was_empty = journal.bytes() == 0;
             self.journal = None;
-            if !was_empty || remove(&journal::path(&self.folder, self.number)).is_err() {
+            if !was_empty || self.disk.remove(&journal::name(self.number)).is_err() {
                 self.number += 1;
             }
             return Err(error);
@@ -320,7 +402,7 @@ impl StateDir {
     pub(crate) fn mark(&mut self, contact_at: Timestamp, now: Timestamp) -> io::Result<()> {
         let Some(store) = self.store else { return Ok(()) };
         let mark = HighWater { store, oldest: self.oldest, sequence: self.sequence, contact_at, written_at: now };
-        mark.write(&self.folder, &self.key)
+        mark.write(&*self.disk, &self.key)
     }
 
     /// From now on nothing that was written so far may be started from: the table was loaded anew.
@@ -337,22 +419,27 @@ impl StateDir {
         self.number += 1;
         self.journal = None;
         let header = Header { store, cursor, taken_at: now, contact_at, sequence: self.sequence };
-        Some(Plan { folder: self.folder.clone(), number: self.number, key: self.key.clone(), header })
+        Some(Plan { disk: Arc::clone(&self.disk), number: self.number, key: self.key.clone(), header })
     }
 
     /// Takes note of a snapshot that was written, and removes what is now older than the two newest.
     pub(crate) fn finish_snapshot(&mut self, plan: &Plan, contact_at: Timestamp, now: Timestamp) -> io::Result<()> {
+        if plan.number < self.oldest {
+            // The table was loaded anew meanwhile. Until that is in a snapshot, what was written before
+            // is all that remembers what had ended by then.
+            return Ok(());
+        }
         self.snapshots = (Some(plan.number), self.snapshots.0);
         let (newest, previous) = self.snapshots;
         self.oldest = self.oldest.max(previous.or(newest).unwrap_or(0));
         self.mark(contact_at, now)?;
-        for number in numbers(&self.folder)? {
+        for number in numbers(&*self.disk)? {
             if number < self.oldest {
-                remove(&snapshot::path(&self.folder, number))?;
-                remove(&journal::path(&self.folder, number))?;
+                self.disk.remove(&snapshot::name(number))?;
+                self.disk.remove(&journal::name(number))?;
             }
         }
-        seal::sync_folder(&self.folder)
+        self.disk.sync_names()
     }
 
     /// Bytes in the journal that is written now.
@@ -368,6 +455,7 @@ struct Found {
     header: Header,
     /// The last journal record.
     sequence: u64,
+    reached: Cursor,
 }
 
 impl HighWater {
@@ -418,31 +506,25 @@ fn gateway_id(folder: &Path) -> Result<GatewayId, StateError> {
 }
 
 /// Removes what a process that was killed had not put into place.
-fn remove_unfinished(folder: &Path) -> io::Result<()> {
-    for entry in std::fs::read_dir(folder)? {
-        let path = entry?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if (name.starts_with("snapshot.") && name.ends_with(".new")) || name.starts_with("new-process.") {
-            remove(&path)?;
-        }
-    }
-    Ok(())
+fn remove_unfinished(disk: &dyn Disk) -> io::Result<()> {
+    let names = disk.names()?;
+    let is_unfinished =
+        |name: &&String| (name.starts_with("snapshot.") && name.ends_with(".new")) || name.starts_with("new-process.");
+    names.iter().filter(is_unfinished).try_for_each(|name| disk.remove(name))
 }
 
 /// The numbers of all snapshots and journals, some of them twice.
-fn numbers(folder: &Path) -> io::Result<Vec<u64>> {
-    numbers_of(folder, &["snapshot.", "journal."])
+fn numbers(disk: &dyn Disk) -> io::Result<Vec<u64>> {
+    numbers_of(disk, &["snapshot.", "journal."])
 }
 
-fn snapshots(folder: &Path) -> io::Result<Vec<u64>> {
-    numbers_of(folder, &["snapshot."])
+fn snapshots(disk: &dyn Disk) -> io::Result<Vec<u64>> {
+    numbers_of(disk, &["snapshot."])
 }
 
-fn numbers_of(folder: &Path, prefixes: &[&str]) -> io::Result<Vec<u64>> {
+fn numbers_of(disk: &dyn Disk, prefixes: &[&str]) -> io::Result<Vec<u64>> {
     let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder)? {
-        let name = entry?.file_name();
-        let Some(name) = name.to_str() else { continue };
+    for name in disk.names()? {
         let number = prefixes.iter().find_map(|prefix| name.strip_prefix(prefix));
         found.extend(number.and_then(|number| number.parse::<u64>().ok()));
     }

@@ -1,9 +1,8 @@
 //! The mark that snapshot and journal must reach: whoever puts older ones in their place would
 //! bring revoked keys back, and is found out.
 
-use std::path::Path;
-
 use super::codec::{Nonsense, Put, Reader};
+use super::disk::Disk;
 use super::seal::{self, Broken, MacKey};
 use crate::clock::Timestamp;
 use crate::store::StoreId;
@@ -27,8 +26,8 @@ const NAME: &str = "high-water";
 const MAGIC: &[u8; 8] = b"KWHIGH01";
 
 impl HighWater {
-    pub(super) fn read(folder: &Path, key: &MacKey) -> Result<Self, Broken> {
-        let bytes = seal::read(&folder.join(NAME), MAGIC, key)?;
+    pub(super) fn read(disk: &dyn Disk, key: &MacKey) -> Result<Self, Broken> {
+        let bytes = seal::read(disk, NAME, MAGIC, key)?;
         Self::parse(&bytes).map_err(|Nonsense| Broken::Content)
     }
 
@@ -44,13 +43,13 @@ impl HighWater {
         })
     }
 
-    pub(super) fn write(&self, folder: &Path, key: &MacKey) -> std::io::Result<()> {
+    pub(super) fn write(&self, disk: &dyn Disk, key: &MacKey) -> std::io::Result<()> {
         let mut bytes = Vec::with_capacity(64);
         bytes.put_bytes(&self.store.0.to_le_bytes());
         bytes.put_bytes(&self.oldest.to_le_bytes());
         bytes.put_bytes(&self.sequence.to_le_bytes());
         bytes.put_time(self.contact_at);
         bytes.put_time(self.written_at);
-        seal::replace(folder, NAME, MAGIC, key, |file| file.put(&bytes))
+        seal::replace(disk, NAME, MAGIC, key, |file| file.put(&bytes))
     }
 }

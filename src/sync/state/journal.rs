@@ -1,48 +1,52 @@
 //! Changes since the snapshot of the same number, one record each, every record with its own code
 //! and a sequence number that the next goes on from.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::io;
 
 use super::codec::{Put, Reader};
-use super::seal::{self, Broken, MacKey, TAG_BYTES};
-use crate::store::StoreId;
+use super::disk::{Disk, DiskFile};
+use super::seal::{Broken, MacKey, TAG_BYTES};
+use crate::store::{CommitId, Cursor, StoreId};
 use crate::table::Row;
 
-const MAGIC: &[u8; 8] = b"KWJRNL01";
+const MAGIC: &[u8; 8] = b"KWJRNL02";
 
 /// The file of a journal.
-pub(super) fn path(folder: &Path, number: u64) -> PathBuf {
-    folder.join(format!("journal.{number}"))
+pub(super) fn name(number: u64) -> String {
+    format!("journal.{number}")
 }
 
 /// One journal, open for adding to its end.
 #[derive(Debug)]
 pub(super) struct Journal {
-    file: File,
+    file: Box<dyn DiskFile>,
     bytes: u64,
 }
 
 impl Journal {
     /// Opens the journal of this number, empty where it is new.
-    pub(super) fn open(folder: &Path, number: u64) -> io::Result<Self> {
-        let path = path(folder, number);
-        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
-        let bytes = file.metadata()?.len();
-        seal::sync_folder(folder)?;
+    pub(super) fn open(disk: &dyn Disk, number: u64) -> io::Result<Self> {
+        let file = disk.append(&name(number))?;
+        let bytes = file.bytes()?;
+        disk.sync_names()?;
         Ok(Self { file, bytes })
     }
 
-    /// Adds rows, from `sequence` on, and returns once they would survive a loss of power. On an
+    /// Adds rows, from `sequence` on, applied where the table then stood, and returns once they would survive a loss of power. On an
     /// error nothing was added.
-    pub(super) fn append(&mut self, rows: &[Row], sequence: u64, store: StoreId, key: &MacKey) -> io::Result<()> {
+    pub(super) fn append(
+        &mut self,
+        rows: &[Row],
+        (sequence, store, reached): (u64, StoreId, Cursor),
+        key: &MacKey,
+    ) -> io::Result<()> {
         let mut bytes = Vec::new();
         for (sequence, row) in (sequence..).zip(rows) {
             let mut body = Vec::with_capacity(256);
             body.put_bytes(&sequence.to_le_bytes());
             body.put_bytes(&store.0.to_le_bytes());
+            body.put_bytes(&reached.revision.to_le_bytes());
+            body.put_bytes(&reached.commit.0.to_le_bytes());
             body.put_row(row);
             let length = u32::try_from(body.len()).map_err(|_large| io::Error::from(io::ErrorKind::FileTooLarge))?;
             bytes.put_bytes(&length.to_le_bytes());
@@ -53,11 +57,11 @@ impl Journal {
             bytes.put_bytes(&body);
             bytes.put_bytes(mac.sign().as_ref());
         }
-        let written = self.file.write_all(&bytes).and_then(|()| self.file.sync_data());
+        let written = self.file.write_all(&bytes).and_then(|()| self.file.sync());
         if written.is_err() {
             // Half a record must not stand before the next. Should this fail too, the caller
             // begins another file, and readers stop at the half record in this one.
-            self.file.set_len(self.bytes)?;
+            self.file.cut(self.bytes)?;
         }
         written?;
         self.bytes += bytes.len() as u64;
@@ -69,18 +73,27 @@ impl Journal {
     }
 }
 
+/// One record.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) sequence: u64,
+    pub(super) store: StoreId,
+    /// Where the table stood when this was applied: the row is of that history, and no newer.
+    pub(super) reached: Cursor,
+    pub(super) row: Row,
+}
+
 /// A journal that was read.
 #[derive(Debug, Default)]
 pub(super) struct Entries {
-    /// Rows with their sequence numbers and stores.
-    pub(super) entries: Vec<(u64, StoreId, Row)>,
+    pub(super) entries: Vec<Entry>,
     /// Whether a last record that was not written whole was left out.
     pub(super) torn: bool,
 }
 
 /// Reads a journal; a missing one is empty.
-pub(super) fn read(folder: &Path, number: u64, key: &MacKey) -> Result<Entries, Broken> {
-    let bytes = match std::fs::read(path(folder, number)) {
+pub(super) fn read(disk: &dyn Disk, number: u64, key: &MacKey) -> Result<Entries, Broken> {
+    let bytes = match disk.read(&name(number)) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Entries::default()),
         Err(error) => return Err(Broken::Io(error)),
@@ -119,8 +132,13 @@ fn next(bytes: &[u8]) -> Result<Option<(&[u8], &[u8], &[u8])>, Broken> {
     Ok(rest.split_at_checked(TAG_BYTES).map(|(tag, rest)| (body, tag, rest)))
 }
 
-fn parse(body: &[u8]) -> Option<(u64, StoreId, Row)> {
+fn parse(body: &[u8]) -> Option<Entry> {
     let mut reader = Reader::new(body);
-    let entry = (reader.u64().ok()?, StoreId(reader.u128().ok()?), reader.row().ok()?);
+    let entry = Entry {
+        sequence: reader.u64().ok()?,
+        store: StoreId(reader.u128().ok()?),
+        reached: Cursor { revision: reader.u64().ok()?, commit: CommitId(reader.u128().ok()?) },
+        row: reader.row().ok()?,
+    };
     reader.is_empty().then_some(entry)
 }

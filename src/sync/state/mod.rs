@@ -8,6 +8,7 @@
 
 mod codec;
 mod dir;
+mod disk;
 mod high_water;
 mod journal;
 mod presence;
@@ -16,6 +17,8 @@ mod snapshot;
 
 pub use dir::StateError;
 pub(super) use dir::{Limits, Restored, StateDir};
+#[cfg(test)]
+pub(super) use disk::{Disk, DiskFile};
 pub(super) use presence::Presence;
 pub use seal::MacKey;
 pub(super) use snapshot::Plan;

@@ -1,14 +1,13 @@
 //! Files that carry an authentication code, and their replacement in one step.
 
 use std::fmt;
-use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use aws_lc_rs::hmac;
+
+use super::disk::{Disk, DiskFile};
 
 /// The bytes of an authentication code.
 pub(super) const TAG_BYTES: usize = 32;
@@ -82,7 +81,7 @@ pub(crate) enum Broken {
 
 /// Writes a sealed file beside its place, then moves it there.
 pub(super) struct SealedWriter {
-    file: BufWriter<File>,
+    file: BufWriter<Box<dyn DiskFile>>,
     mac: hmac::Context,
     written: u64,
 }
@@ -100,48 +99,44 @@ impl SealedWriter {
     }
 }
 
-/// Replaces `name` in `folder` by a sealed file that `write` fills: whole, or not at all.
+/// Replaces the file `name` by a sealed one that `write` fills: whole, or not at all.
 pub(super) fn replace(
-    folder: &Path,
+    disk: &dyn Disk,
     name: &str,
     magic: &[u8; MAGIC_BYTES],
     key: &MacKey,
     write: impl FnOnce(&mut SealedWriter) -> io::Result<()>,
 ) -> io::Result<()> {
-    let beside = folder.join(format!("{name}.new"));
-    let replaced = write_beside(&beside, magic, key, write).and_then(|()| std::fs::rename(&beside, folder.join(name)));
+    let beside = format!("{name}.new");
+    let replaced = write_beside(disk, &beside, magic, key, write).and_then(|()| disk.rename(&beside, name));
     if replaced.is_err() {
         // On a full disk, half a file would hold the very room that is lacking. Whether it can be
         // removed is not what failed.
-        let _gone = std::fs::remove_file(&beside);
+        let _gone = disk.remove(&beside);
     }
     replaced?;
-    sync_folder(folder)
+    disk.sync_names()
 }
 
 fn write_beside(
-    beside: &Path,
+    disk: &dyn Disk,
+    beside: &str,
     magic: &[u8; MAGIC_BYTES],
     key: &MacKey,
     write: impl FnOnce(&mut SealedWriter) -> io::Result<()>,
 ) -> io::Result<()> {
-    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(beside)?;
+    let file = disk.create(beside)?;
     let mut writer = SealedWriter { file: BufWriter::with_capacity(1 << 16, file), mac: key.begin(), written: 0 };
     writer.put(magic)?;
     write(&mut writer)?;
     writer.file.write_all(writer.mac.sign().as_ref())?;
     let file = writer.file.into_inner().map_err(io::IntoInnerError::into_error)?;
-    file.sync_all()
-}
-
-/// Makes names that were added, moved or removed in `folder` survive a loss of power.
-pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
+    file.sync()
 }
 
 /// The content of a sealed file, once its code was found right.
-pub(super) fn read(path: &Path, magic: &[u8; MAGIC_BYTES], key: &MacKey) -> Result<Vec<u8>, Broken> {
-    let mut bytes = match std::fs::read(path) {
+pub(super) fn read(disk: &dyn Disk, name: &str, magic: &[u8; MAGIC_BYTES], key: &MacKey) -> Result<Vec<u8>, Broken> {
+    let mut bytes = match disk.read(name) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Broken::Missing),
         Err(error) => return Err(Broken::Io(error)),

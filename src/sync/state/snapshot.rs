@@ -5,10 +5,11 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::{io, mem};
 
 use super::codec::{Nonsense, Put, Reader, bits_of, states_of};
+use super::disk::Disk;
 use super::seal::{self, Broken, MacKey};
 use crate::clock::Timestamp;
 use crate::key::{EnvironmentId, FlagSet, KeyId, LineageId, ProjectId, UserId};
@@ -27,7 +28,7 @@ const NONE: u32 = u32::MAX;
 pub(crate) struct Header {
     /// The store.
     pub(super) store: StoreId,
-    /// Where in its history. Rows may be newer, none is older.
+    /// Where in its history. No row is newer.
     pub(super) cursor: Cursor,
     /// When it was begun.
     pub(super) taken_at: Timestamp,
@@ -38,18 +39,14 @@ pub(crate) struct Header {
 }
 
 /// The file of a snapshot.
-pub(super) fn path(folder: &Path, number: u64) -> PathBuf {
-    folder.join(name(number))
-}
-
-fn name(number: u64) -> String {
+pub(super) fn name(number: u64) -> String {
     format!("snapshot.{number}")
 }
 
 /// A snapshot that was begun: all of its journal's records lie in the table.
 #[derive(Debug)]
 pub(crate) struct Plan {
-    pub(super) folder: PathBuf,
+    pub(super) disk: Arc<dyn Disk>,
     pub(super) number: u64,
     pub(super) key: MacKey,
     pub(super) header: Header,
@@ -63,13 +60,19 @@ impl Plan {
 
     /// Writes it. The table may change meanwhile: what is newer will be in the journal too.
     pub(crate) fn write(&self, table: &Table) -> io::Result<()> {
-        seal::replace(&self.folder, &name(self.number), MAGIC, &self.key, |file| {
+        seal::replace(&*self.disk, &name(self.number), MAGIC, &self.key, |file| {
             let mut buffer = Vec::with_capacity(1 << 17);
             put_header(&mut buffer, &self.header);
             let mut tables = Tables::default();
             let mut keys: u64 = 0;
             let mut fault = None;
+            let newest = self.header.cursor.revision;
             table.for_each_key(|key| {
+                // What came since is in the journal, or comes by the feed again: a snapshot knows of one
+                // place of the history alone.
+                if key.stamp.revision > newest {
+                    return;
+                }
                 put_key(&mut buffer, key, &mut tables);
                 keys += 1;
                 if buffer.len() > 1 << 16 {
@@ -82,7 +85,7 @@ impl Plan {
             }
             file.put(&mem::take(&mut buffer))?;
             let at = file.written();
-            tables.users_of(table);
+            tables.users_of(table, newest);
             tables.put(&mut buffer);
             buffer.put_bytes(&keys.to_le_bytes());
             buffer.put_bytes(&at.to_le_bytes());
@@ -154,8 +157,11 @@ struct Tables {
 }
 
 impl Tables {
-    fn users_of(&mut self, table: &Table) {
+    fn users_of(&mut self, table: &Table, newest: u64) {
         table.for_each_user(|mut user| {
+            if user.stamp.revision > newest {
+                return;
+            }
             let numbers = (self.user_ids.number(&user.id), self.flag_sets.number(&user.flags));
             user.flags = FlagSet::default();
             self.users.push((numbers.0, numbers.1, user));
@@ -194,8 +200,8 @@ pub(super) struct Sealed {
 }
 
 /// Reads the snapshot of this number.
-pub(super) fn read(folder: &Path, number: u64, key: &MacKey) -> Result<Sealed, Broken> {
-    let bytes = seal::read(&path(folder, number), MAGIC, key)?;
+pub(super) fn read(disk: &dyn Disk, number: u64, key: &MacKey) -> Result<Sealed, Broken> {
+    let bytes = seal::read(disk, &name(number), MAGIC, key)?;
     let header = parse_header(&bytes).map_err(|Nonsense| Broken::Content)?;
     Ok(Sealed { bytes, header })
 }
@@ -215,10 +221,25 @@ fn parse_header(bytes: &[u8]) -> Result<Header, Nonsense> {
 impl Sealed {
     /// Hands everything to `load`.
     pub(super) fn load(&self, load: &Load) -> Result<(), Broken> {
-        self.parse(load).map_err(|Nonsense| Broken::Content)
+        self.parse(|key| load.key(key), |user| load.user(user)).map_err(|Nonsense| Broken::Content)
     }
 
-    fn parse(&self, load: &Load) -> Result<(), Nonsense> {
+    /// Hands only keys and users that have ended to `load`.
+    pub(super) fn load_ended(&self, load: &Load) -> Result<(), Broken> {
+        let key = |key: &KeyRef<'_>| {
+            if key.states.is_terminal() {
+                load.key(key);
+            }
+        };
+        let user = |user: &UserRow| {
+            if user.deleted {
+                load.user(user);
+            }
+        };
+        self.parse(key, user).map_err(|Nonsense| Broken::Content)
+    }
+
+    fn parse(&self, each_key: impl Fn(&KeyRef<'_>), each_user: impl Fn(&UserRow)) -> Result<(), Nonsense> {
         let trailer = self.bytes.len().checked_sub(TRAILER_BYTES).ok_or(Nonsense)?;
         let (content, trailer) = self.bytes.split_at_checked(trailer).ok_or(Nonsense)?;
         let mut trailer = Reader::new(trailer);
@@ -243,10 +264,10 @@ impl Sealed {
                 stamp: reader.stamp()?,
             })
         })?;
-        users.iter().for_each(|user| load.user(user));
+        users.iter().for_each(each_user);
         let mut reader = Reader::new(records);
         while !reader.is_empty() {
-            load.key(&KeyRef {
+            each_key(&KeyRef {
                 head: Head::from_bytes(reader.array()?),
                 id: KeyId::from_bits(reader.u128()?),
                 lineage: LineageId::from_bits(reader.u128()?),

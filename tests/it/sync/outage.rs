@@ -57,6 +57,24 @@ fn a_gateway_told_to_deny_when_stale_does() {
 }
 
 #[test]
+fn a_route_told_to_deny_when_stale_does_while_others_go_on() {
+    let upstream = Upstream::start();
+    let strict = "name = 'strict'\npath = '/strict'\nany_key = true\non_stale = 'deny'";
+    let config = Config::in_front_of(&upstream).sync("poll = '200ms'").sync("max_staleness = '1s'").route(strict);
+    let site = Site::new(&config);
+    let key = site.key(&[]);
+    let gateway = site.start();
+    let send = |path: &str| gateway.send(get(path).bearer(&key.token));
+    assert_eq!((send("/strict").status, send("/any/x").status), (200, 200));
+    site.hide_store();
+    until("staleness", || send("/strict").code() == "stale_keys");
+    assert_eq!((send("/strict").status, send("/any/x").status), (503, 200));
+    assert_eq!(gateway.ops("/readyz").status, 200, "most requests are answered");
+    site.restore_store();
+    until("contact", || send("/strict").status == 200);
+}
+
+#[test]
 fn a_locked_store_holds_up_no_request() {
     let upstream = Upstream::start();
     let site = Site::new(&Config::in_front_of(&upstream));

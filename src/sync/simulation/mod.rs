@@ -1,0 +1,143 @@
+//! The whole protocol under faults that one machine cannot show: gateways that run the real
+//! follower, table, journal and snapshot against a database, disks and clocks that are simulated.
+//!
+//! A history is a list of steps, made from a number, and always goes the same way. After every step
+//! it is checked that a key revoked at what a gateway reports is refused by it; that no key is
+//! refused which is live there; that nothing reported goes back within one history; that what has
+//! ended stays refused whatever the database is replaced by; that a gateway with a snapshot serves
+//! without the database; and that unknown tokens are called unknown only where that is known. What
+//! goes wrong is cut down to the few steps that it takes.
+#![expect(clippy::indexing_slicing, reason = "places that were made for every key and gateway")]
+
+mod clock;
+mod database;
+mod disk;
+mod world;
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
+
+use self::database::Deed;
+use self::world::{GATEWAYS, Planted, Reach, Step, World};
+
+fn deed() -> impl Strategy<Value = Deed> {
+    let key = 0..database::KEYS;
+    prop_oneof![
+        6 => key.clone().prop_map(Deed::Create),
+        6 => key.clone().prop_map(Deed::Revoke),
+        2 => key.clone().prop_map(Deed::Supersede),
+        3 => key.clone().prop_map(Deed::Disable),
+        3 => key.clone().prop_map(Deed::Enable),
+        2 => any::<bool>().prop_map(Deed::UserMay),
+        2 => any::<bool>().prop_map(Deed::UserActive),
+        1 => Just(Deed::DeleteUser),
+        3 => key.prop_map(Deed::Begin),
+        3 => (0..3_u8).prop_map(Deed::Commit),
+        2 => Just(Deed::Backup),
+        2 => Just(Deed::Restore),
+        2 => (0..4_u8).prop_map(Deed::Failover),
+    ]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    // Most happens to one of them, or what takes many steps would seldom happen to any.
+    let gateway = prop_oneof![3 => Just(0_u8), 2 => 0..GATEWAYS];
+    let reach =
+        prop_oneof![3 => Just(Reach::Well), 2 => Just(Reach::Gone), 1 => any::<u8>().prop_map(Reach::BreaksOff)];
+    prop_oneof![
+        16 => deed().prop_map(Step::Does),
+        18 => gateway.clone().prop_map(Step::Turn),
+        3 => (gateway.clone(), deed()).prop_map(|(gateway, deed)| Step::TurnDuring(gateway, deed)),
+        5 => (gateway.clone(), 0..database::KEYS).prop_map(|(gateway, key)| Step::Ask(gateway, key)),
+        4 => gateway.clone().prop_map(Step::Settle),
+        3 => (gateway.clone(), any::<u8>()).prop_map(|(gateway, chance)| Step::PowerCut(gateway, chance)),
+        4 => gateway.clone().prop_map(Step::BeginSnapshot),
+        4 => gateway.clone().prop_map(Step::EndSnapshot),
+        2 => gateway.clone().prop_map(Step::Kill),
+        2 => (gateway.clone(), any::<u8>()).prop_map(|(gateway, chance)| Step::LosePower(gateway, chance)),
+        1 => gateway.clone().prop_map(Step::Drain),
+        6 => gateway.clone().prop_map(Step::Start),
+        6 => (gateway.clone(), reach).prop_map(|(gateway, reach)| Step::Reach(gateway, reach)),
+        1 => (gateway.clone(), any::<u8>()).prop_map(|(gateway, room)| Step::Fills(gateway, room)),
+        2 => gateway.clone().prop_map(Step::HasRoom),
+        2 => (gateway.clone(), any::<i8>()).prop_map(|(gateway, minutes)| Step::SetClock(gateway, minutes)),
+        3 => gateway.clone().prop_map(Step::Reconcile),
+        3 => any::<u8>().prop_map(Step::Pass),
+        1 => any::<u8>().prop_map(Step::PassLong),
+    ]
+}
+
+fn history() -> impl Strategy<Value = Vec<Step>> {
+    prop::collection::vec(step(), 1..70)
+}
+
+async fn run(planted: Planted, history: &[Step]) -> Result<(), String> {
+    let mut world = World::new(planted);
+    for (at, step) in history.iter().enumerate() {
+        world.step(*step).await.map_err(|wrong| format!("after step {at}: {wrong}"))?;
+    }
+    Ok(())
+}
+
+/// Runs `cases` histories from a number of their own; the first that went wrong, cut down.
+fn explore(planted: Planted, cases: u32, seed: u8) -> Result<(), TestError<Vec<Step>>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    let config = Config { cases, failure_persistence: None, max_shrink_iters: 2_000, ..Config::default() };
+    let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &[seed; 32]));
+    runner.run(&history(), |history| runtime.block_on(run(planted, &history)).map_err(TestCaseError::fail))
+}
+
+/// How many histories: few at every test, many where `KEYWARD_SOAK_SIMULATED` says so.
+fn cases(usual: u32) -> u32 {
+    std::env::var("KEYWARD_SOAK_SIMULATED").ok().and_then(|count| count.parse().ok()).unwrap_or(usual)
+}
+
+fn holds(seed: u8) {
+    if let Err(TestError::Fail(why, history)) = explore(Planted::Nothing, cases(400), seed) {
+        panic!("{why}\n{history:#?}");
+    }
+}
+
+#[test]
+fn a_fleet_keeps_its_promises_in_histories_of_every_kind() {
+    holds(1);
+}
+
+#[test]
+fn a_fleet_keeps_its_promises_in_more_histories() {
+    holds(2);
+}
+
+#[test]
+fn a_fleet_keeps_its_promises_in_yet_more_histories() {
+    holds(3);
+}
+
+/// A fault that is planted is found, and in how few steps it shows.
+fn is_found(planted: Planted) -> (String, Vec<Step>) {
+    match explore(planted, 5_000, 9) {
+        Err(TestError::Fail(why, history)) => (why.message().to_owned(), history),
+        other => panic!("{planted:?} was not found: {other:?}"),
+    }
+}
+
+#[test]
+fn revisions_from_a_sequence_are_found_out() {
+    let (why, history) = is_found(Planted::SequenceForCounter);
+    assert!(why.contains("works, and must not at what is applied"), "{why}\n{history:?}");
+    assert!(history.len() <= 20, "{history:?}");
+}
+
+#[test]
+fn a_journal_that_is_not_flushed_is_found_out() {
+    let (why, history) = is_found(Planted::JournalNotFlushed);
+    assert!(why.contains("is not ready") || why.contains("works"), "{why}\n{history:?}");
+    assert!(history.len() <= 20, "{history:?}");
+}
+
+#[test]
+fn a_commit_id_that_is_ignored_is_found_out() {
+    let (why, history) = is_found(Planted::CommitIdIgnored);
+    assert!(why.contains("at what is applied"), "{why}\n{history:?}");
+    assert!(history.len() <= 20, "{history:?}");
+}
