@@ -163,7 +163,7 @@ impl Outgoing {
                     self.touched = true;
                     match frame.into_data() {
                         Ok(data) => self.add(data)?,
-                        Err(frame) => self.end(frame.into_trailers().ok())?,
+                        Err(frame) => self.end(frame.trailers_ref())?,
                     }
                 }
             }
@@ -215,13 +215,13 @@ impl Outgoing {
         }
     }
 
-    fn end(&mut self, trailers: Option<HeaderMap>) -> Result<(), Unsent> {
+    fn end(&mut self, trailers: Option<&HeaderMap>) -> Result<(), Unsent> {
         match std::mem::replace(&mut self.framing, Framing::Over) {
             Framing::Over | Framing::Length(0) => {}
             Framing::Length(_) => return Err(Unsent::Length),
             Framing::Chunked(announced) => {
                 self.small.extend_from_slice(b"0\r\n");
-                for (name, value) in trailers.iter().flatten().filter(|(name, _)| announced.contains(name)) {
+                for (name, value) in trailers.into_iter().flatten().filter(|(name, _)| announced.contains(name)) {
                     write_field(&mut self.small, name, value);
                 }
                 self.small.extend_from_slice(b"\r\n");
