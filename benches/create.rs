@@ -1,9 +1,11 @@
 //! What it costs to make a key through the manager, beside a bare SQLite insert loop on the same
-//! disk in the same run; what a flood of refused changes costs a revocation; and what a list of 200
-//! of very many keys costs, by each filter. The goals: at least 0.7 of the bare loop at 16 clients, a
-//! revocation within twice its time, a list under 20 ms at p99.
+//! disk in the same run; what a flood of refused changes costs a revocation, and what an import by
+//! another process costs it; and what a list of 200 of very many keys costs, by each filter. The goals: at
+//! least 0.7 of the bare loop at 16 clients, a revocation within twice its time beside refusals and within
+//! a second beside an import, a list under 20 ms at p99.
 //!
-//! `cargo bench --bench create`, or with a number of keys to list: `cargo bench --bench create -- 100000`.
+//! `cargo bench --bench create`, or with a number of keys to import and list, and some of the parts:
+//! `cargo bench --bench create -- 100000 import list`.
 #![expect(
     clippy::disallowed_methods,
     clippy::print_stdout,
@@ -22,7 +24,7 @@ use keyward::key::{
     Actor, EventKind, FlagSet, Format, Grants, Key, KeyId, OperatorScope, Rotation, Stamp, States, Status, TokenHash,
     TokenPrefix,
 };
-use keyward::manage::{Caller, Expiry, Manager, NewKey, RevokeScope};
+use keyward::manage::{Caller, Expiry, ImportOptions, ImportedKey, ImportedSecret, Manager, NewKey, RevokeScope};
 use keyward::store::{
     Change, Changes, KeyQuery, NewEvent, ReadRequest, Reading, Row, SharedStore, SqliteStore, UsageUpdate,
 };
@@ -34,13 +36,27 @@ const SPAN: Duration = Duration::from_secs(3);
 const LISTS: usize = 100;
 
 fn main() -> Outcome<()> {
-    let size = std::env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(1_000_000);
+    let asked: Vec<String> = std::env::args().skip(1).collect();
+    let size = asked.iter().find_map(|argument| argument.parse().ok()).unwrap_or(1_000_000);
+    let parts = ["create", "flood", "import", "list"];
+    let is_any = asked.iter().any(|argument| parts.contains(&argument.as_str()));
+    let is_wanted = |part: &str| !is_any || asked.iter().any(|argument| argument == part);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let folder = tempfile::tempdir()?;
     runtime.block_on(async {
-        create(folder.path()).await?;
-        flood(folder.path()).await?;
-        list(folder.path(), size).await
+        if is_wanted("create") {
+            create(folder.path()).await?;
+        }
+        if is_wanted("flood") {
+            flood(folder.path()).await?;
+        }
+        if is_wanted("import") {
+            import(folder.path(), size).await?;
+        }
+        if is_wanted("list") {
+            list(folder.path(), size).await?;
+        }
+        Ok(())
     })
 }
 
@@ -143,6 +159,53 @@ async fn flood(folder: &Path) -> Outcome<()> {
         let refused: u32 = tasks.join_all().await.into_iter().sum();
         let (half, most) = percentiles(times);
         println!("revocation beside {refused:>7} refusals: p50 {half:.1?}, p99 {most:.1?}");
+    }
+    Ok(())
+}
+
+/// Imports as the command line does, while a gateway with the same file goes on revoking.
+async fn import(folder: &Path, size: u32) -> Outcome<()> {
+    let path = folder.join("import.db");
+    let (_store, importer) = open(&path)?;
+    let (_other, gateway) = open(&path)?;
+    let by = operator(&gateway, "**").await?;
+    let row = |line: u32| -> Outcome<ImportedKey> {
+        Ok(ImportedKey {
+            line: line as usize,
+            secret: ImportedSecret::Hash(TokenHash::of(&line.to_be_bytes())),
+            name: format!("imported {line}"),
+            project: "acme".parse()?,
+            environment: "live".parse()?,
+            user: None,
+            grants: Grants::Only(FlagSet::parse(["jobs:read"])?),
+            props: BTreeMap::new(),
+            expires: Expiry::Never,
+        })
+    };
+    let rows = (1..=size).map(row).collect::<Outcome<Vec<_>>>()?;
+    for is_importing in [false, true] {
+        let (begun, importer) = (Instant::now(), importer.clone());
+        let rows = if is_importing { rows.clone() } else { Vec::new() };
+        let imported = tokio::spawn(async move {
+            if !is_importing {
+                tokio::time::sleep(SPAN).await;
+                return Ok(begun.elapsed());
+            }
+            let local = Caller::Local { login: "bench".to_owned() };
+            importer.import_keys(&local, rows, ImportOptions::default()).await.map(|_imported| begun.elapsed())
+        });
+        let mut times = Vec::new();
+        while !imported.is_finished() {
+            let id = gateway.create_key(&by, wanted()?).await?.key.id;
+            let begun = Instant::now();
+            gateway.revoke_key(&by, id, RevokeScope::Key).await?;
+            times.push(begun.elapsed());
+        }
+        let (took, count) = (imported.await??, times.len());
+        let longest = times.iter().max().copied().unwrap_or_default();
+        let (half, most) = percentiles(times);
+        let beside = if is_importing { format!("an import of {size} ({took:.1?})") } else { "nothing".to_owned() };
+        println!("{count} revocations beside {beside}: p50 {half:.1?}, p99 {most:.1?}, longest {longest:.1?}");
     }
     Ok(())
 }

@@ -85,6 +85,7 @@ impl Endpoint {
             Code::OutOfScope,
             Code::UnknownField,
             Code::InvalidField,
+            Code::TooManyFailures,
             Code::Internal,
             Code::StoreFailed,
         ];

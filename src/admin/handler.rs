@@ -17,6 +17,7 @@ use hyper::body::Incoming;
 use tower_service::Service;
 
 use super::account::{Account, Context};
+use super::guard::Guard;
 use super::metrics::AdminMetrics;
 use super::problem::{Code, Refusal};
 use super::router;
@@ -47,6 +48,8 @@ pub struct Parts {
     pub manager: Manager,
     /// What tokens begin with.
     pub prefix: TokenPrefix,
+    /// What bad credentials may cost.
+    pub guard: Arc<Guard>,
     /// Keys that are refused whatever the store says.
     pub deny: Arc<ArcSwap<DenyList>>,
     /// What keys in JWT form and assertions are signed with.

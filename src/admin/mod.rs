@@ -8,6 +8,7 @@ mod account;
 mod answer;
 mod dialects;
 mod endpoint;
+mod guard;
 mod handler;
 mod input;
 mod jwks;
@@ -19,6 +20,7 @@ mod router;
 mod settings;
 mod v1;
 
+pub use guard::Guard;
 pub use handler::{Admin, Applied, Applying, Parts};
 pub use metrics::AdminMetrics;
 pub use openapi::document as openapi_document;

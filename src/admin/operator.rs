@@ -1,6 +1,7 @@
 //! Who asks: the holder of the bearer key, looked up in the store for each request. What it may do is
 //! not decided here but by the manager, on the row as it stands when the change is made.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::{FromRequestParts, MatchedPath};
@@ -92,7 +93,7 @@ impl FromRequestParts<Arc<Parts>> for Call {
     async fn from_request_parts(head: &mut Head, parts: &Arc<Parts>) -> Result<Self, Refusal> {
         let context = context(head)?;
         let token = token(&head.headers, parts)?;
-        let KeyView { key, .. } = *authenticate(parts, &token).await?;
+        let KeyView { key, .. } = *authenticate(parts, &token, context.from).await?;
         context.noted.lock().caller = Some((key.id, key.project.clone()));
         let caller = Caller::Key { id: key.id, from: context.from };
         let idempotency_keys = head.headers.get_all(IDEMPOTENCY_KEY).iter().cloned().collect();
@@ -127,13 +128,25 @@ fn invalid() -> Refusal {
     Refusal::new(Code::InvalidKey, "the key is unknown, or works no more")
 }
 
-async fn authenticate(parts: &Parts, token: &Token) -> Result<Box<KeyView>, Refusal> {
-    let view = match parts.manager.authenticate(token).await? {
-        Authenticated::Live(view) => view,
-        Authenticated::NotLive { .. } | Authenticated::Unknown => return Err(invalid()),
+async fn authenticate(parts: &Parts, token: &Token, from: IpAddr) -> Result<Box<KeyView>, Refusal> {
+    let attempt = parts.guard.admit(&token.hash(), from, parts.clock.now()).map_err(Refusal::too_many_failures)?;
+    let view = match parts.manager.authenticate(token).await {
+        Ok(Authenticated::Live(view)) => view,
+        Ok(Authenticated::NotLive { .. } | Authenticated::Unknown) => {
+            attempt.failed();
+            return Err(invalid());
+        }
+        Err(error) => {
+            attempt.broke_off();
+            return Err(error.into());
+        }
     };
-    let is_listed = parts.deny.load().names(&Record::of(&view.key, view.user.as_ref()));
-    if is_listed { Err(invalid()) } else { Ok(view) }
+    if parts.deny.load().names(&Record::of(&view.key, view.user.as_ref())) {
+        attempt.failed();
+        return Err(invalid());
+    }
+    attempt.worked();
+    Ok(view)
 }
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");

@@ -1,5 +1,7 @@
 //! Refusals: one stable code each, one status a code, and the body that tells of it.
 
+use std::time::Duration;
+
 use axum::response::IntoResponse;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -98,6 +100,8 @@ codes! {
     RotationUnsettled = "rotation_unsettled", 409, "The key was rotated just now";
     /// A user that has as many keys as it may have.
     TooManyKeys = "too_many_keys", 409, "The user has as many keys as it may have";
+    /// A user makes keys for itself again and again.
+    MadeTooOften = "made_too_often", 409, "The user has made keys too often";
     /// A key rotates itself again and again.
     RotatedTooOften = "rotated_too_often", 409, "The key has rotated itself too often";
     /// A user's id that was used and is gone.
@@ -114,6 +118,8 @@ codes! {
     BodyTooLarge = "body_too_large", 413, "The body is too large";
     /// A body that is said to be no JSON.
     UnsupportedMediaType = "unsupported_media_type", 415, "The body must be application/json";
+    /// Too many bad credentials from one client.
+    TooManyFailures = "too_many_failures", 429, "Too many bad keys came from this address";
     /// A fault of this program.
     Internal = "internal", 500, "A fault of the gateway";
     /// A store without a list of gateways.
@@ -158,11 +164,20 @@ pub(super) struct Refusal {
     detail: String,
     field: Option<String>,
     key: Option<KeyId>,
+    /// In whole seconds.
+    retry_after: Option<u64>,
 }
 
 impl Refusal {
     pub(super) fn new(code: Code, detail: impl Into<String>) -> Self {
-        Self { code, status: code.status(), detail: detail.into(), field: None, key: None }
+        Self { code, status: code.status(), detail: detail.into(), field: None, key: None, retry_after: None }
+    }
+
+    /// A client that sent too many bad credentials, and may send another after `wait`.
+    pub(super) fn too_many_failures(wait: Duration) -> Self {
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        let detail = "too many keys that do not work came from this address; wait";
+        Self { retry_after: Some(seconds.max(1)), ..Self::new(Code::TooManyFailures, detail) }
     }
 
     /// A field or parameter that breaks a rule.
@@ -219,6 +234,9 @@ impl IntoResponse for Refusal {
         *response.status_mut() = self.status();
         let fields = response.headers_mut();
         fields.insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+        if let Some(seconds) = self.retry_after {
+            fields.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
         match self.code {
             Code::MissingKey => {
                 fields.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"keyward-admin\""));
@@ -255,6 +273,7 @@ impl From<ManageError> for Refusal {
             ManageError::UserNotFound { id } => {
                 Self::new(Code::UserNotFound, format!("no user {id:?} that the calling key could know of"))
             }
+            ManageError::BadCursor => Self::new(Code::InvalidCursor, said),
             ManageError::GatewayNotFound { .. } => Self::new(Code::GatewayNotFound, said),
             ManageError::GatewaysNotKnown { .. } => {
                 Self::new(Code::GatewaysNotKnown, "the store does not know its gateways")
@@ -280,6 +299,7 @@ impl From<ManageError> for Refusal {
             }
             ManageError::NotOneself { .. } => Self::new(Code::NotOneself, said),
             ManageError::TooManyKeys { .. } => Self::new(Code::TooManyKeys, said),
+            ManageError::MadeTooOften { .. } => Self::new(Code::MadeTooOften, said),
             ManageError::RotatedTooOften { .. } => Self::new(Code::RotatedTooOften, said),
             ManageError::BadIdempotencyKey => {
                 Self { field: Some("idempotency-key".to_owned()), ..Self::new(Code::BadIdempotencyKey, said) }

@@ -48,7 +48,7 @@ pub(super) fn endpoints(surface: Surface) -> Vec<Endpoint> {
         rotate,
         post("/api/data/api-keys", user_keys::create).named("createUserKey", USER_KEYS, "Makes a key of the caller's user, and shows its token this once")
             .may_take::<user_keys::ToMake>().answers::<user_keys::UserKey<'_>>(200, "The key was made.")
-            .refuses(&[Code::NotOneself, Code::NoRoute, Code::TooManyKeys]).once(),
+            .refuses(&[Code::NotOneself, Code::NoRoute, Code::TooManyKeys, Code::MadeTooOften]).once(),
         get("/api/data/api-keys", user_keys::list).named("listUserKeys", USER_KEYS, "Lists the keys of the caller's user")
             .answers::<user_keys::UserKeys<'_>>(200, "The keys.").refuses(&[Code::NotOneself, Code::NoRoute]),
         patch("/api/data/api-keys/{id}", user_keys::update).named("updateUserKey", USER_KEYS, "Changes a key of the caller's user")
@@ -76,7 +76,7 @@ pub(super) fn endpoints(surface: Surface) -> Vec<Endpoint> {
             .may_take::<keys::ToRevoke>().answers::<Revocation>(200, "What was revoked, and what was not.").refuses(&[Code::NotFound]).once(),
         post("/v1/api-keys/{id}/webhook-secret/rotate", keys::rotate_webhook_secret)
             .named("rotateWebhookSecret", KEYS, "Changes the secret that the receiver of a key's webhook verifies with; for 24 hours both sign")
-            .answers::<NewWebhookSecret<'_>>(200, "The new secret.").refuses(&[Code::NotFound, Code::KeyRevoked, Code::WebhooksNotAvailable]),
+            .answers::<NewWebhookSecret<'_>>(200, "The new secret.").refuses(&[Code::NotFound, Code::KeyRevoked, Code::WebhooksNotAvailable]).once(),
         get("/v1/users", users::list).named("listUsers", USERS, "Lists users by id")
             .asks::<users::Filter>().lists::<UserShape<'_>>("A page of users."),
         get("/v1/users/{id}", users::show).named("getUser", USERS, "Reads a user")

@@ -7,7 +7,7 @@ use crate::config::{Config, Fault};
 use crate::listen::BindFault;
 use crate::manage::ManageError;
 use crate::secret::NoRandomness;
-use crate::store::StoreError;
+use crate::store::{CopyFault, StoreError};
 use crate::sync::StateError;
 use crate::telemetry::LogFault;
 use crate::tls::{CannotGenerate, CertificateFault};
@@ -35,6 +35,17 @@ pub enum AppError {
     /// The store cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A store was not copied.
+    #[error(transparent)]
+    Copy(CopyFault),
+    /// A store of this kind cannot do it.
+    #[error("the store {store} cannot be {what}")]
+    NotOfThisKind {
+        /// Which store.
+        store: String,
+        /// What was asked for.
+        what: &'static str,
+    },
     /// The store was made with a master secret that is not there.
     #[error("the store {store} was made with a master secret, and there is none at {}: put that file back", .path.display())]
     SecretMissing {
@@ -166,16 +177,20 @@ impl AppError {
                 StoreError::Missing { .. }
                 | StoreError::TooNew { .. }
                 | StoreError::WrongSecret { .. }
-                | StoreError::OtherStore { .. } => true,
+                | StoreError::OtherStore { .. }
+                | StoreError::Unfinished { .. } => true,
                 StoreError::Unavailable { .. }
                 | StoreError::Damaged { .. }
                 | StoreError::Replaced { .. }
                 | StoreError::DuplicateToken { .. }
-                | StoreError::StageLost { .. } => false,
+                | StoreError::StageLost { .. }
+                | StoreError::Backup { .. } => false,
             },
             Self::State(error) => matches!(error, StateError::InUse(_)),
             Self::Listen { .. }
             | Self::StoreSilent { .. }
+            | Self::Copy(_)
+            | Self::NotOfThisKind { .. }
             | Self::SecretLacking { .. }
             | Self::TooManySecrets { .. }
             | Self::SecretInUse { .. }

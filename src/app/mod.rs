@@ -7,6 +7,7 @@ mod error;
 mod examine;
 mod init;
 mod management;
+mod moving;
 mod opening;
 mod process;
 mod quickstart;
@@ -25,6 +26,7 @@ mod workers;
 
 pub use error::AppError;
 pub use init::{Initialised, init};
+pub use moving::{accept_restore, back_up, copy_store, restore, retold};
 pub use opening::{Opened, open_store};
 pub use process::keep_memory_private;
 pub use quickstart::{Demo, Quickstart, prepare as prepare_quickstart};

@@ -3,7 +3,7 @@
 
 use crate::key::Subject;
 use crate::manage::{Caller, ManageError, Manager, RevokeScope};
-use crate::store::BoxFuture;
+use crate::store::{BoxFuture, GATEWAY_LOGIN};
 use crate::sync::{Reassert, Reasserted};
 
 /// Tells it as a caller that the audit log shows as the gateway itself.
@@ -15,7 +15,7 @@ pub(super) struct Reasserting {
 
 impl Reasserting {
     pub(super) fn by(manager: Manager) -> Self {
-        Self { manager, caller: Caller::Local { login: "gateway".to_owned() } }
+        Self { manager, caller: Caller::Local { login: GATEWAY_LOGIN.to_owned() } }
     }
 
     async fn end_now(&self, subject: &Subject) -> Result<(), ManageError> {

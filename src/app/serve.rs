@@ -284,6 +284,7 @@ impl Running {
         let parts = admin::Parts {
             manager: manager.clone(),
             prefix: config.proxy.token_prefix.clone(),
+            guard: Arc::new(admin::Guard::new(config.sync.failure_limit)),
             deny: Arc::clone(&deny),
             signers: Arc::clone(&held.signers),
             routes: Arc::new(InSettings(Arc::clone(&settings))),

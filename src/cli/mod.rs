@@ -6,6 +6,7 @@
 
 mod check;
 mod completions;
+mod documents;
 mod events;
 mod explain;
 mod failure;
@@ -13,13 +14,17 @@ mod gateways;
 mod health;
 mod init;
 mod keys;
+mod local;
 mod openapi;
+mod operations;
 mod output;
 mod panic;
 mod place;
 mod quickstart;
+mod remote;
 mod secrets;
 mod serve;
+mod store;
 mod typed;
 mod users;
 mod values;
@@ -60,6 +65,7 @@ fn execute(arguments: &[OsString]) -> Result<(), Failure> {
         Command::Keys(args) => keys::run(args, &mut output),
         Command::Users(args) => users::run(args, &mut output),
         Command::Secrets(args) => secrets::run(args, &mut output),
+        Command::Store(args) => store::run(args, &mut output),
         Command::Events(args) => events::run(args, &mut output),
         Command::Gateways(args) => gateways::run(args, &mut output),
         Command::Health(args) => health::run(&args, &mut output),

@@ -130,6 +130,35 @@ impl Progress {
     }
 }
 
+/// How far a command has come of which it is known how long it is, on standard error where that is a terminal.
+pub(super) struct Bar(ProgressBar);
+
+impl Bar {
+    /// Nothing yet.
+    pub(super) fn start() -> Self {
+        let style = ProgressStyle::with_template("{msg} {wide_bar} {human_pos}/{human_len} rows, {eta} left")
+            .unwrap_or_else(|_template| ProgressStyle::default_bar());
+        Self(ProgressBar::new(0).with_style(style))
+    }
+
+    /// `what` begins, with so many rows.
+    pub(super) fn begin(&self, what: &'static str, rows: u64) {
+        self.0.reset();
+        self.0.set_length(rows);
+        self.0.set_message(what);
+    }
+
+    /// So many rows more.
+    pub(super) fn advance(&self, rows: u64) {
+        self.0.inc(rows);
+    }
+
+    /// Clears it away.
+    pub(super) fn finish(&self) {
+        self.0.finish_and_clear();
+    }
+}
+
 /// `text` on one line, with control characters spelt out.
 fn printable(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());

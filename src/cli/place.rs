@@ -10,12 +10,14 @@ use std::time::Duration;
 use tokio::runtime::Runtime;
 
 use super::failure::Failure;
-use super::values::ConfigFile;
+use super::operations::Operations;
+use super::remote::Remote;
+use super::values::{Asked, Whom};
 use crate::app::{self, AppError, Bound, Demo, Quickstart, ServeOptions};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, Environment};
 use crate::manage::{Caller, Manager};
-use crate::store::SharedStore;
+use crate::store::{Acceptance, Backup, Copied, GATEWAY_LOGIN, Retold, Settings, SharedStore, Step};
 
 /// An opened store, and who asks.
 pub(super) struct Place {
@@ -27,9 +29,9 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Opens the store that the configuration names, with its master secret.
-    pub(super) fn open(file: &ConfigFile) -> Result<Self, Failure> {
-        Self::of(load(&file.path)?)
+    /// Opens the store that the configuration in `path` names, with its master secret.
+    pub(super) fn open(path: &Path) -> Result<Self, Failure> {
+        Self::of(load(path)?)
     }
 
     /// Opens the store that `config` names, with its master secret.
@@ -49,6 +51,14 @@ impl Place {
     pub(super) fn wait_for(&self, future: impl Future<Output = ()>) {
         self.runtime.block_on(future);
     }
+}
+
+/// Whoever answers what is asked of keys and users.
+pub(super) fn open(whom: &Whom) -> Result<Box<dyn Operations>, Failure> {
+    Ok(match whom.meaning()? {
+        Asked::Store(config) => Box::new(Place::open(config)?),
+        Asked::Admin(url) => Box::new(Remote::open(url, whom.token_file.as_deref(), whom.ca.as_deref())?),
+    })
 }
 
 /// The configuration in `path`.
@@ -114,6 +124,35 @@ pub(super) fn serve(path: &Path, accept_old_snapshot: bool) -> Result<(), Failur
     Ok(app::serve(load(path)?, ServeOptions { accept_old_snapshot, ..ServeOptions::default() })?)
 }
 
+/// Copies a store; `told` is told how far it has come.
+pub(super) fn copy_store(
+    from: &Settings,
+    to: &Settings,
+    told: &mut (dyn FnMut(Step) + Send),
+) -> Result<Copied, Failure> {
+    Ok(runtime()?.block_on(app::copy_store(from, to, clock(), told))?)
+}
+
+/// Writes the store that `config` names into a new file.
+pub(super) fn back_up(config: &Config, to: &Path) -> Result<Backup, Failure> {
+    Ok(app::back_up(config, to, &clock())?)
+}
+
+/// Puts a backup in the place of the store that `config` names.
+pub(super) fn restore(config: &Config, from: &Path) -> Result<Backup, Failure> {
+    Ok(app::restore(config, from, &clock())?)
+}
+
+/// What gateways told a restored store again.
+pub(super) fn retold(place: &Place, after: u64) -> Result<Vec<Retold>, Failure> {
+    place.wait(app::retold(&place.store, after))
+}
+
+/// Takes a restored store for right.
+pub(super) fn accept_restore(place: &Place, after: u64) -> Result<(Acceptance, Vec<Retold>), Failure> {
+    place.wait(app::accept_restore(&place.store, &place.caller, after))
+}
+
 /// A runtime for one command.
 pub(super) fn runtime() -> Result<Runtime, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -129,8 +168,12 @@ pub(super) fn clock() -> Arc<dyn Clock> {
 pub(super) fn caller() -> Caller {
     #[expect(clippy::disallowed_methods, reason = "the one place where the command line reads the environment")]
     let name = std::env::var("USER").ok();
-    let plain =
-        |name: &String| !name.is_empty() && name.len() <= 64 && name.bytes().all(|byte| byte.is_ascii_graphic());
+    let plain = |name: &String| {
+        name != GATEWAY_LOGIN
+            && !name.is_empty()
+            && name.len() <= 64
+            && name.bytes().all(|byte| byte.is_ascii_graphic())
+    };
     let login = name.filter(plain).unwrap_or_else(|| format!("uid-{}", rustix::process::getuid().as_raw()));
     Caller::Local { login }
 }

@@ -2,13 +2,14 @@
 
 use std::ffi::OsString;
 
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ErrorKind};
 use clap::{CommandFactory, Parser, Subcommand};
 
 use super::failure::Failure;
 use super::output::Output;
 use super::{
-    check, completions, events, explain, gateways, health, init, keys, openapi, quickstart, secrets, serve, users,
+    check, completions, events, explain, gateways, health, init, keys, openapi, quickstart, secrets, serve, store,
+    users,
 };
 
 /// A reverse proxy that lets only authorized API keys through
@@ -30,6 +31,7 @@ pub(super) enum Command {
     Keys(keys::Args),
     Users(users::Args),
     Secrets(secrets::Args),
+    Store(store::Args),
     Events(events::Args),
     Gateways(gateways::Args),
     Health(health::Args),
@@ -57,6 +59,14 @@ pub(super) fn read(arguments: &[OsString], output: &mut Output) -> Result<Option
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => output.raw(text.as_bytes()).map(|()| None),
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             Err(Failure::Usage(format!("no command given; see `{} --help`", command_of(arguments))))
+        }
+        ErrorKind::UnknownArgument
+            if error.get(ContextKind::InvalidArg).is_some_and(|arg| arg.to_string() == "--admin") =>
+        {
+            let command = command_of(arguments);
+            Err(Failure::Usage(format!(
+                "{command} works on this machine and has no --admin: give -c FILE in its place"
+            )))
         }
         _ => {
             let told = format!("{}; see `{} --help`", one_line(&text), command_of(arguments));

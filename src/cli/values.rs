@@ -1,11 +1,12 @@
 //! Values on the command line: the texts that several commands read the same way.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
+use super::failure::Failure;
 use crate::clock::Timestamp;
 use crate::key::{EnvironmentId, FlagSet, Grant, KeyId, NameFault, OperatorScope, ProjectId, Status, check_key_name};
 use crate::manage::Expiry;
@@ -18,6 +19,83 @@ pub(super) struct ConfigFile {
     /// The configuration file
     #[arg(short = 'c', long = "config", value_name = "FILE")]
     pub(super) path: PathBuf,
+}
+
+/// Whom a command asks: the store itself, or a gateway that runs.
+#[derive(Debug, clap::Args)]
+pub(super) struct Whom {
+    #[command(flatten)]
+    place: WhomAtLeast,
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "admin",
+        help = "With --admin: the file that holds the operator's token, in place of KEYWARD_TOKEN"
+    )]
+    pub(super) token_file: Option<PathBuf>,
+    /// With --admin: the file of the authorities to trust, in place of the machine's
+    #[arg(long, value_name = "FILE", requires = "admin")]
+    pub(super) ca: Option<PathBuf>,
+}
+
+/// The same where another command may stand in its place.
+#[derive(Debug, clap::Args)]
+pub(super) struct WhomIfAny {
+    /// The configuration file, whose store is opened
+    #[arg(short = 'c', long, value_name = "FILE", conflicts_with = "admin")]
+    config: Option<PathBuf>,
+    /// The management API of a running gateway, asked as an operator: https://HOST:PORT
+    #[arg(long, value_name = "URL")]
+    admin: Option<String>,
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "admin",
+        help = "With --admin: the file that holds the operator's token, in place of KEYWARD_TOKEN"
+    )]
+    token_file: Option<PathBuf>,
+    /// With --admin: the file of the authorities to trust, in place of the machine's
+    #[arg(long, value_name = "FILE", requires = "admin")]
+    ca: Option<PathBuf>,
+}
+
+impl WhomIfAny {
+    /// As it stands where it must be given.
+    pub(super) fn whom(self) -> Whom {
+        let Self { config, admin, token_file, ca } = self;
+        Whom { place: WhomAtLeast { config, admin }, token_file, ca }
+    }
+}
+
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+struct WhomAtLeast {
+    /// The configuration file, whose store is opened
+    #[arg(short = 'c', long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The management API of a running gateway, asked as an operator: https://HOST:PORT
+    #[arg(long, value_name = "URL")]
+    admin: Option<String>,
+}
+
+/// Who is asked.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Asked<'a> {
+    /// The store that this configuration names.
+    Store(&'a Path),
+    /// The management API at this URL.
+    Admin(&'a str),
+}
+
+impl Whom {
+    /// Who that is.
+    pub(super) fn meaning(&self) -> Result<Asked<'_>, Failure> {
+        match (&self.place.config, &self.place.admin) {
+            (Some(config), None) => Ok(Asked::Store(config)),
+            (None, Some(url)) => Ok(Asked::Admin(url)),
+            (Some(_), Some(_)) | (None, None) => Err(Failure::usage("expected one of --config and --admin")),
+        }
+    }
 }
 
 /// One of a kind, or `all`.

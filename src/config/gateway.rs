@@ -13,8 +13,7 @@ use super::reader::{Item, Section, set};
 use super::{Gateway, Leaving};
 use crate::key::TokenPrefix;
 use crate::policy::{CredentialSource, DeniedStatus, EmptySegments, Pass, PathOptions};
-use crate::sync::FailureLimit;
-use crate::wire::Network;
+use crate::wire::{FailureLimit, Network};
 use crate::{listen, tls};
 
 /// What `[gateway]` says, sorted by who is told.

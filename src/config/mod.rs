@@ -34,7 +34,7 @@ use toml::de::DeTable;
 use crate::secret::{MasterSecret, Secret};
 use crate::table::OnStale;
 use crate::telemetry::{Format as LogFormat, LogSettings};
-use crate::wire::Network;
+use crate::wire::{FailureLimit, Network};
 use crate::{admin, listen, proxy, store, sync, tls};
 
 pub use fault::Fault;
@@ -363,7 +363,7 @@ fn read_secrets(secrets: &Section<'_>, base: &Path, store: &store::Settings) -> 
     secrets.file("master_file", base).unwrap_or(default)
 }
 
-fn read_sync(section: &Section<'_>, file: &Path, base: &Path, failure_limit: sync::FailureLimit) -> sync::Settings {
+fn read_sync(section: &Section<'_>, file: &Path, base: &Path, failure_limit: FailureLimit) -> sync::Settings {
     let mut settings = sync::Settings::new(file.with_extension("state"));
     settings.failure_limit = failure_limit;
     set(&mut settings.state_dir, section.file("state_dir", base));

@@ -37,6 +37,9 @@ pub enum ManageError {
         /// Which user.
         id: UserId,
     },
+    /// A list shall go on from what it cannot have ended with.
+    #[error("cursor: it is of no page of this list; begin again without one")]
+    BadCursor,
     /// There is no such gateway.
     #[error("no gateway {id}; `keyward gateways` shows those that are known")]
     GatewayNotFound {
@@ -114,6 +117,14 @@ pub enum ManageError {
         /// Which user.
         id: UserId,
         /// How many it may have.
+        max: usize,
+    },
+    /// A user makes keys for itself again and again.
+    #[error("user {id:?} has made {max} keys for itself within a day; wait, or let an operator make one")]
+    MadeTooOften {
+        /// Which user.
+        id: UserId,
+        /// How many it may make.
         max: usize,
     },
     /// A key rotates itself again and again.
@@ -254,6 +265,7 @@ impl ManageError {
             Self::FormatNotAvailable { .. } => "format_not_available",
             Self::KeyNotFound { .. } => "not_found",
             Self::UserNotFound { .. } => "user_not_found",
+            Self::BadCursor => "invalid_cursor",
             Self::GatewayNotFound { .. } => "gateway_not_found",
             Self::GatewaysNotKnown { .. } => "gateways_not_known",
             Self::RevisionNotFound { .. } => "revision_not_found",
@@ -264,6 +276,7 @@ impl ManageError {
             Self::RotationUnsettled { .. } => "rotation_unsettled",
             Self::NotOneself { .. } => "not_oneself",
             Self::TooManyKeys { .. } => "too_many_keys",
+            Self::MadeTooOften { .. } => "made_too_often",
             Self::RotatedTooOften { .. } => "rotated_too_often",
             Self::BadIdempotencyKey => "bad_idempotency_key",
             Self::IdempotencyConflict => "idempotency_conflict",

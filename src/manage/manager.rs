@@ -17,10 +17,10 @@ use super::refusals::Refusals;
 use super::staged::IMPORTED_AT_ONCE_MAX;
 use super::{
     Answered, Authenticated, Caller, Changed, Created, ImportOptions, Imported, ImportedKey, KeyChange, KeyList,
-    KeyView, ManageError, NewKey, RevokeScope, Revoked, Rotated, UserDeleted, UserPatch, UserSet, Webhooks, import,
+    KeyView, ManageError, NewKey, Rotated, UserDeleted, UserPatch, UserSet, Webhooks, import,
 };
 use crate::clock::Timestamp;
-use crate::key::{Event, Key, KeyId, MintJwt, ProjectId, Stamp, Subject, Token, TokenHash, TokenPrefix, User, UserId};
+use crate::key::{Event, Key, KeyId, MintJwt, Stamp, Subject, Token, TokenHash, TokenPrefix, User, UserId};
 use crate::store::{
     Changes, Committed, Cursor, EventQuery, Keep, KeyQuery, KeyUsage, Planned, ReadRequest, Reading, RefusalQuery,
     RefusalTally, SharedStore, StoreError, UsageUpdate, UserQuery,
@@ -89,7 +89,7 @@ pub(super) struct Done<T> {
     pub(super) outcome: T,
     pub(super) committed: Committed,
     /// Whether rows were written, and so carry the commit's stamp.
-    wrote: bool,
+    pub(super) wrote: bool,
 }
 
 impl<T> Done<T> {
@@ -102,7 +102,7 @@ impl<T> Done<T> {
     }
 
     /// The outcome, and what is known of the commit.
-    fn apart(self) -> (T, Done<()>) {
+    pub(super) fn apart(self) -> (T, Done<()>) {
         let Self { outcome, committed, wrote } = self;
         (outcome, Done { outcome: (), committed, wrote })
     }
@@ -288,7 +288,9 @@ impl Manager {
     pub async fn update_key(&self, caller: &Caller, id: KeyId, change: KeyChange) -> Result<Changed, ManageError> {
         let webhook = self.check_webhook(change.rotation_webhook_url.as_ref().and_then(Option::as_deref));
         let (by, is_told) = (caller.clone(), matches!(change.rotation_webhook_url, Some(Some(_))));
-        let read = ReadRequest { keys: vec![id], disabled: Some(id), ..ReadRequest::default() };
+        // Whoever sets a URL is told the newest secret of the lineage.
+        let lineage_of = is_told.then_some(id);
+        let read = ReadRequest { keys: vec![id], disabled: Some(id), lineage_of, ..ReadRequest::default() };
         let plan = move |reading: &Reading| {
             webhook.clone()?;
             plan::update(&by, id, &change, reading)
@@ -341,59 +343,11 @@ impl Manager {
         grace: Duration,
     ) -> (Asked, impl FnMut(&Reading) -> Result<Plan<plan::Replaced>, ManageError> + Send + use<>) {
         let (by, minter, counted) = (caller.clone(), self.minter(), Arc::clone(&self.counted));
-        let read = ReadRequest { keys: vec![id], lineage_of: Some(id), ..ReadRequest::default() };
+        // Of a long lineage all that matters is how often it was rotated lately, and what came last.
+        let lineage_newest = plan::LINEAGE_READ;
+        let read = ReadRequest { keys: vec![id], lineage_of: Some(id), lineage_newest, ..ReadRequest::default() };
         let plan = move |reading: &Reading| plan::rotate(&by, id, grace, &minter, &|key| counted.seen(key), reading);
         (Asked::of("rotate", Some(Subject::Key(id)), read), plan)
-    }
-
-    /// Revokes keys for good, in one revision. Those that are revoked already stay as they are.
-    ///
-    /// # Errors
-    /// When the key is not there, the caller may not, or the store fails.
-    pub async fn revoke_key(&self, caller: &Caller, id: KeyId, scope: RevokeScope) -> Result<Revoked, ManageError> {
-        let by = caller.clone();
-        let plan = move |reading: &Reading| plan::revoke(&by, id, scope, reading);
-        let mut done = self.change(caller, revocation(id, scope), plan, |done| revoked(done, vec![])).await?;
-        // An operator may have minted a great many keys: they are looked for when the revocation is
-        // in force, not before.
-        done.related = self.related(caller, id).await.unwrap_or_default();
-        Ok(done)
-    }
-
-    /// Revokes keys for good, once. `answer` makes the answer that is kept; it runs inside the
-    /// transaction, and so all that the key minted is read there too.
-    ///
-    /// # Errors
-    /// As [`Manager::revoke_key`], and when the same was asked for before with other words.
-    pub async fn revoke_key_once(
-        &self,
-        caller: &Caller,
-        id: KeyId,
-        scope: RevokeScope,
-        once: Once,
-        answer: impl Fn(&Revoked) -> Vec<u8> + Send + 'static,
-    ) -> Result<Answered<Revoked>, ManageError> {
-        let by = caller.clone();
-        let mut asked = revocation(id, scope);
-        (asked.read.lineage_of, asked.read.descendants_of) = (Some(id), Some(id));
-        let plan = move |reading: &Reading| {
-            let Plan { changes, outcome } = plan::revoke(&by, id, scope, reading)?;
-            let mut related = plan::related(&by, id, reading)?;
-            related.retain(|kin| outcome.keys.iter().all(|key| key.id != *kin));
-            Ok(Plan { changes, outcome: (outcome, related) })
-        };
-        let finish = |Done { outcome: (outcome, related), committed, wrote }: Done<(plan::Ended, Vec<KeyId>)>| {
-            revoked(Done { outcome, committed, wrote }, related)
-        };
-        let kept = Kept { once, answer: Box::new(answer), key: |_: &Revoked| None };
-        self.change_once(caller, asked, plan, finish, kept).await
-    }
-
-    async fn related(&self, caller: &Caller, id: KeyId) -> Result<Vec<KeyId>, ManageError> {
-        let keys = caller.key().into_iter().chain([id]).collect();
-        let (lineage_of, descendants_of) = (Some(id), Some(id));
-        let read = ReadRequest { keys, lineage_of, descendants_of, ..ReadRequest::default() };
-        plan::related(caller, id, &self.store.read(read).await?)
     }
 
     /// Imports keys: all rows in one revision, or none. A dry run checks the same and writes
@@ -527,16 +481,13 @@ impl Manager {
 
     /// The key of a token, and the store's clock.
     async fn of_token(&self, token: &Token) -> Result<Option<(KeyView, Timestamp)>, ManageError> {
-        let text = token.expose().as_bytes();
-        for hash in [token.hash(), TokenHash::sha256_of(text)] {
-            let read = ReadRequest { hashes: vec![hash], ..ReadRequest::default() };
-            let reading = self.store.read(read).await?;
-            if let Some(key) = reading.keys.first() {
-                let user = reading.user_of(key).cloned();
-                return Ok(Some((view((key.clone(), user, None), reading.now), reading.now)));
-            }
-        }
-        Ok(None)
+        let hashes = [token.hash(), TokenHash::sha256_of(token.expose().as_bytes())];
+        let reading = self.store.read(ReadRequest { hashes: hashes.to_vec(), ..ReadRequest::default() }).await?;
+        let found = hashes.iter().find_map(|hash| reading.keys.iter().find(|key| key.hash == *hash));
+        Ok(found.map(|key| {
+            let user = reading.user_of(key).cloned();
+            (view((key.clone(), user, None), reading.now), reading.now)
+        }))
     }
 
     /// One key.
@@ -574,12 +525,17 @@ impl Manager {
     /// Keys, newest first: of those that the caller may see.
     ///
     /// # Errors
-    /// When the query names a project or environment that the caller does not manage, the caller
-    /// may not read keys, or the store fails.
+    /// When the query names a project or environment that the caller does not manage or a key to go on
+    /// from that is not there for it, the caller may not read keys, or the store fails.
     pub async fn keys(&self, caller: &Caller, mut query: KeyQuery) -> Result<KeyList, ManageError> {
-        let reading = self.asked(caller, ReadRequest::default()).await?;
+        let read = ReadRequest { keys: query.before.into_iter().collect(), ..ReadRequest::default() };
+        let reading = self.asked(caller, read).await?;
         let acting = Acting::of(caller, &reading)?;
         acting.is_permitted(Operation::ReadKeys)?;
+        let there = |id| plan::seen(id, &reading, acting).is_ok();
+        if query.before.is_some_and(|before| !there(before)) {
+            return Err(ManageError::BadCursor);
+        }
         if let Some(scope) = acting.scope()? {
             query.project = narrowed("project_id", query.project, scope.project.as_ref())?;
             query.environment = narrowed("environment_id", query.environment, scope.environment.as_ref())?;
@@ -605,19 +561,24 @@ impl Manager {
         user.cloned().ok_or(ManageError::UserNotFound { id })
     }
 
-    /// Users by id: those of `project`, or all that the caller may see. Deleted ones are left out.
+    /// Users by id, of those that the caller may see. Deleted ones are left out.
     ///
     /// # Errors
-    /// When the caller does not manage `project` or may not read users, or the store fails.
-    pub async fn users(&self, caller: &Caller, project: Option<ProjectId>) -> Result<Vec<User>, ManageError> {
-        let reading = self.asked(caller, ReadRequest::default()).await?;
+    /// When the query names a project that the caller does not manage or a user to go on from that is not
+    /// there for it, the caller may not read users, or the store fails.
+    pub async fn users(&self, caller: &Caller, mut query: UserQuery) -> Result<Vec<User>, ManageError> {
+        let read = ReadRequest { users: query.after.iter().cloned().collect(), ..ReadRequest::default() };
+        let reading = self.asked(caller, read).await?;
         let acting = Acting::of(caller, &reading)?;
         acting.is_permitted(Operation::ReadUsers)?;
-        let project = match acting.scope()? {
-            Some(scope) => narrowed("project_id", project, scope.project.as_ref())?,
-            None => project,
-        };
-        Ok(self.store.list_users(UserQuery { project, undeleted: true, ..UserQuery::default() }).await?)
+        let there = |id| reading.user(id).is_some_and(|user| acting.sees(Target::User(user)));
+        if query.after.as_ref().is_some_and(|after| !there(after)) {
+            return Err(ManageError::BadCursor);
+        }
+        if let Some(scope) = acting.scope()? {
+            query.project = narrowed("project_id", query.project, scope.project.as_ref())?;
+        }
+        Ok(self.store.list_users(UserQuery { undeleted: true, ..query }).await?)
     }
 
     /// Events, oldest first. An event may be of any project, so only whoever manages all of them
@@ -810,16 +771,6 @@ fn keep<U>(kept: &Kept<U>, done: &U, answer: &[u8], now: Timestamp) -> Result<Ke
     Ok(kept.once.keep(answer, (kept.key)(done), now)?)
 }
 
-fn revocation(id: KeyId, scope: RevokeScope) -> Asked {
-    let read = ReadRequest {
-        keys: vec![id],
-        lineage_of: (scope == RevokeScope::Lineage).then_some(id),
-        descendants_of: (scope == RevokeScope::Descendants).then_some(id),
-        ..ReadRequest::default()
-    };
-    Asked { first: First::Change, ..Asked::of("revoke", Some(Subject::Key(id)), read) }
-}
-
 /// What is of all projects is for whoever manages all of them.
 pub(super) fn all_projects(acting: Acting<'_>) -> Result<(), ManageError> {
     match acting.scope()? {
@@ -852,14 +803,6 @@ fn rotated(done: Done<plan::Replaced>) -> Rotated {
     done.settle_key(&mut new, 0);
     done.settle_key(&mut old, 1);
     Rotated { old, new, token: done.outcome.token, committed: done.committed }
-}
-
-fn revoked(done: Done<plan::Ended>, related: Vec<KeyId>) -> Revoked {
-    let (plan::Ended { mut keys, out_of_reach }, done) = done.apart();
-    for (ordinal, key) in keys.iter_mut().enumerate() {
-        done.settle_key(key, ordinal);
-    }
-    Revoked { keys, related, out_of_reach, committed: done.committed }
 }
 
 fn imported(mut done: Done<Vec<Key>>) -> Imported {

@@ -20,6 +20,7 @@ mod once;
 mod own;
 mod plan;
 mod refusals;
+mod revoke;
 mod staged;
 #[cfg(test)]
 mod tests;
@@ -38,5 +39,6 @@ pub use manager::{KEYS_PER_USER_MAX, LiveUsage, Manager};
 pub use once::{IDEMPOTENCY_KEY_MAX, IDEMPOTENCY_KEY_MIN, Once, TOKEN_KEPT};
 pub use own::OWN_NAME_DEFAULT;
 pub use plan::USAGE_SETTLED;
+pub use revoke::REVOKED_AT_ONCE_MAX;
 pub use staged::IMPORTED_AT_ONCE_MAX;
 pub use webhook::{OLD_WEBHOOK_SECRET_KEPT, WebhookSecretRotated, Webhooks};

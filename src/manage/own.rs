@@ -1,6 +1,8 @@
 //! Self-service: a key of a user manages that user's other keys, within its own project and
 //! environment, and never beyond itself. What an operator switched off stays off.
 
+use std::time::Duration;
+
 use super::manager::{Asked, Done, Kept, Manager, changed, created};
 use super::may::Acting;
 use super::mint::Minter;
@@ -15,6 +17,11 @@ use crate::store::{KeyQuery, ReadRequest, Reading};
 
 /// The name of a key whose user gives it none.
 pub const OWN_NAME_DEFAULT: &str = "API key";
+/// How many keys a user makes within a [`DAY`], for each that it may have.
+const MADE_A_DAY_PER_KEY: usize = 4;
+/// How many it may make in any case.
+const MADE_A_DAY_MIN: usize = 100;
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// How many of a user's keys its own list shows: the newest.
 const LISTED_MAX: usize = 1000;
 
@@ -55,7 +62,8 @@ impl Manager {
         // Whose keys are counted follows from the caller's key, which never changes its user.
         let reading = self.asked(caller, ReadRequest::default()).await?;
         let user = caller.key().and_then(|id| reading.key(id)).and_then(|key| key.user.clone());
-        let read = ReadRequest { count_of_user: user, ..ReadRequest::default() };
+        let made_for_itself = user.clone().map(|user| (user, DAY));
+        let read = ReadRequest { count_of_user: user, made_for_itself, ..ReadRequest::default() };
         let (by, minter, most) = (caller.clone(), self.minter(), self.keys_per_user_max());
         let plan = move |reading: &Reading| create(&by, name.as_deref(), &minter, most, reading);
         Ok((Asked::of("own.create", None, read), plan))
@@ -169,6 +177,11 @@ pub(super) fn create(
     let counted: &UserId = &own.user.id;
     if reading.count_of_user >= most {
         return Err(ManageError::TooManyKeys { id: counted.clone(), max: most });
+    }
+    // Keys that are revoked stay stored, so that whoever makes and deletes them again and again is bounded too.
+    let max = most.saturating_mul(MADE_A_DAY_PER_KEY).max(MADE_A_DAY_MIN);
+    if reading.made_for_itself >= max {
+        return Err(ManageError::MadeTooOften { id: counted.clone(), max });
     }
     let now = reading.now;
     let id = KeyId::mint(now, secret::random()?);

@@ -7,7 +7,8 @@ use super::manager::Seen;
 use super::may::{Acting, Operation, Target, may, may_set_user};
 use super::mint::Minter;
 use super::{
-    Activity, Caller, GRACE_MAX, GRACE_OF_SELF_MIN, KeyChange, ManageError, NewKey, RevokeScope, UserPatch, check, told,
+    Activity, Caller, GRACE_MAX, GRACE_OF_SELF_MIN, KeyChange, ManageError, NewKey, RevokeScope, UserPatch, check,
+    told, webhook,
 };
 use crate::clock::Timestamp;
 use crate::key::{EventKind, FlagSet, Format, Key, KeyId, OperatorScope, Stamp, States, Status, Token, User, UserId};
@@ -19,6 +20,8 @@ use crate::store::{Change, Reading};
 pub const USAGE_SETTLED: Duration = Duration::from_secs(30);
 /// How often a key, with all that it replaced, rotates itself within a [`DAY`].
 const OWN_ROTATIONS_MAX: usize = 48;
+/// How many keys of a lineage its rotation looks at: the newest.
+pub(super) const LINEAGE_READ: usize = OWN_ROTATIONS_MAX + 2;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Changes to write, and what to answer once they are committed.
@@ -101,7 +104,10 @@ pub(super) fn update(
 ) -> Result<Plan<(Key, Option<User>)>, ManageError> {
     let acting = Acting::of(caller, reading)?;
     let (before, user) = seen(id, reading, acting)?;
-    let after = changed(before, change, reading.now)?;
+    let mut after = changed(before, change, reading.now)?;
+    if let Some(Some(_)) = &change.rotation_webhook_url {
+        webhook::take_newest_secret(&mut after, reading);
+    }
     check::key(&after)?;
     if change.grants.is_some() || change.may_grant.is_some() || change.operates_on.is_some() {
         check::operator(&after, user)?;
@@ -332,17 +338,31 @@ pub(super) fn revoke(
     let (target, _) = seen(id, reading, acting)?;
     acting.is_permitted(Operation::Revoke)?;
     let below = below(id, reading);
+    let in_reach = |key: &Key| match scope {
+        RevokeScope::Key => key.id == id,
+        RevokeScope::Lineage => key.lineage == target.lineage,
+        RevokeScope::Descendants => key.id == id || below.contains(&key.id),
+    };
+    ended(acting, in_reach, reading)
+}
+
+/// What is asked for may be done, and is left for later.
+pub(super) const fn nothing_ended() -> Plan<Ended> {
+    Plan { changes: vec![], outcome: Ended { keys: vec![], out_of_reach: 0 } }
+}
+
+/// Revokes those of `ids` that the caller may revoke.
+pub(super) fn revoke_these(caller: &Caller, ids: &[KeyId], reading: &Reading) -> Result<Plan<Ended>, ManageError> {
+    let acting = Acting::of(caller, reading)?;
+    acting.is_permitted(Operation::Revoke)?;
+    let ids: HashSet<KeyId> = ids.iter().copied().collect();
+    ended(acting, |key| ids.contains(&key.id), reading)
+}
+
+fn ended(acting: Acting<'_>, in_reach: impl Fn(&Key) -> bool, reading: &Reading) -> Result<Plan<Ended>, ManageError> {
     let (mut changes, mut outcome) = (Vec::new(), Ended { keys: vec![], out_of_reach: 0 });
-    for key in &reading.keys {
-        let in_reach = match scope {
-            RevokeScope::Key => key.id == id,
-            RevokeScope::Lineage => key.lineage == target.lineage,
-            RevokeScope::Descendants => key.id == id || below.contains(&key.id),
-        };
+    for key in reading.keys.iter().filter(|key| in_reach(key) && !key.states.revoked) {
         let user = reading.user_of(key);
-        if !in_reach || key.states.revoked {
-            continue;
-        }
         if !acting.sees(Target::Key { key, user }) {
             outcome.out_of_reach += 1;
             continue;
@@ -353,6 +373,22 @@ pub(super) fn revoke(
         outcome.keys.push(after);
     }
     Ok(Plan { changes, outcome })
+}
+
+/// What the key `id` minted and is not revoked: those that the caller sees, oldest first, so that none
+/// comes before the one that minted it; and how many it does not see.
+pub(super) fn unrevoked_below(
+    caller: &Caller,
+    id: KeyId,
+    reading: &Reading,
+) -> Result<(Vec<KeyId>, usize), ManageError> {
+    let acting = Acting::of(caller, reading)?;
+    let below = below(id, reading);
+    let unrevoked = reading.keys.iter().filter(|key| below.contains(&key.id) && !key.states.revoked);
+    let (mut seen, hidden): (Vec<&Key>, Vec<&Key>) =
+        unrevoked.partition(|key| acting.sees(Target::Key { key, user: reading.user_of(key) }));
+    seen.sort_by_key(|key| (key.created_at, key.id));
+    Ok((seen.iter().map(|key| key.id).collect(), hidden.len()))
 }
 
 /// What the key `id` minted or was replaced by and is not revoked, as far as the caller sees it.

@@ -3,18 +3,21 @@
 
 use std::time::Duration;
 
-use super::manager::{Asked, Done};
+use super::manager::{Asked, Done, Kept};
 use super::may::{Acting, Operation, Target, may};
 use super::plan::{Plan, seen};
-use super::{Caller, ManageError, Manager, check, told};
+use super::{Answered, Caller, ManageError, Manager, Once, check, told};
 use crate::clock::Timestamp;
 use crate::key::{Actor, EventKind, Key, KeyId, Subject, WebhookSecrets};
 use crate::secret::Secret;
-use crate::store::{Changes, Committed, Planned, ReadRequest, Reading};
+use crate::store::{Changes, Committed, Delivery, Planned, ReadRequest, Reading};
 use crate::wire::{Reach, ReceiverUrl};
 
 /// How long what is announced is signed with the secret before the newest, too: 24 hours.
 pub const OLD_WEBHOOK_SECRET_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How many announcements are told of a key.
+const ANNOUNCEMENTS_TOLD: usize = 5;
 
 /// What webhooks need.
 #[derive(Debug, Clone)]
@@ -55,6 +58,18 @@ impl Manager {
         self
     }
 
+    /// What was announced lately of a key's lineage, or is to be, newest first.
+    ///
+    /// # Errors
+    /// When the key is not there, the caller may not read it, or the store fails.
+    pub async fn announcements(&self, caller: &Caller, id: KeyId) -> Result<Vec<Delivery>, ManageError> {
+        let lineage = self.key(caller, id).await?.key.lineage;
+        match self.store.rotation() {
+            Some(store) => Ok(store.deliveries(lineage, ANNOUNCEMENTS_TOLD).await?),
+            None => Ok(Vec::new()),
+        }
+    }
+
     /// Whether `url` can be a key's webhook.
     pub(super) fn check_webhook(&self, url: Option<&str>) -> Result<(), ManageError> {
         let Some(url) = url else { return Ok(()) };
@@ -72,6 +87,40 @@ impl Manager {
     /// When the key has no webhook, is revoked or not there, the caller may not change it, or the store
     /// fails.
     pub async fn rotate_webhook_secret(&self, caller: &Caller, id: KeyId) -> Result<WebhookSecretRotated, ManageError> {
+        let (asked, plan, finish) = self.secret_rotation(caller, id)?;
+        self.change(caller, asked, plan, finish).await
+    }
+
+    /// [`Manager::rotate_webhook_secret`], once. `answer` makes the answer that is kept; it runs inside the
+    /// transaction.
+    ///
+    /// # Errors
+    /// As [`Manager::rotate_webhook_secret`], and when the same was asked for before with other words.
+    pub async fn rotate_webhook_secret_once(
+        &self,
+        caller: &Caller,
+        id: KeyId,
+        once: Once,
+        answer: impl Fn(&WebhookSecretRotated) -> Vec<u8> + Send + 'static,
+    ) -> Result<Answered<WebhookSecretRotated>, ManageError> {
+        let (asked, plan, finish) = self.secret_rotation(caller, id)?;
+        let kept = Kept { once, answer: Box::new(answer), key: |_: &WebhookSecretRotated| None };
+        self.change_once(caller, asked, plan, finish, kept).await
+    }
+
+    #[expect(clippy::type_complexity, reason = "two functions without a name")]
+    fn secret_rotation(
+        &self,
+        caller: &Caller,
+        id: KeyId,
+    ) -> Result<
+        (
+            Asked,
+            impl FnMut(&Reading) -> Result<Plan<Key>, ManageError> + Send + use<>,
+            impl Fn(Done<Key>) -> WebhookSecretRotated + Send + use<>,
+        ),
+        ManageError,
+    > {
         let webhooks = self.webhooks.clone().ok_or(ManageError::WebhooksNotAvailable)?;
         let by = caller.clone();
         let read = ReadRequest { keys: vec![id], lineage_of: Some(id), ..ReadRequest::default() };
@@ -84,7 +133,7 @@ impl Manager {
             let old_until = key.rotation.old_secret_until.unwrap_or(done.committed.at);
             WebhookSecretRotated { key, secret, old_until, committed: done.committed }
         };
-        self.change(caller, asked, plan, finish).await
+        Ok((asked, plan, finish))
     }
 
     /// Takes `url` off every key of the lineage of `id` that has it: its receiver wants no more.
@@ -129,9 +178,22 @@ fn rotate_secret(caller: &Caller, id: KeyId, reading: &Reading) -> Result<Plan<K
     if before.rotation.webhook_url.is_none() {
         return Err(check::invalid("rotation_webhook_url", "the key has no webhook; set its URL first"));
     }
-    // One secret for all of them: a receiver does not know which key of the lineage it is told of.
-    let others = lineage().filter(|key| key.id != id && !key.states.revoked);
+    // One secret for all of them: a receiver does not know which key of the lineage it is told of. What is
+    // sent is signed with the newest of the lineage, so that those out of the caller's sight stay as they are.
+    let is_seen = |key: &&Key| acting.sees(Target::Key { key, user: reading.user_of(key) });
+    let others = lineage().filter(|key| key.id != id && !key.states.revoked).filter(is_seen);
     let all = std::iter::once(before).chain(others);
     let changes = all.filter_map(|key| told::changed_key(EventKind::KeyUpdated, key, changed(key))).collect();
     Ok(Plan { changes, outcome: after })
+}
+
+/// Gives `key` the newest secret of its lineage, as far as it was read.
+pub(super) fn take_newest_secret(key: &mut Key, reading: &Reading) {
+    let lineage = reading.keys.iter().filter(|kin| kin.lineage == key.lineage);
+    if let Some(newest) = lineage.max_by_key(|kin| kin.rotation.secret_version)
+        && newest.rotation.secret_version > key.rotation.secret_version
+    {
+        key.rotation.secret_version = newest.rotation.secret_version;
+        key.rotation.old_secret_until = newest.rotation.old_secret_until;
+    }
 }

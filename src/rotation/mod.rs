@@ -14,6 +14,6 @@ mod settings;
 mod tests;
 
 pub use metrics::RotationMetrics;
-pub use outbound::{Outbound, Post, PostFault, Resolve, SystemResolver};
+pub use outbound::{Outbound, Post, PostFault, Receipt, Resolve, SystemResolver};
 pub use rotator::{Parts, Rotator};
 pub use settings::Settings;

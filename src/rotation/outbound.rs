@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, HOST};
+use http::header::{CONTENT_LENGTH, HOST, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -59,15 +59,24 @@ pub enum PostFault {
     TimedOut(Duration),
 }
 
+/// What a receiver answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Receipt {
+    /// The status.
+    pub status: StatusCode,
+    /// How long it wants to be left alone, where it says so in seconds.
+    pub retry_after: Option<Duration>,
+}
+
 /// Posts to receivers.
 pub trait Post: Send + Sync + fmt::Debug {
-    /// Posts `body` with `fields` to `url`, and what status it is answered.
+    /// Posts `body` with `fields` to `url`, and what it is answered.
     fn post<'a>(
         &'a self,
         url: &'a ReceiverUrl,
         fields: HeaderMap,
         body: Bytes,
-    ) -> BoxFuture<'a, Result<StatusCode, PostFault>>;
+    ) -> BoxFuture<'a, Result<Receipt, PostFault>>;
 }
 
 /// Finds the addresses of a name.
@@ -134,7 +143,7 @@ impl Outbound {
         Err(last)
     }
 
-    async fn exchange(&self, url: &ReceiverUrl, request: Request<Full<Bytes>>) -> Result<StatusCode, PostFault> {
+    async fn exchange(&self, url: &ReceiverUrl, request: Request<Full<Bytes>>) -> Result<Receipt, PostFault> {
         let addresses = self.addresses(url).await?;
         if !url.tls {
             let (stream, _) = self.connect(&addresses).await?;
@@ -157,7 +166,7 @@ impl Post for Outbound {
         url: &'a ReceiverUrl,
         fields: HeaderMap,
         body: Bytes,
-    ) -> BoxFuture<'a, Result<StatusCode, PostFault>> {
+    ) -> BoxFuture<'a, Result<Receipt, PostFault>> {
         Box::pin(async move {
             let mut request = Request::new(Full::new(body.clone()));
             *request.method_mut() = Method::POST;
@@ -173,8 +182,8 @@ impl Post for Outbound {
     }
 }
 
-/// Sends `request` over `stream`, and what status it is answered.
-async fn over<S>(stream: S, request: Request<Full<Bytes>>) -> Result<StatusCode, PostFault>
+/// Sends `request` over `stream`, and what it is answered.
+async fn over<S>(stream: S, request: Request<Full<Bytes>>) -> Result<Receipt, PostFault>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
@@ -183,10 +192,11 @@ where
         http1::Builder::new().max_buf_size(HEAD_BYTES_MAX).handshake(TokioIo::new(stream)).await.map_err(broken)?;
     let exchange = async move {
         let response = sender.send_request(request).await.map_err(broken)?;
-        let status = response.status();
-        // What comes after the status changes nothing.
+        let seconds = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
+        let receipt = Receipt { status: response.status(), retry_after: seconds.map(Duration::from_secs) };
+        // What comes after the head changes nothing.
         let _cut_short = timeout(BODY_PATIENCE, drain(response.into_body())).await;
-        Ok(status)
+        Ok(receipt)
     };
     let mut exchange = std::pin::pin!(exchange);
     // The connection runs as long as the exchange does, and ends with it.

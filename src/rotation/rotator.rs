@@ -13,7 +13,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::message::body;
 use super::metrics::RotationMetrics;
-use super::outbound::Post;
+use super::outbound::{Post, Receipt};
 use super::schedule::wait_after;
 use super::settings::Settings;
 use crate::clock::{Clock, Timestamp};
@@ -36,6 +36,8 @@ const UNNOTED_MAX: u64 = 1000;
 const KEPT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// How long a stop waits for what is being sent.
 const STOP_PATIENCE: Duration = Duration::from_secs(2);
+/// The longest that a receiver puts an attempt off by `Retry-After`.
+const PUT_OFF_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// The most bytes that are kept of what an attempt came to.
 const TOLD_BYTES_MAX: usize = 200;
 
@@ -187,7 +189,8 @@ impl Rotator {
         }
         // Long enough that nobody else sends what is still being sent.
         let lease = settings.timeout * 2;
-        let claim = Claim { owner: self.owner, lease, limit: room, per_host: PER_HOST };
+        let per_project = settings.in_flight.div_ceil(2);
+        let claim = Claim { owner: self.owner, lease, limit: room, per_host: PER_HOST, per_project };
         for claimed in self.store()?.claim(claim).await? {
             let this = self.clone();
             sending.spawn(async move { this.send(claimed).await });
@@ -251,11 +254,14 @@ impl Rotator {
             Err(fault) => return self.failed(delivery.attempts, &fault.to_string()),
         };
         match self.parts.post.post(&url, fields, Bytes::from(delivery.body.clone())).await {
-            Ok(status) if status.is_success() => {
+            Ok(Receipt { status, .. }) if status.is_success() => {
                 Attempt::ended(DeliveryState::Delivered, &format!("answered {}", status.as_u16()))
             }
-            Ok(StatusCode::GONE) => Attempt::ended(DeliveryState::Gone, "answered 410"),
-            Ok(status) => self.failed(delivery.attempts, &format!("answered {}", status.as_u16())),
+            Ok(Receipt { status: StatusCode::GONE, .. }) => Attempt::ended(DeliveryState::Gone, "answered 410"),
+            Ok(Receipt { status, retry_after }) => {
+                let failed = self.failed(delivery.attempts, &format!("answered {}", status.as_u16()));
+                self.put_off(failed, retry_after)
+            }
             Err(fault) => self.failed(delivery.attempts, &fault.to_string()),
         }
     }
@@ -270,6 +276,14 @@ impl Rotator {
             }
             None => Attempt::ended(DeliveryState::GivenUp, why),
         }
+    }
+
+    /// A receiver that asks to be left alone for longer than the schedule would is, within bounds.
+    fn put_off(&self, mut failed: Attempt, retry_after: Option<Duration>) -> Attempt {
+        if let (DeliveryState::Pending, Some(wait)) = (failed.state, retry_after) {
+            failed.again_at = failed.again_at.max(self.parts.clock.now().plus(wait.min(PUT_OFF_MAX)));
+        }
+        failed
     }
 }
 

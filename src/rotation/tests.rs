@@ -55,6 +55,7 @@ impl Posted {
 #[derive(Debug, Default)]
 struct Receiver {
     answers: Mutex<VecDeque<u16>>,
+    retry_after: Mutex<Option<Duration>>,
     posted: Mutex<Vec<Posted>>,
 }
 
@@ -64,12 +65,15 @@ impl Post for Receiver {
         url: &'a ReceiverUrl,
         fields: HeaderMap,
         body: Bytes,
-    ) -> BoxFuture<'a, Result<StatusCode, PostFault>> {
+    ) -> BoxFuture<'a, Result<Receipt, PostFault>> {
         self.posted.lock().push(Posted { url: url.clone(), fields, body });
         let answer = self.answers.lock().pop_front().unwrap_or(200);
-        Box::pin(
-            async move { StatusCode::from_u16(answer).map_err(|_told_to| PostFault::TimedOut(Duration::from_secs(1))) },
-        )
+        let retry_after = *self.retry_after.lock();
+        Box::pin(async move {
+            let status = StatusCode::from_u16(answer);
+            let status = status.map_err(|_told_to| PostFault::TimedOut(Duration::from_secs(1)))?;
+            Ok(Receipt { status, retry_after })
+        })
     }
 }
 
@@ -277,6 +281,28 @@ async fn what_fails_is_sent_again_over_days_and_then_given_up() {
 }
 
 #[tokio::test]
+async fn a_receiver_is_left_alone_for_as_long_as_it_asks_within_bounds() {
+    let house = house();
+    let key = house.create(every_day()).await;
+    house.clock.advance(DAY);
+    let waits = [(Some(Duration::from_secs(3600)), 3600), (Some(100 * DAY), 86_400)];
+    for (retry_after, seconds) in waits {
+        house.will_answer(&[503]);
+        *house.receiver.retry_after.lock() = retry_after;
+        house.rotator().round().await.expect("a round");
+        let stands = house.deliveries(&key).await.remove(0);
+        assert_eq!(stands.next_attempt_at, house.clock.now().plus(Duration::from_secs(seconds)));
+        house.clock.set(stands.next_attempt_at);
+    }
+    // The schedule has come to half an hour, and is not shortened.
+    house.will_answer(&[429]);
+    *house.receiver.retry_after.lock() = Some(Duration::from_secs(1));
+    house.rotator().round().await.expect("a round");
+    let stands = house.deliveries(&key).await.remove(0);
+    assert!(stands.next_attempt_at.since(house.clock.now()) > Duration::from_secs(1000), "{stands:?}");
+}
+
+#[tokio::test]
 async fn a_receiver_that_is_gone_is_told_nothing_more() {
     let house = house();
     let key = house.create(every_day()).await;
@@ -465,7 +491,7 @@ async fn post_to(outbound: &Outbound, url: &str) -> Result<u16, String> {
     let mut fields = HeaderMap::new();
     fields.insert("x-own", "1".parse().expect("a value"));
     let answered = outbound.post(&url, fields, Bytes::from_static(b"{}")).await;
-    answered.map(|status| status.as_u16()).map_err(|fault| fault.to_string())
+    answered.map(|receipt| receipt.status.as_u16()).map_err(|fault| fault.to_string())
 }
 
 #[tokio::test]
@@ -476,16 +502,20 @@ async fn the_checked_address_is_connected_to_under_its_name() {
         vec![
             "HTTP/1.1 204 No Content\r\n\r\n",
             "HTTP/1.1 302 Found\r\nlocation: https://localhost.example/x\r\ncontent-length: 0\r\n\r\n",
+            "HTTP/1.1 503 Later\r\nretry-after: 120\r\ncontent-length: 0\r\n\r\n",
         ],
     )
     .await;
     let shown = address.to_string();
     // Asked again it would lead elsewhere: it is asked once a request.
-    let resolver = Listed::new(&[&[&shown], &[&shown]]);
+    let resolver = Listed::new(&[&[&shown], &[&shown], &[&shown]]);
     let outbound = Outbound::new(Reach::Private, Duration::from_secs(20), Some(folder.path().join("ca.pem")), resolver);
     let url = format!("https://localhost.example:{}/a?b=c", address.port());
     assert_eq!(post_to(&outbound, &url).await, Ok(204));
     assert_eq!(post_to(&outbound, &url).await, Ok(302), "a redirect is an answer, and not followed");
+    let parsed = ReceiverUrl::parse(&url, Reach::Private).expect("a URL");
+    let receipt = outbound.post(&parsed, HeaderMap::new(), Bytes::new()).await.expect("an answer");
+    assert_eq!((receipt.status.as_u16(), receipt.retry_after), (503, Some(Duration::from_secs(120))));
     let read = receiver.join_all().await.concat();
     assert!(read[0].starts_with("localhost.example\nPOST /a?b=c HTTP/1.1\r\n"), "{}", read[0]);
     assert!(read[0].contains(&format!("\r\nhost: localhost.example:{}\r\n", address.port())), "{}", read[0]);

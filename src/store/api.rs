@@ -73,6 +73,20 @@ pub enum StoreError {
         /// Which store.
         store: String,
     },
+    /// The store is a copy of another, and not all of it.
+    #[error("the store {store} is a copy that was not finished: run `keyward store copy` again, which goes on with it")]
+    Unfinished {
+        /// Which store.
+        store: String,
+    },
+    /// A backup cannot be made, or cannot be restored.
+    #[error("the backup {file}: {cause}")]
+    Backup {
+        /// The backup's file.
+        file: String,
+        /// What is wrong, and what to do.
+        cause: String,
+    },
     /// A secret's fingerprint is not the stored one.
     #[error("the master secret is not the one that the store {store} was made with: use that secret's file")]
     WrongSecret {
@@ -106,6 +120,8 @@ pub struct ReadRequest {
     pub keys_of_user: Option<UserId>,
     /// All keys of the lineage of this key.
     pub lineage_of: Option<KeyId>,
+    /// No more than so many of that lineage, those that were stored last; 0 for all.
+    pub lineage_newest: usize,
     /// All keys minted, directly or through others, by this key.
     pub descendants_of: Option<KeyId>,
     /// Keys that have one of these hashes.
@@ -118,6 +134,8 @@ pub struct ReadRequest {
     pub disabled: Option<KeyId>,
     /// Whether any user changed after this revision.
     pub users_changed_after: Option<u64>,
+    /// How many keys this user's own keys made for it within this long.
+    pub made_for_itself: Option<(UserId, Duration)>,
 }
 
 /// What was read inside the transaction, all of one moment.
@@ -147,6 +165,9 @@ pub struct Reading {
     pub disabled: Option<Event>,
     /// Whether any user changed after [`ReadRequest::users_changed_after`].
     pub users_changed: bool,
+    /// How many of the newest [`COUNTED_MAX`] keys of the user that [`ReadRequest::made_for_itself`] names
+    /// were minted by another key of that user, so lately, whatever became of them since.
+    pub made_for_itself: usize,
 }
 
 impl Reading {
@@ -529,6 +550,16 @@ pub trait Store: Send + Sync + fmt::Debug {
 
     /// The part of it that announcements are kept in; none where it keeps none.
     fn rotation(&self) -> Option<&dyn super::RotationStore> {
+        None
+    }
+
+    /// The part of it that is copied; none where it cannot be.
+    fn copies(&self) -> Option<&dyn super::CopyStore> {
+        None
+    }
+
+    /// The part of it that knows of restored backups; none where it knows of none.
+    fn history(&self) -> Option<&dyn super::HistoryStore> {
         None
     }
 

@@ -11,7 +11,10 @@ use std::time::Duration;
 use tokio::sync::{Mutex, OnceCell};
 use tokio::task::{JoinHandle, spawn_blocking};
 
-use super::{Answer, Claim, Claimed, Delivery, NewDelivery, RotationCounts, RotationStore, Settlement, Unannounced};
+use super::{
+    Acceptance, Answer, Claim, Claimed, Delivery, HistoryStore, NewDelivery, Retold, RotationCounts, RotationStore,
+    Settlement, Unannounced,
+};
 use super::{
     Batch, BoxFuture, Committed, Cursor, EventQuery, KeyPage, KeyQuery, NumberedSecret, Planned, Poll, ReadRequest,
     Reading, RefusalQuery, RefusalTally, SharedStore, StageId, Staging, Store, StoreError, StoreId, UsageUpdate,
@@ -19,7 +22,7 @@ use super::{
 };
 use super::{Fleet, FleetStore, GatewayId, GatewayReport, Incarnation, Reported};
 use crate::clock::Timestamp;
-use crate::key::{Event, Key, LineageId, Stamp, TokenHash, User};
+use crate::key::{Actor, Event, Key, LineageId, Stamp, TokenHash, User};
 
 /// Opens the store. Blocks on it.
 pub type Opener = Arc<dyn Fn() -> Result<SharedStore, StoreError> + Send + Sync>;
@@ -93,6 +96,10 @@ impl Store for AwaitedStore {
     }
 
     fn rotation(&self) -> Option<&dyn RotationStore> {
+        Some(self)
+    }
+
+    fn history(&self) -> Option<&dyn HistoryStore> {
         Some(self)
     }
 
@@ -195,6 +202,33 @@ fn rotation_of(store: &SharedStore) -> Result<&dyn RotationStore, StoreError> {
     let none =
         || StoreError::Unavailable { store: store.name().to_owned(), cause: "it keeps no announcements".to_owned() };
     store.rotation().ok_or_else(none)
+}
+
+/// The part of an opened store that knows of restored backups.
+fn history_of(store: &SharedStore) -> Result<&dyn HistoryStore, StoreError> {
+    store.history().ok_or_else(|| StoreError::Unavailable {
+        store: store.name().to_owned(),
+        cause: "it knows nothing of restored backups".to_owned(),
+    })
+}
+
+impl HistoryStore for AwaitedStore {
+    fn acceptances(&self) -> Answer<'_, Vec<Acceptance>> {
+        Box::pin(async move {
+            match self.store().await?.history() {
+                Some(history) => history.acceptances().await,
+                None => Ok(Vec::new()),
+            }
+        })
+    }
+
+    fn retold(&self, after: u64) -> Answer<'_, Vec<Retold>> {
+        Box::pin(async move { history_of(self.store().await?)?.retold(after).await })
+    }
+
+    fn accept(&self, actor: Actor, after: u64) -> Answer<'_, (Acceptance, Vec<Retold>)> {
+        Box::pin(async move { history_of(self.store().await?)?.accept(actor, after).await })
+    }
 }
 
 impl RotationStore for AwaitedStore {

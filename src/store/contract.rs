@@ -52,6 +52,7 @@ macro_rules! contract {
             an_event_tells_from_where_it_was_asked,
             a_reading_tells_what_a_mutation_will_be,
             a_page_goes_on_where_it_ended,
+            what_a_user_makes_for_itself_is_counted,
         );
     };
     ($fixture:ident: $($name:ident,)*) => {
@@ -320,6 +321,8 @@ pub(super) async fn a_reading_holds_what_was_asked_for(f: Fixture) {
     };
     let lineage = ReadRequest { lineage_of: Some(second.id), keys: vec![first.id], ..ReadRequest::default() };
     assert_eq!(ids(lineage).await, (vec![first.id, second.id], 1));
+    let newest = ReadRequest { lineage_of: Some(first.id), lineage_newest: 1, ..ReadRequest::default() };
+    assert_eq!(ids(newest).await, (vec![second.id], 0));
     let minted = ReadRequest { descendants_of: Some(first.id), ..ReadRequest::default() };
     assert_eq!(ids(minted).await, (vec![second.id, third.id], 0));
     let owned = ReadRequest { keys_of_user: Some(ann.clone()), ..ReadRequest::default() };
@@ -697,4 +700,31 @@ pub(super) async fn a_page_goes_on_where_it_ended(f: Fixture) {
     }
     let unknown = KeyQuery { before: Some(KeyId::from_bits(1)), limit: 1, ..KeyQuery::default() };
     assert!(f.store.list_keys(unknown).await.expect("a list").keys.is_empty());
+}
+
+pub(super) async fn what_a_user_makes_for_itself_is_counted(f: Fixture) {
+    let ann = user("ann").id;
+    let of_ann = |number: u8, minter: Option<u8>, made: i64| Key {
+        user: Some(ann.clone()),
+        minted_by: minter.map(|minter| key(minter).id),
+        created_at: at(made),
+        ..key(number)
+    };
+    let mut gone = of_ann(4, Some(1), 950);
+    gone.states.revoked = true;
+    let keys = [
+        of_ann(1, None, 990),
+        of_ann(2, Some(1), 899),
+        of_ann(3, Some(1), 901),
+        gone,
+        of_ann(5, Some(6), 960),
+        Key { user: None, minted_by: Some(key(1).id), created_at: at(970), ..key(6) },
+        of_ann(7, Some(3), 980),
+    ];
+    let mut changes = vec![write_user(user("ann"))];
+    changes.extend(keys.map(write_key));
+    write(&f.store, changes).await.expect("a commit");
+    let read = ReadRequest { made_for_itself: Some((ann, Duration::from_secs(100))), ..ReadRequest::default() };
+    let reading = f.store.read(read).await.expect("a reading");
+    assert_eq!(reading.made_for_itself, 3, "3, 4 and 7: neither what is older nor what others made");
 }

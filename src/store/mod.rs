@@ -8,9 +8,13 @@ mod api;
 mod awaited;
 #[cfg(test)]
 mod contract;
+mod copy;
+#[cfg(test)]
+mod copy_contract;
 mod fleet;
 #[cfg(test)]
 mod fleet_contract;
+mod history;
 mod rotation;
 #[cfg(test)]
 mod rotation_contract;
@@ -27,11 +31,13 @@ pub use api::{
     SharedStore, StageId, Staged, StagedKey, Staging, Store, StoreError, StoreId, UsageUpdate, UserQuery,
 };
 pub use awaited::{AwaitedStore, Opener};
+pub use copy::{Column, Copied, CopyFault, CopyPlace, CopyRow, CopyStore, CopyTable, Head, Kind, Step, Value, copy};
 pub use fleet::{Fleet, FleetStore, Gateway, GatewayId, GatewayReport, Incarnation, NotAGateway, Reported, WhenStale};
+pub use history::{Acceptance, AcceptanceId, GATEWAY_LOGIN, HistoryStore, Retold};
 pub use rotation::{
     Claim, Claimed, Delivery, DeliveryId, DeliveryState, NewDelivery, Notice, NoticeKind, RotationCounts,
     RotationStore, Settlement, Unannounced,
 };
 pub use secrets::{belong_together, check_secrets};
 pub use settings::Settings;
-pub use sqlite::{SqliteStore, examine};
+pub use sqlite::{Backup, SqliteStore, back_up, examine, restore};

@@ -228,6 +228,8 @@ pub struct Claim {
     /// At most so many to one host at a time, whoever sends them, so that a receiver that hangs
     /// holds up its own and nobody else's.
     pub per_host: usize,
+    /// At most so many of one project's keys at a time, likewise. Projects take turns.
+    pub per_project: usize,
 }
 
 /// What an attempt came to.
@@ -270,7 +272,8 @@ pub trait RotationStore: Send + Sync {
     /// are where somebody else has read on from `read.0` before. Answers how many were taken on.
     fn announce(&self, deliveries: Vec<NewDelivery>, read: (Stamp, Stamp)) -> Answer<'_, usize>;
 
-    /// Leases announcements whose time has come and that nobody else has leased, oldest first.
+    /// Leases announcements whose time has come and that nobody else has leased: a project's first before
+    /// any project's second, those of the same place oldest first.
     fn claim(&self, claim: Claim) -> Answer<'_, Vec<Claimed>>;
 
     /// Notes what an attempt came to. An attempt that failed counts only where its lease is still held;

@@ -16,6 +16,7 @@ macro_rules! rotation_contract {
             an_end_is_announced_once_from_the_events,
             a_delivery_is_leased_to_one_until_the_lease_ends,
             no_host_has_more_than_its_share,
+            no_project_has_more_than_its_share,
             what_an_attempt_came_to_is_kept,
             two_gateways_take_each_date_on_once,
             counts_tell_what_is_due_and_what_waits,
@@ -70,7 +71,7 @@ async fn announce(store: &SharedStore, first: u8, host: &str) -> usize {
 }
 
 fn claim_by(owner: u128) -> Claim {
-    Claim { owner, lease: Duration::from_secs(60), limit: 10, per_host: 4 }
+    Claim { owner, lease: Duration::from_secs(60), limit: 10, per_host: 4, per_project: 10 }
 }
 
 async fn claimed(store: &SharedStore, claim: Claim) -> Vec<DeliveryId> {
@@ -194,6 +195,26 @@ pub(super) async fn no_host_has_more_than_its_share(f: Fixture) {
     assert_eq!(claimed(&f.store, two(3)).await, ids(&[3]));
 }
 
+pub(super) async fn no_project_has_more_than_its_share(f: Fixture) {
+    f.clock.set(at(5000));
+    write(&f.store, (1..=6).map(|number| write_key(hooked(number, 1))).collect()).await.expect("a commit");
+    let (_, unread) = found(&f.store).await;
+    // A host each, so that no host stands in the way.
+    let spread = unread.notices.iter().zip(1..).map(|(notice, number)| delivery(number, notice, &number.to_string()));
+    of(&f.store).announce(spread.collect(), unread.read).await.expect("an answer");
+    f.clock.set(at(5001));
+    let other = |number| Key { project: "other".parse().ok(), ..hooked(number, 1) };
+    write(&f.store, (7..=8).map(|number| write_key(other(number))).collect()).await.expect("a commit");
+    announce(&f.store, 7, "late").await;
+    let three = |owner, limit| Claim { per_project: 3, limit, ..claim_by(owner) };
+    let ids = |ids: &[u128]| ids.iter().map(|id| DeliveryId::from_bits(*id)).collect::<Vec<_>>();
+    assert_eq!(claimed(&f.store, three(1, 2)).await, ids(&[1, 7]), "they take turns");
+    assert_eq!(claimed(&f.store, three(2, 10)).await, ids(&[2, 8, 3]), "and neither has more than three");
+    assert_eq!(claimed(&f.store, three(3, 10)).await, []);
+    of(&f.store).settle(settled(1, 1, DeliveryState::Delivered, 0)).await.expect("an answer");
+    assert_eq!(claimed(&f.store, three(3, 10)).await, ids(&[4]));
+}
+
 pub(super) async fn what_an_attempt_came_to_is_kept(f: Fixture) {
     f.clock.set(at(5000));
     write(&f.store, vec![write_key(hooked(1, 1))]).await.expect("a commit");
@@ -229,7 +250,9 @@ pub(super) async fn two_gateways_take_each_date_on_once(f: Fixture) {
     let mut tasks = tokio::task::JoinSet::new();
     for (owner, store) in (0..).zip([&f.store, &other, &f.store, &other]) {
         let store = std::sync::Arc::clone(store);
-        tasks.spawn(async move { claimed(&store, Claim { limit: 100, per_host: 100, ..claim_by(owner) }).await.len() });
+        tasks.spawn(async move {
+            claimed(&store, Claim { limit: 100, per_host: 100, per_project: 100, ..claim_by(owner) }).await.len()
+        });
     }
     assert_eq!(tasks.join_all().await.into_iter().sum::<usize>(), 50, "each is leased to one");
 }

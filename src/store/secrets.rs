@@ -15,9 +15,14 @@ pub fn belong_together(known: &[NumberedSecret], given: &[NumberedSecret]) -> bo
 /// a known one is trusted with its successor. One that was forgotten is not taken again.
 ///
 /// # Errors
-/// [`StoreError::WrongSecret`] where none is known, or one is another than the known one of its number;
+/// [`StoreError::Unfinished`] where it is no whole store; [`StoreError::WrongSecret`] where none is known, or one is another than the known one of its number;
 /// when the store fails.
 pub async fn check_secrets(store: &dyn Store, given: &[NumberedSecret]) -> Result<(), StoreError> {
+    if let Some(part) = store.copies()
+        && part.head().await?.copying.is_some()
+    {
+        return Err(StoreError::Unfinished { store: store.name().to_owned() });
+    }
     let mut known = store.secrets().await?;
     let mut given = given.to_vec();
     given.sort_unstable();

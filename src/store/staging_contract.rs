@@ -39,7 +39,7 @@ fn staged(key: Key) -> StagedKey {
     StagedKey { key, event: NewEvent { kind: EventKind::KeyImported, changes }, other_hash: None }
 }
 
-fn staging(stage: StageId, keys: impl IntoIterator<Item = Key>) -> Staging {
+pub(super) fn staging(stage: StageId, keys: impl IntoIterator<Item = Key>) -> Staging {
     let from = "192.0.2.1".parse().ok();
     Staging { stage, actor: Actor::Local("ann".to_owned()), from, keys: keys.into_iter().map(staged).collect() }
 }
@@ -48,7 +48,7 @@ async fn stage(store: &SharedStore, stage: StageId, numbers: std::ops::Range<u8>
     store.stage(staging(stage, numbers.map(key))).await.expect("it can be staged");
 }
 
-async fn take_in(store: &SharedStore, stage: StageId, keys: u32) -> Result<Committed, StoreError> {
+pub(super) async fn take_in(store: &SharedStore, stage: StageId, keys: u32) -> Result<Committed, StoreError> {
     let plan = move |_: &Reading| {
         let staged = Some(Staged { stage, keys });
         Ok(Changes { staged, ..Changes::by(Actor::Local("ann".to_owned()), vec![]) })
@@ -71,8 +71,7 @@ async fn fed(store: &SharedStore, cursor: Cursor) -> Vec<(Stamp, KeyId)> {
         }
     };
     store.changes_after(cursor, Box::new(sink)).await.expect("a feed");
-    let rows = rows.lock().clone();
-    rows
+    rows.lock().clone()
 }
 
 async fn listed(store: &SharedStore, query: KeyQuery) -> Vec<KeyId> {

@@ -13,6 +13,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
 use super::Settings;
+use super::accept::Accepted;
 use super::loan::{Ask, Holding};
 use super::metrics::{Alarm, SyncMetrics, shown};
 use super::report::Reporter;
@@ -21,7 +22,7 @@ use super::state::{Plan, Restored, StateDir};
 use crate::clock::{Clock, Timestamp};
 use crate::key::Stamp;
 use crate::store::{Batch, CommitId, Cursor, Damaged, Poll, Row as StoredRow, SharedStore, StoreError, StoreId};
-use crate::table::{Conflict, KeyRow, Load, Row, Table, UserRow};
+use crate::table::{Conflict, KeyRow, Load, Merged, Row, Table, UserRow};
 
 /// Follows the store; see the module.
 #[derive(Debug)]
@@ -34,6 +35,7 @@ pub(super) struct Follower {
     pub(super) state: Arc<Mutex<StateDir>>,
     pub(super) wake: Arc<Notify>,
     retelling: Retelling,
+    accepted: Accepted,
     reporter: Arc<Reporter>,
     /// The store was asked to know this process, before anything of it was loaded.
     entered: bool,
@@ -165,6 +167,7 @@ impl Follower {
         asked: mpsc::UnboundedReceiver<Ask>,
     ) -> Self {
         Self {
+            accepted: Accepted::read(&settings.state_dir),
             store,
             table,
             clock,
@@ -405,6 +408,12 @@ impl Follower {
 
     /// Builds the whole key set beside the one in use and swaps it in.
     async fn reload(&mut self) -> Result<(), Stuck> {
+        // Asked before the rows are: an acceptance that comes later begins another history.
+        let acceptances = match self.store.history() {
+            Some(history) => history.acceptances().await?,
+            None => Vec::new(),
+        };
+        let is_meant = self.following.is_some() && self.accepted.lacks_newest(&acceptances);
         let mut staged = self.read(Cursor::default(), Some(self.table.load())).await?;
         let (Some(end), Some(load)) = (staged.end.take(), staged.load.take()) else {
             return Err(Stuck::Early { store: self.store_name() });
@@ -417,7 +426,14 @@ impl Follower {
         let keys = load.keys();
         // Walking both key sets takes a while where they are large.
         let (table, drop_max) = (Arc::clone(&self.table), self.settings.reload_drop_max_percent);
-        let swapped = tokio::task::spawn_blocking(move || table.swap(load, drop_max)).await;
+        let swap = move || {
+            if is_meant {
+                table.replace(load);
+                return Ok(Merged::default());
+            }
+            table.swap(load, drop_max)
+        };
+        let swapped = tokio::task::spawn_blocking(swap).await;
         let merged = match swapped {
             Ok(Ok(merged)) => merged,
             Ok(Err(refused)) => {
@@ -439,6 +455,12 @@ impl Follower {
         self.snapshots.begun_at = None;
         self.metrics.reloads.inc();
         tracing::info!(keys, revision = end.newest.revision, "loaded the key set from the store");
+        if is_meant {
+            tracing::warn!(
+                "the restored store was accepted by an operator: what it does not know as ended works again"
+            );
+        }
+        self.accepted.learn(&acceptances);
         for key in &merged.keys {
             tracing::error!(%key, "the store no longer has this key as revoked or superseded: it stays refused here");
         }
@@ -492,6 +514,10 @@ impl Follower {
                     return;
                 }
             }
+        }
+        if let Err(error) = self.accepted.write() {
+            // Until it is written, a restart would take the store as it is once more.
+            tracing::error!(%error, "that a restored store was taken over cannot be remembered: the state folder fails");
         }
         self.report();
     }

@@ -12,13 +12,13 @@ use std::time::Duration;
 use dashmap::DashMap;
 use tokio::sync::{Notify, OnceCell};
 
-use super::FailureLimit;
-use super::failures::{Budget, Failures};
+use super::budget::Budget;
 use super::metrics::SyncMetrics;
 use crate::clock::Timestamp;
 use crate::key::{Record, TokenHash};
 use crate::store::{SharedStore, StoreError};
 use crate::table::{BoxFuture, Head, KeyRow, MissAnswer, MissResolver, Table, UserRow};
+use crate::wire::{FailureLimit, Failures};
 
 /// The miss path over a store.
 #[derive(Debug)]

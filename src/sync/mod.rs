@@ -4,7 +4,8 @@
 //! Called by `app`, on the management runtime. Nothing here is on the path of a request whose key
 //! the table knows.
 
-mod failures;
+mod accept;
+mod budget;
 #[cfg(test)]
 mod fake;
 mod follow;
@@ -24,6 +25,6 @@ pub use loan::StateLoan;
 pub use metrics::SyncMetrics;
 pub use report::StalePolicy;
 pub use retell::{Reassert, Reasserted};
-pub use settings::{FailureLimit, Settings};
+pub use settings::Settings;
 pub use start::{Handle, Parts, Runner, Sync};
 pub use state::{MacKey, StateError};

@@ -85,8 +85,10 @@ struct Told {
 
 /// How long a report may take: longer than a store itself waits for a lock.
 const PATIENCE: Duration = Duration::from_secs(7);
-/// How long the last word may take, and that which loading waits for.
-const PATIENCE_AT_THE_ENDS: Duration = Duration::from_secs(2);
+/// How long loading waits for the store to know this process: somebody may keep it locked.
+const PATIENCE_AT_START: Duration = Duration::from_millis(350);
+/// How long the last word may take.
+const PATIENCE_AT_END: Duration = Duration::from_secs(2);
 const HEARTBEAT: Duration = Duration::from_secs(2);
 /// The least time between two reports where something ended, and where nothing did.
 const BETWEEN_ENDS: Duration = Duration::from_millis(20);
@@ -174,8 +176,8 @@ impl Reporter {
     /// Has the store know this process, as well as may be. Whoever changes a key after that waits for it.
     pub(super) async fn register(&self) {
         let Some(fleet) = self.store.fleet() else { return };
-        if !self.told.lock().registered && tokio::time::timeout(PATIENCE_AT_THE_ENDS, self.tell(fleet)).await.is_err() {
-            tracing::error!(store = self.store.name(), "the store does not take up this gateway yet");
+        if !self.told.lock().registered && tokio::time::timeout(PATIENCE_AT_START, self.tell(fleet)).await.is_err() {
+            tracing::warn!(store = self.store.name(), "the store does not take up this gateway yet");
         }
     }
 
@@ -201,7 +203,7 @@ impl Reporter {
         }
         let known = self.told.lock().registered;
         if known {
-            let left = tokio::time::timeout(PATIENCE_AT_THE_ENDS, fleet.leave(vec![self.about.incarnation])).await;
+            let left = tokio::time::timeout(PATIENCE_AT_END, fleet.leave(vec![self.about.incarnation])).await;
             if !matches!(left, Ok(Ok(()))) {
                 tracing::warn!(
                     gateway = %self.about.gateway,

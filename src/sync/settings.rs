@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::table::OnStale;
+use crate::wire::FailureLimit;
 
 /// How the table follows the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,25 +31,6 @@ pub struct Settings {
     pub usage_flush: Duration,
     /// How many unknown tokens one client may send.
     pub failure_limit: FailureLimit,
-}
-
-/// How many failed look-ups one client prefix may make.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FailureLimit {
-    /// Tries a second, refilled. 0 for no limit.
-    pub per_second: u32,
-    /// Tries at once.
-    pub burst: u32,
-    /// How many leading bits of an IPv4 address make a client.
-    pub prefix_v4: u8,
-    /// How many leading bits of an IPv6 address make a client.
-    pub prefix_v6: u8,
-}
-
-impl Default for FailureLimit {
-    fn default() -> Self {
-        Self { per_second: 50, burst: 500, prefix_v4: 32, prefix_v6: 56 }
-    }
 }
 
 impl Settings {

@@ -14,13 +14,14 @@ use tokio::sync::watch;
 use super::fake::{FakeStore, Mood, hash, key, keys, revoked, user};
 use super::loan::Ask;
 use super::metrics::{Alarm, SyncMetrics};
-use super::{FailureLimit, MacKey, Parts, Settings, StateError, Sync};
+use super::{MacKey, Parts, Settings, StateError, Sync};
 use crate::clock::{Clock, ManualClock, Timestamp};
 use crate::key::{Actor, EventKind, Grants, Key, Status};
 use crate::store::{
     AwaitedStore, Change, Changes, NewEvent, ReadRequest, Reading, Row, SharedStore, SqliteStore, StoreError, StoreId,
 };
 use crate::table::{Freshness, MissAnswer, Table};
+use crate::wire::FailureLimit;
 
 /// A folder, a store and a clock, over which gateways are started one after the other.
 struct House {

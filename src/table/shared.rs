@@ -199,6 +199,15 @@ impl Table {
         Ok(merged)
     }
 
+    /// Puts a key set that was built beside into place as it is: what is known here as ended, and is not there,
+    /// is known no more. Only where somebody has said that this is meant. Usage counters stay.
+    pub fn replace(&self, load: Load) {
+        let _turn = self.writing.lock();
+        self.content.store(Arc::new(load.content));
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        self.changes.send_modify(|version| *version += 1);
+    }
+
     /// Which key set is in use: moves on every swap.
     #[must_use]
     pub fn generation(&self) -> u64 {

@@ -5,6 +5,7 @@
 
 mod body;
 mod client;
+mod failures;
 mod fields;
 mod problem;
 mod proxy_header;
@@ -14,6 +15,7 @@ mod trace;
 
 pub use body::{BrokenOff, Inbound, InboundFault, Transfer};
 pub use client::{Network, client_address};
+pub use failures::{FailureLimit, Failures};
 pub use fields::{
     ForbiddenNomination, Upstreamward, is_decided_here, remove_spellings, strip_request_fields, strip_response_fields,
     strip_trailers, trim_values,

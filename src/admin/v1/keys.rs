@@ -20,6 +20,7 @@ use crate::clock::Timestamp;
 use crate::key::{EnvironmentId, Format, Grants, KeyId, OperatorScope, ProjectId, Status, UserId};
 use crate::manage::{
     Activity, Answered, Expiry, KeyChange, KeyView, ManageError, NewKey, RevokeScope, Revoked, Rotated,
+    WebhookSecretRotated,
 };
 use crate::store::KeyQuery;
 
@@ -324,7 +325,8 @@ pub(in crate::admin) async fn show(call: Call, Named(id): Named, Query(Nothing {
     call.about(&id);
     let view = call.manager().key(&call.caller, id).await?;
     let lineage = call.manager().lineage(&call.caller, id).await?;
-    json(StatusCode::OK, &KeyWhole::of(&view, &lineage))
+    let announced = call.manager().announcements(&call.caller, id).await?;
+    json(StatusCode::OK, &KeyWhole::of(&view, &lineage, &announced))
 }
 
 /// What to change of a key. What is left out stays as it is.
@@ -485,8 +487,14 @@ pub(in crate::admin) async fn rotate_webhook_secret(
 ) -> Answer {
     let (id, patience) = (key_id(&id)?, wait.span()?);
     call.about(&id);
-    let rotated = call.manager().rotate_webhook_secret(&call.caller, id).await?;
-    call.changed(StatusCode::OK, &NewWebhookSecret::of(&rotated), rotated.committed, patience).await
+    let manager = call.manager();
+    let Some(once) = call.once(b"")? else {
+        let rotated = manager.rotate_webhook_secret(&call.caller, id).await?;
+        return call.changed(StatusCode::OK, &NewWebhookSecret::of(&rotated), rotated.committed, patience).await;
+    };
+    let answer = |rotated: &WebhookSecretRotated| written(&NewWebhookSecret::of(rotated));
+    let answered = manager.rotate_webhook_secret_once(&call.caller, id, once, answer).await?;
+    call.once_answered(StatusCode::OK, answered, |rotated| rotated.committed, patience).await
 }
 
 /// How a key shall be replaced.

@@ -11,6 +11,7 @@ use crate::key::{
 };
 use crate::manage::{Changed, Created, KeyView, Revoked, Rotated, WebhookSecretRotated};
 use crate::secret::Secret;
+use crate::store::{Delivery, DeliveryId, DeliveryState};
 
 /// A key. Never its token.
 #[derive(Debug, Serialize, ToSchema)]
@@ -278,23 +279,78 @@ pub struct KeyWhole<'a> {
     key: KeyShape<'a>,
     /// How often it was used.
     uses: u64,
+    /// The last four characters of its token; null of one that was imported by its hash.
+    #[schema(required)]
+    last_four: Option<&'a str>,
+    /// Which secret of its lineage announcements are signed with, counted from 1; null without a webhook.
+    #[schema(required)]
+    webhook_secret_version: Option<u32>,
+    /// Until when they are signed with the secret before that one, too.
+    #[schema(value_type = Option<String>, format = DateTime, required)]
+    old_webhook_secret_valid_until: Option<Timestamp>,
     /// It and all that it replaced or was replaced by, oldest first.
     lineage: Vec<LineageMember>,
+    /// What was announced of its lineage lately at its webhook, or is to be, newest first.
+    announcements: Vec<Announcement>,
 }
 
 impl<'a> KeyWhole<'a> {
-    /// `view`, and the views of its lineage in any order.
+    /// `view`, the views of its lineage in any order, and what was announced, newest first.
     #[must_use]
-    pub fn of(view: &'a KeyView, lineage: &[KeyView]) -> Self {
+    pub fn of(view: &'a KeyView, lineage: &[KeyView], announced: &[Delivery]) -> Self {
         let mut lineage: Vec<_> = lineage.iter().map(LineageMember::of).collect();
         lineage.sort_by_key(|member| (member.created_at, member.id));
-        Self { key: KeyShape::of(view), uses: view.usage.map_or(0, |usage| usage.count), lineage }
+        let rotation = Some(&view.key.rotation).filter(|rotation| rotation.webhook_url.is_some());
+        Self {
+            key: KeyShape::of(view),
+            uses: view.usage.map_or(0, |usage| usage.count),
+            last_four: view.key.last_four.as_deref(),
+            webhook_secret_version: rotation.map(|rotation| rotation.secret_version),
+            old_webhook_secret_valid_until: rotation.and_then(|rotation| rotation.old_secret_until),
+            lineage,
+            announcements: announced.iter().map(Announcement::of).collect(),
+        }
     }
+}
 
-    /// The keys of its lineage, oldest first.
-    #[must_use]
-    pub fn lineage(&self) -> &[LineageMember] {
-        &self.lineage
+/// Something that was announced at a webhook, or is to be.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Announcement {
+    /// Its id, which the receiver was sent as `webhook-id`.
+    #[schema(value_type = String)]
+    id: DeliveryId,
+    /// The key that it is about.
+    #[schema(value_type = String)]
+    key_id: KeyId,
+    /// What is announced, such as `api_key.rotation_due`.
+    r#type: &'static str,
+    /// What became of it: `pending`, `delivered`, `gone`, `given_up` or `moot`.
+    state: &'static str,
+    /// When it was taken on.
+    #[schema(value_type = String, format = DateTime)]
+    created_at: Timestamp,
+    /// How often it was tried and has failed.
+    failed_attempts: u32,
+    /// When it is tried next.
+    #[schema(value_type = Option<String>, format = DateTime, required)]
+    next_attempt_at: Option<Timestamp>,
+    /// What the last attempt came to; empty before the first.
+    last_outcome: String,
+}
+
+impl Announcement {
+    fn of(delivery: &Delivery) -> Self {
+        let is_pending = delivery.state == DeliveryState::Pending;
+        Self {
+            id: delivery.id,
+            key_id: delivery.key,
+            r#type: delivery.kind.as_str(),
+            state: delivery.state.as_str(),
+            created_at: delivery.created_at,
+            failed_attempts: delivery.attempts,
+            next_attempt_at: is_pending.then_some(delivery.next_attempt_at),
+            last_outcome: delivery.told.clone(),
+        }
     }
 }
 

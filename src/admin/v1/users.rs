@@ -12,6 +12,7 @@ use crate::admin::operator::Call;
 use crate::admin::problem::{Code, Refusal};
 use crate::key::{ProjectId, UserId};
 use crate::manage::{Activity, UserChange};
+use crate::store::UserQuery;
 
 /// Which users to list.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -33,8 +34,8 @@ pub(in crate::admin) struct Filter {
 pub(in crate::admin) async fn list(call: Call, Query(asked): Query<Filter>, uri: Uri) -> Answer {
     let limit = page::limit(asked.limit)?;
     let after: Option<UserId> = page::place(asked.cursor.as_deref(), |place| place.parse().ok())?;
-    let mut users = call.manager().users(&call.caller, asked.project_id).await?;
-    users.retain(|user| after.as_ref().is_none_or(|after| user.id > *after));
+    let query = UserQuery { project: asked.project_id, after, limit: limit + 1, ..UserQuery::default() };
+    let mut users = call.manager().users(&call.caller, query).await?;
     let more = page::cut(&mut users, limit);
     let shapes: Vec<_> = users.iter().map(UserShape::of).collect();
     let mut response = json(StatusCode::OK, &shapes)?;

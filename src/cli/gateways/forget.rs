@@ -4,8 +4,8 @@ use serde::Serialize;
 
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
-use crate::cli::place::Place;
-use crate::cli::values::ConfigFile;
+use crate::cli::place;
+use crate::cli::values::Whom;
 use crate::store::GatewayId;
 
 /// Forget a gateway that is gone for good, so that no change waits for it any more
@@ -18,7 +18,7 @@ Make sure that it does not run: one that cannot reach the store may still let re
 A gateway that runs after all is taken up again as soon as it is heard.")]
 pub(in crate::cli) struct Args {
     #[command(flatten)]
-    config: ConfigFile,
+    whom: Whom,
     /// The gateway, as `keyward gateways list` shows it
     #[arg(value_name = "ID")]
     id: GatewayId,
@@ -35,8 +35,7 @@ struct Forgotten {
 }
 
 pub(super) fn run(args: Args, output: &mut Output) -> Result<(), Failure> {
-    let place = Place::open(&args.config)?;
-    let processes = place.wait(place.manager.forget_gateway(&place.caller, args.id.clone()))?;
+    let processes = place::open(&args.whom)?.forget_gateway(args.id.clone())?;
     if args.json {
         return output.json(&Forgotten { id: args.id, processes });
     }

@@ -5,18 +5,17 @@ mod forget;
 mod list;
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Subcommand;
-use tokio::time::Instant;
 
+use super::documents::{Confirmation, Gateway};
 use super::failure::Failure;
+use super::operations::Operations;
 use super::output::Output;
-use super::place::Place;
-use super::values::{ConfigFile, duration};
+use super::place::clock;
+use super::values::{WhomIfAny, duration};
 use crate::clock::Timestamp;
-use crate::manage::{Confirmation, GatewayState, GatewayView};
 
 /// Show which gateways follow the store and how far each has come, or forget one that is gone
 #[derive(Debug, clap::Args)]
@@ -24,9 +23,8 @@ use crate::manage::{Confirmation, GatewayState, GatewayView};
 pub(super) struct Args {
     #[command(subcommand)]
     command: Option<Command>,
-    /// The configuration file
-    #[arg(short = 'c', long = "config", value_name = "FILE")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    whom: WhomIfAny,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -39,11 +37,10 @@ enum Command {
 }
 
 pub(super) fn run(args: Args, output: &mut Output) -> Result<(), Failure> {
-    match (args.command, args.config) {
-        (Some(Command::List(args)), _) => list::run(&args, output),
-        (Some(Command::Forget(args)), _) => forget::run(args, output),
-        (None, Some(path)) => list::run(&list::Args { config: ConfigFile { path }, json: args.json }, output),
-        (None, None) => Err(Failure::usage("expected --config <FILE>; see `keyward gateways --help`")),
+    match args.command {
+        Some(Command::List(args)) => list::run(&args, output),
+        Some(Command::Forget(args)) => forget::run(args, output),
+        None => list::run(&list::Args { whom: args.whom.whom(), json: args.json }, output),
     }
 }
 
@@ -57,10 +54,8 @@ pub(super) struct WaitOption {
 
 impl WaitOption {
     /// Waits, where that was asked for, until `revision` is in force or the time is over.
-    pub(super) fn confirmation(self, place: &Place, revision: u64) -> Result<Option<Confirmation>, Failure> {
-        let Some(wait) = self.wait else { return Ok(None) };
-        let until = Instant::now() + wait;
-        place.wait(place.manager.wait_confirmed(revision, until)).map(Some)
+    pub(super) fn confirmation(self, asked: &dyn Operations, revision: u64) -> Result<Option<Confirmation>, Failure> {
+        self.wait.map(|wait| asked.confirmation(revision, wait)).transpose()
     }
 
     /// Waits as [`WaitOption::confirmation`] does, after all that was printed so far can be read, and tells
@@ -68,19 +63,19 @@ impl WaitOption {
     ///
     /// # Errors
     /// Naming each gateway that has not confirmed `revision`.
-    pub(super) fn tell(self, place: &Place, revision: u64, output: &mut Output) -> Result<(), Failure> {
+    pub(super) fn tell(self, asked: &dyn Operations, revision: u64, output: &mut Output) -> Result<(), Failure> {
         output.flush()?;
-        let Some(confirmation) = self.confirmation(place, revision)? else { return Ok(()) };
-        if confirmation.is_of_all() {
+        let Some(confirmation) = self.confirmation(asked, revision)? else { return Ok(()) };
+        if confirmation.confirmed {
             output.line(format_args!("in force{}", counted(gateways(&confirmation.applied))))?;
         }
         unconfirmed(&confirmation)
     }
 
     /// The same where the output is not for people.
-    pub(super) fn check(self, place: &Place, revision: u64, output: &mut Output) -> Result<(), Failure> {
+    pub(super) fn check(self, asked: &dyn Operations, revision: u64, output: &mut Output) -> Result<(), Failure> {
         output.flush()?;
-        self.confirmation(place, revision)?.as_ref().map_or(Ok(()), unconfirmed)
+        self.confirmation(asked, revision)?.as_ref().map_or(Ok(()), unconfirmed)
     }
 }
 
@@ -93,8 +88,8 @@ fn counted(gateways: usize) -> String {
 }
 
 /// How many gateways these processes are of.
-fn gateways<'a>(views: impl IntoIterator<Item = &'a GatewayView>) -> usize {
-    views.into_iter().map(|view| &view.gateway.report.gateway).collect::<BTreeSet<_>>().len()
+fn gateways<'a>(processes: impl IntoIterator<Item = &'a Gateway>) -> usize {
+    processes.into_iter().map(|process| &process.id).collect::<BTreeSet<_>>().len()
 }
 
 /// Nothing where a change is in force everywhere.
@@ -102,28 +97,27 @@ fn gateways<'a>(views: impl IntoIterator<Item = &'a GatewayView>) -> usize {
 /// # Errors
 /// Naming each gateway on which it may not be.
 pub(super) fn unconfirmed(confirmation: &Confirmation) -> Result<(), Failure> {
-    if confirmation.is_of_all() {
+    if confirmation.confirmed {
         return Ok(());
     }
-    let (revision, now) = (confirmation.revision, confirmation.now);
+    let (revision, now) = (confirmation.revision, clock().now());
     let missing = gateways(&confirmation.unconfirmed);
     let all = gateways(confirmation.unconfirmed.iter().chain(&confirmation.applied));
     let mut lines =
         vec![format!("it is done, but revision {revision} is not confirmed by {missing} of {all} gateways:")];
-    lines.extend(confirmation.unconfirmed.iter().map(|view| format!("  {}", sentence(view, now))));
-    if confirmation.unconfirmed.iter().any(|view| view.state == GatewayState::Silent) {
+    lines.extend(confirmation.unconfirmed.iter().map(|gateway| format!("  {}", sentence(gateway, now))));
+    if confirmation.unconfirmed.iter().any(Gateway::is_silent) {
         lines.push("  one that is gone for good is forgotten by `keyward gateways forget ID`".to_owned());
     }
     Err(Failure::Failed(lines))
 }
 
-fn sentence(view: &GatewayView, now: Timestamp) -> String {
-    let report = &view.gateway.report;
-    let seen = now.since(view.gateway.last_seen).as_secs();
-    let at = match view.gateway.confirmed() {
+fn sentence(gateway: &Gateway, now: Timestamp) -> String {
+    let Gateway { id, host, pid, state, .. } = gateway;
+    let seen = now.since(gateway.last_seen_at).as_secs();
+    let at = match gateway.confirmed() {
         Some(revision) => format!("at revision {revision}"),
         None => "follows another history of the store".to_owned(),
     };
-    let state = view.state.as_str();
-    format!("{} on {}, process {}: {state}, {at}, heard {seen}s ago", report.gateway, report.host, report.pid)
+    format!("{id} on {host}, process {pid}: {state}, {at}, heard {seen}s ago")
 }

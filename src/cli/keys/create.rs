@@ -4,15 +4,14 @@ use std::collections::BTreeMap;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
-use super::webhook::text_of;
 use super::{end_text, flags_text, project_text, told_once};
-use crate::admin::Minted;
+use crate::cli::documents::{Token, Told};
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
-use crate::cli::place::Place;
-use crate::cli::values::{ConfigFile, EndOptions, OperatorOptions, RotationOptions, Which, key_name, pair};
+use crate::cli::place;
+use crate::cli::values::{EndOptions, OperatorOptions, RotationOptions, Which, Whom, key_name, pair};
 use crate::key::{EnvironmentId, Format, Grant, Grants, ProjectId, UserId};
-use crate::manage::{Created, NewKey};
+use crate::manage::NewKey;
 
 /// Make a key and print its token, once
 #[derive(Debug, clap::Args)]
@@ -26,11 +25,12 @@ Examples:
       --may-grant '**' --operate-project all --operate-environment all
   keyward keys create -c keyward.toml --project acme --name farm --rotate-every 30d \\
       --webhook https://farm.example.com/keyward
+  keyward keys create --admin https://gw.example.com:9443 --project acme --name build
 
 The token is the last line printed, or `key` in the JSON. It is stored nowhere.")]
 pub(in crate::cli) struct Args {
     #[command(flatten)]
-    config: ConfigFile,
+    whom: Whom,
     /// The project it belongs to; all is for operators
     #[arg(long, value_name = "PROJECT")]
     project: Which<ProjectId>,
@@ -102,35 +102,35 @@ impl Args {
 }
 
 pub(super) fn run(args: Args, output: &mut Output) -> Result<(), Failure> {
-    let place = Place::open(&args.config)?;
+    let asked = place::open(&args.whom)?;
     let json = args.json;
-    let created = place.wait(place.manager.create_key(&place.caller, args.meaning()?))?;
+    let created = asked.create_key(args.meaning()?)?;
     told_once(created.key.id, print(&created, json, output))
 }
 
-fn print(created: &Created, json: bool, output: &mut Output) -> Result<(), Failure> {
-    let Created { key, token, committed, .. } = created;
+fn print(created: &Told<Token>, json: bool, output: &mut Output) -> Result<(), Failure> {
     if json {
-        output.json(&Minted::of(created))?;
+        output.json(created)?;
         return output.flush();
     }
-    output.line(format_args!("made key {} ({}), revision {}", key.id, key.name, committed.revision))?;
+    let Told { key, told } = created;
+    output.line(format_args!("made key {} ({}), revision {}", key.id, key.name, key.revision))?;
     output.line(format_args!("  project      {}", project_text(key)))?;
-    output.line(format_args!("  environment  {}", key.environment))?;
-    if let Some(user) = &key.user {
+    output.line(format_args!("  environment  {}", key.environment_id))?;
+    if let Some(user) = &key.user_id {
         output.line(format_args!("  user         {user}"))?;
     }
     output.line(format_args!("  flags        {}", flags_text(key)))?;
     output.line(format_args!("  expires      {}", end_text(key.expires_at)))?;
-    if let Some(days) = key.rotation.interval_days {
-        output.line(format_args!("  rotate       every {days}d, next at {}", end_text(key.rotation.next_at)))?;
+    if let Some(days) = key.rotation_interval_days {
+        output.line(format_args!("  rotate       every {days}d, next at {}", end_text(key.next_rotation_at)))?;
     }
-    if let Some(secret) = &created.webhook_secret {
+    if let Some(secret) = &told.rotation_webhook_secret {
         output.line("The secret that its webhook's receiver verifies with:")?;
-        output.line(&*text_of(secret))?;
+        output.line(secret.expose())?;
     }
     output.line("Its token, shown this once and stored nowhere:")?;
-    output.line(token.expose())?;
+    output.line(told.key.expose())?;
     output.flush()
 }
 

@@ -1,21 +1,16 @@
 //! `keyward keys export`: every key as CSV or JSON lines, for a backup or another system. Never
 //! tokens, which are stored nowhere; hashes only where they are asked for.
 
-use serde::Serialize;
-
 use super::complain_of_damage;
 use super::rows::Columns;
-use crate::admin::KeyShape;
+use crate::cli::documents::Key;
 use crate::cli::failure::Failure;
+use crate::cli::operations::Hashes;
 use crate::cli::output::Output;
-use crate::cli::place::Place;
-use crate::cli::values::{ConfigFile, Which, status};
+use crate::cli::place;
+use crate::cli::values::{Which, Whom, status};
 use crate::key::{EnvironmentId, ProjectId, Status};
-use crate::manage::KeyView;
 use crate::store::KeyQuery;
-
-/// How many keys are read at a time.
-const PAGE: usize = 1000;
 
 /// Print every key as CSV or as JSON lines, newest first; never a token
 #[derive(Debug, clap::Args)]
@@ -28,7 +23,7 @@ What --hashes exports, `keyward keys import --csv` reads, except operators' keys
 ended: leave those out with --project and --status active.")]
 pub(in crate::cli) struct Args {
     #[command(flatten)]
-    config: ConfigFile,
+    whom: Whom,
     /// Of this project, or of all
     #[arg(long, value_name = "PROJECT", default_value = "all")]
     project: Which<ProjectId>,
@@ -38,7 +33,7 @@ pub(in crate::cli) struct Args {
     /// Of this status
     #[arg(long, value_name = "STATUS", value_parser = status())]
     status: Option<Status>,
-    /// Print the SHA-512 of each token too
+    /// Print the SHA-512 of each token too; not with --admin
     #[arg(long)]
     hashes: bool,
     /// Print JSON lines
@@ -46,49 +41,31 @@ pub(in crate::cli) struct Args {
     json: bool,
 }
 
-/// A key as a JSON line.
-#[derive(Serialize)]
-struct Line<'a> {
-    #[serde(flatten)]
-    key: KeyShape<'a>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    hash: Option<String>,
-}
-
 pub(super) fn run(args: Args, output: &mut Output) -> Result<(), Failure> {
-    let place = Place::open(&args.config)?;
-    let columns = if args.hashes { Columns::WithHash } else { Columns::WithoutHash };
-    if !args.json {
-        print_csv(columns.header().into_iter(), output)?;
-    }
-    let mut query = KeyQuery {
+    let asked = place::open(&args.whom)?;
+    let (columns, hashes) =
+        if args.hashes { (Columns::WithHash, Hashes::Told) } else { (Columns::WithoutHash, Hashes::Kept) };
+    let query = KeyQuery {
         project: args.project.one(),
         environment: args.environment,
         status: args.status,
-        limit: PAGE,
         ..KeyQuery::default()
     };
-    let mut damaged = Vec::new();
-    loop {
-        let page = place.wait(place.manager.keys(&place.caller, query.clone()))?;
-        for view in &page.keys {
-            if args.json {
-                let hash = args.hashes.then(|| view.key.hash.to_hex());
-                output.json_line(&Line { key: KeyShape::of(view), hash })?;
-            } else {
-                print_row(view, columns, output)?;
-            }
+    let mut begun = args.json;
+    let mut print = |key: Option<Key>| {
+        // Whoever may not read keys is not handed a header either.
+        if !std::mem::replace(&mut begun, true) {
+            print_csv(columns.header().into_iter(), output)?;
         }
-        damaged.extend(page.damaged);
-        query.before = page.next;
-        if query.before.is_none() {
-            return complain_of_damage(&damaged);
+        match key {
+            Some(key) if args.json => output.json_line(&key),
+            Some(key) => print_csv(columns.cells(&key).iter().map(String::as_str), output),
+            None => Ok(()),
         }
-    }
-}
-
-fn print_row(view: &KeyView, columns: Columns, output: &mut Output) -> Result<(), Failure> {
-    print_csv(columns.cells(view).iter().map(String::as_str), output)
+    };
+    let damaged = asked.each_key(query, hashes, &mut |key| print(Some(key)))?;
+    print(None)?;
+    complain_of_damage(&damaged)
 }
 
 fn print_csv<'a>(cells: impl Iterator<Item = &'a str>, output: &mut Output) -> Result<(), Failure> {

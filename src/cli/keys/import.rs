@@ -124,7 +124,7 @@ pub(super) fn run(args: Args, output: &mut Output) -> Result<(), Failure> {
     if !matches!(form, Form::Rows(Kind::Csv)) && args.project.is_none() {
         return Err(Failure::usage("expected --project: only a CSV file can name one for each row"));
     }
-    let place = Place::open(&args.config)?;
+    let place = Place::open(&args.config.path)?;
     let defaults =
         Defaults { project: args.project, environment: args.environment, user: args.user, flags: args.flags.into() };
     let options = ImportOptions { dry_run: args.dry_run, allow_weak: args.allow_weak };

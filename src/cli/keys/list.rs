@@ -1,13 +1,12 @@
 //! `keyward keys list`: which keys there are, newest first.
 
 use super::{complain_of_damage, flags_text, project_text, rotation_text, time_text};
-use crate::admin::KeyShape;
 use crate::cli::failure::Failure;
+use crate::cli::operations::Hashes;
 use crate::cli::output::Output;
-use crate::cli::place::{Place, clock};
-use crate::cli::values::{ConfigFile, Which, days, status};
+use crate::cli::place::{self, clock};
+use crate::cli::values::{Which, Whom, days, status};
 use crate::key::{EnvironmentId, ProjectId, Status, UserId};
-use crate::manage::KeyList;
 use crate::store::KeyQuery;
 
 /// List keys, newest first
@@ -16,10 +15,11 @@ use crate::store::KeyQuery;
 Examples:
   keyward keys list -c keyward.toml --project acme --status active
   keyward keys list -c keyward.toml --expires-within 14d --json
-  keyward keys list -c keyward.toml --unused-for 90d")]
+  keyward keys list -c keyward.toml --unused-for 90d
+  keyward keys list --admin https://gw.example.com:9443 --token-file operator.token")]
 pub(in crate::cli) struct Args {
     #[command(flatten)]
-    config: ConfigFile,
+    whom: Whom,
     /// Of this project, or of all
     #[arg(long, value_name = "PROJECT", default_value = "all")]
     project: Which<ProjectId>,
@@ -66,37 +66,29 @@ impl Args {
 }
 
 pub(super) fn run(args: Args, output: &mut Output) -> Result<(), Failure> {
-    let place = Place::open(&args.config)?;
-    let (json, limit) = (args.json, args.limit);
-    let mut query = args.meaning();
-    let (mut keys, mut damaged) = (Vec::new(), Vec::new());
-    loop {
-        let page: KeyList = place.wait(place.manager.keys(&place.caller, query.clone()))?;
-        keys.extend(page.keys);
-        damaged.extend(page.damaged);
-        query.before = page.next;
-        query.limit = limit.saturating_sub(keys.len());
-        if query.before.is_none() || query.limit == 0 {
-            break;
-        }
-    }
+    let asked = place::open(&args.whom)?;
+    let json = args.json;
+    let mut keys = Vec::new();
+    let damaged = asked.each_key(args.meaning(), Hashes::Kept, &mut |key| {
+        keys.push(key);
+        Ok(())
+    })?;
     if json {
-        output.json(&keys.iter().map(KeyShape::of).collect::<Vec<_>>())?;
+        output.json(&keys)?;
         return complain_of_damage(&damaged);
     }
     let now = clock().now();
-    let rows = keys.iter().map(|view| {
-        let key = &view.key;
+    let rows = keys.iter().map(|key| {
         vec![
             key.id.to_string(),
             key.name.clone(),
             project_text(key).to_owned(),
-            key.environment.to_string(),
-            view.status.as_str().to_owned(),
-            key.shown_prefix.clone().unwrap_or_else(|| "-".to_owned()),
-            time_text(key.standing(view.user.as_ref()).ends_at()),
+            key.environment_id.clone(),
+            key.status.clone(),
+            key.key_prefix.clone().unwrap_or_else(|| "-".to_owned()),
+            time_text(key.ends_at()),
             rotation_text(key, now),
-            time_text(view.usage.map(|usage| usage.last_used_at)),
+            time_text(key.last_used_at),
             flags_text(key),
         ]
     });

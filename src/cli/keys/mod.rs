@@ -1,5 +1,5 @@
-//! `keyward keys`: make, find, change, replace and end keys. Works on the store that the
-//! configuration names; whoever can open it with the master secret is trusted.
+//! `keyward keys`: make, find, change, replace and end keys, in the store that the configuration names or
+//! through a running gateway's management API.
 
 mod create;
 mod export;
@@ -16,10 +16,12 @@ mod webhook;
 
 use clap::Subcommand;
 
+use super::documents::Key;
 use super::failure::Failure;
+use super::operations::DamagedRow;
 use super::output::{self, Output};
 use crate::clock::Timestamp;
-use crate::key::{Grants, Key, KeyId, RotationState};
+use crate::key::{KeyId, RotationState};
 use crate::store::Damaged;
 
 /// Make, find, change, replace and end keys
@@ -60,16 +62,16 @@ pub(super) fn run(args: Args, output: &mut Output) -> Result<(), Failure> {
 
 /// A key's flags, for people.
 fn flags_text(key: &Key) -> String {
-    match &key.grants {
-        Grants::Inherit => "(its user's)".to_owned(),
-        Grants::Only(flags) if flags.is_empty() => "(none)".to_owned(),
-        Grants::Only(flags) => flags.to_string(),
+    match (key.inherit, key.scopes.is_empty()) {
+        (true, _) => "(its user's)".to_owned(),
+        (false, true) => "(none)".to_owned(),
+        (false, false) => key.scopes.join(" "),
     }
 }
 
 /// A key's project, for people.
 fn project_text(key: &Key) -> &str {
-    key.project.as_ref().map_or("all", |project| project.as_str())
+    key.project_id.as_deref().unwrap_or("all")
 }
 
 /// An instant that may not be, for people.
@@ -79,8 +81,8 @@ fn time_text(time: Option<Timestamp>) -> String {
 
 /// When a key is to be replaced, and whether that is now, for people.
 fn rotation_text(key: &Key, now: Timestamp) -> String {
-    let next = time_text(key.rotation.next_at);
-    match key.rotation.state(now) {
+    let next = time_text(key.next_rotation_at);
+    match key.rotation_state(now) {
         RotationState::None | RotationState::Ahead => next,
         RotationState::Due => format!("due since {next}"),
         RotationState::Overdue => format!("overdue since {next}"),
@@ -100,7 +102,7 @@ fn told_once(id: KeyId, printed: Result<(), Failure>) -> Result<(), Failure> {
 }
 
 /// Names the rows that could not be listed with the others, if there are any.
-fn complain_of_damage(damaged: &[(Damaged, String)]) -> Result<(), Failure> {
+fn complain_of_damage(damaged: &[DamagedRow]) -> Result<(), Failure> {
     for (what, cause) in damaged {
         match what {
             Damaged::Key { id, .. } => output::note(&format!("{id} cannot be read: {cause}")),

@@ -3,12 +3,13 @@
 use clap::ValueEnum;
 use serde::Serialize;
 
-use crate::admin::{ConfirmationShape, Revocation};
+use crate::cli::documents::{Confirmation, Revocation};
 use crate::cli::failure::Failure;
 use crate::cli::gateways::{WaitOption, unconfirmed};
+use crate::cli::operations::Names;
 use crate::cli::output::Output;
-use crate::cli::place::Place;
-use crate::cli::values::{ConfigFile, key_id};
+use crate::cli::place;
+use crate::cli::values::{Whom, key_id};
 use crate::key::KeyId;
 use crate::manage::RevokeScope;
 
@@ -21,7 +22,7 @@ Examples:
   keyward keys revoke -c keyward.toml key_0193… --wait 5s")]
 pub(in crate::cli) struct Args {
     #[command(flatten)]
-    config: ConfigFile,
+    whom: Whom,
     /// The key
     #[arg(value_name = "ID", value_parser = key_id)]
     id: KeyId,
@@ -39,8 +40,8 @@ pub(in crate::cli) struct Args {
 #[derive(Serialize)]
 struct Confirmed<'a> {
     #[serde(flatten)]
-    revocation: Revocation,
-    confirmation: ConfirmationShape<'a>,
+    revocation: &'a Revocation,
+    confirmation: &'a Confirmation,
 }
 
 /// How far a revocation reaches, as typed.
@@ -60,24 +61,26 @@ pub(super) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
         Scope::Lineage => RevokeScope::Lineage,
         Scope::Descendants => RevokeScope::Descendants,
     };
-    let place = Place::open(&args.config)?;
-    let revoked = place.wait(place.manager.revoke_key(&place.caller, args.id, scope))?;
-    let revision = revoked.committed.revision;
+    let asked = place::open(&args.whom)?;
+    let names = if args.json { Names::Kept } else { Names::Told };
+    let revoked = asked.revoke_key(args.id, scope, names)?;
+    let (revision, document) = (revoked.document.revision, &revoked.document);
     if args.json {
-        let revocation = Revocation::of(&revoked);
-        let Some(confirmation) = args.wait.confirmation(&place, revision)? else { return output.json(&revocation) };
-        output.json(&Confirmed { revocation, confirmation: ConfirmationShape::of(&confirmation) })?;
+        let Some(confirmation) = args.wait.confirmation(&*asked, revision)? else { return output.json(document) };
+        output.json(&Confirmed { revocation: document, confirmation: &confirmation })?;
         output.flush()?;
         return unconfirmed(&confirmation);
     }
-    for key in &revoked.keys {
-        output.line(format_args!("revoked key {} ({}), revision {revision}", key.id, key.name))?;
+    let names = revoked.names.into_iter().chain(std::iter::repeat(None));
+    for (id, name) in document.revoked.iter().zip(names) {
+        let name = name.map(|name| format!(" ({name})")).unwrap_or_default();
+        output.line(format_args!("revoked key {id}{name}, revision {revision}"))?;
     }
-    if revoked.keys.is_empty() {
+    if document.revoked.is_empty() {
         output.line(format_args!("key {} was revoked already, revision {revision}", args.id))?;
     }
-    for id in &revoked.related {
+    for id in &document.related {
         output.line(format_args!("not revoked: {id}, of its lineage or minted by it; see --scope"))?;
     }
-    args.wait.tell(&place, revision, output)
+    args.wait.tell(&*asked, revision, output)
 }

@@ -3,14 +3,13 @@
 use std::time::Duration;
 
 use super::{end_text, told_once};
-use crate::admin::Replacement;
+use crate::cli::documents::Replacement;
 use crate::cli::failure::Failure;
 use crate::cli::gateways::WaitOption;
 use crate::cli::output::Output;
-use crate::cli::place::Place;
-use crate::cli::values::{ConfigFile, duration, key_id};
+use crate::cli::place;
+use crate::cli::values::{Whom, duration, key_id};
 use crate::key::KeyId;
-use crate::manage::Rotated;
 
 /// Replace a key by one that may do the same, and print its token, once
 #[derive(Debug, clap::Args)]
@@ -22,7 +21,7 @@ Examples:
 The token is the last line printed, or `key` in the JSON. It is stored nowhere.")]
 pub(in crate::cli) struct Args {
     #[command(flatten)]
-    config: ConfigFile,
+    whom: Whom,
     /// The key to replace
     #[arg(value_name = "ID", value_parser = key_id)]
     id: KeyId,
@@ -37,27 +36,27 @@ pub(in crate::cli) struct Args {
 }
 
 pub(super) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
-    let place = Place::open(&args.config)?;
-    let rotated = place.wait(place.manager.rotate_key(&place.caller, args.id, args.grace))?;
-    told_once(rotated.new.id, print(&rotated, args.json, output))?;
+    let asked = place::open(&args.whom)?;
+    let rotated = asked.rotate_key(args.id, args.grace)?;
+    told_once(rotated.new_key_id, print(&rotated, args.json, output))?;
     // Nothing comes after the token on standard output.
-    args.wait.check(&place, rotated.committed.revision, output)
+    args.wait.check(&*asked, rotated.revision, output)
 }
 
-fn print(rotated: &Rotated, json: bool, output: &mut Output) -> Result<(), Failure> {
-    let Rotated { old, new, token, committed } = rotated;
+fn print(rotated: &Replacement, json: bool, output: &mut Output) -> Result<(), Failure> {
     if json {
-        output.json(&Replacement::of(rotated))?;
+        output.json(rotated)?;
         return output.flush();
     }
-    output
-        .line(format_args!("replaced key {} by {} ({}), revision {}", old.id, new.id, new.name, committed.revision))?;
-    match old.grace_expires_at {
-        Some(end) if !old.states.superseded => output.line(format_args!("  the old token works until {end}"))?,
-        _ => output.line("  the old token works no more")?,
+    let Replacement { old_key_id: old, new_key_id: new, name, revision, .. } = rotated;
+    output.line(format_args!("replaced key {old} by {new} ({name}), revision {revision}"))?;
+    match rotated.grace_expires_at {
+        // Without a grace it ended when the new one began.
+        Some(end) if end > rotated.created_at => output.line(format_args!("  the old token works until {end}"))?,
+        Some(_) | None => output.line("  the old token works no more")?,
     }
-    output.line(format_args!("  expires      {}", end_text(new.expires_at)))?;
+    output.line(format_args!("  expires      {}", end_text(rotated.expires_at)))?;
     output.line("Its token, shown this once and stored nowhere:")?;
-    output.line(token.expose())?;
+    output.line(rotated.key.expose())?;
     output.flush()
 }

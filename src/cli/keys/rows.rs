@@ -7,9 +7,10 @@ use std::str::FromStr;
 
 use zeroize::Zeroizing;
 
+use crate::cli::documents::Key;
 use crate::clock::Timestamp;
 use crate::key::{EnvironmentId, FlagSet, Grants, ProjectId, Status, Token, TokenHash, UserId, check_key_name};
-use crate::manage::{Expiry, ImportedKey, ImportedSecret, KeyView};
+use crate::manage::{Expiry, ImportedKey, ImportedSecret};
 
 /// Columns that an import reads.
 const READ: [&str; 9] = ["token", "hash", "name", "flags", "inherit", "project", "environment", "user", "expires_at"];
@@ -276,29 +277,29 @@ impl Columns {
     }
 
     /// One key's cells.
-    pub(super) fn cells(self, view: &KeyView) -> Vec<String> {
-        self.header().into_iter().map(|column| cell(view, column)).collect()
+    pub(super) fn cells(self, key: &Key) -> Vec<String> {
+        self.header().into_iter().map(|column| cell(key, column)).collect()
     }
 }
 
-fn cell(view: &KeyView, column: &str) -> String {
-    let key = &view.key;
+fn cell(key: &Key, column: &str) -> String {
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
     let time = |time: Option<Timestamp>| time.map(Timestamp::to_rfc3339).unwrap_or_default();
     match column {
         "id" => key.id.to_string(),
-        "hash" => key.hash.to_hex(),
+        "hash" => text(&key.hash),
         "name" => key.name.clone(),
-        "flags" => crate::admin::own_flags(key).to_string(),
-        "inherit" => (key.grants == Grants::Inherit).to_string(),
-        "project" => key.project.as_ref().map(ToString::to_string).unwrap_or_default(),
-        "environment" => key.environment.to_string(),
-        "user" => key.user.as_ref().map(ToString::to_string).unwrap_or_default(),
+        "flags" => key.scopes.join(" "),
+        "inherit" => key.inherit.to_string(),
+        "project" => text(&key.project_id),
+        "environment" => key.environment_id.clone(),
+        "user" => text(&key.user_id),
         // A key in grace ends with its grace, wherever it is imported.
-        "expires_at" => time(key.standing(view.user.as_ref()).ends_at()),
-        "key_prefix" => key.shown_prefix.clone().unwrap_or_default(),
-        "status" => view.status.as_str().to_owned(),
+        "expires_at" => time(key.ends_at()),
+        "key_prefix" => text(&key.key_prefix),
+        "status" => key.status.clone(),
         "created_at" => key.created_at.to_rfc3339(),
-        "last_used_at" => time(view.usage.map(|usage| usage.last_used_at)),
+        "last_used_at" => time(key.last_used_at),
         _ => String::new(),
     }
 }

@@ -1,26 +1,18 @@
 //! `keyward keys show`: everything about one key but its token, and what became of its lineage.
 
-use serde::Serialize;
-
 use super::{end_text, flags_text, project_text, rotation_text, time_text};
-use crate::admin::{KeyWhole, LineageMember};
+use crate::cli::documents::{Announcement, Member, OperatesOn, WholeKey};
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
-use crate::cli::place::{Place, clock};
-use crate::cli::values::{ConfigFile, key_id};
-use crate::clock::Timestamp;
-use crate::key::{EnvironmentId, KeyId, ProjectId};
-use crate::manage::KeyView;
-use crate::store::{Delivery, DeliveryId, DeliveryState};
-
-/// How many announcements are shown.
-const ANNOUNCEMENTS_SHOWN: usize = 5;
+use crate::cli::place::{self, clock};
+use crate::cli::values::{Whom, key_id};
+use crate::key::KeyId;
 
 /// Show everything about a key but its token, and what it replaced or was replaced by
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {
     #[command(flatten)]
-    config: ConfigFile,
+    whom: Whom,
     /// The key
     #[arg(value_name = "ID", value_parser = key_id)]
     id: KeyId,
@@ -29,104 +21,58 @@ pub(in crate::cli) struct Args {
     json: bool,
 }
 
-/// A key with what was announced of it.
-#[derive(Debug, Serialize)]
-struct Whole<'a> {
-    #[serde(flatten)]
-    key: &'a KeyWhole<'a>,
-    /// What was announced of it and its lineage at the webhook, newest first.
-    announcements: &'a [Announcement],
-}
-
-/// Something that was announced, or is to be.
-#[derive(Debug, Serialize)]
-struct Announcement {
-    id: DeliveryId,
-    key_id: KeyId,
-    r#type: &'static str,
-    state: DeliveryState,
-    created_at: Timestamp,
-    failed_attempts: u32,
-    next_attempt_at: Option<Timestamp>,
-    last_outcome: String,
-}
-
-impl Announcement {
-    fn of(delivery: Delivery) -> Self {
-        let is_pending = delivery.state == DeliveryState::Pending;
-        Self {
-            id: delivery.id,
-            key_id: delivery.key,
-            r#type: delivery.kind.as_str(),
-            state: delivery.state,
-            created_at: delivery.created_at,
-            failed_attempts: delivery.attempts,
-            next_attempt_at: Some(delivery.next_attempt_at).filter(|_| is_pending),
-            last_outcome: delivery.told,
-        }
-    }
-}
-
 pub(super) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
-    let place = Place::open(&args.config)?;
-    let view = place.wait(place.manager.key(&place.caller, args.id))?;
-    let lineage = place.wait(place.manager.lineage(&place.caller, args.id))?;
-    let whole = KeyWhole::of(&view, &lineage);
-    let deliveries = match place.store.rotation() {
-        Some(store) => place.wait(store.deliveries(view.key.lineage, ANNOUNCEMENTS_SHOWN))?,
-        None => Vec::new(),
-    };
-    let announcements: Vec<_> = deliveries.into_iter().map(Announcement::of).collect();
+    let asked = place::open(&args.whom)?;
+    let whole = asked.key(args.id)?;
     if args.json {
-        return output.json(&Whole { key: &whole, announcements: &announcements });
+        return output.json(&whole);
     }
-    print_key(&view, output)?;
-    print_lineage(args.id, whole.lineage(), output)?;
-    print_announcements(&announcements, output)
+    print_key(&whole, output)?;
+    print_lineage(args.id, &whole.lineage, output)?;
+    print_announcements(&whole.announcements, output)
 }
 
-fn print_key(KeyView { key, user, usage, status }: &KeyView, output: &mut Output) -> Result<(), Failure> {
+fn print_key(whole: &WholeKey, output: &mut Output) -> Result<(), Failure> {
+    let key = &whole.key;
     let mut say = |name: &str, value: &str| output.line(format_args!("{name:<14} {value}"));
     let yes = |truth: bool| if truth { "yes" } else { "no" };
     say("id", &key.id.to_string())?;
     say("name", &key.name)?;
-    say("status", status.as_str())?;
+    say("status", &key.status)?;
     say("project", project_text(key))?;
-    say("environment", key.environment.as_str())?;
+    say("environment", &key.environment_id)?;
     say("flags", &flags_text(key))?;
-    if let Some(id) = &key.user {
-        say("user", id.as_str())?;
-        let theirs = user.as_ref().map_or_else(|| "(no such user)".to_owned(), |user| user.flags.to_string());
-        say("user's flags", &theirs)?;
+    if let Some(id) = &key.user_id {
+        say("user", id)?;
+        say("user's flags", whole.flags_of_user.as_deref().unwrap_or("-"))?;
     }
     if !key.may_grant.is_empty() {
-        say("may grant", &key.may_grant.to_string())?;
+        say("may grant", &key.may_grant.join(" "))?;
     }
-    if let Some(scope) = &key.operates_on {
-        let project = scope.project.as_ref().map_or("all", ProjectId::as_str);
-        let environment = scope.environment.as_ref().map_or("all", EnvironmentId::as_str);
+    if let Some(OperatesOn { project, environment }) = &key.operates_on {
         say("operates on", &format!("project {project}, environment {environment}"))?;
     }
     for (name, value) in &key.props {
         say("prop", &format!("{name}={value}"))?;
     }
-    say("format", key.format.as_str())?;
-    say("prefix", key.shown_prefix.as_deref().unwrap_or("-"))?;
-    say("last four", key.last_four.as_deref().unwrap_or("-"))?;
-    say("rotates itself", yes(key.rotates_itself()))?;
-    if let Some(days) = key.rotation.interval_days {
+    say("format", &key.format)?;
+    say("prefix", key.key_prefix.as_deref().unwrap_or("-"))?;
+    say("last four", whole.last_four.as_deref().unwrap_or("-"))?;
+    // A webhook's receiver has no other key to ask with.
+    say("rotates itself", yes(key.self_rotate || key.rotation_webhook_url.is_some()))?;
+    if let Some(days) = key.rotation_interval_days {
         say("rotate every", &format!("{days}d, next {}", rotation_text(key, clock().now())))?;
     }
-    if let Some(url) = &key.rotation.webhook_url {
+    if let Some(url) = &key.rotation_webhook_url {
         say("webhook", url)?;
-        let version = key.rotation.secret_version;
-        let old = key.rotation.old_secret_until.filter(|until| clock().now() < *until);
+        let version = whole.webhook_secret_version.map_or_else(|| "-".to_owned(), |version| version.to_string());
+        let old = whole.old_webhook_secret_valid_until.filter(|until| clock().now() < *until);
         let beside = old.map_or_else(String::new, |until| format!(", the one before it until {until}"));
         say("its secret", &format!("version {version}{beside}"))?;
     }
     say("created", &key.created_at.to_rfc3339())?;
     say("minted by", &key.minted_by.map_or_else(|| "-".to_owned(), |id| id.to_string()))?;
-    say("updated", &format!("{} in revision {}", key.updated_at, key.stamp.revision))?;
+    say("updated", &format!("{} in revision {}", key.updated_at, key.revision))?;
     say("expires", &end_text(key.expires_at))?;
     if key.grace_expires_at.is_some() {
         say("grace until", &time_text(key.grace_expires_at))?;
@@ -134,13 +80,13 @@ fn print_key(KeyView { key, user, usage, status }: &KeyView, output: &mut Output
     if key.revoked_at.is_some() {
         say("revoked", &time_text(key.revoked_at))?;
     }
-    let used = usage.map(|usage| format!("{}, {} times in all", usage.last_used_at, usage.count));
+    let used = key.last_used_at.map(|last| format!("{last}, {} times in all", whole.uses));
     say("last used", used.as_deref().unwrap_or("never"))?;
-    say("lineage", &key.lineage.to_string())
+    say("lineage", &key.lineage_id)
 }
 
 /// Which key replaced which, and whether an old one is still used.
-fn print_lineage(id: KeyId, members: &[LineageMember], output: &mut Output) -> Result<(), Failure> {
+fn print_lineage(id: KeyId, members: &[Member], output: &mut Output) -> Result<(), Failure> {
     if members.len() < 2 {
         return Ok(());
     }
@@ -148,7 +94,7 @@ fn print_lineage(id: KeyId, members: &[LineageMember], output: &mut Output) -> R
     let rows = members.iter().map(|member| {
         vec![
             format!("{}{}", member.id, if member.id == id { " (this)" } else { "" }),
-            member.status.as_str().to_owned(),
+            member.status.clone(),
             member.created_at.to_rfc3339(),
             time_text(member.grace_expires_at),
             time_text(member.last_used_at),
@@ -168,8 +114,8 @@ fn print_announcements(announcements: &[Announcement], output: &mut Output) -> R
     output.line("")?;
     let rows = announcements.iter().map(|announcement| {
         vec![
-            announcement.r#type.to_owned(),
-            announcement.state.as_str().to_owned(),
+            announcement.r#type.clone(),
+            announcement.state.clone(),
             announcement.created_at.to_rfc3339(),
             announcement.failed_attempts.to_string(),
             time_text(announcement.next_attempt_at),

@@ -1,12 +1,10 @@
 //! `keyward keys update`: changes what a key is called, may do, and how long it lives.
 
-use super::webhook::text_of;
-use crate::admin::ChangedKey;
 use crate::cli::failure::Failure;
 use crate::cli::gateways::WaitOption;
 use crate::cli::output::Output;
-use crate::cli::place::Place;
-use crate::cli::values::{ConfigFile, EndOptions, OperatorOptions, RotationOptions, key_id, key_name, pair};
+use crate::cli::place;
+use crate::cli::values::{EndOptions, OperatorOptions, RotationOptions, Whom, key_id, key_name, pair};
 use crate::key::{EnvironmentId, FlagSet, Grant, Grants, KeyId};
 use crate::manage::{Activity, Expiry, KeyChange};
 
@@ -19,7 +17,7 @@ Examples:
   keyward keys update -c keyward.toml key_0193… --never-expires --name farm")]
 pub(in crate::cli) struct Args {
     #[command(flatten)]
-    config: ConfigFile,
+    whom: Whom,
     /// The key
     #[arg(value_name = "ID", value_parser = key_id)]
     id: KeyId,
@@ -159,21 +157,21 @@ const fn changes_nothing(change: &KeyChange) -> bool {
 }
 
 pub(super) fn run(args: Args, output: &mut Output) -> Result<(), Failure> {
-    let place = Place::open(&args.config)?;
+    let asked = place::open(&args.whom)?;
     let (id, json, wait) = (args.id, args.json, args.wait);
     let change = args.meaning()?;
-    let changed = place.wait(place.manager.update_key(&place.caller, id, change))?;
-    let revision = changed.committed.revision;
+    let changed = asked.update_key(id, change)?;
+    let revision = changed.key.revision;
     if json {
-        output.json(&ChangedKey::unused(&changed))?;
-        return wait.check(&place, revision, output);
+        output.json(&changed)?;
+        return wait.check(&*asked, revision, output);
     }
-    output.line(format_args!("changed key {id} ({}), revision {}", changed.key.name, changed.committed.revision))?;
-    if let Some(secret) = &changed.webhook_secret {
+    output.line(format_args!("changed key {id} ({}), revision {}", changed.key.name, changed.key.revision))?;
+    if let Some(secret) = &changed.told.rotation_webhook_secret {
         output.line("The secret that its webhook's receiver verifies with:")?;
-        output.line(&*text_of(secret))?;
+        output.line(secret.expose())?;
     }
-    wait.tell(&place, revision, output)
+    wait.tell(&*asked, revision, output)
 }
 
 #[cfg(test)]

@@ -1,17 +1,16 @@
 //! `keyward users list`.
 
-use crate::admin::UserShape;
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
-use crate::cli::place::Place;
-use crate::cli::values::{ConfigFile, Which};
+use crate::cli::place;
+use crate::cli::values::{Which, Whom};
 use crate::key::ProjectId;
 
 /// List users
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {
     #[command(flatten)]
-    config: ConfigFile,
+    whom: Whom,
     /// Of this project, or of all
     #[arg(long, value_name = "PROJECT", default_value = "all")]
     project: Which<ProjectId>,
@@ -21,18 +20,18 @@ pub(in crate::cli) struct Args {
 }
 
 pub(super) fn run(args: Args, output: &mut Output) -> Result<(), Failure> {
-    let place = Place::open(&args.config)?;
-    let users = place.wait(place.manager.users(&place.caller, args.project.one()))?;
+    let asked = place::open(&args.whom)?;
+    let users = asked.users(args.project.one())?;
     if args.json {
-        return output.json(&users.iter().map(UserShape::of).collect::<Vec<_>>());
+        return output.json(&users);
     }
     let rows = users.iter().map(|user| {
         vec![
-            user.id.to_string(),
-            user.project.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string),
+            user.id.clone(),
+            user.project_id.clone().unwrap_or_else(|| "-".to_owned()),
             super::state_text(user).to_owned(),
             user.updated_at.to_rfc3339(),
-            user.flags.to_string(),
+            user.flags.join(" "),
         ]
     });
     output.table(&["ID", "PROJECT", "STATE", "UPDATED", "FLAGS"], rows.collect())

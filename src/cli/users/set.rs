@@ -1,10 +1,9 @@
 //! `keyward users set`: makes a user, or changes one.
 
-use crate::admin::UserShape;
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
-use crate::cli::place::Place;
-use crate::cli::values::{ConfigFile, Which};
+use crate::cli::place;
+use crate::cli::values::{Which, Whom};
 use crate::key::{FlagSet, Grant, ProjectId, UserId};
 use crate::manage::{Activity, UserPatch};
 
@@ -18,7 +17,7 @@ Examples:
 A new user holds no flags but those named, works, and belongs to no project unless one is named.")]
 pub(in crate::cli) struct Args {
     #[command(flatten)]
-    config: ConfigFile,
+    whom: Whom,
     /// The user
     #[arg(value_name = "USER")]
     id: UserId,
@@ -59,14 +58,14 @@ impl Args {
 }
 
 pub(super) fn run(args: Args, output: &mut Output) -> Result<(), Failure> {
-    let place = Place::open(&args.config)?;
+    let asked = place::open(&args.whom)?;
     let json = args.json;
-    let set = place.wait(place.manager.set_user(&place.caller, args.meaning()))?;
+    let set = asked.set_user(args.meaning())?;
     if json {
-        return output.json(&UserShape::of(&set.user));
+        return output.json(&set.user);
     }
-    let done = if set.created { "made" } else { "changed" };
-    output.line(format_args!("{done} user {}, revision {}", set.user.id, set.committed.revision))
+    let done = if set.is_new { "made" } else { "changed" };
+    output.line(format_args!("{done} user {}, revision {}", set.user.id, set.revision))
 }
 
 #[cfg(test)]

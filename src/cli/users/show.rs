@@ -1,17 +1,16 @@
 //! `keyward users show`.
 
-use crate::admin::UserShape;
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
-use crate::cli::place::Place;
-use crate::cli::values::ConfigFile;
+use crate::cli::place;
+use crate::cli::values::Whom;
 use crate::key::UserId;
 
 /// Show a user
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {
     #[command(flatten)]
-    config: ConfigFile,
+    whom: Whom,
     /// The user
     #[arg(value_name = "USER")]
     id: UserId,
@@ -21,18 +20,18 @@ pub(in crate::cli) struct Args {
 }
 
 pub(super) fn run(args: Args, output: &mut Output) -> Result<(), Failure> {
-    let place = Place::open(&args.config)?;
-    let user = super::existing(&place, place.manager.user(&place.caller, args.id))?;
+    let asked = place::open(&args.whom)?;
+    let user = asked.user(args.id)?;
     if args.json {
-        return output.json(&UserShape::of(&user));
+        return output.json(&user);
     }
-    let flags = if user.flags.is_empty() { "(none)".to_owned() } else { user.flags.to_string() };
-    let project = user.project.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string);
+    let flags = if user.flags.is_empty() { "(none)".to_owned() } else { user.flags.join(" ") };
+    let project = user.project_id.as_deref().unwrap_or("-");
     let mut say = |name: &str, value: &str| output.line(format_args!("{name:<12} {value}"));
-    say("id", user.id.as_str())?;
-    say("project", &project)?;
+    say("id", &user.id)?;
+    say("project", project)?;
     say("state", super::state_text(&user))?;
     say("flags", &flags)?;
     say("created", &user.created_at.to_rfc3339())?;
-    say("updated", &format!("{} in revision {}", user.updated_at, user.stamp.revision))
+    say("updated", &format!("{} in revision {}", user.updated_at, user.revision))
 }

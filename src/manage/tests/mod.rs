@@ -3,6 +3,7 @@
 mod flood;
 mod once;
 mod own;
+mod reach;
 mod staged;
 
 use std::collections::BTreeMap;
@@ -17,7 +18,7 @@ use crate::key::{
     Actor, EventKind, FlagSet, Format, Grants, Key, KeyId, OperatorScope, ProjectId, Status, Token, TokenHash,
     TokenPrefix, UserId, WebhookSecrets,
 };
-use crate::store::{EventQuery, KeyQuery, SharedStore, SqliteStore, UsageUpdate};
+use crate::store::{EventQuery, KeyQuery, SharedStore, SqliteStore, UsageUpdate, UserQuery};
 use crate::wire::Reach;
 
 /// Signs nothing: a text of the right shape.
@@ -433,7 +434,7 @@ async fn an_operator_keeps_to_its_permissions_grants_and_project() {
     assert_eq!(code(manager.update_key(&by, strong, longer).await), "may_not_grant");
     assert_eq!(code(manager.rotate_key(&by, strong, MINUTE).await), "may_not_grant");
     assert_eq!(code(manager.revoke_key(&by, strong, RevokeScope::Key).await), "done");
-    assert_eq!(code(manager.users(&by, None).await), "lacks_permission");
+    assert_eq!(code(manager.users(&by, UserQuery::default()).await), "lacks_permission");
     assert_eq!(code(manager.events(&by, EventQuery::default()).await), "lacks_permission");
     assert_eq!(code(manager.set_user(&by, user("ann", &[])).await), "lacks_permission");
     let stranger = by_key(KeyId::from_bits(1));
@@ -464,7 +465,7 @@ async fn the_keys_of_a_user_follow_it() {
     assert_eq!(code(house.manager.create_key(&local(), new).await), "user_deleted");
     assert_eq!(code(house.manager.user(&local(), user_id("ann")).await), "user_not_found");
     assert_eq!(code(house.manager.delete_user(&local(), user_id("eve")).await), "user_not_found");
-    assert!(house.manager.users(&local(), None).await.expect("users").is_empty());
+    assert!(house.manager.users(&local(), UserQuery::default()).await.expect("users").is_empty());
     let again = house.manager.delete_user(&local(), user_id("ann")).await.expect("it is deleted already");
     assert_eq!((again.keys.len(), again.committed.revision), (0, deleted.committed.revision));
     let kinds: Vec<_> = house.events().await.iter().map(|event| event.kind).collect();

@@ -154,3 +154,23 @@ async fn a_key_is_minted_once_for_one_request_of_a_user() {
     assert_eq!(ids[0], ids[1]);
     assert_eq!(house.manager.own_keys(&by).await.expect("it may").keys.len(), 2);
 }
+
+#[tokio::test]
+async fn whoever_makes_and_deletes_keys_all_day_comes_to_an_end() {
+    let house = house();
+    house.ann(&["a"]).await;
+    let by = house.of_ann(Grants::Inherit).await;
+    let manager = house.manager.clone().with_keys_per_user_max(2);
+    for _ in 0..100 {
+        let made = manager.own_create(&by, None).await.expect("it may");
+        manager.own_revoke(&by, made.key.id).await.expect("it may");
+    }
+    assert_eq!(code(manager.own_create(&by, None).await), "made_too_often");
+    house.create(NewKey { user: Some(user_id("ann")), ..plain(&["a"]) }).await;
+    house.clock.advance(24 * 60 * MINUTE - Duration::from_nanos(1));
+    let roomier = house.manager.clone().with_keys_per_user_max(3);
+    assert_eq!(code(roomier.own_create(&by, None).await), "made_too_often");
+    house.clock.advance(Duration::from_nanos(1));
+    let manager = house.manager.clone();
+    assert_eq!(code(manager.own_create(&by, None).await), "done");
+}

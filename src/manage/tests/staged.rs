@@ -197,3 +197,35 @@ async fn a_list_passes_over_more_than_one_look_of_what_is_put_aside() {
     let read = ReadRequest { keys: vec![first], ..ReadRequest::default() };
     assert_eq!(house.store.read(read).await.expect("a reading").newest.revision, 2);
 }
+
+/// What the command line does while a gateway has the same file.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_import_holds_up_no_revocation_by_another_process() {
+    let house = house();
+    let rows: Vec<_> =
+        (1..=8 * IMPORTED_AT_ONCE_MAX).map(|line| row(line, ImportedSecret::Hash(hash_of(line)))).collect();
+    let count = rows.len();
+    let path = house.store.name().to_owned();
+    let clock = Arc::new(crate::clock::SystemClock::default());
+    let other = SqliteStore::open(std::path::Path::new(&path), clock).expect("the store is there");
+    let importer = Manager::new(Arc::new(other), TokenPrefix::default());
+    let mut importing = tokio::task::JoinSet::new();
+    importing.spawn(async move { importer.import_keys(&local(), rows, ImportOptions::default()).await });
+    let imported = loop {
+        if let Some(done) = importing.try_join_next() {
+            break done.expect("it does not panic").expect("an import");
+        }
+        let id = house.create(plain(&["a"])).await.key.id;
+        house.revoke(id, RevokeScope::Key).await;
+    };
+    assert_eq!(imported.keys.len(), count);
+    let revision = imported.committed.expect("it is committed").revision;
+    let events = house.events().await;
+    assert_eq!(events.iter().filter(|event| event.stamp.revision == revision).count(), count, "as one revision");
+    // Lists are in the order of storing: others came between its batches.
+    let listed = house.store.list_keys(KeyQuery::default()).await.expect("a list").keys;
+    let own: Vec<bool> = listed.iter().map(|(key, ..)| key.name != "a key").collect();
+    let (first, last) = (own.iter().position(|own| *own), own.iter().rposition(|own| *own));
+    let (first, last) = first.zip(last).expect("they are listed");
+    assert!(own[first..last].contains(&false), "nobody wrote while {count} keys were imported");
+}

@@ -26,6 +26,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/sqlite/0003_webhooks.sql"),
     include_str!("../migrations/sqlite/0004_fleet.sql"),
     include_str!("../migrations/sqlite/0005_stages.sql"),
+    include_str!("../migrations/sqlite/0006_history.sql"),
 ];
 /// How long a call waits for another process's transaction.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);

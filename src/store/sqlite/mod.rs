@@ -4,10 +4,13 @@
 //! commits. Before anything is acknowledged the file at the path is held against the one that was
 //! opened, so that a file put in its place by a restore is never written behind the gateway's back.
 
+mod backup;
+mod copy;
 mod examine;
 mod fault;
 mod file;
 mod fleet;
+mod history;
 mod list;
 mod news;
 mod read;
@@ -29,14 +32,15 @@ use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use rusqlite::{Connection, TransactionBehavior};
 use tokio::sync::{Notify, Semaphore, oneshot};
 
+pub use self::backup::{Backup, back_up, restore};
 pub use self::examine::examine;
 use self::fault::Fault;
 use self::file::{Empty, Identity, Log, Opened, Role};
 use self::write::{Member, Request};
 use super::{
-    Answer, Batch, BoxFuture, Cursor, EventQuery, FleetStore, KeyPage, KeyQuery, NumberedSecret, Outcome, OwnedKey,
-    Plan, Poll, ReadRequest, Reading, RefusalQuery, RefusalTally, RotationStore, StageId, Staging, Store, StoreError,
-    StoreId, UsageUpdate, UserQuery,
+    Answer, Batch, BoxFuture, CopyStore, Cursor, EventQuery, FleetStore, HistoryStore, KeyPage, KeyQuery,
+    NumberedSecret, Outcome, OwnedKey, Plan, Poll, ReadRequest, Reading, RefusalQuery, RefusalTally, RotationStore,
+    StageId, Staging, Store, StoreError, StoreId, UsageUpdate, UserQuery,
 };
 use crate::clock::{Clock, Timestamp};
 use crate::key::{Event, TokenHash, User};
@@ -343,6 +347,14 @@ impl Store for SqliteStore {
     }
 
     fn rotation(&self) -> Option<&dyn RotationStore> {
+        Some(self)
+    }
+
+    fn copies(&self) -> Option<&dyn CopyStore> {
+        Some(self)
+    }
+
+    fn history(&self) -> Option<&dyn HistoryStore> {
         Some(self)
     }
 

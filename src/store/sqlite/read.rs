@@ -28,10 +28,11 @@ pub(super) fn reading(connection: &Connection, request: &ReadRequest, now: Times
         gathered.keys(connection, &by_id, params![id.bits().to_be_bytes()])?;
     }
     if let Some(id) = request.lineage_of {
-        let sql = format!(
+        let mut sql = format!(
             "SELECT {KEY_COLUMNS} FROM keys k WHERE k.lineage = (SELECT lineage FROM keys WHERE id = ?1) AND {REAL} \
-             ORDER BY k.id"
+             ORDER BY k.number DESC"
         );
+        limited(&mut sql, request.lineage_newest);
         gathered.keys(connection, &sql, params![id.bits().to_be_bytes()])?;
     }
     let with_usage: Vec<KeyId> = gathered.keys.iter().map(|key| key.id).collect();
@@ -62,6 +63,9 @@ pub(super) fn reading(connection: &Connection, request: &ReadRequest, now: Times
     }
     if let Some(user) = &request.count_of_user {
         reading.count_of_user = count_of_user(connection, user, now)?;
+    }
+    if let Some((user, within)) = &request.made_for_itself {
+        reading.made_for_itself = made_for_itself(connection, user, now.minus(*within))?;
     }
     if let Some(revision) = request.users_changed_after {
         reading.users_changed = users_changed_after(connection, revision)?;
@@ -110,6 +114,17 @@ fn count_of_user(connection: &Connection, user: &UserId, now: Timestamp) -> Resu
     ))?;
     let most = i64::try_from(COUNTED_MAX).unwrap_or(i64::MAX);
     unsigned(statement.query_row(params![user.as_str(), now.nanos(), most], |row| row.get(0))?)
+}
+
+/// How many of the newest keys of `user` were minted by its own keys after `after`.
+fn made_for_itself(connection: &Connection, user: &UserId, after: Timestamp) -> Result<usize, Fault> {
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT count(*) FROM (SELECT k.created_at, k.minted_by FROM keys k INDEXED BY keys_by_user \
+         WHERE k.user_id = ?1 AND {REAL} ORDER BY k.number DESC LIMIT ?3) k \
+         JOIN keys m ON m.id = k.minted_by WHERE k.created_at > ?2 AND m.user_id = ?1"
+    ))?;
+    let most = i64::try_from(COUNTED_MAX).unwrap_or(i64::MAX);
+    unsigned(statement.query_row(params![user.as_str(), after.nanos(), most], |row| row.get(0))?)
 }
 
 fn users_changed_after(connection: &Connection, revision: u64) -> Result<bool, Fault> {

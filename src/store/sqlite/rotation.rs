@@ -233,15 +233,17 @@ fn announce(
 }
 
 /// The announcements that `claim` would lease. Those that are being sent come first in the count of
-/// their host.
+/// their host and of their project.
 fn claimable(connection: &Connection, claim: Claim, now: Timestamp) -> Result<Vec<[u8; 16]>, Fault> {
     let mut statement = connection.prepare_cached(
-        "SELECT id FROM (SELECT id, next_attempt_at, leased_until, \
-         row_number() OVER (PARTITION BY host ORDER BY leased_until > ?1 DESC, next_attempt_at, id) AS place \
-         FROM webhook_deliveries WHERE state = 'pending' AND next_attempt_at <= ?1) \
-         WHERE place <= ?2 AND leased_until <= ?1 ORDER BY next_attempt_at, id LIMIT ?3",
+        "SELECT id FROM (SELECT *, row_number() OVER (PARTITION BY project ORDER BY leased_until > ?1 DESC, \
+         next_attempt_at, id) AS turn FROM (SELECT d.id, d.next_attempt_at, d.leased_until, k.project, \
+         row_number() OVER (PARTITION BY d.host ORDER BY d.leased_until > ?1 DESC, d.next_attempt_at, d.id) AS place \
+         FROM webhook_deliveries d JOIN keys k ON k.id = d.key_id \
+         WHERE d.state = 'pending' AND d.next_attempt_at <= ?1) WHERE place <= ?2) \
+         WHERE turn <= ?3 AND leased_until <= ?1 ORDER BY turn, next_attempt_at, id LIMIT ?4",
     )?;
-    let values = params![now.nanos(), to_count(claim.per_host), to_count(claim.limit)];
+    let values = params![now.nanos(), to_count(claim.per_host), to_count(claim.per_project), to_count(claim.limit)];
     let ids = statement.query_map(values, |row| row.get(0))?.collect::<Result<_, _>>()?;
     Ok(ids)
 }

@@ -13,6 +13,7 @@ use rusqlite::Connection;
 use super::{SqliteStore, examine};
 use crate::clock::{ManualClock, Timestamp};
 use crate::store::contract::{Fixture, contract, key, newest, write, write_key};
+use crate::store::copy_contract::copy_contract;
 use crate::store::fleet_contract::fleet_contract;
 use crate::store::rotation_contract::rotation_contract;
 use crate::store::staging_contract::staging_contract;
@@ -37,6 +38,7 @@ fn fixture() -> Fixture {
 }
 
 contract!(fixture);
+copy_contract!(fixture);
 fleet_contract!(fixture);
 rotation_contract!(fixture);
 staging_contract!(fixture);

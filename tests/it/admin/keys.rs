@@ -70,8 +70,11 @@ fn a_key_is_made_shown_once_and_works_when_its_answer_is_there() {
     wanted.insert("key".to_owned());
     assert_eq!(names(&made), wanted);
     wanted.remove("key");
-    wanted.extend(["uses".to_owned(), "lineage".to_owned()]);
+    let told = ["uses", "lineage", "last_four", "announcements"].map(ToOwned::to_owned);
+    wanted.extend(told);
+    wanted.extend(["webhook_secret_version", "old_webhook_secret_valid_until"].map(ToOwned::to_owned));
     assert_eq!(names(&shown.json()), wanted);
+    assert!(token.ends_with(&text(&shown.json(), "last_four")));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 mod bad_input;
 mod events;
 mod flag_keys;
+mod guard;
 mod keys;
 mod killed;
 mod listener;

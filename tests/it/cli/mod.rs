@@ -3,4 +3,6 @@
 mod exchange;
 mod keys;
 mod manners;
+mod remote;
+mod store;
 mod users;

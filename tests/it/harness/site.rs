@@ -114,7 +114,7 @@ impl Site {
     pub(crate) fn command<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_keyward"));
         command.args(arguments).current_dir(self.folder.path()).stdin(Stdio::null());
-        for name in ["KEYWARD_LOG", "KEYWARD_MASTER_SECRET", "RUST_LOG"] {
+        for name in ["KEYWARD_LOG", "KEYWARD_MASTER_SECRET", "KEYWARD_TOKEN", "RUST_LOG"] {
             command.env_remove(name);
         }
         command

@@ -1,5 +1,5 @@
 //! How many unknown tokens one client may send: token buckets by address prefix, in a fixed amount
-//! of memory. Asked only after the table has missed, so it never stands before a known key.
+//! of memory. Asked only where a token is not known to work, so that it never stands before one that is.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
@@ -7,13 +7,31 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::FailureLimit;
 use crate::clock::Timestamp;
+
+/// How many failed look-ups one client prefix may make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FailureLimit {
+    /// Tries a second, refilled. 0 for no limit.
+    pub per_second: u32,
+    /// Tries at once.
+    pub burst: u32,
+    /// How many leading bits of an IPv4 address make a client.
+    pub prefix_v4: u8,
+    /// How many leading bits of an IPv6 address make a client.
+    pub prefix_v6: u8,
+}
+
+impl Default for FailureLimit {
+    fn default() -> Self {
+        Self { per_second: 50, burst: 500, prefix_v4: 32, prefix_v6: 56 }
+    }
+}
 
 /// Buckets, in sets of a few that share a lock. A new client takes the place of the fullest bucket
 /// of its set, which is the one whose loss forgives least.
 #[derive(Debug)]
-pub(super) struct Failures {
+pub struct Failures {
     limit: FailureLimit,
     sets: Box<[Mutex<[Bucket; WAYS]>]>,
     hasher: RandomState,
@@ -32,7 +50,9 @@ const WAYS: usize = 4;
 const SECOND: u64 = 1_000_000_000;
 
 impl Failures {
-    pub(super) fn new(limit: FailureLimit) -> Self {
+    /// Every client has its whole share.
+    #[must_use]
+    pub fn new(limit: FailureLimit) -> Self {
         Self {
             limit,
             sets: (0..SETS).map(|_| Mutex::new([Bucket::default(); WAYS])).collect(),
@@ -44,7 +64,7 @@ impl Failures {
     ///
     /// # Errors
     /// When the share is used up: how long until there is one more.
-    pub(super) fn take(&self, client: IpAddr, now: Timestamp) -> Result<(), Duration> {
+    pub fn take(&self, client: IpAddr, now: Timestamp) -> Result<(), Duration> {
         if self.limit.per_second == 0 {
             return Ok(());
         }
@@ -60,7 +80,7 @@ impl Failures {
     }
 
     /// Gives a try back: it was no failure after all.
-    pub(super) fn give_back(&self, client: IpAddr, now: Timestamp) {
+    pub fn give_back(&self, client: IpAddr, now: Timestamp) {
         if self.limit.per_second == 0 {
             return;
         }
@@ -110,36 +130,6 @@ impl Failures {
     }
 }
 
-/// How many reads of the store a second all misses together may cost.
-#[derive(Debug)]
-pub(super) struct Budget {
-    per_second: u64,
-    bucket: Mutex<Bucket>,
-}
-
-impl Budget {
-    pub(super) fn new(per_second: u32) -> Self {
-        Self {
-            per_second: u64::from(per_second),
-            bucket: Mutex::new(Bucket { client: None, left: SECOND, at: Timestamp::EPOCH }),
-        }
-    }
-
-    /// Whether one more read is allowed now.
-    pub(super) fn take(&self, now: Timestamp) -> bool {
-        let Some(price) = SECOND.checked_div(self.per_second) else { return false };
-        let mut bucket = self.bucket.lock();
-        let gained = u64::try_from(now.since(bucket.at).as_nanos()).unwrap_or(u64::MAX);
-        bucket.left = bucket.left.saturating_add(gained).min(SECOND);
-        bucket.at = bucket.at.max(now);
-        if bucket.left < price {
-            return false;
-        }
-        bucket.left -= price;
-        true
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -182,15 +172,5 @@ mod tests {
             assert!(failures.take(IpAddr::V4(client.into()), now).is_ok());
         }
         assert_eq!(failures.sets.len(), SETS);
-    }
-
-    #[test]
-    fn the_budget_refills_by_the_second_and_no_further() {
-        let budget = Budget::new(4);
-        let now = Timestamp::from_seconds(1_000);
-        assert_eq!((0..10).filter(|_| budget.take(now)).count(), 4);
-        let later = now.plus(Duration::from_secs(100));
-        assert_eq!((0..10).filter(|_| budget.take(later)).count(), 4);
-        assert!(!Budget::new(0).take(now));
     }
 }

@@ -1,0 +1,30 @@
+//! `keyward store backup`: the store's file, of one moment, in another file.
+
+use std::path::PathBuf;
+
+use crate::cli::failure::Failure;
+use crate::cli::output::Output;
+use crate::cli::place;
+use crate::cli::values::ConfigFile;
+
+/// Write the store into a new file, while gateways and commands go on using it
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  keyward store backup -c keyward.toml /backup/keyward-2027-01-31.db
+
+The file is readable by its owner alone. It holds no token, and needs the master secret to be of use.
+A store in PostgreSQL is backed up with pg_dump.")]
+pub(super) struct Args {
+    #[command(flatten)]
+    config: ConfigFile,
+    /// The file to make
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+}
+
+pub(super) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
+    let backup = place::back_up(&place::load(&args.config.path)?, &args.file)?;
+    let (file, revision) = (args.file.display(), backup.newest.revision);
+    output.line(format_args!("wrote {file}: the store at revision {revision}"))
+}

@@ -1,0 +1,216 @@
+//! What every store keeps to that can be copied and knows of restored backups. A store joins with one line,
+//! as for the rest of the contract: `copy_contract!(fixture)`, where each call makes a store of its own.
+
+use std::collections::BTreeMap;
+
+use super::contract::{Fixture, at, key, newest, user, write, write_key};
+use super::staging_contract::{staging, take_in};
+use super::*;
+use crate::key::*;
+
+/// Runs the contract of copies against the stores that `$fixture` makes.
+macro_rules! copy_contract {
+    ($fixture:ident) => {
+        $crate::store::copy_contract::copy_contract!($fixture:
+            a_copy_is_the_same_in_every_row,
+            a_copy_goes_on_where_it_stopped_and_takes_over_what_changed,
+            a_copy_takes_the_place_of_nothing,
+            what_gateways_told_a_restored_store_again_is_taken_back,
+        );
+    };
+    ($fixture:ident: $($name:ident,)*) => {
+        $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $name() {
+            $crate::store::copy_contract::$name($fixture(), $fixture()).await;
+        })*
+    };
+}
+pub(super) use copy_contract;
+
+fn part(store: &SharedStore) -> &dyn CopyStore {
+    store.copies().expect("this store can be copied")
+}
+
+fn history(store: &SharedStore) -> &dyn HistoryStore {
+    store.history().expect("this store knows of restored backups")
+}
+
+async fn copied(from: &SharedStore, to: &SharedStore) -> Result<Copied, CopyFault> {
+    copy(part(from), part(to), &mut |_step| {}).await
+}
+
+async fn rows(store: &SharedStore, table: CopyTable) -> Vec<CopyRow> {
+    let (mut all, mut after) = (Vec::new(), None);
+    loop {
+        let page = part(store).rows(table, after, 2).await.expect("rows");
+        let Some(last) = page.last() else { break };
+        after = Some(last.iter().take(table.key_width()).cloned().collect());
+        all.extend(page);
+    }
+    assert_eq!(part(store).count(table).await.expect("a count"), u64::try_from(all.len()).expect("few"));
+    all
+}
+
+async fn assert_same(one: &SharedStore, other: &SharedStore) {
+    for &table in CopyTable::ALL {
+        assert_eq!(rows(one, table).await, rows(other, table).await, "{table:?}");
+    }
+    assert_eq!(part(one).head().await.expect("a head"), part(other).head().await.expect("a head"));
+    assert_eq!(keys(one).await, keys(other).await);
+    assert_eq!(events(one).await, events(other).await);
+}
+
+async fn keys(store: &SharedStore) -> Vec<OwnedKey> {
+    let page = store.list_keys(KeyQuery::default()).await.expect("a list");
+    page.keys.into_iter().map(|(key, user, _)| (key, user)).collect()
+}
+
+async fn events(store: &SharedStore) -> Vec<Event> {
+    store.list_events(EventQuery::default()).await.expect("events")
+}
+
+fn event(kind: EventKind) -> NewEvent {
+    NewEvent { kind, changes: BTreeMap::new() }
+}
+
+/// A store with something in each of its parts.
+async fn fill(store: &SharedStore) {
+    store.check_secret(3, [3; 32]).await.expect("a secret");
+    let ann = Change { row: Row::User(user("ann")), event: event(EventKind::UserCreated) };
+    let mut of_ann = key(2);
+    of_ann.user = Some("ann".parse().expect("a user id"));
+    of_ann.props = BTreeMap::from([("a".to_owned(), "ü".to_owned())]);
+    of_ann.grants = Grants::Inherit;
+    write(store, vec![ann, write_key(key(1)), write_key(of_ann)]).await.expect("a commit");
+    // Keys of an import that was taken in, and some of one that was not.
+    store.stage(staging(StageId(7), (10..15).map(key))).await.expect("a stage");
+    take_in(store, StageId(7), 5).await.expect("a commit");
+    store.stage(staging(StageId(8), (20..23).map(key))).await.expect("a stage");
+    write(store, vec![write_key(key(3))]).await.expect("a commit");
+    let used = UsageUpdate { key: key(1).id, last_used_at: at(900), count: 4 };
+    store.record_usage("gateway".to_owned(), vec![used]).await.expect("it is written");
+    let tally = RefusalTally {
+        minute: at(960),
+        actor: Actor::Key(key(1).id),
+        from: "192.0.2.1".parse().ok(),
+        operation: "create".to_owned(),
+        code: "may_not_grant".to_owned(),
+        subject: None,
+        count: 2,
+        last_at: at(970),
+    };
+    store.record_refusals(vec![tally]).await.expect("it is written");
+}
+
+pub(super) async fn a_copy_is_the_same_in_every_row(from: Fixture, to: Fixture) {
+    fill(&from.store).await;
+    let done = copied(&from.store, &to.store).await.expect("a copy");
+    assert_eq!(done.head.newest, newest(&from.store).await);
+    assert!(done.verified > 0 && done.written == done.verified, "{done:?}");
+    let (source, copy) = (from.store, (to.again)());
+    assert_same(&source, &copy).await;
+    assert_eq!(copy.id(), source.id());
+    check_secrets(&*copy, &[(3, [3; 32])]).await.expect("it is whole");
+    // It goes on like any other.
+    let next = write(&copy, vec![write_key(key(30))]).await.expect("a commit");
+    assert_eq!(next.revision, done.head.newest.revision + 1);
+    let listed = copy.list_keys(KeyQuery { limit: 1, ..KeyQuery::default() }).await.expect("a list");
+    assert_eq!(listed.keys.first().map(|(newest, ..)| newest.id), Some(key(30).id));
+}
+
+pub(super) async fn a_copy_goes_on_where_it_stopped_and_takes_over_what_changed(from: Fixture, to: Fixture) {
+    fill(&from.store).await;
+    // As far as a copy comes that is broken off, with a row that has changed since and one that has gone.
+    let (source, target) = (part(&from.store), part(&to.store));
+    target.begin_copy(from.store.id()).await.expect("it is empty");
+    let mut users = rows(&from.store, CopyTable::Users).await;
+    let mut gone = users.first().expect("a user").clone();
+    if let Some(id) = gone.first_mut() {
+        *id = Value::Text("eve".to_owned());
+    }
+    users.push(gone);
+    if let Some(flags) = users.first_mut().and_then(|user| user.get_mut(2)) {
+        *flags = Value::Text("other".to_owned());
+    }
+    target.write_rows(CopyTable::Users, users).await.expect("they are written");
+    let first = source.rows(CopyTable::Keys, None, 1).await.expect("a row");
+    target.write_rows(CopyTable::Keys, first).await.expect("it is written");
+    let refused = check_secrets(&*(to.again)(), &[(3, [3; 32])]).await;
+    assert!(matches!(refused, Err(StoreError::Unfinished { .. })), "{refused:?}");
+    write(&from.store, vec![write_key(key(4))]).await.expect("a commit");
+    let done = copied(&from.store, &to.store).await.expect("a copy");
+    assert!(done.written < done.verified + 1, "what was there is not written again: {done:?}");
+    assert_same(&from.store, &(to.again)()).await;
+}
+
+pub(super) async fn a_copy_takes_the_place_of_nothing(from: Fixture, to: Fixture) {
+    fill(&from.store).await;
+    write(&to.store, vec![write_key(key(9))]).await.expect("a commit");
+    let refused = copied(&from.store, &to.store).await;
+    assert!(matches!(refused, Err(CopyFault::Occupied)), "{refused:?}");
+    let itself = copied(&from.store, &(from.again)()).await;
+    assert!(matches!(itself, Err(CopyFault::AlreadyThere { .. })), "{itself:?}");
+    // Rows are written into copies alone.
+    let row = rows(&from.store, CopyTable::Users).await;
+    assert!(part(&to.store).write_rows(CopyTable::Users, row).await.is_err());
+    assert!(part(&to.store).finish_copy(part(&from.store).head().await.expect("a head")).await.is_err());
+    assert_eq!(rows(&to.store, CopyTable::Keys).await.len(), 1);
+}
+
+async fn ended(store: &SharedStore, login: &str, change: Change) {
+    let actor = Actor::Local(login.to_owned());
+    let plan = move |_: &Reading| Ok(Changes::by(actor.clone(), vec![change.clone()]));
+    let outcome = store.mutate(ReadRequest::default(), Box::new(plan)).await.expect("a commit");
+    assert!(outcome.is_ok());
+}
+
+fn revoked(number: u8) -> Change {
+    let mut key = key(number);
+    key.states.revoked = true;
+    key.revoked_at = Some(at(1000));
+    Change { row: Row::Key(Box::new(key)), event: event(EventKind::KeyRevoked) }
+}
+
+pub(super) async fn what_gateways_told_a_restored_store_again_is_taken_back(fixture: Fixture, _other: Fixture) {
+    let store = &fixture.store;
+    let ann = Change { row: Row::User(user("ann")), event: event(EventKind::UserCreated) };
+    write(store, vec![ann, write_key(key(1)), write_key(key(2)), write_key(key(3))]).await.expect("a commit");
+    let gone = User { deleted: true, ..user("ann") };
+    ended(store, "somebody", revoked(1)).await;
+    ended(store, GATEWAY_LOGIN, revoked(2)).await;
+    let middle = newest(store).await;
+    ended(store, GATEWAY_LOGIN, revoked(3)).await;
+    ended(store, GATEWAY_LOGIN, Change { row: Row::User(gone), event: event(EventKind::UserDeleted) }).await;
+    let before = newest(store).await;
+    let told = |retold: &[Retold]| retold.iter().map(|one| one.subject.clone()).collect::<Vec<_>>();
+    let user = Subject::User("ann".parse().expect("a user id"));
+    let late = vec![Subject::Key(key(3).id), user];
+    assert_eq!(told(&history(store).retold(middle.revision).await.expect("an answer")), late);
+    assert_eq!(history(store).acceptances().await.expect("an answer"), []);
+
+    let actor = Actor::Local("ann".to_owned());
+    let (acceptance, retold) = history(store).accept(actor.clone(), middle.revision).await.expect("it is accepted");
+    assert_eq!((told(&retold), acceptance.revision, acceptance.actor.clone()), (late, before.revision + 1, actor));
+    assert_eq!(history(store).acceptances().await.expect("an answer"), [acceptance.clone()]);
+    assert_eq!(history(store).retold(0).await.expect("an answer"), [], "what came before is done with");
+    let request = ReadRequest { keys: vec![key(1).id, key(2).id, key(3).id], ..ReadRequest::default() };
+    let reading = store.read(ReadRequest { users: vec!["ann".parse().expect("a user id")], ..request }).await;
+    let reading = reading.expect("a reading");
+    let states = [1, 2, 3].map(|number| reading.key(key(number).id).expect("the key").states.revoked);
+    assert_eq!(states, [true, true, false]);
+    assert!(reading.users.iter().all(|user| !user.deleted));
+    // No place in the history before is one in this.
+    for place in [middle, before] {
+        let poll = store.poll(place).await.expect("a poll");
+        assert!(poll.at_cursor != Some(place.commit) && poll.newest.revision == acceptance.revision, "{poll:?}");
+    }
+    let now = newest(store).await;
+    assert_eq!(store.poll(now).await.expect("a poll").at_cursor, Some(now.commit));
+    let events =
+        store.list_events(EventQuery { after: Stamp { ordinal: u32::MAX, ..stamp(before) }, ..EventQuery::default() });
+    assert_eq!(events.await.expect("events").len(), 2);
+}
+
+fn stamp(cursor: Cursor) -> Stamp {
+    Stamp { revision: cursor.revision, ordinal: 0 }
+}
