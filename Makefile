@@ -26,6 +26,8 @@ REQUIREMENTS := $(CURDIR)/tests/peers/requirements.txt
 PROFILE ?= release
 BENCH := $(CURDIR)/target/bench
 KEYWARD_BIN ?= $(BENCH)/keyward-$(PROFILE)
+# Where cargo puts what it builds by a profile.
+PROFILED_AS = $(if $(filter dev,$(PROFILE)),debug,$(if $(filter bench,$(PROFILE)),release,$(PROFILE)))
 ROUNDS ?= 5
 SECONDS_EACH ?= 2
 SCENARIOS ?=
@@ -33,7 +35,7 @@ SCENARIOS ?=
 PEERS ?=
 ENVOY ?= 1.40.0
 
-.PHONY: run test soak lint bench bench-micro bench-peers bench-count profile fuzz ci tools
+.PHONY: run test soak lint bench bench-micro bench-build bench-peers release profile fuzz ci tools
 
 # A gateway to try things on, with everything it needs made in ./keyward-data.
 run:
@@ -79,7 +81,7 @@ bench: tools bench-peers $(if $(filter file,$(origin KEYWARD_BIN)),bench-build)
 bench-build:
 	cargo build --locked --profile $(PROFILE) --bin keyward
 	mkdir -p $(BENCH)
-	cp target/$(if $(filter dev,$(PROFILE)),debug,$(if $(filter bench,$(PROFILE)),release,$(PROFILE)))/keyward $(BENCH)/keyward-$(PROFILE)
+	cp target/$(PROFILED_AS)/keyward $(BENCH)/keyward-$(PROFILE)
 
 # The load side, and the peers that no package of Debian has. Each is its own crate with its own lock.
 bench-peers:
@@ -95,6 +97,30 @@ endif
 # What single functions cost.
 bench-micro:
 	cargo bench --locked
+
+# The build to hand out: the compiler is shown what is hot by a run of an instrumented build, on calls that are not
+# those of `make bench`. Two builds with link-time optimization, some twenty minutes on two cores.
+PGO := $(CURDIR)/target/pgo
+HOST = $(shell rustc -vV | sed -n 's/^host: //p')
+LLVM_PROFDATA ?= $(shell rustc --print sysroot)/lib/rustlib/$(HOST)/bin/llvm-profdata
+release:
+	@command -v h2load python3 openssl taskset >/dev/null || { echo "needs h2load (nghttp2-client), python3, openssl and taskset" >&2; exit 1; }
+	@test -x $(LLVM_PROFDATA) || { echo "needs the compiler's own llvm-profdata: rustup component add llvm-tools" >&2; exit 1; }
+	cd benches/loopback/load && CARGO_TARGET_DIR=$(BENCH)/load-target cargo build --release --locked
+	rm -rf $(PGO)/raw
+	@# With a target named, build scripts and macros are not instrumented.
+	RUSTFLAGS="-Cprofile-generate=$(PGO)/raw" cargo build --locked --profile $(PROFILE) --bin keyward --target $(HOST) --target-dir $(PGO)/first
+	python3 benches/loopback/train.py --keyward $(PGO)/first/$(HOST)/$(PROFILED_AS)/keyward
+	$(LLVM_PROFDATA) merge -o $(PGO)/merged.profdata $(PGO)/raw
+	RUSTFLAGS="-Cprofile-use=$(PGO)/merged.profdata" cargo build --locked --profile $(PROFILE) --bin keyward --target $(HOST) --target-dir $(PGO)/second
+	cp $(PGO)/second/$(HOST)/$(PROFILED_AS)/keyward $(PGO)/keyward
+
+# Where the time of a request goes: a flame graph, by perf, of one scenario of `make bench`.
+PROFILED ?= clear64
+profile: $(if $(filter file,$(origin KEYWARD_BIN)),bench-build)
+	cd benches/loopback/load && CARGO_TARGET_DIR=$(BENCH)/load-target cargo build --release --locked
+	python3 benches/loopback/run.py --folder $(BENCH) --keyward $(KEYWARD_BIN) --peers keyward --profile $(PROFILED)
+	python3 benches/loopback/flame.py $(BENCH)/perf-$(PROFILED).data $(BENCH)/flame-$(PROFILED).svg
 
 # On the stable toolchain: RUSTC_BOOTSTRAP lets it instrument the code. No address sanitizer: this
 # code has no unsafe blocks, and without it the build and the runs are several times faster.

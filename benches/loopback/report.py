@@ -54,7 +54,9 @@ class Results:
                 notes.append(f"{share:.0%} resumed")
         elif sum(row.get("broken", 0) for row in rows) and scenario != "new":
             notes.append(f"{sum(row['broken'] for row in rows)} broken connections")
-        if scenario not in MEMORY | {"rate", "two", "h2"}:
+        if scenario == "counts":
+            notes.append(f"{rows[0]['calls']:.2f} system calls and {rows[0]['sleeps']:.3f} sleeps a request")
+        if scenario not in MEMORY | {"rate", "two", "h2", "counts"}:
             proxy = statistics.median(row["proxy_busy"] for row in rows)
             load = statistics.median(row["load_busy"] for row in rows)
             if proxy < BUSY:
@@ -102,7 +104,7 @@ def marked_down(results, scenarios):
     plain = [peer for peer in shown if "+log" not in peer]
     lines = ["| scenario | " + " | ".join(plain) + " | keyward / nginx | keyward / haproxy |"]
     lines.append("|---|" + "---|" * (len(plain) + 2))
-    for scenario in results.scenarios:
+    for scenario in (name for name in results.scenarios if name != "counts"):
         cells = []
         for peer in plain:
             figures = results.figures(scenario, peer)
@@ -134,7 +136,7 @@ def marked_down(results, scenarios):
 
 def chart(results, scenarios):
     """Bars: each proxy's cost against nginx's, by scenario."""
-    names = [name for name in results.scenarios if results.figures(name, "nginx") and results.figures(name, "keyward")]
+    names = [name for name in results.scenarios if name != "counts" and results.figures(name, "nginx") and results.figures(name, "keyward")]
     peers = [peer for peer in results.peers if "+log" not in peer and peer != "other"]
     bar, gap, left, width, most = 11, 14, 330, 560, 3.0
     height = 60 + sum(gap + bar * len([p for p in peers if results.figures(n, p)]) for n in names)

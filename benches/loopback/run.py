@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -42,9 +43,10 @@ SCENARIOS = {
     "rate": ("TLS at a fixed rate", "rate", ["--tls"]),
     "idle_tls": ("Idle TLS connections", "idle", ["--tls"]),
     "idle_clear": ("Idle connections, clear text", "idle", []),
+    "counts": ("System calls and wake-ups", "count", []),
     "two": ("Two workers on two cores, TLS", "two", ["--tls"]),
 }
-ONCE = {"idle_tls", "idle_clear"}
+ONCE = {"idle_tls", "idle_clear", "counts"}
 USUAL = ["nginx", "haproxy", "envoy", "pingora", "keyward", "nginx+log", "keyward+log"]
 # What a log costs shows in these.
 LOGGED = {"clear64", "tls64"}
@@ -63,7 +65,7 @@ class Run:
             for line in self.results.read_text().splitlines():
                 row = json.loads(line)
                 self.done[row["round"], row["peer"], row["scenario"]] = row
-        elif not options.report:
+        elif not options.report and not options.profile:
             self.results.write_text("")
         self.peer = None
 
@@ -96,6 +98,8 @@ class Run:
             return self.measured(*words, "--rate", str(self.options.rate), "--seconds", str(self.options.seconds * 2))
         if kind == "idle":
             return self.idle(words)
+        if kind == "count":
+            return self.counts(words)
         cores = "0,1" if kind == "two" else "1"
         # Neither side at work all the time: something else had the core.
         for _ in range(3):
@@ -108,9 +112,45 @@ class Run:
         """KiB for each connection that was answered once and then left alone."""
         self.again()
         few = self.measured(*words, "--idle", "--connections", "1", "--seconds", "1")
-        many = self.measured(*words, "--idle", "--connections", str(self.options.idle), "--seconds", "5")
+        # Somebody calls now and then, as always: memory that was given back is not seen to be before that.
+        calls = [str(self.options.load), *words, "--connections", "2", "--rate", "200", "--seconds", "2"]
+        now_and_then = subprocess.Popen(
+            ["bash", "-c", f"sleep 3; exec taskset -c 1 {shlex.join(calls)}"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            many = self.measured(*words, "--idle", "--connections", str(self.options.idle), "--seconds", "6")
+        finally:
+            now_and_then.wait()
         many["kib"] = (many["memory_kib"] - few["memory_kib"]) / self.options.idle
         return many
+
+    def counts(self, words):
+        """System calls for a request, by the kernel's own tracepoint, over all of the proxy's threads."""
+        processes = ",".join(str(process) for process in self.family())
+        perf = ["perf", "stat", "-x", ",", "-e", "raw_syscalls:sys_enter", "-p", processes, "--"]
+        load = self.load("--process", str(self.peer.process.pid), "--warm", "0", "--seconds", str(self.options.seconds), *words)
+        done = subprocess.run(perf + load, capture_output=True, text=True, timeout=120)
+        counted = re.search(r"^(\d+),,raw_syscalls", done.stderr, re.M)
+        if done.returncode != 0 or not counted:
+            raise RuntimeError(f"perf cannot count system calls here: {done.stderr.strip()}")
+        told = json.loads(done.stdout)
+        told["calls"] = int(counted[1]) / max(told["answered"], 1)
+        return told
+
+    def profile(self, name):
+        """Records where the proxy's time goes."""
+        _title, _kind, words = SCENARIOS[name]
+        port = self.peer.tls if "--tls" in words else self.peer.clear
+        words = [*words, "--target", f"127.0.0.1:{port}", "--keys", str(self.inputs.keys)]
+        data = self.folder / f"perf-{name}.data"
+        load = subprocess.Popen(self.load("--seconds", "6", *words), stdout=subprocess.DEVNULL)
+        time.sleep(1)
+        record = ["perf", "record", "-q", "-F", "999", "-e", "cpu-clock", "--call-graph", "dwarf,16384", "-o", str(data)]
+        subprocess.run(record + ["-p", str(self.peer.process.pid), "--", "sleep", "3"], check=True)
+        load.wait()
+        return data
 
     def h2load(self, port):
         """By nghttp2's own load generator, beside the service. Its 64 handshakes are in the figure."""
@@ -139,14 +179,18 @@ class Run:
             service.terminate()
             service.wait()
 
-    def processor(self):
-        """Nanoseconds that the proxy and its children have been on a processor."""
-        every, total = [self.peer.process.pid], 0
+    def family(self):
+        """The proxy's process and those that it has started."""
+        every = [self.peer.process.pid]
         for process in every:
             for task in Path(f"/proc/{process}/task").iterdir():
-                total += int((task / "schedstat").read_text().split()[0])
                 every += [int(child) for child in (task / "children").read_text().split()]
-        return total
+        return every
+
+    def processor(self):
+        """Nanoseconds that they have been on a processor."""
+        tasks = (task for process in self.family() for task in Path(f"/proc/{process}/task").iterdir())
+        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks)
 
     def again(self, workers=1, cores="0"):
         self.peer.stop()
@@ -158,6 +202,8 @@ class Run:
         with self.results.open("a") as results:
             results.write(json.dumps(row) + "\n")
         micros = f"{row.get('kib', 0):9.1f} KiB" if "kib" in row else f"{row['micros']:9.2f} us "
+        if "calls" in row:
+            micros = f"{row['calls']:6.2f} calls, {row['sleeps']:.3f} sleeps"
         print(f"round {number}  {self.peer.name:12} {scenario:11}{micros}  {row['rate']:8.0f}/s", flush=True)
 
     def one(self, number, peer):
@@ -243,6 +289,7 @@ def main():
     parser.add_argument("--peers", type=words, default=USUAL, help=" ".join(peers.ALL))
     parser.add_argument("--resume", action="store_true", help="go on with what results.jsonl has")
     parser.add_argument("--report", action="store_true", help="measure nothing")
+    parser.add_argument("--profile", metavar="SCENARIO", help="record one scenario of the first peer with perf, and measure nothing")
     parser.add_argument("--page", action="store_true", help="write docs/PERFORMANCE.md and its chart")
     options = parser.parse_args()
     for name in options.scenarios:
@@ -260,6 +307,15 @@ def main():
     peers.KeywardOther.binary = str(Path(options.other).resolve()) if options.other else None
     options.resume |= options.report
     run = Run(options)
+    if options.profile:
+        run.peer = peers.ALL[options.peers[0]](run.inputs, run.folder)
+        run.peer.prepare()
+        try:
+            run.peer.start()
+            print(run.profile(options.profile))
+        finally:
+            run.peer.stop()
+        return
     if not options.report:
         run.all()
     rows = list(run.done.values())

@@ -60,6 +60,8 @@ pub(super) struct Relayed {
     /// What of the request had passed when the timer was last looked at.
     uploaded: u64,
     over: bool,
+    /// How it broke off, where its reader has not been told.
+    fault: Option<BodyFault>,
     open: Option<Rc<OpenStream>>,
 }
 
@@ -115,6 +117,7 @@ impl Relayed {
             passed: 0,
             uploaded: 0,
             over: false,
+            fault: None,
             open,
         };
         if relayed.is_at_end() {
@@ -192,6 +195,10 @@ impl Relayed {
             return Poll::Ready(None);
         }
         let mut account = account;
+        if let Some(fault) = self.fault.take() {
+            let fault = AnswerFault::Upstream(fault);
+            return Poll::Ready(Some(Err(self.broke(fault, UpstreamError::BodyBroken, account))));
+        }
         loop {
             if let Some(denial) = self.open.as_ref().and_then(|open| open.poll_cut(cx)) {
                 return Poll::Ready(Some(self.cut(denial, account)));
@@ -229,9 +236,12 @@ impl Relayed {
                     self.end();
                     Poll::Ready(None)
                 }
-                Poll::Ready(Some(Err(error))) => {
-                    let fault = AnswerFault::Upstream(error);
-                    Poll::Ready(Some(Err(self.broke(fault, UpstreamError::BodyBroken, account))))
+                Poll::Ready(Some(Err(fault))) => {
+                    // Told in the next turn: hyper, told at once, gives up what it has not written yet, and the
+                    // client would see neither status nor what came before the break.
+                    self.fault = Some(fault);
+                    cx.waker().wake_by_ref();
+                    Poll::Pending
                 }
                 Poll::Pending => {
                     if self.open.is_none() && self.watch(account.as_deref_mut().map(|account| &*account)) {

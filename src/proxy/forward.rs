@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 use std::cell::OnceCell;
 use std::future::pending;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -132,24 +133,22 @@ pub(super) async fn forward(
 
     let sent = worker.shared.clock.monotonic();
     let deadline = service.upstream.total_timeout.map(|total| tokio::time::Instant::from_std(sent + total));
-    let sending = async {
-        let sending = async {
+    let open = OnceCell::new();
+    let answered = {
+        // Once and in its place: each await that it is moved into would hold it once more.
+        let mut sending = pin!(async {
             if let Some(upload) = to_prove {
                 prove_empty(upload).await?;
             }
             service.send(request, &transfer, websocket).await
-        };
-        match deadline {
-            None => sending.await,
-            Some(deadline) => tokio::time::timeout_at(deadline, sending).await.unwrap_or(Err(Failure::TotalTimeout)),
+        });
+        tokio::select! {
+            biased;
+            answered = &mut sending => Ok(answered),
+            () = reached(deadline) => Ok(Err(Failure::TotalTimeout)),
+            denial = no_longer(&worker.streams, account, &transfer, &open) => Err(Refused::cut(denial, None)),
+            () = silent_client(stream_idle, &transfer) => Err(Refused::new(Code::RequestTimeout, None)),
         }
-    };
-    let open = OnceCell::new();
-    let answered = tokio::select! {
-        biased;
-        answered = sending => Ok(answered),
-        denial = no_longer(&worker.streams, account, &transfer, &open) => Err(Refused::cut(denial, None)),
-        () = silent_client(stream_idle, &transfer) => Err(Refused::new(Code::RequestTimeout, None)),
     };
     let took = worker.shared.clock.monotonic().saturating_duration_since(sent);
     account.upstream_took = Some(took);
@@ -180,6 +179,14 @@ pub(super) async fn forward(
         },
         account,
     )
+}
+
+/// Ends at `deadline`, where there is one.
+async fn reached(deadline: Option<tokio::time::Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => pending().await,
+    }
 }
 
 /// Reads a body that is said to be empty to its end. HTTP/2 shows that end after the head, and a

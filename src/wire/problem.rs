@@ -45,6 +45,10 @@ impl Problem<'_> {
 }
 
 fn escape(out: &mut String, text: &str) {
+    // Nearly all of it is our own words.
+    if text.bytes().all(|byte| byte >= b' ' && byte != b'"' && byte != b'\\') {
+        return out.push_str(text);
+    }
     for letter in text.chars() {
         match letter {
             '"' => out.push_str("\\\""),

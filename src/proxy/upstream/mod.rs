@@ -244,9 +244,13 @@ impl<D: Dial> Service<D> {
                 Err(ExchangeFault::TimedOut) => return Tried::Failed(Failure::HeadTimeout),
                 Err(ExchangeFault::Lost(lost)) => lost,
             };
+            if transfer.is_broken() {
+                // There is nothing whole to send again.
+                return Tried::Failed(Failure::Broken(lost.cause));
+            }
             // What has its connection to itself comes back from it whole.
             let copy = copy.or_else(|| lost.written.take().filter(|_| replayable));
-            let copy = copy.filter(|_| transfer.bytes() == 0 && !transfer.is_broken());
+            let copy = copy.filter(|_| transfer.bytes() == 0);
             match (lost, copy) {
                 (Lost { untouched: Some(back), .. }, _) if reused => request = back,
                 // Others may have used up a shared connection before this one got to it.

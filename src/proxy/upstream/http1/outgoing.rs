@@ -166,7 +166,11 @@ impl Outgoing {
             match Pin::new(&mut self.body).poll_frame(cx) {
                 Poll::Pending => return Ok(true),
                 Poll::Ready(None) => self.end(None)?,
-                Poll::Ready(Some(Err(broken_off))) => return Err(Unsent::Body(broken_off)),
+                Poll::Ready(Some(Err(broken_off))) => {
+                    // Asked once more, a body that broke off would seem to be over.
+                    self.touched = true;
+                    return Err(Unsent::Body(broken_off));
+                }
                 Poll::Ready(Some(Ok(frame))) => {
                     self.touched = true;
                     match frame.into_data() {

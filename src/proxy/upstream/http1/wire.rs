@@ -35,8 +35,6 @@ pub(super) struct Wire {
     keep: bool,
     /// Whether anything of the answer has come.
     heard: bool,
-    /// How the answer broke off, where its reader has not been told.
-    fault: Option<WireFault>,
     /// Who sends the rest of a request, and who reads the answer: to be told when it is closed.
     sender: Option<Waker>,
     reader: Option<Waker>,
@@ -105,7 +103,6 @@ impl Wire {
             number: 0,
             keep: true,
             heard: false,
-            fault: None,
             sender: None,
             reader: None,
         }
@@ -150,7 +147,7 @@ impl Wire {
     pub(super) fn begin(&mut self, request: &Request<Upload>) {
         self.outgoing.begin(request);
         self.method.clone_from(request.method());
-        (self.unsent, self.coming, self.heard, self.fault) = (None, Coming::Head, false, None);
+        (self.unsent, self.coming, self.heard) = (None, Coming::Head, false);
         (self.progress, self.number) = (Progress::default(), self.number.wrapping_add(1));
     }
 
@@ -271,18 +268,11 @@ impl Wire {
 
     /// The next piece of the answer's body; none at its end.
     pub(super) fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, WireFault>>> {
-        if let Some(fault) = self.fault.take() {
-            return Poll::Ready(Some(Err(fault)));
-        }
         let polled = self.poll_frame(cx);
-        if let Poll::Ready(Some(Err(fault))) = polled {
+        if matches!(polled, Poll::Ready(Some(Err(_)))) {
+            // Whatever is asked after this gets no more of it.
             self.read.clear();
             self.close();
-            // Told in the next turn: a server that hears of it at once gives up what it has not yet written, and
-            // the client would see nothing at all.
-            self.fault = Some(fault);
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
         }
         if polled.is_pending() && !self.reader.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
             self.reader = Some(cx.waker().clone());
