@@ -87,13 +87,13 @@ fn explore(planted: Planted, cases: u32, seed: u8) -> Result<(), TestError<Vec<S
     runner.run(&history(), |history| runtime.block_on(run(planted, &history)).map_err(TestCaseError::fail))
 }
 
-/// How many histories: few at every test, many where `KEYWARD_SOAK_SIMULATED` says so.
+/// How many histories: few at every test (each costs some milliseconds unoptimised), many where `KEYWARD_SOAK_SIMULATED` says so.
 fn cases(usual: u32) -> u32 {
     std::env::var("KEYWARD_SOAK_SIMULATED").ok().and_then(|count| count.parse().ok()).unwrap_or(usual)
 }
 
 fn holds(seed: u8) {
-    if let Err(TestError::Fail(why, history)) = explore(Planted::Nothing, cases(400), seed) {
+    if let Err(TestError::Fail(why, history)) = explore(Planted::Nothing, cases(150), seed) {
         panic!("{why}\n{history:#?}");
     }
 }
@@ -124,7 +124,8 @@ fn is_found(planted: Planted) -> (String, Vec<Step>) {
 #[test]
 fn revisions_from_a_sequence_are_found_out() {
     let (why, history) = is_found(Planted::SequenceForCounter);
-    assert!(why.contains("works, and must not at what is applied"), "{why}\n{history:?}");
+    assert!(why.contains("at what is applied"), "{why}\n{history:?}");
+    assert!(history.iter().any(|step| matches!(step, Step::Does(Deed::Begin(_)))), "{history:?}");
     assert!(history.len() <= 20, "{history:?}");
 }
 
