@@ -61,7 +61,7 @@ fn read_postgres(section: &Section<'_>, base: &Path, secrets: &Secrets<'_>) -> O
         section.fault_of(named, "is of no use with sslmode = \"disable\"");
     }
     let tls =
-        (mode == TlsMode::VerifyFull).then(|| ClientSettings { ca, certificate, server_name: None, http2: false });
+        (mode == TlsMode::VerifyFull).then_some(ClientSettings { ca, certificate, server_name: None, http2: false });
     let mut settings = PostgresSettings { listen, tls, ..PostgresSettings::new(address) };
     set(&mut settings.pool_max, pool_max);
     set(&mut settings.connect_timeout, connect_timeout);

@@ -105,7 +105,7 @@ impl Tls {
                 }
             }
             Err(cause) => {
-                tracing::warn!(cause, "certificates for the store's server cannot be read; the last are used")
+                tracing::warn!(cause, "certificates for the store's server cannot be read; the last are used");
             }
         }
         self.current.load().1.clone()

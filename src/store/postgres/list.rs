@@ -130,7 +130,7 @@ fn ways(query: &KeyQuery, before: i64, now: Timestamp) -> Vec<Way> {
         Some(Status::Revoked) => ways.push(numbered("k.revoked")),
         Some(Status::Disabled) => ways.push(numbered("k.disabled")),
         Some(Status::UserDisabled) => {
-            ways.push(dated("k.user_id IN (SELECT id FROM keyward.users WHERE NOT active OR deleted)", vec![]))
+            ways.push(dated("k.user_id IN (SELECT id FROM keyward.users WHERE NOT active OR deleted)", vec![]));
         }
         Some(Status::Expired) => ways.push(dated("k.expires_at <= ?", vec![time(now)])),
         Some(Status::Grace) => ways.push(dated("k.grace_expires_at > ?", vec![time(now)])),

@@ -2,7 +2,7 @@
 //!
 //! The store has a small runtime of its own, so that its connections outlive whoever asks, from
 //! whatever runtime that is. Every call is one transaction that sets what it needs for itself alone
-//! and prepares nothing, so a pooler such as PgBouncer may lie in between; only listening goes past it.
+//! and prepares nothing, so a pooler such as `PgBouncer` may lie in between; only listening goes past it.
 
 mod address;
 mod connect;
@@ -163,7 +163,7 @@ impl PostgresStore {
     /// When there is none in that database, it is damaged or of a newer schema, or the server cannot be
     /// used.
     pub fn open(settings: &PostgresSettings) -> Result<Self, StoreError> {
-        Self::start(settings, Empty::Refuse, Clocks::default()).map(|(store, _made)| store)
+        Self::start(settings, Empty::Refuse, &Clocks::default()).map(|(store, _made)| store)
     }
 
     /// Opens the store, and makes it where there is none; the second answer is whether it was made. For
@@ -172,16 +172,16 @@ impl PostgresStore {
     /// # Errors
     /// When it is damaged, of a newer schema, or cannot be made or used.
     pub fn create(settings: &PostgresSettings) -> Result<(Self, bool), StoreError> {
-        Self::start(settings, Empty::Fill, Clocks::default())
+        Self::start(settings, Empty::Fill, &Clocks::default())
     }
 
-    fn start(settings: &PostgresSettings, empty: Empty, clocks: Clocks) -> Result<(Self, bool), StoreError> {
+    fn start(settings: &PostgresSettings, empty: Empty, clocks: &Clocks) -> Result<(Self, bool), StoreError> {
         let name = settings.address.name().to_owned();
         let started = Self::try_start(settings, empty, clocks);
         started.map_err(|fault| fault.told(&name))
     }
 
-    fn try_start(settings: &PostgresSettings, empty: Empty, clocks: Clocks) -> Result<(Self, bool), Fault> {
+    fn try_start(settings: &PostgresSettings, empty: Empty, clocks: &Clocks) -> Result<(Self, bool), Fault> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(THREADS)
             .thread_name("keyward-store")
@@ -198,7 +198,7 @@ impl PostgresStore {
             statement_timeout: settings.statement_timeout,
             news: Notify::new(),
             #[cfg(test)]
-            clock: clocks.clock,
+            clock: clocks.clock.clone(),
         };
         #[cfg(not(test))]
         let Clocks {} = clocks;

@@ -30,12 +30,12 @@ fn fixture() -> Fixture {
     let cluster = Cluster::start(Care::Fast);
     let settings = settings(&cluster);
     let clock = Arc::new(ManualClock::at(Timestamp::from_seconds(1000)));
-    let (store, made) = PostgresStore::start(&settings, Empty::Fill, by(&clock)).expect("a new store");
+    let (store, made) = PostgresStore::start(&settings, Empty::Fill, &by(&clock)).expect("a new store");
     assert!(made);
     let again = {
         let clock = Arc::clone(&clock);
         move || -> SharedStore {
-            let opened = PostgresStore::start(&settings, Empty::Refuse, by(&clock));
+            let opened = PostgresStore::start(&settings, Empty::Refuse, &by(&clock));
             Arc::new(opened.expect("the store is there").0)
         }
     };

@@ -7,7 +7,6 @@
 //! ended stays refused whatever the database is replaced by; that a gateway with a snapshot serves
 //! without the database; and that unknown tokens are called unknown only where that is known. What
 //! goes wrong is cut down to the few steps that it takes.
-#![expect(clippy::indexing_slicing, reason = "places that were made for every key and gateway")]
 
 mod clock;
 mod database;
@@ -88,6 +87,7 @@ fn explore(planted: Planted, cases: u32, seed: u8) -> Result<(), TestError<Vec<S
 }
 
 /// How many histories: few at every test (each costs some milliseconds unoptimised), many where `KEYWARD_SOAK_SIMULATED` says so.
+#[expect(clippy::disallowed_methods, reason = "a test's own switch")]
 fn cases(usual: u32) -> u32 {
     std::env::var("KEYWARD_SOAK_SIMULATED").ok().and_then(|count| count.parse().ok()).unwrap_or(usual)
 }
