@@ -223,8 +223,11 @@ const TRAILERS_MAX: usize = 100;
 mod tests {
     use super::*;
 
-    /// The body of `bytes` that come so many at a time, its trailers, and what is left behind it.
-    fn decoded(bytes: &[u8], at_a_time: usize) -> Result<(Vec<u8>, Option<HeaderMap>, Vec<u8>), BadBody> {
+    /// A body, its trailers, and what is left behind it.
+    type Parts = (Vec<u8>, Option<HeaderMap>, Vec<u8>);
+
+    /// What `bytes` are that come so many at a time.
+    fn decoded(bytes: &[u8], at_a_time: usize) -> Result<Parts, BadBody> {
         let (mut decoder, mut read, mut body) = (Decoder::chunked(), BytesMut::new(), Vec::new());
         let mut pieces = bytes.chunks(at_a_time);
         loop {
