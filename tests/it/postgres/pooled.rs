@@ -1,4 +1,4 @@
-//! Through PgBouncer, which gives a connection to somebody else after every transaction: everything
+//! Through `PgBouncer`, which gives a connection to somebody else after every transaction: everything
 //! works but hearing of commits, which says so.
 
 use std::fs;
