@@ -74,12 +74,13 @@ fn history_of(store: &SharedStore) -> Result<&dyn store::HistoryStore, AppError>
     store.history().ok_or_else(|| AppError::NotOfThisKind { store: store.name().to_owned(), what: "accepted" })
 }
 
+/// A backup into a file is of a store that is one; a server's is its own tools'.
 fn file_of(config: &Config) -> Result<&Path, AppError> {
     match &config.store {
         Settings::Sqlite { path } => Ok(path),
         Settings::Postgres(_) => Err(AppError::NotOfThisKind {
             store: config.store.name(),
-            what: "backed up and restored by this command: it is a server's, and pg_dump and pg_restore are for that",
+            what: "backed up or restored here: use pg_dump and pg_restore (docs/OPERATIONS.md)",
         }),
     }
 }

@@ -34,4 +34,5 @@ pub use answer::{AnswerBody, AnswerFault};
 pub use handle::Gateway;
 pub use metrics::Metrics;
 pub use settings::{Balance, Ejection, HealthCheck, Probe, RetryBudget, Settings, Speaks, Target, Upstream};
+pub use upstream::{AnswerEnd, AnswerRead, read_answer};
 pub use worker::Shared;

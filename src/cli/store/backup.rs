@@ -13,8 +13,8 @@ use crate::cli::values::ConfigFile;
 Examples:
   keyward store backup -c keyward.toml /backup/keyward-2027-01-31.db
 
-The file is readable by its owner alone. It holds no token, and needs the master secret to be of use.
-A store in PostgreSQL is backed up with pg_dump.")]
+The file is readable by its owner alone. It holds no token, and is of use with the master secret
+alone. A store in PostgreSQL is backed up with pg_dump.")]
 pub(super) struct Args {
     #[command(flatten)]
     config: ConfigFile,

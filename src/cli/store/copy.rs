@@ -75,15 +75,13 @@ fn meaning(option: &str, text: &str) -> Result<Settings, Failure> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-
     use super::*;
 
     #[test]
     fn a_store_is_named_by_its_address() {
-        let path = |text| meaning("--from", text).map(|settings| PathBuf::from(settings.name()));
-        assert_eq!(path("sqlite:///var/lib/keyward.db").as_deref(), Ok(Path::new("/var/lib/keyward.db")));
-        assert_eq!(path("sqlite://data/keyward.db").as_deref(), Ok(Path::new("data/keyward.db")));
+        let file = |path: &str| Ok(Settings::Sqlite { path: path.into() });
+        assert_eq!(meaning("--from", "sqlite:///var/lib/keyward.db"), file("/var/lib/keyward.db"));
+        assert_eq!(meaning("--from", "sqlite://data/keyward.db"), file("data/keyward.db"));
         for wrong in ["", "sqlite://", "keyward.db", "mysql://x"] {
             assert!(meaning("--to", wrong).is_err_and(|failure| failure.lines().concat().contains("--to")), "{wrong}");
         }

@@ -27,6 +27,7 @@ use std::time::Duration;
 use http::{HeaderValue, Method, Request, Response};
 
 pub(crate) use connect::{AnyBody, AnyLink, BodyFault, Connector};
+pub use http1::{AnswerEnd, AnswerRead, read_answer};
 pub(crate) use link::{ClientBody, Dial, Link, Source, Upload};
 pub(crate) use pool::{Lease, Pool};
 pub(crate) use standing::{Standings, Told};

@@ -125,6 +125,8 @@ pub(super) struct Inner {
     history_of: HashMap<CommitId, usize>,
     versions: Vec<Version>,
     next_commit: u128,
+    /// What was held at places that were asked for. Nothing before them changes any more.
+    known: HashMap<(u64, CommitId), Arc<Held>>,
 }
 
 /// The database.
@@ -293,10 +295,15 @@ impl Inner {
     }
 
     /// What whoever stands at `cursor` must know.
-    pub(super) fn at(&self, cursor: Cursor) -> Held {
+    pub(super) fn at(&mut self, cursor: Cursor) -> Arc<Held> {
+        let place = (cursor.revision, cursor.commit);
+        if let Some(known) = self.known.get(&place)
+            && self.numbering == Numbering::Counter
+        {
+            return Arc::clone(known);
+        }
         let mut held = Held::default();
         for version in &self.versions {
-            let (Row::Key(_) | Row::User(_)) = &version.row;
             let stamp = match &version.row {
                 Row::Key(key) => key.stamp,
                 Row::User(user) => user.stamp,
@@ -312,6 +319,8 @@ impl Inner {
                 held.take(version.row.clone());
             }
         }
+        let held = Arc::new(held);
+        self.known.insert(place, Arc::clone(&held));
         held
     }
 }

@@ -7,7 +7,6 @@
 //! ended stays refused whatever the database is replaced by; that a gateway with a snapshot serves
 //! without the database; and that unknown tokens are called unknown only where that is known. What
 //! goes wrong is cut down to the few steps that it takes.
-#![expect(clippy::indexing_slicing, reason = "places that were made for every key and gateway")]
 
 mod clock;
 mod database;
@@ -87,13 +86,14 @@ fn explore(planted: Planted, cases: u32, seed: u8) -> Result<(), TestError<Vec<S
     runner.run(&history(), |history| runtime.block_on(run(planted, &history)).map_err(TestCaseError::fail))
 }
 
-/// How many histories: few at every test, many where `KEYWARD_SOAK_SIMULATED` says so.
+/// How many histories: few at every test (each costs some milliseconds unoptimised), many where `KEYWARD_SOAK_SIMULATED` says so.
+#[expect(clippy::disallowed_methods, reason = "a test's own switch")]
 fn cases(usual: u32) -> u32 {
     std::env::var("KEYWARD_SOAK_SIMULATED").ok().and_then(|count| count.parse().ok()).unwrap_or(usual)
 }
 
 fn holds(seed: u8) {
-    if let Err(TestError::Fail(why, history)) = explore(Planted::Nothing, cases(400), seed) {
+    if let Err(TestError::Fail(why, history)) = explore(Planted::Nothing, cases(150), seed) {
         panic!("{why}\n{history:#?}");
     }
 }
@@ -124,7 +124,8 @@ fn is_found(planted: Planted) -> (String, Vec<Step>) {
 #[test]
 fn revisions_from_a_sequence_are_found_out() {
     let (why, history) = is_found(Planted::SequenceForCounter);
-    assert!(why.contains("works, and must not at what is applied"), "{why}\n{history:?}");
+    assert!(why.contains("at what is applied"), "{why}\n{history:?}");
+    assert!(history.iter().any(|step| matches!(step, Step::Does(Deed::Begin(_)))), "{history:?}");
     assert!(history.len() <= 20, "{history:?}");
 }
 

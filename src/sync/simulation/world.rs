@@ -467,7 +467,7 @@ impl Gateway {
         if run.table.freshness(now) == Freshness::Empty {
             return Ok(());
         }
-        let database = self.link.database.0.lock();
+        let mut database = self.link.database.0.lock();
         let at = if run.followed { Some(run.sync.runner.follower.at()) } else { self.reported };
         let known = at.map(|at| database.at(at)).unwrap_or_default();
         let kept = self.snapshot.map(|at| database.at(at)).unwrap_or_default();

@@ -240,7 +240,7 @@ impl StateDir {
                 Err(fault) => faults.push(format!("snapshot {number}: {fault}")),
             }
         }
-        self.restore_ended(&candidates, faults, table)
+        self.restore_ended(&candidates, &faults, table)
     }
 
     /// What can still be read of keys and users that have ended, where nothing whole is left: they
@@ -248,7 +248,7 @@ impl StateDir {
     fn restore_ended(
         &mut self,
         candidates: &[u64],
-        faults: Vec<String>,
+        faults: &[String],
         table: &Table,
     ) -> Result<Option<Restored>, String> {
         let load = table.load();

@@ -208,6 +208,141 @@ fn what_follows_an_answer_is_nobodys_answer() {
     }
 }
 
+/// Reads a request's head; none where there is no more.
+async fn read_head(stream: &mut AnyIo, bytes: &mut Vec<u8>) -> Option<String> {
+    loop {
+        if let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
+            let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
+            bytes.drain(..end + 4);
+            return Some(head);
+        }
+        let mut chunk = [0; 4096];
+        let count = stream.read(&mut chunk).await.ok().filter(|count| *count > 0)?;
+        bytes.extend_from_slice(&chunk[..count]);
+    }
+}
+
+#[test]
+fn what_comes_while_a_connection_rests_is_nobodys_answer() {
+    const ANSWERS: [(Method, &str); 6] = [
+        (Method::GET, "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"),
+        (Method::POST, "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"),
+        (Method::GET, "HTTP/1.1 204 No Content\r\n\r\n"),
+        (Method::GET, "HTTP/1.1 304 Not Modified\r\ncontent-length: 40\r\n\r\n"),
+        (Method::HEAD, "HTTP/1.1 200 OK\r\ncontent-length: 40\r\n\r\n"),
+        (Method::HEAD, "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"),
+    ];
+    const LATE: [&str; 5] = [
+        "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nevil",
+        "HTTP/1.1 408 Request Timeout\r\ncontent-length: 4\r\nconnection: close\r\n\r\nevil",
+        "HTTP/1.1 100 Continue\r\n\r\n",
+        "\r\n",
+        "e",
+    ];
+    let heard = Arc::new(tokio::sync::Notify::new());
+    let sent = Arc::new(AtomicUsize::new(0));
+    let (hears, sends) = (Arc::clone(&heard), Arc::clone(&sent));
+    let peer = Peer::serving(
+        None,
+        Arc::new(move |mut stream, _number, _seen| {
+            let (heard, sent) = (Arc::clone(&hears), Arc::clone(&sends));
+            Box::pin(async move {
+                let mut bytes = Vec::new();
+                while let Some(head) = read_head(&mut stream, &mut bytes).await {
+                    let case = head.split(' ').nth(1).and_then(|target| target.rsplit_once("/late/")?.1.parse().ok());
+                    let case: Option<usize> = case;
+                    let text = case.map_or(ANSWERS[0].1, |case| ANSWERS[case / LATE.len()].1);
+                    let mut written = stream.write_all(text.as_bytes()).await;
+                    if let (Ok(()), Some(case)) = (&written, case) {
+                        heard.notified().await;
+                        written = stream.write_all(LATE[case % LATE.len()].as_bytes()).await;
+                        sent.fetch_add(1, Ordering::SeqCst);
+                    }
+                    if written.is_err() {
+                        return;
+                    }
+                }
+            })
+        }),
+    );
+    let site = site(&peer, "");
+    let gateway = site.start();
+    for case in 0..ANSWERS.len() * LATE.len() {
+        let before = peer.connections();
+        let method = ANSWERS[case / LATE.len()].0.clone();
+        let answer = gateway.send(Call::new(method, &format!("/public/late/{case}")));
+        assert!([200, 204, 304].contains(&answer.status), "{case}: {}", answer.status);
+        // The client has it all, so the connection rests, or is about to.
+        heard.notify_one();
+        until("the late bytes", || sent.load(Ordering::SeqCst) == case + 1);
+        for call in [get("/public/x"), post("/public/x"), get("/public/x")] {
+            let next = gateway.send(call);
+            assert_eq!((next.status, next.text().as_str()), (200, "ok"), "after {case}");
+        }
+        assert_eq!(peer.connections(), before.max(1) + 1, "{case}: the connection was used again");
+    }
+}
+
+#[test]
+fn an_answer_that_says_two_things_of_itself_is_the_last_of_its_connection() {
+    const CODED: &str = "transfer-encoding: chunked";
+    for (method, answer) in [
+        (Method::GET, format!("HTTP/1.1 200 OK\ncontent-length: 2\n{CODED}\n\n2\nok\n0\n\n")),
+        (Method::GET, format!("HTTP/1.1 200 OK\n{CODED}\ncontent-length: 2\n\n2\nok\n0\n\n")),
+        (Method::HEAD, format!("HTTP/1.1 200 OK\n{CODED}\ncontent-length: 2\n\n")),
+        (Method::GET, format!("HTTP/1.1 304 Not Modified\n{CODED}\ncontent-length: 2\n\n")),
+        (Method::GET, format!("HTTP/1.1 204 No Content\n{CODED}\n\n")),
+        (Method::GET, "HTTP/1.1 204 No Content\ncontent-length: 2\n\n".to_owned()),
+        (Method::GET, "HTTP/1.1 200 OK\nconnection: keep-alive\nconnection: close\ncontent-length: 2\n\nok".to_owned()),
+        (Method::GET, "HTTP/1.0 200 OK\ncontent-length: 2\n\nok".to_owned()),
+    ] {
+        let peer = service(&[text(&answer)]);
+        let site = site(&peer, "");
+        let gateway = site.start();
+        assert_eq!(gateway.send(get("/public/x")).text(), "ok");
+        let odd = gateway.send(Call::new(method.clone(), "/public/odd/0"));
+        assert!([200, 204, 304].contains(&odd.status), "{answer}: {}", odd.status);
+        assert_eq!(peer.connections(), 1, "{answer}");
+        assert_eq!(gateway.send(get("/public/x")).text(), "ok", "{answer}");
+        assert_eq!(peer.connections(), 2, "{answer}: the connection was used again");
+    }
+}
+
+#[test]
+fn what_was_answered_before_it_was_sent_leaves_nothing_on_a_connection() {
+    let peer = Peer::serving(
+        None,
+        Arc::new(|mut stream, _number, _seen| {
+            Box::pin(async move {
+                let mut bytes = Vec::new();
+                while let Some(head) = read_head(&mut stream, &mut bytes).await {
+                    let early = head.contains("/early");
+                    let text = if early { "early" } else { "other" };
+                    let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n{text}");
+                    if stream.write_all(answer.as_bytes()).await.is_err() {
+                        return;
+                    }
+                    // What comes from now on is a body, whatever it looks like.
+                    let mut sink = [0; 4096];
+                    while early && matches!(stream.read(&mut sink).await, Ok(1..)) {}
+                }
+            })
+        }),
+    );
+    let site = site(&peer, "");
+    let gateway = site.start();
+    for http in [Http::One, Http::Two] {
+        for call in [post("/public/early").zeros(10_000_000), post("/public/early").zeros(10_000_000).chunked()] {
+            let before = peer.connections();
+            let answer = gateway.connect(http).send(call);
+            assert_eq!((answer.status, answer.text().as_str()), (200, "early"), "{http:?}");
+            let next = gateway.send(get("/public/x"));
+            assert_eq!((next.status, next.text().as_str()), (200, "other"), "{http:?}");
+            assert!(peer.connections() > before, "{http:?}");
+        }
+    }
+}
+
 #[test]
 fn a_304_keeps_its_length_and_both_connections_go_on() {
     let peer = service(&[text("HTTP/1.1 304 Not Modified\netag: \"a\"\ncontent-length: 1234\n\n")]);

@@ -123,7 +123,8 @@ impl Chunked {
             match &mut self.part {
                 Part::Size => {
                     let Some(end) = read.iter().position(|byte| *byte == b'\n') else {
-                        let too_long = read.len() > EXTENSION_BYTES_MAX + DIGITS_MAX;
+                        // With the CR of the line's end, which may be here already.
+                        let too_long = read.len() > DIGITS_MAX + EXTENSION_BYTES_MAX + 1;
                         return if too_long { Err(BadBody::Extensions) } else { Ok(Decoded::More) };
                     };
                     let line = read.split_to(end + 1);
@@ -189,7 +190,8 @@ fn trailers(read: &mut BytesMut) -> Result<Decoded, BadBody> {
         _ => {}
     }
     let Some(end) = read.windows(4).position(|four| four == b"\r\n\r\n") else {
-        return if read.len() > TRAILER_BYTES_MAX { Err(BadBody::Trailers) } else { Ok(Decoded::More) };
+        // With all but the last byte of what ends them.
+        return if read.len() > TRAILER_BYTES_MAX + 3 { Err(BadBody::Trailers) } else { Ok(Decoded::More) };
     };
     if end > TRAILER_BYTES_MAX {
         return Err(BadBody::Trailers);
@@ -221,8 +223,11 @@ const TRAILERS_MAX: usize = 100;
 mod tests {
     use super::*;
 
-    /// The body of `bytes` that come so many at a time, its trailers, and what is left behind it.
-    fn decoded(bytes: &[u8], at_a_time: usize) -> Result<(Vec<u8>, Option<HeaderMap>, Vec<u8>), BadBody> {
+    /// A body, its trailers, and what is left behind it.
+    type Parts = (Vec<u8>, Option<HeaderMap>, Vec<u8>);
+
+    /// What `bytes` are that come so many at a time.
+    fn decoded(bytes: &[u8], at_a_time: usize) -> Result<Parts, BadBody> {
         let (mut decoder, mut read, mut body) = (Decoder::chunked(), BytesMut::new(), Vec::new());
         let mut pieces = bytes.chunks(at_a_time);
         loop {

@@ -35,8 +35,20 @@ pub(super) enum BadHead {
     Field(#[from] http::Error),
     #[error("the answer's content-length is not one number")]
     Length,
-    #[error("the answer is of HTTP/1.0 and has a transfer-encoding")]
+    #[error("the answer has a transfer-encoding that is not chunked alone, or is of HTTP/1.0 and has one")]
     Coding,
+    #[error("the answer's head, with the informational ones before it, is larger than {HEAD_BYTES_MAX} bytes")]
+    Large,
+}
+
+/// How far the reading of one answer's head has come.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    /// Bytes that were parsed in vain: without a line's end among what came since, they would be again.
+    tried: usize,
+    /// Bytes of informational heads. Without a bound an upstream could go on with them for as long as its
+    /// client takes to send a request.
+    passed: usize,
 }
 
 /// Takes the head of the answer to a request of this method out of `read`, and all informational ones before it.
@@ -44,9 +56,26 @@ pub(super) enum BadHead {
 ///
 /// # Errors
 /// When it is none.
-pub(super) fn read(read: &mut BytesMut, method: &Method, fields: &mut HeaderMap) -> Result<Read, BadHead> {
+pub(super) fn read(
+    read: &mut BytesMut,
+    method: &Method,
+    fields: &mut HeaderMap,
+    progress: &mut Progress,
+) -> Result<Read, BadHead> {
     while !read.is_empty() {
-        let Some(response) = parse(read, fields)? else { return Ok(Read::Partial) };
+        let is_new = progress.tried == 0 || read.get(progress.tried..).is_some_and(|new| new.contains(&b'\n'));
+        let before = read.len();
+        let parsed = if is_new { parse(read, fields)? } else { None };
+        let Some(response) = parsed else {
+            progress.tried = before;
+            let too_large = progress.passed + before > HEAD_BYTES_MAX;
+            return if too_large { Err(BadHead::Large) } else { Ok(Read::Partial) };
+        };
+        progress.tried = 0;
+        progress.passed += before - read.len();
+        if progress.passed > HEAD_BYTES_MAX {
+            return Err(BadHead::Large);
+        }
         if response.status().is_informational() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
             continue;
         }
@@ -86,8 +115,8 @@ fn parse(read: &mut BytesMut, used: &mut HeaderMap) -> Result<Option<Response<()
     for place in places.iter().take(count) {
         let name = whole.get(place.name..place.name_end).unwrap_or_default();
         let name = HeaderName::from_bytes(name).map_err(http::Error::from)?;
-        let value =
-            HeaderValue::from_maybe_shared(whole.slice(place.value..place.value_end)).map_err(http::Error::from)?;
+        let value = whole.slice_ref(whole.get(place.value..place.value_end).unwrap_or_default());
+        let value = HeaderValue::from_maybe_shared(value).map_err(http::Error::from)?;
         headers.append(name, value);
     }
     Ok(Some(response))
@@ -101,26 +130,39 @@ struct Place {
     value_end: usize,
 }
 
-fn framed(response: Response<()>, method: &Method) -> Result<Head, BadHead> {
-    let (status, headers) = (response.status(), response.headers());
-    let is_1_0 = response.version() == Version::HTTP_10;
-    let keep = keeps(headers, is_1_0);
+fn framed(mut response: Response<()>, method: &Method) -> Result<Head, BadHead> {
+    let (status, is_1_0) = (response.status(), response.version() == Version::HTTP_10);
+    let headers = response.headers_mut();
     let switches = status == StatusCode::SWITCHING_PROTOCOLS;
+    if switches {
+        // Such an answer has no body (RFC 9110, 8.6): who is told of one takes the other protocol for it.
+        headers.remove(CONTENT_LENGTH);
+        headers.remove(TRANSFER_ENCODING);
+    }
+    let (coded, measured) = (headers.contains_key(TRANSFER_ENCODING), headers.contains_key(CONTENT_LENGTH));
     let bodiless =
         switches || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED || *method == Method::HEAD;
     let decoder = if bodiless {
         Decoder::Length(0)
-    } else if headers.contains_key(TRANSFER_ENCODING) {
-        if is_1_0 {
+    } else if coded {
+        if is_1_0 || !is_chunked(headers) {
             return Err(BadHead::Coding);
         }
-        if is_chunked(headers) { Decoder::chunked() } else { Decoder::UntilEnd }
-    } else if headers.contains_key(CONTENT_LENGTH) {
+        Decoder::chunked()
+    } else if measured {
         Decoder::Length(length(headers).ok_or(BadHead::Length)?)
     } else {
         Decoder::UntilEnd
     };
-    Ok(Head { response, decoder, keep: keep && !switches, switches })
+    // What says two things of its body, or of one that it cannot have, may be followed by one of them.
+    let doubtful = coded && measured || status == StatusCode::NO_CONTENT && (coded || is_more_than_none(headers));
+    let keep = keeps(headers, is_1_0) && !doubtful && !switches && !matches!(decoder, Decoder::UntilEnd);
+    Ok(Head { response, decoder, keep, switches })
+}
+
+/// Whether a length is told that is not 0.
+fn is_more_than_none(headers: &HeaderMap) -> bool {
+    headers.contains_key(CONTENT_LENGTH) && length(headers) != Some(0)
 }
 
 /// Whether the connection stays, by what the head says. One `close` counts, whatever else is said.
@@ -132,11 +174,12 @@ fn keeps(headers: &HeaderMap, is_1_0: bool) -> bool {
     !says(b"close") && (!is_1_0 || says(b"keep-alive"))
 }
 
-/// Whether the last coding is `chunked`.
+/// Whether the body is in chunks and nothing else. Another coding was not asked for, and who would undo it is not
+/// told of it.
 fn is_chunked(headers: &HeaderMap) -> bool {
-    let last = headers.get_all(TRANSFER_ENCODING).iter().next_back();
-    let last = last.and_then(|value| value.as_bytes().rsplit(|byte| *byte == b',').next());
-    last.is_some_and(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"chunked"))
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let only = codings.next().filter(|_| codings.next().is_none());
+    only.is_some_and(|coding| coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"))
 }
 
 /// The one length that all fields and their members say; none where they do not, or say no number.
@@ -154,6 +197,8 @@ fn length(headers: &HeaderMap) -> Option<u64> {
     length
 }
 
+/// The largest head of an answer, with all informational ones before it.
+const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// The fields of an answer.
 const FIELDS_MAX: usize = 100;
 /// Room for those that are put on later, so that the map need not grow.
@@ -166,11 +211,11 @@ mod tests {
     fn read_whole(text: &str, method: &Method) -> Result<Head, BadHead> {
         for end in 0..text.len() {
             let mut begun = BytesMut::from(text.get(..end).unwrap_or_default());
-            if let Read::Head(head) = read(&mut begun, method, &mut HeaderMap::new())? {
+            if let Read::Head(head) = read(&mut begun, method, &mut HeaderMap::new(), &mut Progress::default())? {
                 panic!("{end} of {} bytes are a head: {head:?}", text.len());
             }
         }
-        match read(&mut BytesMut::from(text), method, &mut HeaderMap::new())? {
+        match read(&mut BytesMut::from(text), method, &mut HeaderMap::new(), &mut Progress::default())? {
             Read::Head(head) => Ok(head),
             Read::Partial => panic!("partial: {text}"),
         }
@@ -192,7 +237,11 @@ mod tests {
             get("content-length: 5\r\ntransfer-encoding: chunked\r\n"),
             Ok(Head { decoder: Decoder::Chunked(_), .. })
         ));
-        assert!(matches!(get("transfer-encoding: gzip\r\n"), Ok(Head { decoder: Decoder::UntilEnd, .. })));
+        for coding in
+            ["gzip", "gzip, chunked", "chunked, chunked", "chunked\r\ntransfer-encoding: chunked", ",chunked", ""]
+        {
+            assert!(matches!(get(&format!("transfer-encoding: {coding}\r\n")), Err(BadHead::Coding)), "{coding}");
+        }
         assert!(matches!(get("x: y\r\n"), Ok(Head { decoder: Decoder::UntilEnd, .. })));
     }
 
@@ -210,10 +259,15 @@ mod tests {
             [("204 No Content", Method::GET), ("304 Not Modified", Method::GET), ("200 OK", Method::HEAD)]
         {
             let text = format!("HTTP/1.1 {status}\r\ncontent-length: 5\r\n\r\n");
-            assert!(matches!(read_whole(&text, &method), Ok(Head { decoder: Decoder::Length(0), keep: true, .. })));
+            let head = read_whole(&text, &method).expect("a head");
+            assert!(matches!(head.decoder, Decoder::Length(0)), "{text}");
+            // One that may not even say so may well send it too.
+            assert_eq!(head.keep, !status.starts_with("204"), "{text}");
         }
-        let text = "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\n\r\n";
-        assert!(matches!(read_whole(text, &Method::GET), Ok(Head { switches: true, keep: false, .. })));
+        let text = "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\ncontent-length: 5\r\n\r\n";
+        let head = read_whole(text, &Method::GET).expect("a head");
+        assert!(head.switches && !head.keep);
+        assert!(!head.response.headers().contains_key(CONTENT_LENGTH));
     }
 
     #[test]
@@ -225,6 +279,7 @@ mod tests {
             ("1.0", "", false),
             ("1.0", "connection: keep-alive\r\n", true),
             ("1.0", "connection: keep-alive, close\r\n", false),
+            ("1.1", "transfer-encoding: chunked\r\n", false),
         ] {
             let text = format!("HTTP/{version} 200 OK\r\ncontent-length: 0\r\n{fields}\r\n");
             assert_eq!(read_whole(&text, &Method::GET).expect("a head").keep, keep, "{text}");
@@ -236,6 +291,43 @@ mod tests {
         let text = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\nHTTP/1.1 200 OK\r\na: b\r\n\r\n";
         let head = read_whole(text, &Method::GET).expect("a head");
         assert_eq!((head.response.status(), head.response.headers().len()), (StatusCode::OK, 1));
+    }
+
+    #[test]
+    fn informational_heads_count_as_part_of_the_head() {
+        let (mut came, mut progress, mut heads) = (BytesMut::new(), Progress::default(), 0);
+        let ended = loop {
+            came.extend_from_slice(b"HTTP/1.1 102 Processing\r\n\r\n");
+            heads += 1;
+            match read(&mut came, &Method::GET, &mut HeaderMap::new(), &mut progress) {
+                Ok(Read::Partial) if heads < 10_000 => {}
+                ended => break ended,
+            }
+        };
+        assert!(matches!(ended, Err(BadHead::Large)), "{ended:?} after {heads}");
+    }
+
+    #[test]
+    fn a_head_is_too_large_however_it_comes() {
+        let of = |length: usize| {
+            let rest = "HTTP/1.1 200 OK\r\nx: \r\n\r\n".len();
+            format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "y".repeat(length - rest))
+        };
+        for (length, fits) in [(HEAD_BYTES_MAX, true), (HEAD_BYTES_MAX + 1, false), (2 * HEAD_BYTES_MAX, false)] {
+            for at_a_time in [1000, HEAD_BYTES_MAX - 1, HEAD_BYTES_MAX, 3 * HEAD_BYTES_MAX] {
+                let (mut came, mut progress) = (BytesMut::new(), Progress::default());
+                let mut last = Ok(Read::Partial);
+                for piece in of(length).as_bytes().chunks(at_a_time) {
+                    came.extend_from_slice(piece);
+                    last = read(&mut came, &Method::GET, &mut HeaderMap::new(), &mut progress);
+                    if last.is_err() {
+                        break;
+                    }
+                }
+                assert_eq!(matches!(last, Ok(Read::Head(_))), fits, "{length} bytes, {at_a_time} at a time");
+                assert_eq!(matches!(last, Err(BadHead::Large)), !fits, "{length} bytes, {at_a_time} at a time");
+            }
+        }
     }
 
     #[test]
@@ -254,7 +346,9 @@ mod tests {
             "HTTP/1.1 200 OK\r\na: b\r\n c\r\n\r\n",
             "HTTP/1.1 200 OK\r\n: b\r\n\r\n",
         ] {
-            assert!(read(&mut BytesMut::from(text), &Method::GET, &mut HeaderMap::new()).is_err(), "{text:?}");
+            let mut begun = BytesMut::from(text);
+            let read = read(&mut begun, &Method::GET, &mut HeaderMap::new(), &mut Progress::default());
+            assert!(read.is_err(), "{text:?}");
         }
         let many = "a: b\r\n".repeat(FIELDS_MAX + 1);
         assert!(matches!(get(&many), Err(BadHead::Malformed(httparse::Error::TooManyHeaders))));

@@ -7,13 +7,16 @@
 //! Answers are read no more leniently than hyper reads them. Where the message ends is decided in [`head`] and
 //! [`decoder`]; whatever is left behind it, or cannot be told, ends the connection.
 
+mod answer;
+#[cfg(test)]
+mod corpus;
 mod decoder;
 mod head;
 mod outgoing;
 mod socket;
 mod wire;
 
-use std::cell::RefCell;
+use std::cell::{RefCell, RefMut};
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
@@ -25,6 +28,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 
+pub use answer::{AnswerEnd, AnswerRead, read_answer};
 pub(super) use socket::{Socket, Tunnel};
 
 use super::connect::OnWorker;
@@ -56,7 +60,8 @@ impl Http1Link {
                 if self.wire.borrow().is_sending() {
                     self.send_on();
                 }
-                Ok(response.map(|()| Http1Body { wire: Rc::clone(&self.wire) }))
+                let number = self.wire.borrow().number();
+                Ok(response.map(|()| Http1Body { wire: Rc::clone(&self.wire), number }))
             }
             Err(fault) => {
                 let mut wire = self.wire.borrow_mut();
@@ -92,12 +97,19 @@ impl fmt::Debug for Http1Link {
 /// The body of an answer, read from the connection by whoever polls it.
 pub(crate) struct Http1Body {
     wire: Rc<RefCell<Wire>>,
+    /// Of the exchange that it belongs to. Once the connection has gone on to another, this is over.
+    number: u64,
 }
 
 impl Http1Body {
     /// The connection itself, behind a 101.
     pub(super) fn into_tunnel(self) -> io::Result<Tunnel> {
-        self.wire.borrow_mut().hand_over().ok_or_else(|| io::ErrorKind::NotConnected.into())
+        self.present().and_then(|mut wire| wire.hand_over()).ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    fn present(&self) -> Option<RefMut<'_, Wire>> {
+        let wire = self.wire.borrow_mut();
+        (wire.number() == self.number).then_some(wire)
     }
 }
 
@@ -106,15 +118,15 @@ impl Body for Http1Body {
     type Error = WireFault;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, WireFault>>> {
-        self.wire.borrow_mut().poll_body(cx)
+        self.present().map_or(Poll::Ready(None), |mut wire| wire.poll_body(cx))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.wire.borrow().is_answered()
+        self.present().is_none_or(|wire| wire.is_answered())
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.wire.borrow().size_hint()
+        self.present().map_or_else(|| SizeHint::with_exact(0), |wire| wire.size_hint())
     }
 }
 

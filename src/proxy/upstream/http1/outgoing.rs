@@ -11,7 +11,6 @@ use http::{HeaderMap, HeaderName, Request};
 use http_body::Body;
 use tokio::io::AsyncWrite;
 
-use super::socket::Socket;
 use crate::proxy::upstream::link::{CutShort, Upload};
 
 /// What is still to be written of a request: its head and whatever else is small, then one large piece of its
@@ -68,14 +67,18 @@ impl Outgoing {
         }
     }
 
-    /// Begins with another request; the last one is done with.
-    pub(super) fn begin(&mut self, request: &Request<Upload>) {
-        self.small.clear();
+    /// Gives back what it has no use for until the next request. Only when all has left.
+    pub(super) fn rest(&mut self) {
         if self.small.capacity() > SMALL_KEPT_MAX {
             self.small = Vec::new();
         }
-        self.body = request.body().kept();
+    }
+
+    /// Begins with another request; the last one is done with.
+    pub(super) fn begin(&mut self, request: &Request<Upload>) {
+        self.small.clear();
         self.framing = framing(request);
+        self.body = if matches!(self.framing, Framing::Over) { Upload::Empty } else { request.body().kept() };
         write_head(&mut self.small, request, &self.framing);
         (self.written, self.large, self.after) = (0, Bytes::new(), b"");
         (self.flushed, self.touched) = (false, false);
@@ -98,7 +101,11 @@ impl Outgoing {
     }
 
     /// Writes what can be written. Ready when all has left.
-    pub(super) fn poll_send(&mut self, socket: &mut Socket, cx: &mut Context<'_>) -> Poll<Result<(), Unsent>> {
+    pub(super) fn poll_send<S: AsyncWrite + Unpin>(
+        &mut self,
+        socket: &mut S,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Unsent>> {
         if self.is_over() {
             return Poll::Ready(Ok(()));
         }
@@ -127,7 +134,7 @@ impl Outgoing {
         self.written < self.small.len() || !self.large.is_empty() || !self.after.is_empty()
     }
 
-    fn poll_write(&self, socket: &mut Socket, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    fn poll_write<S: AsyncWrite + Unpin>(&self, socket: &mut S, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let small = self.small.get(self.written..).unwrap_or_default();
         if self.large.is_empty() && self.after.is_empty() {
             return Pin::new(socket).poll_write(cx, small);
@@ -148,9 +155,14 @@ impl Outgoing {
         }
     }
 
-    /// Takes what there is of the body, up to one large piece. Whether more has to be waited for.
+    /// Takes what there is of the body, up to one large piece and what ends it: what is taken later goes
+    /// behind both. Whether more has to be waited for.
     fn fill(&mut self, cx: &mut Context<'_>) -> Result<bool, Unsent> {
-        while !matches!(self.framing, Framing::Over) && self.large.is_empty() && self.small.len() < SMALL_BYTES_MAX {
+        while !matches!(self.framing, Framing::Over)
+            && self.large.is_empty()
+            && self.after.is_empty()
+            && self.small.len() < SMALL_BYTES_MAX
+        {
             match Pin::new(&mut self.body).poll_frame(cx) {
                 Poll::Pending => return Ok(true),
                 Poll::Ready(None) => self.end(None)?,
@@ -163,7 +175,7 @@ impl Outgoing {
                     self.touched = true;
                     match frame.into_data() {
                         Ok(data) => self.add(data)?,
-                        Err(frame) => self.end(frame.into_trailers().ok())?,
+                        Err(frame) => self.end(frame.trailers_ref())?,
                     }
                 }
             }
@@ -215,13 +227,13 @@ impl Outgoing {
         }
     }
 
-    fn end(&mut self, trailers: Option<HeaderMap>) -> Result<(), Unsent> {
+    fn end(&mut self, trailers: Option<&HeaderMap>) -> Result<(), Unsent> {
         match std::mem::replace(&mut self.framing, Framing::Over) {
             Framing::Over | Framing::Length(0) => {}
             Framing::Length(_) => return Err(Unsent::Length),
             Framing::Chunked(announced) => {
                 self.small.extend_from_slice(b"0\r\n");
-                for (name, value) in trailers.iter().flatten().filter(|(name, _)| announced.contains(name)) {
+                for (name, value) in trailers.into_iter().flatten().filter(|(name, _)| announced.contains(name)) {
                     write_field(&mut self.small, name, value);
                 }
                 self.small.extend_from_slice(b"\r\n");
@@ -235,7 +247,10 @@ impl Outgoing {
 /// How the body is to be framed, by what the head says of it.
 fn framing(request: &Request<Upload>) -> Framing {
     let headers = request.headers();
-    if request.body().is_end_stream() {
+    let declared = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    // A length that nothing comes for would be taken from the next request: such a one fails as any other that
+    // is shorter than it was said to be.
+    if request.body().is_end_stream() && declared.is_none_or(|length| length == 0) {
         return Framing::Over;
     }
     if headers.contains_key(TRANSFER_ENCODING) {
@@ -243,7 +258,6 @@ fn framing(request: &Request<Upload>) -> Framing {
         let announced = announced.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok());
         return Framing::Chunked(announced.collect());
     }
-    let declared = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     match declared.or_else(|| request.body().size_hint().exact()) {
         Some(length) => Framing::Length(length),
         None => Framing::Chunked(Vec::new()),
@@ -283,5 +297,140 @@ fn write_field(into: &mut Vec<u8>, name: &HeaderName, value: &http::HeaderValue)
 const COPIED_BYTES_MAX: usize = 4 * 1024;
 /// With so much waiting it is written before more is taken.
 const SMALL_BYTES_MAX: usize = 16 * 1024;
-/// A buffer larger than this is not kept for the next request.
+/// A buffer larger than this is not kept while there is nothing to send.
 const SMALL_KEPT_MAX: usize = 4 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use http::HeaderValue;
+    use http::header::HeaderName;
+
+    use super::*;
+
+    /// Takes so many bytes, then nothing once, then whatever comes.
+    #[derive(Debug)]
+    struct Narrow {
+        first: Option<usize>,
+        full: bool,
+        taken: Vec<u8>,
+    }
+
+    impl Narrow {
+        fn after(first: usize) -> Self {
+            Self { first: Some(first), full: first == 0, taken: Vec::new() }
+        }
+
+        fn take(&mut self, parts: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+            if std::mem::take(&mut self.full) {
+                return Poll::Pending;
+            }
+            let mut room = self.first.take().filter(|first| *first > 0).unwrap_or(usize::MAX);
+            let before = self.taken.len();
+            for part in parts {
+                let count = part.len().min(room);
+                self.taken.extend_from_slice(&part[..count]);
+                room -= count;
+            }
+            self.full = room == 0;
+            Poll::Ready(Ok(self.taken.len() - before))
+        }
+    }
+
+    impl AsyncWrite for Narrow {
+        fn poll_write(mut self: Pin<&mut Self>, _cx: &mut Context<'_>, from: &[u8]) -> Poll<io::Result<usize>> {
+            self.take(&[IoSlice::new(from)])
+        }
+
+        fn poll_write_vectored(
+            mut self: Pin<&mut Self>,
+            _cx: &mut Context<'_>,
+            from: &[IoSlice<'_>],
+        ) -> Poll<io::Result<usize>> {
+            self.take(from)
+        }
+
+        fn is_write_vectored(&self) -> bool {
+            true
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    fn request(body: Upload, fields: &[(HeaderName, &'static str)]) -> Request<Upload> {
+        let mut request = Request::new(body);
+        request
+            .headers_mut()
+            .extend(fields.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value))));
+        request
+    }
+
+    fn sent(request: &Request<Upload>, socket: &mut Narrow) -> Result<(), Unsent> {
+        let (mut outgoing, mut cx) = (Outgoing::nothing(), Context::from_waker(Waker::noop()));
+        outgoing.begin(request);
+        for _ in 0..100 {
+            if let Poll::Ready(sent) = outgoing.poll_send(socket, &mut cx) {
+                assert!(sent.is_err() || outgoing.is_over());
+                return sent;
+            }
+        }
+        panic!("not sent: {outgoing:?}");
+    }
+
+    #[test]
+    fn a_request_is_the_same_wherever_its_writing_is_held_up() {
+        for length in [1, COPIED_BYTES_MAX, COPIED_BYTES_MAX + 1] {
+            let data = "x".repeat(length);
+            for (fields, expected) in [
+                (
+                    &[(TRANSFER_ENCODING, "chunked")][..],
+                    format!("GET / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n{length:X}\r\n{data}\r\n0\r\n\r\n"),
+                ),
+                (&[], format!("GET / HTTP/1.1\r\ncontent-length: {length}\r\n\r\n{data}")),
+            ] {
+                for first in 0..=expected.len() {
+                    let mut socket = Narrow::after(first);
+                    let request = request(Upload::Own(data.clone().into()), fields);
+                    sent(&request, &mut socket).expect("all is taken");
+                    assert!(socket.taken == expected.as_bytes(), "{length} bytes, held up after {first}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_body_of_another_length_than_was_said_is_not_sent_on() {
+        for (body, length) in [("", "5"), ("abc", "5"), ("abcdef", "5"), ("abc", "0")] {
+            let body = if body.is_empty() { Upload::Empty } else { Upload::Own(body.into()) };
+            let mut socket = Narrow::after(usize::MAX);
+            let sent = sent(&request(body, &[(CONTENT_LENGTH, length)]), &mut socket);
+            assert!(matches!(sent, Err(Unsent::Length)), "{sent:?}");
+        }
+    }
+
+    #[test]
+    fn length_and_coding_are_never_sent_together() {
+        let fields = [(TRANSFER_ENCODING, "chunked"), (CONTENT_LENGTH, "3"), (TRANSFER_ENCODING, "gzip")];
+        let mut socket = Narrow::after(usize::MAX);
+        sent(&request(Upload::Own("abc".into()), &fields), &mut socket).expect("all is taken");
+        let expected = "GET / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
+        assert_eq!(String::from_utf8(socket.taken).expect("text"), expected);
+    }
+
+    #[test]
+    fn what_is_not_needed_is_given_back() {
+        let mut outgoing = Outgoing::nothing();
+        outgoing.begin(&request(Upload::Empty, &[]));
+        outgoing.small.reserve(2 * SMALL_KEPT_MAX);
+        outgoing.give_up();
+        outgoing.rest();
+        assert!(outgoing.small.capacity() <= SMALL_KEPT_MAX);
+    }
+}

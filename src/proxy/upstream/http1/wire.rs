@@ -10,7 +10,7 @@ use http_body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncReadExt as _, ReadBuf};
 
 use super::decoder::{BadBody, Decoded, Decoder};
-use super::head::{self, BadHead, Head, Read};
+use super::head::{self, BadHead, Head, Progress, Read};
 use super::outgoing::{Outgoing, Unsent};
 use super::socket::{Socket, Tunnel};
 use crate::proxy::upstream::link::{LinkState, Upload};
@@ -28,6 +28,9 @@ pub(super) struct Wire {
     unsent: Option<Unsent>,
     method: Method,
     coming: Coming,
+    progress: Progress,
+    /// Which exchange this is: what is left of an earlier one sees nothing of it.
+    number: u64,
     /// Whether it may serve another request after this one.
     keep: bool,
     /// Whether anything of the answer has come.
@@ -66,9 +69,6 @@ pub(crate) enum WireFault {
     /// What came is no answer.
     #[error("what came is no answer")]
     NoAnswer(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The head of the answer is too large.
-    #[error("the answer's head is larger than {HEAD_BYTES_MAX} bytes")]
-    LargeHead,
 }
 
 impl From<Unsent> for WireFault {
@@ -99,6 +99,8 @@ impl Wire {
             unsent: None,
             method: Method::GET,
             coming: Coming::Nothing,
+            progress: Progress::default(),
+            number: 0,
             keep: true,
             heard: false,
             sender: None,
@@ -111,6 +113,9 @@ impl Wire {
     pub(super) fn state(&mut self) -> LinkState {
         let Some(socket) = &mut self.socket else { return LinkState::Closed };
         if !matches!(self.coming, Coming::Nothing) || !self.outgoing.is_over() {
+            // A request that was answered before it was sent whole is sent to its end, and that is all: what the
+            // other side makes of the rest of it cannot be told.
+            self.keep &= !matches!(self.coming, Coming::Nothing);
             return LinkState::Busy;
         }
         let mut space = [0; 1];
@@ -119,9 +124,11 @@ impl Wire {
             Pin::new(socket).poll_read(&mut Context::from_waker(Waker::noop()), &mut space).is_pending()
         };
         if self.keep && self.read.is_empty() && quiet() {
-            if self.read.capacity() > READ_BYTES_KEPT {
-                self.read = BytesMut::new();
+            // What is seen of a buffer may be the end of a larger one.
+            if self.read.capacity().max(self.step) > READ_BYTES_KEPT {
+                (self.read, self.step) = (BytesMut::new(), READ_BYTES_MIN);
             }
+            self.outgoing.rest();
             return LinkState::Ready;
         }
         self.close();
@@ -141,6 +148,12 @@ impl Wire {
         self.outgoing.begin(request);
         self.method.clone_from(request.method());
         (self.unsent, self.coming, self.heard) = (None, Coming::Head, false);
+        (self.progress, self.number) = (Progress::default(), self.number.wrapping_add(1));
+    }
+
+    /// Which exchange this is.
+    pub(super) const fn number(&self) -> u64 {
+        self.number
     }
 
     /// Whether anything of the request was taken from its body, or written.
@@ -244,11 +257,8 @@ impl Wire {
 
     fn poll_head(&mut self, cx: &mut Context<'_>, fields: &mut HeaderMap) -> Poll<Result<Head, WireFault>> {
         loop {
-            if let Read::Head(head) = head::read(&mut self.read, &self.method, fields)? {
+            if let Read::Head(head) = head::read(&mut self.read, &self.method, fields, &mut self.progress)? {
                 return Poll::Ready(Ok(head));
-            }
-            if self.read.len() >= HEAD_BYTES_MAX {
-                return Poll::Ready(Err(WireFault::LargeHead));
             }
             if ready!(self.poll_read(cx))? == 0 {
                 return Poll::Ready(Err(WireFault::Ended));
@@ -321,15 +331,14 @@ impl Wire {
         Poll::Ready(Ok(count))
     }
 
-    /// The connection itself, where it is another protocol's now.
+    /// The connection itself, where it is another protocol's now, and nothing of the old one is still on its way.
     pub(super) fn hand_over(&mut self) -> Option<Tunnel> {
-        let socket = self.socket.take_if(|_| matches!(self.coming, Coming::Switched))?;
+        let may = matches!(self.coming, Coming::Switched) && self.outgoing.is_over();
+        let socket = self.socket.take_if(|_| may)?;
         Some(Tunnel { read: std::mem::take(&mut self.read), socket })
     }
 }
 
-/// The largest head of an answer.
-const HEAD_BYTES_MAX: usize = 64 * 1024;
 const READ_BYTES_MIN: usize = 8 * 1024;
 /// A connection that waits keeps no more than this.
 const READ_BYTES_KEPT: usize = 16 * 1024;
