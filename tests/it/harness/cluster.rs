@@ -89,10 +89,25 @@ impl Cluster {
         String::from_utf8_lossy(&ran.stdout).trim().to_owned()
     }
 
-    /// Kills it as a crash would: all at once, and nothing is written any more.
+    /// Kills it as a crash would: all of its processes, and nothing is written any more.
     pub(crate) fn kill(&mut self) {
+        let Some(server) = &self.server else { return };
+        // Held first, so that no process comes while they are counted: one that is left over may still commit.
+        let main = Pid::from_child(server);
+        kill_process(main, Signal::STOP).expect("it runs");
+        let parts = children(server.id());
         self.end(Signal::KILL);
-        // Its children notice by themselves, and the data folder is theirs until they have.
+        for part in &parts {
+            let _gone = Pid::from_raw(*part).map(|part| kill_process(part, Signal::KILL));
+        }
+        for part in parts {
+            for _moment in 0..PATIENCE {
+                if state_of(part).is_none_or(|state| state == 'Z') {
+                    break;
+                }
+                sleep(MOMENT);
+            }
+        }
         let socket = format!(".s.PGSQL.{}", self.port);
         for name in [socket.clone(), format!("{socket}.lock")] {
             let _gone = fs::remove_file(self.folder.path().join(name));
@@ -171,6 +186,25 @@ impl Drop for Cluster {
         // At once: nothing of it is wanted any more.
         self.end(Signal::QUIT);
     }
+}
+
+/// The processes that one has started and that run.
+fn children(parent: u32) -> Vec<i32> {
+    let processes = fs::read_dir("/proc").expect("the system's processes").flatten();
+    let numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    numbers.filter(|process| status_of(*process).is_some_and(|(_, of)| of == parent)).collect()
+}
+
+fn state_of(process: i32) -> Option<char> {
+    status_of(process).map(|(state, _)| state)
+}
+
+/// A process's state and its parent.
+fn status_of(process: i32) -> Option<(char, u32)> {
+    let line = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    // Its name, in brackets, may hold anything.
+    let mut fields = line.rsplit_once(") ")?.1.split(' ');
+    Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
 }
 
 /// The folder of the newest PostgreSQL that this machine has.
