@@ -8,6 +8,7 @@ mod address;
 mod connect;
 mod fault;
 mod fleet;
+mod history;
 mod list;
 mod news;
 mod read;
@@ -39,12 +40,12 @@ use self::schema::Empty;
 use self::session::{Kind, Transaction};
 use self::write::{Member, SecretChange, Swept};
 use super::{
-    Answer, Batch, BoxFuture, Cursor, EventQuery, FleetStore, KeyPage, KeyQuery, NumberedSecret, Outcome, OwnedKey,
-    Plan, Poll, ReadRequest, Reading, RefusalQuery, RefusalTally, RotationStore, StageId, Staging, Store, StoreError,
-    StoreId, UsageUpdate, UserQuery,
+    Answer, Batch, BoxFuture, Cursor, EventQuery, FleetStore, HistoryStore, KeyPage, KeyQuery, NumberedSecret, Outcome,
+    OwnedKey, Plan, Poll, ReadRequest, Reading, RefusalQuery, RefusalTally, RotationStore, StageId, Staging, Store,
+    StoreError, StoreId, UsageUpdate, UserQuery,
 };
 use crate::clock::{Clock as _, SystemClock, Timestamp};
-use crate::key::{Event, TokenHash, User};
+use crate::key::{Event, Subject, TokenHash, User};
 use crate::secret;
 use crate::tls::ClientSettings;
 
@@ -353,6 +354,10 @@ impl Store for PostgresStore {
         Some(self)
     }
 
+    fn history(&self) -> Option<&dyn HistoryStore> {
+        Some(self)
+    }
+
     fn fleet(&self) -> Option<&dyn FleetStore> {
         Some(self)
     }
@@ -432,6 +437,18 @@ impl Store for PostgresStore {
             read::changes_after(&transaction, cursor, &mut *sink).await?;
             transaction.leave();
             Ok(())
+        })
+    }
+
+    fn walk(
+        &self,
+        cursor: Cursor,
+        after: Option<Subject>,
+        limit: u32,
+        mut sink: Box<dyn FnMut(Batch) + Send>,
+    ) -> Answer<'_, ()> {
+        self.read_with(Kind::Read, move |transaction| {
+            Box::pin(async move { read::walk(transaction, (cursor, after.as_ref(), limit), &mut *sink).await })
         })
     }
 

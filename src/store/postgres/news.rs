@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tokio_postgres::{AsyncMessage, Client, Config};
+use tokio_postgres::{AsyncMessage, Config};
 
 use super::connect::{self, Connector};
 use super::fault::Fault;
@@ -20,7 +20,9 @@ use super::{CHANNEL, PostgresSettings, Shared};
 /// After how long without news one makes sure that one would hear of any. Each takes a little more or
 /// less, and then one speaks for all of a fleet.
 const SILENCE: Duration = Duration::from_secs(4);
-/// How long one's own word takes at most.
+/// How long it takes to say a word at most.
+const SAID: Duration = Duration::from_secs(5);
+/// How long it takes at most until it is heard.
 const ECHO: Duration = Duration::from_secs(2);
 /// How long until another attempt where nothing is ever heard, as behind a pooler.
 const DEAF: Duration = Duration::from_secs(30);
@@ -37,7 +39,12 @@ impl Ear {
     /// At `listen_url`, or where all else is asked.
     pub(super) fn new(settings: &PostgresSettings, connector: Connector) -> Self {
         let address = settings.listen.as_ref().unwrap_or(&settings.address);
-        Self { config: connect::config(address, settings), connector }
+        let mut config = connect::config(address, settings);
+        let password = settings.address.config();
+        if let (None, Some(password)) = (config.get_password(), password.get_password()) {
+            config.password(password);
+        }
+        Self { config, connector }
     }
 
     /// Listens for as long as the store is open.
@@ -48,6 +55,9 @@ impl Ear {
             let ended = self.hear(&shared, &mut failed).await;
             // Whatever was missed is to be looked for.
             shared.tell();
+            if failed == 0 {
+                told_why = false;
+            }
             failed += 1;
             let is_deaf = matches!(ended, Ended::Deaf);
             if !told_why && (is_deaf || failed > 1) {
@@ -58,9 +68,6 @@ impl Ear {
                     "commits of other gateways are not heard of, and are found by polling until they are; \
                      LISTEN needs a connection of its own, past any pooler: see store.postgres.listen_url"
                 );
-            }
-            if failed == 0 {
-                told_why = false;
             }
             let pause = if is_deaf { shared.about(DEAF) } else { shared.pause(failed) };
             tokio::time::sleep(pause).await;
@@ -82,7 +89,7 @@ impl Ear {
             Err(_elapsed) => return Ended::Failed("no connection in time".to_owned()),
         };
         let _ends_with_this = Ending(task);
-        match timeout(ECHO, client.batch_execute(&format!("LISTEN {CHANNEL}"))).await {
+        match timeout(SAID, client.batch_execute(&format!("LISTEN {CHANNEL}"))).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return Ended::Failed(Fault::from(error).told(&shared.name).to_string()),
             Err(_elapsed) => return Ended::Failed("it gave no answer".to_owned()),
@@ -101,7 +108,7 @@ impl Ear {
                 Ok(None) => return Ended::Failed("the connection was lost".to_owned()),
                 Err(_elapsed) => {}
             }
-            if let Err(ended) = echo(shared, &client, &mut told, heard).await {
+            if let Err(ended) = echo(shared, &mut told, heard).await {
                 return ended;
             }
             if !heard {
@@ -117,12 +124,13 @@ impl Ear {
     }
 }
 
-/// Says a word and hears it, or any other.
-async fn echo(shared: &Shared, client: &Client, told: &mut UnboundedReceiver<bool>, heard: bool) -> Result<(), Ended> {
-    let pulse = format!("NOTIFY {CHANNEL}, '{PULSE}'");
-    match timeout(ECHO, client.batch_execute(&pulse)).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => return Err(Ended::Failed(Fault::from(error).told(&shared.name).to_string())),
+/// Says a word and hears it, or any other. It is said where all else is asked, for what is said on the
+/// listening connection itself comes back on it even behind a pooler that keeps all other words from it.
+async fn echo(shared: &Shared, told: &mut UnboundedReceiver<bool>, heard: bool) -> Result<(), Ended> {
+    let pulse = format!("SELECT pg_notify('{CHANNEL}', '{PULSE}')");
+    match timeout(SAID, shared.begin_by(&pulse, None)).await {
+        Ok(Ok((said, _rows))) => said.release(),
+        Ok(Err(fault)) => return Err(Ended::Failed(fault.told(&shared.name).to_string())),
         Err(_elapsed) => return Err(Ended::Failed("it gave no answer".to_owned())),
     }
     match timeout(ECHO, told.recv()).await {

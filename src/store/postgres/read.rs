@@ -51,8 +51,9 @@ pub(super) async fn fill(
         gathered.keys("k.id = ANY($1) ORDER BY array_position($1, k.id)", &[(&ids, Type::UUID_ARRAY)]).await?;
     }
     if let Some(id) = request.lineage_of {
-        let condition = "k.lineage = (SELECT lineage FROM keyward.keys WHERE id = $1) ORDER BY k.id";
-        gathered.keys(condition, &[(&id_of(id), Type::UUID)]).await?;
+        let condition = "k.lineage = (SELECT lineage FROM keyward.keys WHERE id = $1) ORDER BY k.number DESC LIMIT $2";
+        let newest = limit(request.lineage_newest);
+        gathered.keys(condition, &[(&id_of(id), Type::UUID), (&newest, Type::INT8)]).await?;
     }
     let with_usage: Vec<Uuid> = gathered.keys.iter().map(|key| id_of(key.id)).collect();
     if let Some(id) = request.descendants_of {
@@ -74,6 +75,9 @@ pub(super) async fn fill(
     }
     if let Some(user) = &request.count_of_user {
         reading.count_of_user = count_of_user(transaction, user, now).await?;
+    }
+    if let Some((user, within)) = &request.made_for_itself {
+        reading.made_for_itself = made_for_itself(transaction, user, now.minus(*within)).await?;
     }
     if let Some(revision) = request.users_changed_after {
         let sql = "SELECT EXISTS (SELECT 1 FROM keyward.events WHERE revision > $1 AND user_id IS NOT NULL)";
@@ -149,6 +153,19 @@ async fn count_of_user(transaction: &Transaction, user: &UserId, now: Timestamp)
     );
     let params: [Param<'_>; 3] =
         [(&user.as_str(), Type::TEXT), (&now.nanos(), Type::INT8), (&to_count(COUNTED_MAX), Type::INT8)];
+    let row = transaction.first(&sql, &params).await?.ok_or_else(unexpected)?;
+    unsigned(Columns::of(&row).integer()?)
+}
+
+/// How many of the newest keys of `user` were minted by its own keys after `after`.
+async fn made_for_itself(transaction: &Transaction, user: &UserId, after: Timestamp) -> Result<usize, Fault> {
+    let sql = format!(
+        "SELECT count(*) FROM (SELECT k.created_at, k.minted_by FROM keyward.keys k WHERE k.user_id = $1 AND {REAL} \
+         ORDER BY k.user_id DESC, k.number DESC LIMIT $3) k JOIN keyward.keys m ON m.id = k.minted_by \
+         WHERE k.created_at > $2 AND m.user_id = $1"
+    );
+    let params: [Param<'_>; 3] =
+        [(&user.as_str(), Type::TEXT), (&after.nanos(), Type::INT8), (&to_count(COUNTED_MAX), Type::INT8)];
     let row = transaction.first(&sql, &params).await?.ok_or_else(unexpected)?;
     unsigned(Columns::of(&row).integer()?)
 }
@@ -363,16 +380,76 @@ pub(super) async fn changes_after(
 
 async fn everything(transaction: &Transaction, sink: &mut (dyn FnMut(Batch) + Send)) -> Result<(), Fault> {
     let mut decoder = Decoder::default();
-    let mut rows = transaction.stream(&format!("SELECT {USER_COLUMNS} FROM keyward.users u"), &[]).await?;
+    let sql = format!("SELECT {USER_COLUMNS} FROM keyward.users u");
+    users(transaction, &mut decoder, &sql, &[], sink).await?;
+    // In whatever order they lie: sorting ten million rows by number would take longer than reading them.
+    let sql = format!("SELECT {KEY_COLUMNS} FROM keyward.keys k WHERE {REAL}");
+    keys(transaction, &mut decoder, &sql, &[], sink).await?;
+    Ok(())
+}
+
+/// One page of everything, for a reader at a cursor: what comes after a subject, at most so many rows.
+pub(super) async fn walk(
+    transaction: &Transaction,
+    (cursor, after, limit): (Cursor, Option<&Subject>, u32),
+    sink: &mut (dyn FnMut(Batch) + Send),
+) -> Result<(), Fault> {
+    let poll = poll(transaction, cursor).await?;
+    let mut decoder = Decoder::default();
+    let (user, key) = match after {
+        None => (Some(""), None),
+        Some(Subject::User(id)) => (Some(id.as_str()), None),
+        Some(Subject::Key(id)) => (None, Some(*id)),
+    };
+    let limit = i64::from(limit);
+    let mut handed = 0;
+    if let Some(user) = user {
+        let sql = format!("SELECT {USER_COLUMNS} FROM keyward.users u WHERE u.id > $1 ORDER BY u.id LIMIT $2");
+        let params: [Param<'_>; 2] = [(&user, Type::TEXT), (&limit, Type::INT8)];
+        handed = users(transaction, &mut decoder, &sql, &params, sink).await?;
+    }
+    if handed < limit {
+        let sql = format!(
+            "SELECT {KEY_COLUMNS} FROM keyward.keys k WHERE ($1::uuid IS NULL OR k.id > $1) AND {REAL} \
+             ORDER BY k.id LIMIT $2"
+        );
+        let params: [Param<'_>; 2] = [(&key.map(id_of), Type::UUID), (&(limit - handed), Type::INT8)];
+        keys(transaction, &mut decoder, &sql, &params, sink).await?;
+    }
+    sink(Batch::End(poll));
+    Ok(())
+}
+
+/// Hands over the users that `sql` selects. How many.
+async fn users(
+    transaction: &Transaction,
+    decoder: &mut Decoder,
+    sql: &str,
+    params: &[Param<'_>],
+    sink: &mut (dyn FnMut(Batch) + Send),
+) -> Result<i64, Fault> {
+    let mut handed = 0;
+    let mut rows = transaction.stream(sql, params).await?;
     while let Some(row) = rows.next().await? {
         sink(match decoder.user(&row, 0) {
             Ok(user) => Batch::Row(user.stamp, Row::User(user)),
             Err(Fault::Stored(cause)) => Batch::Damaged(Stamp::default(), damaged_user(user_at(&row, 0)), cause),
             Err(fault) => return Err(fault),
         });
+        handed += 1;
     }
-    // In whatever order they lie: sorting ten million rows by number would take longer than reading them.
-    let mut rows = transaction.stream(&format!("SELECT {KEY_COLUMNS} FROM keyward.keys k WHERE {REAL}"), &[]).await?;
+    Ok(handed)
+}
+
+/// The same for keys.
+async fn keys(
+    transaction: &Transaction,
+    decoder: &mut Decoder,
+    sql: &str,
+    params: &[Param<'_>],
+    sink: &mut (dyn FnMut(Batch) + Send),
+) -> Result<(), Fault> {
+    let mut rows = transaction.stream(sql, params).await?;
     while let Some(row) = rows.next().await? {
         sink(match decoder.key(&row, 0) {
             Ok(key) => Batch::Row(key.stamp, Row::Key(Box::new(key))),

@@ -250,15 +250,19 @@ async fn announce(
 }
 
 /// The announcements that `claim` would lease. Those that are being sent come first in the count of
-/// their host.
+/// their host and of their project.
 async fn claimable(transaction: &Transaction, claim: Claim) -> Result<Vec<Uuid>, Fault> {
-    let sql = "SELECT id FROM (SELECT id, next_attempt_at, leased_until, \
-         row_number() OVER (PARTITION BY host ORDER BY leased_until > $1 DESC, next_attempt_at, id) AS place \
-         FROM keyward.webhook_deliveries WHERE state = 'pending' AND next_attempt_at <= $1) placed \
-         WHERE place <= $2 AND leased_until <= $1 ORDER BY next_attempt_at, id LIMIT $3";
-    let params: [Param<'_>; 3] = [
+    let sql = "SELECT id FROM (SELECT placed.*, row_number() OVER (PARTITION BY project \
+         ORDER BY leased_until > $1 DESC, next_attempt_at, id) AS turn FROM \
+         (SELECT d.id, d.next_attempt_at, d.leased_until, k.project, \
+         row_number() OVER (PARTITION BY d.host ORDER BY d.leased_until > $1 DESC, d.next_attempt_at, d.id) AS place \
+         FROM keyward.webhook_deliveries d JOIN keyward.keys k ON k.id = d.key_id \
+         WHERE d.state = 'pending' AND d.next_attempt_at <= $1) placed WHERE place <= $2) turned \
+         WHERE turn <= $3 AND leased_until <= $1 ORDER BY turn, next_attempt_at, id LIMIT $4";
+    let params: [Param<'_>; 4] = [
         (&transaction.now().nanos(), Type::INT8),
         (&to_count(claim.per_host), Type::INT8),
+        (&to_count(claim.per_project), Type::INT8),
         (&to_count(claim.limit), Type::INT8),
     ];
     let rows = transaction.query(sql, &params).await?;

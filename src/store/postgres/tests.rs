@@ -47,6 +47,12 @@ fleet_contract!(fixture);
 rotation_contract!(fixture);
 staging_contract!(fixture);
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_gateways_told_a_restored_store_again_is_taken_back() {
+    let told = crate::store::copy_contract::what_gateways_told_a_restored_store_again_is_taken_back;
+    told(fixture(), fixture()).await;
+}
+
 fn create(cluster: &Cluster) -> SharedStore {
     Arc::new(PostgresStore::create(&settings(cluster)).expect("a new store").0)
 }
