@@ -44,7 +44,7 @@ use super::{
     StoreId, UsageUpdate, UserQuery,
 };
 use crate::clock::{Clock as _, SystemClock, Timestamp};
-use crate::key::{Event, TokenHash, User};
+use crate::key::{Event, Subject, TokenHash, User};
 use crate::secret;
 use crate::tls::ClientSettings;
 
@@ -430,6 +430,24 @@ impl Store for PostgresStore {
             let permit = lane.acquire_owned().await.ok();
             let transaction = shared.begin(Kind::ReadAllAny, permit).await?;
             read::changes_after(&transaction, cursor, &mut *sink).await?;
+            transaction.leave();
+            Ok(())
+        })
+    }
+
+    fn walk(
+        &self,
+        cursor: Cursor,
+        after: Option<Subject>,
+        limit: u32,
+        mut sink: Box<dyn FnMut(Batch) + Send>,
+    ) -> Answer<'_, ()> {
+        // Among the readers: nobody waits for it, and news shall not wait behind it.
+        let (lane, shared) = (Arc::clone(&self.readers), Arc::clone(&self.shared));
+        self.run(async move {
+            let permit = lane.acquire_owned().await.ok();
+            let transaction = shared.begin(Kind::ReadLong, permit).await?;
+            read::walk(&transaction, (cursor, after.as_ref(), limit), &mut *sink).await?;
             transaction.leave();
             Ok(())
         })
