@@ -6,8 +6,10 @@
 
 mod address;
 mod connect;
+mod copy;
 mod fault;
 mod fleet;
+mod history;
 mod list;
 mod news;
 mod read;
@@ -39,9 +41,9 @@ use self::schema::Empty;
 use self::session::{Kind, Transaction};
 use self::write::{Member, SecretChange, Swept};
 use super::{
-    Answer, Batch, BoxFuture, Cursor, EventQuery, FleetStore, KeyPage, KeyQuery, NumberedSecret, Outcome, OwnedKey,
-    Plan, Poll, ReadRequest, Reading, RefusalQuery, RefusalTally, RotationStore, StageId, Staging, Store, StoreError,
-    StoreId, UsageUpdate, UserQuery,
+    Answer, Batch, BoxFuture, CopyStore, Cursor, EventQuery, FleetStore, HistoryStore, KeyPage, KeyQuery,
+    NumberedSecret, Outcome, OwnedKey, Plan, Poll, ReadRequest, Reading, RefusalQuery, RefusalTally, RotationStore,
+    StageId, Staging, Store, StoreError, StoreId, UsageUpdate, UserQuery,
 };
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::key::{Event, Subject, TokenHash, User};
@@ -92,6 +94,19 @@ impl PostgresSettings {
             connect_timeout: Duration::from_secs(5),
             statement_timeout: Duration::from_secs(15),
         }
+    }
+
+    /// The settings of the store at `url`, as they are where nothing else is said: by TLS, unless the URL says
+    /// otherwise or the server is this machine.
+    ///
+    /// # Errors
+    /// What is wrong with the URL.
+    pub fn of_url(url: &str) -> Result<Self, AddressFault> {
+        let address = Address::parse(url)?;
+        let unsaid = if address.is_local() { TlsMode::Disable } else { TlsMode::VerifyFull };
+        let is_tls = address.tls().unwrap_or(unsaid) == TlsMode::VerifyFull;
+        let tls = is_tls.then_some(ClientSettings { ca: None, certificate: None, server_name: None, http2: false });
+        Ok(Self { tls, ..Self::new(address) })
     }
 }
 
@@ -350,6 +365,14 @@ impl Store for PostgresStore {
     }
 
     fn rotation(&self) -> Option<&dyn RotationStore> {
+        Some(self)
+    }
+
+    fn copies(&self) -> Option<&dyn CopyStore> {
+        Some(self)
+    }
+
+    fn history(&self) -> Option<&dyn HistoryStore> {
         Some(self)
     }
 
