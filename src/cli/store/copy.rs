@@ -18,7 +18,7 @@ use crate::store::{PostgresSettings, Settings, Step};
 Examples:
   keyward store copy --from sqlite:///var/lib/keyward/keyward.db --to new.toml
   keyward store copy --from old.toml --to sqlite://copy.db --json
-  keyward store copy --from old.toml --to postgres://keyward_owner@db.example.com/keyward
+  keyward store copy --from old.toml --to postgres://kw_owner@db.example.com/keyward
 
 A store is named by a configuration file that ends in .toml, as sqlite://PATH or as
 postgres://USER@HOST/DATABASE. A password belongs into the configuration: others on the machine
