@@ -85,8 +85,6 @@ fn meaning(option: &str, text: &str) -> Result<Settings, Failure> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-
     use super::*;
 
     #[test]
