@@ -39,6 +39,7 @@ macro_rules! contract {
             a_reading_holds_what_was_asked_for,
             a_follower_misses_nothing_of_concurrent_writers,
             a_reload_equals_following,
+            a_walk_comes_by_every_row_page_by_page,
             the_commit_id_names_the_history,
             a_commit_elsewhere_is_news,
             a_commit_here_is_news_at_once,
@@ -395,6 +396,56 @@ pub(super) async fn a_reload_equals_following(f: Fixture) {
     assert_eq!((&followed.keys, &followed.users), (&loaded.keys, &loaded.users));
     assert_eq!(followed.cursor, loaded.cursor);
     assert!(loaded.keys.values().all(|key| key.created_at == at(1000) && key.updated_at > at(1000)));
+}
+
+pub(super) async fn a_walk_comes_by_every_row_page_by_page(f: Fixture) {
+    use super::staging_contract::{staging, take_in};
+    let of_bob = Key { user: Some("bob".parse().expect("a user id")), ..key(3) };
+    let users = ["cid", "ann", "bob"].map(|id| write_user(user(id)));
+    write(&f.store, users.into_iter().chain([write_key(of_bob), write_key(key(1))]).collect()).await.expect("a commit");
+    // Keys of an import that was taken in, and some of one that was not.
+    f.store.stage(staging(StageId(7), [key(2), key(9)])).await.expect("a stage");
+    take_in(&f.store, StageId(7), 2).await.expect("a commit");
+    f.store.stage(staging(StageId(8), [key(5), key(8)])).await.expect("a stage");
+    let whole = Followed::default().follow(&f.store).await;
+    let every_key = || whole.keys.values().cloned().map(|key| Row::Key(Box::new(key)));
+    let every_row = whole.users.values().cloned().map(Row::User).chain(every_key());
+    let every_row: Vec<String> = every_row.map(|row| format!("{row:?}")).collect();
+    assert_eq!(every_row.len(), 7);
+    for limit in [1, 2, 3, 5, 7, 100] {
+        let (mut walked, mut after) = (Vec::new(), None);
+        loop {
+            let page = Arc::new(Mutex::new((Vec::new(), None)));
+            let given = Arc::clone(&page);
+            let sink = move |batch: Batch| match batch {
+                Batch::Row(stamp, row) => given.lock().0.push((stamp, row)),
+                Batch::Damaged(_, what, cause) => panic!("{what:?}: {cause}"),
+                Batch::End(poll) => given.lock().1 = Some(poll),
+            };
+            f.store.walk(whole.cursor, after, limit, Box::new(sink)).await.expect("a page");
+            let (rows, poll) = std::mem::take(&mut *page.lock());
+            let poll = poll.expect("every page ends");
+            assert_eq!((poll.newest, poll.at_cursor), (whole.cursor, Some(whole.cursor.commit)));
+            let count = u32::try_from(rows.len()).expect("few rows");
+            assert!(count <= limit, "{count} rows in a page of {limit}");
+            after = rows.last().map(|(_, row)| match row {
+                Row::Key(key) => Subject::Key(key.id),
+                Row::User(user) => Subject::User(user.id.clone()),
+            });
+            for (stamp, row) in rows {
+                let of_row = match &row {
+                    Row::Key(key) => key.stamp,
+                    Row::User(user) => user.stamp,
+                };
+                assert_eq!(stamp, of_row);
+                walked.push(format!("{row:?}"));
+            }
+            if count < limit {
+                break;
+            }
+        }
+        assert_eq!(walked, every_row, "in pages of {limit}");
+    }
 }
 
 pub(super) async fn the_commit_id_names_the_history(f: Fixture) {

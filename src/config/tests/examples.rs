@@ -205,7 +205,10 @@ fn writing_every_default_out_changes_nothing() {
             "upstreams.NAME.tls",
             "upstreams.NAME.health",
         ];
-        section.starts_with("admin") || section.starts_with("self") || tables.contains(&section)
+        section.starts_with("admin")
+            || section.starts_with("self")
+            || section == "store.postgres"
+            || tables.contains(&section)
     };
     let mut spelled = String::new();
     let mut section = String::new();

@@ -6,6 +6,7 @@
 
 mod address;
 mod connect;
+mod copy;
 mod fault;
 mod fleet;
 mod history;
@@ -40,9 +41,9 @@ use self::schema::Empty;
 use self::session::{Kind, Transaction};
 use self::write::{Member, SecretChange, Swept};
 use super::{
-    Answer, Batch, BoxFuture, Cursor, EventQuery, FleetStore, HistoryStore, KeyPage, KeyQuery, NumberedSecret, Outcome,
-    OwnedKey, Plan, Poll, ReadRequest, Reading, RefusalQuery, RefusalTally, RotationStore, StageId, Staging, Store,
-    StoreError, StoreId, UsageUpdate, UserQuery,
+    Answer, Batch, BoxFuture, CopyStore, Cursor, EventQuery, FleetStore, HistoryStore, KeyPage, KeyQuery,
+    NumberedSecret, Outcome, OwnedKey, Plan, Poll, ReadRequest, Reading, RefusalQuery, RefusalTally, RotationStore,
+    StageId, Staging, Store, StoreError, StoreId, UsageUpdate, UserQuery,
 };
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::key::{Event, Subject, TokenHash, User};
@@ -93,6 +94,19 @@ impl PostgresSettings {
             connect_timeout: Duration::from_secs(5),
             statement_timeout: Duration::from_secs(15),
         }
+    }
+
+    /// The settings of the store at `url`, as they are where nothing else is said: by TLS, unless the URL says
+    /// otherwise or the server is this machine.
+    ///
+    /// # Errors
+    /// What is wrong with the URL.
+    pub fn of_url(url: &str) -> Result<Self, AddressFault> {
+        let address = Address::parse(url)?;
+        let unsaid = if address.is_local() { TlsMode::Disable } else { TlsMode::VerifyFull };
+        let is_tls = address.tls().unwrap_or(unsaid) == TlsMode::VerifyFull;
+        let tls = is_tls.then_some(ClientSettings { ca: None, certificate: None, server_name: None, http2: false });
+        Ok(Self { tls, ..Self::new(address) })
     }
 }
 
@@ -354,6 +368,10 @@ impl Store for PostgresStore {
         Some(self)
     }
 
+    fn copies(&self) -> Option<&dyn CopyStore> {
+        Some(self)
+    }
+
     fn history(&self) -> Option<&dyn HistoryStore> {
         Some(self)
     }
@@ -447,8 +465,14 @@ impl Store for PostgresStore {
         limit: u32,
         mut sink: Box<dyn FnMut(Batch) + Send>,
     ) -> Answer<'_, ()> {
-        self.read_with(Kind::Read, move |transaction| {
-            Box::pin(async move { read::walk(transaction, (cursor, after.as_ref(), limit), &mut *sink).await })
+        // Among the readers: nobody waits for it, and news shall not wait behind it.
+        let (lane, shared) = (Arc::clone(&self.readers), Arc::clone(&self.shared));
+        self.run(async move {
+            let permit = lane.acquire_owned().await.ok();
+            let transaction = shared.begin(Kind::ReadLong, permit).await?;
+            read::walk(&transaction, (cursor, after.as_ref(), limit), &mut *sink).await?;
+            transaction.leave();
+            Ok(())
         })
     }
 

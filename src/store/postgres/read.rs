@@ -380,12 +380,10 @@ pub(super) async fn changes_after(
 
 async fn everything(transaction: &Transaction, sink: &mut (dyn FnMut(Batch) + Send)) -> Result<(), Fault> {
     let mut decoder = Decoder::default();
-    let sql = format!("SELECT {USER_COLUMNS} FROM keyward.users u");
-    users(transaction, &mut decoder, &sql, &[], sink).await?;
+    users(transaction, &mut decoder, &format!("SELECT {USER_COLUMNS} FROM keyward.users u"), &[], sink).await?;
     // In whatever order they lie: sorting ten million rows by number would take longer than reading them.
     let sql = format!("SELECT {KEY_COLUMNS} FROM keyward.keys k WHERE {REAL}");
-    keys(transaction, &mut decoder, &sql, &[], sink).await?;
-    Ok(())
+    keys(transaction, &mut decoder, &sql, &[], sink).await
 }
 
 /// One page of everything, for a reader at a cursor: what comes after a subject, at most so many rows.
@@ -394,41 +392,44 @@ pub(super) async fn walk(
     (cursor, after, limit): (Cursor, Option<&Subject>, u32),
     sink: &mut (dyn FnMut(Batch) + Send),
 ) -> Result<(), Fault> {
+    // Before the rows, but of the same snapshot.
     let poll = poll(transaction, cursor).await?;
     let mut decoder = Decoder::default();
     let (user, key) = match after {
         None => (Some(""), None),
         Some(Subject::User(id)) => (Some(id.as_str()), None),
-        Some(Subject::Key(id)) => (None, Some(*id)),
+        Some(Subject::Key(id)) => (None, Some(id_of(*id))),
     };
-    let limit = i64::from(limit);
-    let mut handed = 0;
+    let mut left = i64::from(limit);
     if let Some(user) = user {
         let sql = format!("SELECT {USER_COLUMNS} FROM keyward.users u WHERE u.id > $1 ORDER BY u.id LIMIT $2");
-        let params: [Param<'_>; 2] = [(&user, Type::TEXT), (&limit, Type::INT8)];
-        handed = users(transaction, &mut decoder, &sql, &params, sink).await?;
+        let mut count = |batch| {
+            left -= 1;
+            sink(batch);
+        };
+        users(transaction, &mut decoder, &sql, &[(&user, Type::TEXT), (&i64::from(limit), Type::INT8)], &mut count)
+            .await?;
     }
-    if handed < limit {
+    if left > 0 {
+        // Where there is no key to begin after, the smallest id comes after nothing.
+        let (relation, key) = key.map_or((">=", Uuid::nil()), |key| (">", key));
         let sql = format!(
-            "SELECT {KEY_COLUMNS} FROM keyward.keys k WHERE ($1::uuid IS NULL OR k.id > $1) AND {REAL} \
-             ORDER BY k.id LIMIT $2"
+            "SELECT {KEY_COLUMNS} FROM keyward.keys k WHERE k.id {relation} $1 AND {REAL} ORDER BY k.id LIMIT $2"
         );
-        let params: [Param<'_>; 2] = [(&key.map(id_of), Type::UUID), (&(limit - handed), Type::INT8)];
-        keys(transaction, &mut decoder, &sql, &params, sink).await?;
+        keys(transaction, &mut decoder, &sql, &[(&key, Type::UUID), (&left, Type::INT8)], sink).await?;
     }
     sink(Batch::End(poll));
     Ok(())
 }
 
-/// Hands over the users that `sql` selects. How many.
+/// Hands over the users that `sql` selects.
 async fn users(
     transaction: &Transaction,
     decoder: &mut Decoder,
     sql: &str,
     params: &[Param<'_>],
     sink: &mut (dyn FnMut(Batch) + Send),
-) -> Result<i64, Fault> {
-    let mut handed = 0;
+) -> Result<(), Fault> {
     let mut rows = transaction.stream(sql, params).await?;
     while let Some(row) = rows.next().await? {
         sink(match decoder.user(&row, 0) {
@@ -436,9 +437,8 @@ async fn users(
             Err(Fault::Stored(cause)) => Batch::Damaged(Stamp::default(), damaged_user(user_at(&row, 0)), cause),
             Err(fault) => return Err(fault),
         });
-        handed += 1;
     }
-    Ok(handed)
+    Ok(())
 }
 
 /// The same for keys.

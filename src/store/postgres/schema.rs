@@ -9,7 +9,8 @@ use crate::secret;
 use crate::store::{StoreError, StoreId};
 
 /// Migration `n` is the `n`th from 1.
-pub(super) const MIGRATIONS: &[&str] = &[include_str!("../migrations/postgres/0001_store.sql")];
+pub(super) const MIGRATIONS: &[&str] =
+    &[include_str!("../migrations/postgres/0001_store.sql"), include_str!("../migrations/postgres/0002_history.sql")];
 
 /// The lock that a migration is made under: `KWrd` and a number, as one of PostgreSQL's own.
 const MIGRATION_LOCK: i64 = 0x4B57_7264_0000_0001;

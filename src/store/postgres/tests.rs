@@ -12,6 +12,7 @@ use super::{Address, Clocks, PostgresSettings, PostgresStore};
 use crate::clock::{ManualClock, Timestamp};
 use crate::key::Actor;
 use crate::store::contract::{Fixture, contract, key, newest, write, write_key};
+use crate::store::copy_contract::{self, copy_contract};
 use crate::store::fleet_contract::fleet_contract;
 use crate::store::rotation_contract::rotation_contract;
 use crate::store::staging_contract::staging_contract;
@@ -43,14 +44,28 @@ fn fixture() -> Fixture {
 }
 
 contract!(fixture);
+copy_contract!(fixture);
 fleet_contract!(fixture);
 rotation_contract!(fixture);
 staging_contract!(fixture);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_gateways_told_a_restored_store_again_is_taken_back() {
-    let told = crate::store::copy_contract::what_gateways_told_a_restored_store_again_is_taken_back;
-    told(fixture(), fixture()).await;
+async fn a_file_and_a_server_are_copied_into_each_other() {
+    let file = crate::store::sqlite::tests::fixture;
+    copy_contract::a_copy_is_the_same_in_every_row(file(), fixture()).await;
+    copy_contract::a_copy_is_the_same_in_every_row(fixture(), file()).await;
+}
+
+#[tokio::test]
+async fn the_tables_of_an_older_version_are_brought_up_to_date() {
+    let cluster = Cluster::start(Care::Fast);
+    let store = create(&cluster);
+    write(&store, vec![write_key(key(1))]).await.expect("a commit");
+    drop(store);
+    cluster.sql("DROP TABLE keyward.copying, keyward.acceptances; UPDATE keyward.meta SET migrations = 1");
+    let store = PostgresStore::open(&settings(&cluster)).expect("it is brought up to date");
+    assert_eq!(store.list_keys(KeyQuery::default()).await.expect("a list").keys.len(), 1);
+    assert_eq!(store.history().expect("it has one").acceptances().await.expect("an answer"), []);
 }
 
 fn create(cluster: &Cluster) -> SharedStore {

@@ -18,7 +18,7 @@ mod rotation;
 mod rows;
 mod stage;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 mod write;
 
 use std::fmt;

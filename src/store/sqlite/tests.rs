@@ -23,7 +23,7 @@ fn clock() -> Arc<ManualClock> {
     Arc::new(ManualClock::at(Timestamp::from_seconds(1000)))
 }
 
-fn fixture() -> Fixture {
+pub(in crate::store) fn fixture() -> Fixture {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("keys").join("keyward.db");
     let clock = clock();

@@ -49,6 +49,7 @@ fn a_gateway_that_stands_still_is_named_until_it_goes_on() {
     let key = fleet.key();
     let process = fleet.gateways[1].process();
     let id = fleet.id_of(process);
+    until("it has told that it has the key", || fleet.listed_as(process)["lag_revisions"] == 0);
     stop(process);
     let done = fleet.revoke(&key, "700ms");
     assert_eq!(done.code, Some(1), "{done:?}");

@@ -2,6 +2,7 @@
 
 mod encrypted;
 mod fleet;
+mod moving;
 mod outage;
 mod pooled;
 mod setup;

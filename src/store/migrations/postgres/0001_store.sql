@@ -160,15 +160,6 @@ CREATE TABLE keyward.gateways (
 
 CREATE INDEX gateways_by_id ON keyward.gateways (gateway_id);
 
--- Restored backups that an operator has taken for right. A gateway that does not know the newest takes the
--- store as it is, once.
-CREATE TABLE keyward.acceptances (
-    id       uuid   PRIMARY KEY,
-    revision bigint NOT NULL,
-    at       bigint NOT NULL,
-    actor    text   NOT NULL
-);
-
 CREATE TABLE keyward.secrets (
     number      bigint PRIMARY KEY,
     fingerprint bytea  NOT NULL CHECK (length(fingerprint) = 32)
