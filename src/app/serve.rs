@@ -18,7 +18,7 @@ use tokio::task::LocalSet;
 use super::echo::Echo;
 use super::error::AppError;
 use super::examine::examine;
-use super::management::{InSettings, InTable, Management, ManagementMetrics, Upkeep};
+use super::management::{Followed, InSettings, InTable, Management, ManagementMetrics, Upkeep};
 use super::opening::open_followed;
 use super::process;
 use super::reassert::Reasserting;
@@ -287,7 +287,7 @@ impl Running {
             deny: Arc::clone(&deny),
             signers: Arc::clone(&held.signers),
             routes: Arc::new(InSettings(Arc::clone(&settings))),
-            applied: Arc::new(InTable(Arc::clone(&table))),
+            applied: Arc::new(Followed(sync.handle.clone())),
             settings: Arc::clone(&management.settings),
             clock: Arc::clone(&shared_clock),
             metrics: metrics.management.api.clone(),

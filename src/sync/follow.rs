@@ -38,6 +38,8 @@ pub(super) struct Follower {
     pub(super) wake: Arc<Notify>,
     retelling: Retelling,
     accepted: Accepted,
+    /// All acceptances up to where this began are known.
+    has_learnt: bool,
     reporter: Arc<Reporter>,
     /// The store was asked to know this process, before anything of it was loaded.
     entered: bool,
@@ -196,8 +198,9 @@ impl Follower {
         asked: mpsc::UnboundedReceiver<Ask>,
         (place, repairs): (Place, mpsc::UnboundedReceiver<Repair>),
     ) -> Self {
+        let accepted = Accepted::read(state.lock().disk());
         Self {
-            accepted: Accepted::read(&settings.state_dir),
+            accepted,
             store,
             table,
             clock,
@@ -206,6 +209,7 @@ impl Follower {
             state,
             wake,
             retelling,
+            has_learnt: false,
             reporter,
             entered: false,
             ends: false,
@@ -259,7 +263,9 @@ impl Follower {
     /// One attempt to be like the store, and all that follows from how it went. How long to wait
     /// before the next, unless something happens.
     pub(super) async fn turn(&mut self) -> Pause {
+        let turn = self.table.begin_turn();
         let result = self.catch_up().await;
+        let is_like_the_store = result.is_ok();
         *self.place.lock() = result.is_ok().then(|| (self.at, self.table.generation()));
         let now = self.clock.now();
         let pause = match result {
@@ -304,6 +310,9 @@ impl Follower {
         let silent = silent.is_some_and(|silent| silent > self.settings.max_staleness);
         self.table.set_overdue(silent || self.reporter.is_given_up());
         self.settle().await;
+        if is_like_the_store && self.table.applied() == self.at.revision {
+            self.table.end_turn(turn);
+        }
         self.show();
         pause
     }
@@ -327,6 +336,9 @@ impl Follower {
         }
         if poll.at_cursor != Some(self.commit_at_cursor()) {
             return self.diverged(poll.newest).await;
+        }
+        if !self.has_learnt {
+            self.learn_acceptances().await?;
         }
         if self.reload_wanted {
             self.may_reload(poll.newest)?;
@@ -359,6 +371,17 @@ impl Follower {
         self.tell_damaged(&staged.damaged);
         self.note(applied);
         self.at = end.newest;
+        Ok(())
+    }
+
+    /// What this process started from is of the store's history, so every acceptance in it was taken over,
+    /// whatever became of the file that says so.
+    async fn learn_acceptances(&mut self) -> Result<(), Stuck> {
+        if let Some(history) = self.store.history() {
+            let acceptances = history.acceptances().await?;
+            self.accepted.learn(acceptances.iter().filter(|acceptance| acceptance.revision <= self.at.revision));
+        }
+        self.has_learnt = true;
         Ok(())
     }
 
@@ -448,7 +471,7 @@ impl Follower {
         for conflict in &applied.conflicts {
             match conflict {
                 Conflict::Key(key) => {
-                    tracing::error!(%key, "the store takes back a revocation or supersession: it stands here");
+                    tracing::error!(%key, "the store takes back a revocation, a supersession or the end of a grace: it stands here");
                 }
                 Conflict::User(user) => tracing::error!(%user, "the store takes back a deletion: it stands here"),
             }
@@ -578,11 +601,16 @@ impl Follower {
         for key in &merged.keys {
             tracing::error!(%key, "the store no longer has this key as revoked or superseded: it stays refused here");
         }
+        for (key, ends) in &merged.graces {
+            tracing::error!(%key, %ends, "the store no longer has this key as replaced: it still ends with its grace here");
+        }
         for user in &merged.users {
             tracing::error!(%user, "the store no longer has this user as deleted: it stays deleted here");
         }
-        let taken_back = merged.keys.len() + merged.users.len();
+        let taken_back = merged.keys.len() + merged.graces.len() + merged.users.len();
         self.metrics.alarm(Alarm::TakenBack, taken_back);
+        let now = self.clock.now();
+        merged.keys.extend(merged.graces.iter().filter(|(_, ends)| *ends <= now).map(|(key, _)| *key));
         self.retelling.owe(merged);
         Ok(())
     }
@@ -632,7 +660,7 @@ impl Follower {
         if !self.snapshots.awaited
             && let Err(error) = self.accepted.write()
         {
-            // Until it is written, a restart would take the store as it is once more.
+            // The first contact after a restart makes up for it.
             tracing::error!(%error, "that a restored store was taken over cannot be remembered: the state folder fails");
         }
         self.report();

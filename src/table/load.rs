@@ -6,6 +6,7 @@ use parking_lot::Mutex;
 
 use super::content::{Content, Numbers};
 use super::row::{KeyRef, KeyRow, Row, UserRow};
+use crate::clock::Timestamp;
 use crate::key::{KeyId, UserId};
 
 /// A key set being built. Dropping it leaves the table as it was.
@@ -43,10 +44,14 @@ impl Load {
     pub(super) fn merge(&self, drop_max_percent: u8) -> Result<Merged, LoadRefused> {
         let (mut live, mut missing) = (0_u64, 0_u64);
         let mut terminal: Vec<KeyRow> = Vec::new();
+        let mut replaced: Vec<KeyRow> = Vec::new();
         self.previous.for_each_key(|key| {
             if key.states.is_terminal() {
                 terminal.push(key.to_row());
             } else {
+                if key.grace_expires_at.is_some() {
+                    replaced.push(key.to_row());
+                }
                 live += 1;
                 missing += u64::from(!self.content.knows(&key.head));
             }
@@ -58,6 +63,12 @@ impl Load {
         for key in terminal {
             if self.content.keep_terminal(&key.view(), &self.numbers, &self.previous) {
                 merged.keys.push(key.id);
+                merged.rows.push(Row::Key(Box::new(key)));
+            }
+        }
+        for key in replaced {
+            if let Some(end) = key.grace_expires_at.filter(|&end| self.content.keep_grace(&key.head, end)) {
+                merged.graces.push((key.id, end));
                 merged.rows.push(Row::Key(Box::new(key)));
             }
         }
@@ -76,6 +87,8 @@ impl Load {
 pub struct Merged {
     /// Keys known as revoked or superseded that the store has otherwise or not at all.
     pub keys: Vec<KeyId>,
+    /// Keys known as replaced, with the end of their grace, that the store has without one or with a later.
+    pub graces: Vec<(KeyId, Timestamp)>,
     /// Users known as deleted that the store has otherwise or not at all.
     pub users: Vec<UserId>,
     /// All of these as they were known: what must survive a restart before anything else is reported.

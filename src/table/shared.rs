@@ -27,11 +27,20 @@ pub struct Table {
     /// Whoever changes the content takes turns here; look-ups never do.
     writing: Mutex<Ahead>,
     applied: watch::Sender<u64>,
+    turns: Turns,
     changes: watch::Sender<u64>,
     readied: watch::Sender<bool>,
     reviews: Arc<Reviews>,
     generation: AtomicU64,
     contact: Contact,
+}
+
+/// The turns of whoever follows the store.
+#[derive(Debug, Default)]
+struct Turns {
+    begun: AtomicU64,
+    /// The newest that found all it had to follow, and reported it.
+    whole: watch::Sender<u64>,
 }
 
 /// How far the feed has brought the content, and what is ahead of it.
@@ -84,6 +93,7 @@ impl Table {
             numbers: Arc::new(Numbers::new()),
             writing: Mutex::default(),
             applied: watch::Sender::new(0),
+            turns: Turns::default(),
             changes: watch::Sender::new(0),
             readied: watch::Sender::new(false),
             reviews: Arc::default(),
@@ -150,6 +160,29 @@ impl Table {
         let mut applied = self.applied.subscribe();
         // The sender lives as long as `self`, so this ends only by the revision's arrival.
         let _closed = applied.wait_for(|&applied| applied >= revision).await;
+    }
+
+    /// Waits until `revision` of the store's history as it is now is applied: one that was applied before may
+    /// have been of a history that the store has left. Cancel-safe.
+    pub async fn wait_applied_now(&self, revision: u64) {
+        let begun = self.turns.begun.load(Ordering::Acquire);
+        if self.applied() >= revision {
+            let mut whole = self.turns.whole.subscribe();
+            // As above.
+            let _closed = whole.wait_for(|&whole| whole > begun).await;
+        }
+        self.wait_applied(revision).await;
+    }
+
+    /// Whoever follows the store is about to ask it. The number of this turn.
+    #[must_use]
+    pub fn begin_turn(&self) -> u64 {
+        self.turns.begun.fetch_add(1, Ordering::AcqRel) + 1
+    }
+
+    /// Everything that the store had in this turn is applied and reported.
+    pub fn end_turn(&self, turn: u64) {
+        self.turns.whole.send_replace(turn);
     }
 
     /// How many keys are known, revoked ones included.

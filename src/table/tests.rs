@@ -233,7 +233,8 @@ fn readers_never_see_half_a_row() {
     let table = Arc::new(Table::new());
     let at = |revision: u64| {
         let mut row = row(1, revision);
-        let seconds = i64::try_from(revision).expect("few revisions");
+        // No grace is ever lengthened.
+        let seconds = 40_000 - i64::try_from(revision).expect("few revisions");
         row.expires_at = Some(Timestamp::from_seconds(seconds));
         row.grace_expires_at = Some(Timestamp::from_seconds(seconds));
         row
@@ -312,6 +313,7 @@ impl Model {
                     }
                     row.states.revoked |= known.states.revoked;
                     row.states.superseded |= known.states.superseded;
+                    row.grace_expires_at = row.grace_expires_at.into_iter().chain(known.grace_expires_at).min();
                 }
                 self.keys.insert(number, *row);
             }
@@ -344,6 +346,7 @@ impl Model {
             assert_eq!(found.standing.states, known.states);
             assert_eq!(found.standing.user, standing);
             assert_eq!(found.standing.expires_at, known.expires_at);
+            assert_eq!(found.standing.grace_expires_at, known.grace_expires_at);
             assert_eq!((found.id, &found.project, &found.environment), (known.id, &known.project, &known.environment));
             assert_eq!(found.user, known.user);
             let of_user = user.map(|user| user.flags.clone()).unwrap_or_default();
@@ -372,6 +375,7 @@ proptest! {
                     row.user = user.map(user_id);
                     row.grants = if inherits { Grants::Inherit } else { Grants::Only(flags(flag)) };
                     row.expires_at = expires.map(Timestamp::from_seconds);
+                    row.grace_expires_at = (bits & 1 != 0).then(|| Timestamp::from_seconds(i64::from(flag) + 5));
                     Row::Key(Box::new(row))
                 }
                 Step::User { number, revision, active, deleted, flag } => Row::User(UserRow {
