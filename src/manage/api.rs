@@ -10,7 +10,7 @@ use crate::key::{
     User, UserId,
 };
 use crate::secret::Secret;
-use crate::store::{Committed, Damaged, KeyUsage};
+use crate::store::{Committed, Damaged, GATEWAY_LOGIN, KeyUsage};
 
 /// The grace of a rotation where nothing is said: 60 minutes.
 pub const GRACE_DEFAULT: Duration = Duration::from_secs(60 * 60);
@@ -50,6 +50,12 @@ impl Caller {
             Self::Local { .. } => None,
             Self::Key { id, .. } => Some(*id),
         }
+    }
+
+    /// Whether a gateway asks, which tells a restored store again what it has forgotten.
+    #[must_use]
+    pub fn is_gateway(&self) -> bool {
+        matches!(self, Self::Local { login } if login == GATEWAY_LOGIN)
     }
 
     /// The address it asks from; none at the command line.

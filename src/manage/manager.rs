@@ -433,7 +433,12 @@ impl Manager {
     /// When the user is not there, the caller may not, or the store fails.
     pub async fn delete_user(&self, caller: &Caller, id: UserId) -> Result<UserDeleted, ManageError> {
         let by = caller.clone();
-        let read = ReadRequest { users: vec![id.clone()], keys_of_user: Some(id.clone()), ..ReadRequest::default() };
+        let read = ReadRequest {
+            users: vec![id.clone()],
+            keys_of_user: Some(id.clone()),
+            ended_by_gateways: !caller.is_gateway(),
+            ..ReadRequest::default()
+        };
         let asked = Asked::of("delete_user", Some(Subject::User(id.clone())), read);
         let plan = move |reading: &Reading| plan::delete_user(&by, &id, reading);
         let finish = |done: Done<(User, Vec<Key>)>| {

@@ -11,7 +11,9 @@ use super::{
     told, webhook,
 };
 use crate::clock::Timestamp;
-use crate::key::{EventKind, FlagSet, Format, Key, KeyId, OperatorScope, Stamp, States, Status, Token, User, UserId};
+use crate::key::{
+    EventKind, FlagSet, Format, Key, KeyId, OperatorScope, Stamp, States, Status, Subject, Token, User, UserId,
+};
 use crate::secret;
 use crate::store::{Change, Reading};
 
@@ -361,34 +363,51 @@ pub(super) fn revoke_these(caller: &Caller, ids: &[KeyId], reading: &Reading) ->
 
 fn ended(acting: Acting<'_>, in_reach: impl Fn(&Key) -> bool, reading: &Reading) -> Result<Plan<Ended>, ManageError> {
     let (mut changes, mut outcome) = (Vec::new(), Ended { keys: vec![], out_of_reach: 0 });
-    for key in reading.keys.iter().filter(|key| in_reach(key) && !key.states.revoked) {
+    let mut again = Vec::new();
+    let is_to_be_told = |key: &Key| !key.states.revoked || reading.ended_by_gateways.contains(&Subject::Key(key.id));
+    for key in reading.keys.iter().filter(|key| in_reach(key) && is_to_be_told(key)) {
         let user = reading.user_of(key);
         if !acting.sees(Target::Key { key, user }) {
-            outcome.out_of_reach += 1;
+            outcome.out_of_reach += usize::from(!key.states.revoked);
             continue;
         }
         let after = revoked(key, reading.now);
         may(acting, Operation::Revoke, Some(Target::Key { key, user }), Target::Key { key: &after, user })?;
-        changes.extend(told::changed_key(EventKind::KeyRevoked, key, after.clone()));
-        outcome.keys.push(after);
+        if key.states.revoked {
+            // By a gateway, which an accepted backup takes back: from here on by this caller.
+            again.push(told::written_again(EventKind::KeyRevoked, key, after));
+        } else {
+            changes.extend(told::changed_key(EventKind::KeyRevoked, key, after.clone()));
+            outcome.keys.push(after);
+        }
     }
+    // The outcome's keys have the first ordinals.
+    changes.extend(again);
     Ok(Plan { changes, outcome })
 }
 
-/// What the key `id` minted and is not revoked: those that the caller sees, oldest first, so that none
-/// comes before the one that minted it; and how many it does not see.
-pub(super) fn unrevoked_below(
-    caller: &Caller,
-    id: KeyId,
-    reading: &Reading,
-) -> Result<(Vec<KeyId>, usize), ManageError> {
+/// What a key minted, directly or through others.
+pub(super) struct Below {
+    /// What is not revoked and the caller sees, oldest first, so that none comes before the one that
+    /// minted it.
+    pub(super) unrevoked: Vec<KeyId>,
+    /// What is revoked, whoever sees it.
+    pub(super) revoked: Vec<KeyId>,
+    /// How many are not revoked that the caller does not see.
+    pub(super) hidden: usize,
+}
+
+/// What the key `id` minted.
+pub(super) fn minted_by(caller: &Caller, id: KeyId, reading: &Reading) -> Result<Below, ManageError> {
     let acting = Acting::of(caller, reading)?;
     let below = below(id, reading);
-    let unrevoked = reading.keys.iter().filter(|key| below.contains(&key.id) && !key.states.revoked);
-    let (mut seen, hidden): (Vec<&Key>, Vec<&Key>) =
-        unrevoked.partition(|key| acting.sees(Target::Key { key, user: reading.user_of(key) }));
+    let minted = reading.keys.iter().filter(|key| below.contains(&key.id));
+    let (revoked, unrevoked): (Vec<&Key>, Vec<&Key>) = minted.partition(|key| key.states.revoked);
+    let sees = |key: &&Key| acting.sees(Target::Key { key, user: reading.user_of(key) });
+    let (mut seen, hidden): (Vec<&Key>, Vec<&Key>) = unrevoked.into_iter().partition(sees);
     seen.sort_by_key(|key| (key.created_at, key.id));
-    Ok((seen.iter().map(|key| key.id).collect(), hidden.len()))
+    let ids = |keys: Vec<&Key>| keys.iter().map(|key| key.id).collect();
+    Ok(Below { unrevoked: ids(seen), revoked: ids(revoked), hidden: hidden.len() })
 }
 
 /// What the key `id` minted or was replaced by and is not revoked, as far as the caller sees it.
@@ -489,8 +508,11 @@ pub(super) fn delete_user(
     let before = reading.user(id).ok_or_else(|| ManageError::UserNotFound { id: id.clone() })?;
     let after = User { deleted: true, ..before.clone() };
     may(acting, Operation::WriteUsers, Some(Target::User(before)), Target::User(&after))?;
-    let mut changes: Vec<Change> =
-        told::user(EventKind::UserDeleted, Some(before), after.clone()).into_iter().collect();
+    // Deleted by a gateway, which an accepted backup takes back: from here on by this caller.
+    let is_a_gateways = reading.ended_by_gateways.contains(&Subject::User(id.clone()));
+    let again = || is_a_gateways.then(|| told::user_written_again(EventKind::UserDeleted, after.clone()));
+    let change = told::user(EventKind::UserDeleted, Some(before), after.clone()).or_else(again);
+    let mut changes: Vec<Change> = change.into_iter().collect();
     let mut keys = Vec::new();
     for key in reading.keys.iter().filter(|key| key.user.as_ref() == Some(id) && !key.states.revoked) {
         let ended = revoked(key, reading.now);

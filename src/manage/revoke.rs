@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 
 use super::manager::{Asked, Done, First, Kept};
-use super::plan::{self, Ended};
+use super::plan::{self, Below, Ended};
 use super::{Answered, Caller, ManageError, Manager, Once, RevokeScope, Revoked};
 use crate::key::{KeyId, Subject};
 use crate::store::{ReadRequest, Reading};
@@ -33,7 +33,7 @@ impl Manager {
         }
         let by = caller.clone();
         let plan = move |reading: &Reading| plan::revoke(&by, id, scope, reading);
-        let mut done = self.change(caller, revocation(id, scope), plan, |done| revoked(done, vec![])).await?;
+        let mut done = self.change(caller, revocation(caller, id, scope), plan, |done| revoked(done, vec![])).await?;
         // An operator may have minted a great many keys: they are looked for when the revocation is
         // in force, not before.
         done.related = self.related(caller, id).await.unwrap_or_default();
@@ -66,8 +66,8 @@ impl Manager {
         let by = caller.clone();
         let last: Option<Vec<KeyId>> = before.as_ref().map(|(_, last)| last.iter().copied().chain([id]).collect());
         let asked = match &last {
-            None => revocation(id, scope),
-            Some(last) => revocation_of(id, last),
+            None => revocation(caller, id, scope),
+            Some(last) => revocation_of(caller, id, last),
         };
         let plan = move |reading: &Reading| match &last {
             None => plan::revoke(&by, id, scope, reading),
@@ -106,14 +106,17 @@ impl Manager {
             Some(own) if own == id => plan::revoke(&by, id, RevokeScope::Key, reading).map(|_| plan::nothing_ended()),
             Some(_) | None => plan::revoke(&by, id, RevokeScope::Key, reading),
         };
-        let asked = revocation(id, RevokeScope::Key);
+        let asked = revocation(caller, id, RevokeScope::Key);
         let mut all = self.change(caller, asked, plan, |done| revoked(done, vec![])).await?;
         let mut last: Vec<KeyId> = own.into_iter().filter(|own| *own == id).collect();
+        let mut revoked_before = None;
         for _ in 0..PASSES_MAX {
             let keys = own.into_iter().chain([id]).collect();
             let read = ReadRequest { keys, descendants_of: Some(id), ..ReadRequest::default() };
-            let (mut ids, out_of_reach) = plan::unrevoked_below(caller, id, &self.store.read(read).await?)?;
-            all.out_of_reach = out_of_reach;
+            let Below { unrevoked: mut ids, revoked, hidden } =
+                plan::minted_by(caller, id, &self.store.read(read).await?)?;
+            all.out_of_reach = hidden;
+            revoked_before.get_or_insert(revoked);
             if let Some(own) = own.filter(|own| ids.contains(own)) {
                 ids.retain(|id| *id != own);
                 last = vec![own];
@@ -122,6 +125,13 @@ impl Manager {
                 break;
             }
             for some in ids.chunks(REVOKED_AT_ONCE_MAX) {
+                self.revoke_some(caller, id, some, &mut all).await?;
+            }
+        }
+        // What only gateways had revoked is revoked by this caller from here on.
+        for some in revoked_before.unwrap_or_default().chunks(REVOKED_AT_ONCE_MAX) {
+            let read = ReadRequest { keys: some.to_vec(), ended_by_gateways: true, ..ReadRequest::default() };
+            if !self.store.read(read).await?.ended_by_gateways.is_empty() {
                 self.revoke_some(caller, id, some, &mut all).await?;
             }
         }
@@ -138,7 +148,7 @@ impl Manager {
     ) -> Result<(), ManageError> {
         let (by, these) = (caller.clone(), some.to_vec());
         let plan = move |reading: &Reading| plan::revoke_these(&by, &these, reading);
-        let done = self.change(caller, revocation_of(id, some), plan, |done| revoked(done, vec![])).await?;
+        let done = self.change(caller, revocation_of(caller, id, some), plan, |done| revoked(done, vec![])).await?;
         all.keys.extend(done.keys);
         all.committed = done.committed;
         Ok(())
@@ -152,19 +162,21 @@ impl Manager {
     }
 }
 
-fn revocation(id: KeyId, scope: RevokeScope) -> Asked {
+fn revocation(caller: &Caller, id: KeyId, scope: RevokeScope) -> Asked {
     let read = ReadRequest {
         keys: vec![id],
         lineage_of: (scope == RevokeScope::Lineage).then_some(id),
         descendants_of: (scope == RevokeScope::Descendants).then_some(id),
+        ended_by_gateways: !caller.is_gateway(),
         ..ReadRequest::default()
     };
     Asked { first: First::Change, ..Asked::of("revoke", Some(Subject::Key(id)), read) }
 }
 
 /// The revocation of `some`, on account of the key `id`.
-fn revocation_of(id: KeyId, some: &[KeyId]) -> Asked {
-    let read = ReadRequest { keys: some.to_vec(), ..ReadRequest::default() };
+fn revocation_of(caller: &Caller, id: KeyId, some: &[KeyId]) -> Asked {
+    let ended_by_gateways = !caller.is_gateway();
+    let read = ReadRequest { keys: some.to_vec(), ended_by_gateways, ..ReadRequest::default() };
     Asked { first: First::Change, ..Asked::of("revoke", Some(Subject::Key(id)), read) }
 }
 

@@ -4,6 +4,7 @@ mod flood;
 mod once;
 mod own;
 mod reach;
+mod restored;
 mod staged;
 
 use std::collections::BTreeMap;

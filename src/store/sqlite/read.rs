@@ -14,10 +14,10 @@ use super::rows::{
     hash_at, id_at, kept, tally, to_sql, unsigned, user_at,
 };
 use crate::clock::Timestamp;
-use crate::key::{Event, EventKind, Key, KeyId, Stamp, Subject, TokenHash, User, UserId};
+use crate::key::{Actor, Event, EventKind, Key, KeyId, Stamp, Subject, TokenHash, User, UserId};
 use crate::store::{
-    Batch, COUNTED_MAX, CommitId, Cursor, Damaged, EventQuery, KeyUsage, NumberedSecret, OwnedKey, Poll, ReadRequest,
-    Reading, RefusalQuery, RefusalTally, Row, StoreId, UserQuery,
+    Batch, COUNTED_MAX, CommitId, Cursor, Damaged, EventQuery, GATEWAY_LOGIN, KeyUsage, NumberedSecret, OwnedKey, Poll,
+    ReadRequest, Reading, RefusalQuery, RefusalTally, Row, StoreId, UserQuery,
 };
 
 /// Reads everything that `request` asks for.
@@ -80,6 +80,9 @@ pub(super) fn reading(connection: &Connection, request: &ReadRequest, now: Times
         reading.usage.extend(usage(connection, id)?);
     }
     reading.keys = gathered.keys;
+    if request.ended_by_gateways {
+        reading.ended_by_gateways = ended_by_gateways(connection, &reading)?;
+    }
     Ok(reading)
 }
 
@@ -140,6 +143,30 @@ fn last_disabled(connection: &Connection, id: KeyId) -> Result<Option<Event>, Fa
     ))?;
     let mut rows = statement.query(params![id.bits().to_be_bytes(), EventKind::KeyDisabled.as_str()])?;
     rows.next()?.map(event).transpose()
+}
+
+/// Of the keys and users in `reading`: those that a gateway ended last.
+fn ended_by_gateways(connection: &Connection, reading: &Reading) -> Result<HashSet<Subject>, Fault> {
+    let gateway = Actor::Local(GATEWAY_LOGIN.to_owned()).to_string();
+    let newest = |of| {
+        format!("SELECT actor FROM events WHERE {of} = ?1 AND kind = ?2 ORDER BY revision DESC, ordinal DESC LIMIT 1")
+    };
+    let mut ended = HashSet::new();
+    let mut statement = connection.prepare_cached(&newest("key_id"))?;
+    for key in reading.keys.iter().filter(|key| key.states.revoked) {
+        let mut rows = statement.query(params![key.id.bits().to_be_bytes(), EventKind::KeyRevoked.as_str()])?;
+        if rows.next()?.map(|row| row.get::<_, String>(0)).transpose()?.is_some_and(|actor| actor == gateway) {
+            ended.insert(Subject::Key(key.id));
+        }
+    }
+    let mut statement = connection.prepare_cached(&newest("user_id"))?;
+    for user in reading.users.iter().filter(|user| user.deleted) {
+        let mut rows = statement.query(params![user.id.as_str(), EventKind::UserDeleted.as_str()])?;
+        if rows.next()?.map(|row| row.get::<_, String>(0)).transpose()?.is_some_and(|actor| actor == gateway) {
+            ended.insert(Subject::User(user.id.clone()));
+        }
+    }
+    Ok(ended)
 }
 
 /// Refused attempts, newest first.
