@@ -1,7 +1,7 @@
 //! What one worker keeps between requests: its upstream connections, its counters, and the present
 //! configuration with everything that follows from it.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -72,7 +72,7 @@ pub(super) struct Worker {
     dial: Rc<Connector>,
     pools: RefCell<HashMap<TargetName, Rc<Pool<Connector>>>>,
     view: RefCell<Option<Rc<View>>>,
-    reviewed: Cell<Option<Reviewed>>,
+    reviewed: RefCell<Option<Reviewed>>,
     reviewer: Reviewer,
 }
 
@@ -100,12 +100,21 @@ impl View {
     }
 }
 
-/// What open streams were last looked at with: where one of these has changed, all are due.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What open streams were last looked at with: where one of these has changed, all are due. Held, so that
+/// nothing newer can lie where they lie.
+#[derive(Debug)]
 struct Reviewed {
-    settings: usize,
-    deny: usize,
+    settings: Arc<Settings>,
+    deny: Arc<DenyList>,
     freshness: Freshness,
+}
+
+impl Reviewed {
+    fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.settings, &other.settings)
+            && Arc::ptr_eq(&self.deny, &other.deny)
+            && self.freshness == other.freshness
+    }
 }
 
 /// Which streams are decided again.
@@ -142,7 +151,7 @@ impl Worker {
             dial: Rc::default(),
             pools: RefCell::default(),
             view: RefCell::default(),
-            reviewed: Cell::new(None),
+            reviewed: RefCell::default(),
             reviewer: shared.table.reviewer(),
             shared,
         }))
@@ -266,11 +275,12 @@ impl Worker {
     async fn review_all(&self) {
         let now = self.shared.clock.now();
         let with = Reviewed {
-            settings: Arc::as_ptr(&self.view().settings).addr(),
-            deny: Arc::as_ptr(&self.shared.deny.load()).addr(),
+            settings: Arc::clone(&self.view().settings),
+            deny: self.shared.deny.load_full(),
             freshness: self.shared.table.freshness(now),
         };
-        let all = self.reviewed.replace(Some(with)) != Some(with);
+        let all = !self.reviewed.borrow().as_ref().is_some_and(|last| last.is_same(&with));
+        *self.reviewed.borrow_mut() = Some(with);
         self.review(self.streams.review_all(), if all { Look::All } else { Look::Past }).await;
     }
 

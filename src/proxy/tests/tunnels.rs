@@ -1,5 +1,6 @@
 //! WebSockets, and what becomes of open streams when their key ends.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -7,8 +8,8 @@ use http::HeaderValue;
 use http_body_util::{BodyExt, Empty};
 
 use super::harness::{House, NOW, Plan, forward, in_house, token};
-use crate::key::{FlagSet, Grants};
-use crate::policy::{Access, FlagTemplate, RouteSpec};
+use crate::key::{FlagSet, Grants, TokenHash};
+use crate::policy::{Access, DenyList, FlagTemplate, RouteSpec};
 use crate::proxy::Settings;
 use crate::table::OnStale;
 use std::error::Error;
@@ -292,4 +293,35 @@ fn streams_end_with_the_grace_of_their_key_and_with_keys_too_old_for_their_route
             assert!(text.contains(&format!("keyward_streams_cut_total{{reason=\"{reason}\"}} 1")), "{text}");
         });
     }
+}
+
+#[test]
+fn a_deny_list_cuts_open_streams_wherever_in_memory_it_comes_to_lie() {
+    in_house(Plan::default(), async |house| {
+        let mut client = house.connect();
+        client.get("/any/events", "").await;
+        let mut upstream = house.accept().await;
+        upstream.head().await;
+        upstream.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+        assert_eq!(client.head().await.status(), 200);
+        // Once the stream was looked at with the list that is there,
+        let mut reviewed = house.table.reviewed();
+        house.put(2, |_| {});
+        let version = house.table.version();
+        reviewed.wait_for(|reviewed| *reviewed >= version).await.expect("the table lives");
+        // another comes to lie where that one lay, if it can.
+        let (listing, faults) = DenyList::parse(TokenHash::of(token(1).as_bytes()).to_hex());
+        assert_eq!(faults, []);
+        let first = Arc::as_ptr(&house.shared.deny.load_full());
+        for _try in 0..1000 {
+            house.shared.deny.store(Arc::new(listing.clone()));
+            if Arc::as_ptr(&house.shared.deny.load_full()) == first {
+                break;
+            }
+        }
+        assert_eq!(client.rest().await, "");
+        assert_eq!(upstream.rest().await, "");
+        let text = house.metrics();
+        assert!(text.contains("keyward_streams_cut_total{reason=\"listed\"} 1"), "{text}");
+    });
 }
