@@ -66,7 +66,7 @@ pub(super) struct Relayed {
 }
 
 /// An answer of which so much has passed is watched over though it never had to wait.
-const UNWATCHED_BYTES_MAX: usize = 64 * 1024;
+pub(super) const UNWATCHED_BYTES_MAX: usize = 64 * 1024;
 
 /// Why an answer broke off.
 #[derive(Debug, thiserror::Error)]
@@ -221,7 +221,7 @@ impl Relayed {
                     // Nobody polls again after trailers.
                     if frame.is_trailers() || self.is_at_end() {
                         self.end();
-                    } else if self.open.is_none() && self.passed > UNWATCHED_BYTES_MAX {
+                    } else if self.open.is_none() && (self.rules.stalls || self.passed > UNWATCHED_BYTES_MAX) {
                         self.watch(account.as_deref());
                     }
                     Poll::Ready(Some(Ok(match frame.into_trailers() {
@@ -323,6 +323,9 @@ pub(super) struct RelayRules {
     pub(super) deadline: Option<tokio::time::Instant>,
     /// Whether trailers pass.
     pub(super) trailers: bool,
+    /// Whether its reader may take a part and then ask for no more for as long as it likes: on HTTP/2, where
+    /// hyper waits for the client's window.
+    pub(super) stalls: bool,
     /// Whether the connection may serve another request afterwards.
     pub(super) poolable: bool,
     /// Whether it is gRPC over HTTP/2, which can be told at any message's end that it is over.

@@ -271,6 +271,36 @@ fn an_answer_that_nobody_reads_is_cut_at_its_source() {
 }
 
 #[test]
+fn an_answer_over_http_2_that_nobody_reads_is_cut_at_its_source_however_little_of_it_came() {
+    in_house(Plan::default(), async |house| {
+        for (number, window, length) in [(1, 1, "100000"), (2, 0, "100000"), (3, 1, "5000"), (4, 1, "100000000")] {
+            house.put(number, |_| {});
+            let mut client = house.connect_http2_taking::<Empty<Bytes>>(window).await;
+            let request = http::Request::get("https://api.example/any/much")
+                .header("authorization", format!("Bearer {}", token(number)))
+                .body(Empty::new())
+                .expect("a request");
+            let played = async {
+                let mut upstream = house.accept().await;
+                upstream.head().await;
+                let part = "x".repeat(4096);
+                upstream.send(&format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{part}")).await;
+                upstream
+            };
+            let (answer, mut upstream) = tokio::join!(client.send_request(request), played);
+            let _unread = answer.expect("an answer");
+            // What is said to be in force by now is.
+            house.put(number, |row| row.states.revoked = true);
+            let version = house.table.version();
+            let mut reviewed = house.table.reviewed();
+            reviewed.wait_for(|reviewed| *reviewed >= version).await.expect("the table lives");
+            let closed = tokio::time::timeout(Duration::from_secs(5), upstream.rest());
+            assert_eq!(closed.await.expect("cut"), "", "a window of {window}, {length} bytes");
+        }
+    });
+}
+
+#[test]
 fn streams_end_with_the_grace_of_their_key_and_with_keys_too_old_for_their_route() {
     let stale = |settings: &mut Settings| settings.on_stale = OnStale::Deny;
     for (reason, end) in [("superseded", 60), ("stale_keys", 3600)] {
