@@ -332,10 +332,10 @@ impl Worker {
         if *route.forward.upstream != *stream.upstream || (stream.websocket && !route.forward.websocket) {
             return Err(Code::NoRoute.into());
         }
-        let hash = stream.decided.get().hash;
-        let authenticated = again(self.registry(settings, deny), hash, route, now);
+        let sent = stream.decided.get().sent;
+        let authenticated = again(self.registry(settings, deny), sent, route, now);
         let permit = decide(&found, authenticated.presented(), deny, now)?;
-        Ok(Decided { hash, version, ends_at: ends_at(&permit, route) })
+        Ok(Decided { sent, version, ends_at: ends_at(&permit, route) })
     }
 
     /// Where keys are looked up under this configuration.

@@ -11,7 +11,7 @@ use super::harness::{House, NOW, Plan, forward, in_house, token};
 use crate::key::{FlagSet, Grants, TokenHash};
 use crate::policy::{Access, DenyList, FlagTemplate, RouteSpec};
 use crate::proxy::Settings;
-use crate::table::OnStale;
+use crate::table::{Head, OnStale};
 use std::error::Error;
 
 const ASK: &str = "Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
@@ -353,5 +353,32 @@ fn a_deny_list_cuts_open_streams_wherever_in_memory_it_comes_to_lie() {
         assert_eq!(upstream.rest().await, "");
         let text = house.metrics();
         assert!(text.contains("keyward_streams_cut_total{reason=\"listed\"} 1"), "{text}");
+    });
+}
+
+#[test]
+fn a_key_that_was_imported_by_its_sha_256_is_listed_by_either_hash_of_its_token() {
+    in_house(Plan::default(), async |house| {
+        let text = token(7);
+        let digest = TokenHash::sha256_of(text.as_bytes());
+        for hash in [TokenHash::of(text.as_bytes()), digest] {
+            house.shared.deny.store(Arc::default());
+            house.put(7, |row| row.head = Head::from(&digest));
+            let ask = format!("GET /any/events HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {text}\r\n\r\n");
+            let mut client = house.connect();
+            client.send(&ask).await;
+            let mut upstream = house.accept().await;
+            upstream.head().await;
+            upstream.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+            assert_eq!(client.head().await.status(), 200);
+            house.shared.deny.store(Arc::new(DenyList::parse(hash.to_hex()).0));
+            assert_eq!(client.rest().await, "", "{hash:?}");
+            assert_eq!(upstream.rest().await, "", "{hash:?}");
+            let mut client = house.connect();
+            client.send(&ask).await;
+            assert_eq!(client.answer().await.0.status(), 401, "{hash:?}");
+        }
+        let text = house.metrics();
+        assert!(text.contains("keyward_streams_cut_total{reason=\"listed\"} 2"), "{text}");
     });
 }
