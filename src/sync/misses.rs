@@ -113,7 +113,8 @@ impl Misses {
             Ok(Ok((Some((key, user)), at))) => {
                 let found = Record::of(&key, user.as_ref());
                 let (key, user) = (KeyRow::from(key), user.map(UserRow::from));
-                MissAnswer::Found(self.table.insert_found(generation, at.revision, &key, user.as_ref(), found))
+                let found = self.table.insert_found(generation, at.revision, &key, user.as_ref(), found);
+                MissAnswer::Found(self.followed(hash, at.revision, found).await)
             }
             Ok(Ok((None, _))) => {
                 self.in_vain.insert(Head::from(hash), InVain { until: now.plus(IN_VAIN_FOR), version });
@@ -128,6 +129,17 @@ impl Misses {
             Ok(Err(error)) => self.lost(&error.to_string(), now),
             Err(_elapsed) => self.lost("no answer in time", now),
         }
+    }
+
+    /// What was found, once the table knows it. Some of it the feed alone may bring, and until then whatever lasts
+    /// would be decided again as of an unknown key, and cut.
+    async fn followed(&self, hash: &TokenHash, revision: u64, found: Record) -> Record {
+        if self.table.lookup(hash).is_some() {
+            return found;
+        }
+        self.wake.notify_one();
+        let _late = tokio::time::timeout(PATIENCE, self.table.wait_applied(revision)).await;
+        self.table.lookup(hash).filter(|_| self.table.applied() >= revision).unwrap_or(found)
     }
 
     fn lost(&self, cause: &str, now: Timestamp) -> MissAnswer {
