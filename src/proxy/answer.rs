@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use super::account::Account;
 use super::drain::Unread;
+use super::forward::code_of;
 use super::frames::Messages;
 use super::idle::Idle;
-use super::metrics::{UpstreamCells, UpstreamError};
+use super::metrics::{Outcome, UpstreamCells, UpstreamError};
 use super::streams::{Held, OpenStream, Streams};
 use super::upstream::{AnyBody, BodyFault, Connector, Lease};
 use crate::policy::{Code, Denial};
@@ -293,6 +294,13 @@ impl Relayed {
 
     fn broke(&mut self, fault: AnswerFault, error: UpstreamError, account: Option<&mut Account>) -> AnswerFault {
         self.break_off();
+        // A body that broke off breaks the exchange too, and then is the reason for it.
+        if let Some(of_request) = self.upload.take_fault() {
+            if let Some(account) = account {
+                account.refused(&code_of(&of_request).into(), Outcome::Denied);
+            }
+            return fault;
+        }
         self.cells.failed(error);
         if let Some(account) = account {
             account.broke_off(match fault {

@@ -324,7 +324,8 @@ fn failed(
     Refused::failed(code, unread.take())
 }
 
-fn code_of(fault: &InboundFault) -> Code {
+/// What a request is refused with whose body broke off.
+pub(super) fn code_of(fault: &InboundFault) -> Code {
     match fault {
         InboundFault::TooLarge { .. } => Code::BodyTooLarge,
         InboundFault::Sender(error) => match error.downcast_ref::<BodyFault>() {
