@@ -2,7 +2,7 @@
 //! configuration with everything that follows from it.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -81,6 +81,8 @@ pub(super) struct Worker {
 pub(super) struct View {
     pub(super) settings: Arc<Settings>,
     routes: Vec<RouteView>,
+    /// Those that a route leads to, each once.
+    services: Vec<Rc<Service<Connector>>>,
 }
 
 /// A route, with what this worker needs for it.
@@ -207,6 +209,10 @@ impl Worker {
             service: services.get(route.spec().forward.upstream.as_str()).cloned(),
         });
         let routes = routes.collect();
+        let used: HashSet<&str> =
+            settings.routes.routes().iter().map(|route| route.spec().forward.upstream.as_str()).collect();
+        let services = used.iter().filter_map(|name| services.get(name)).map(|(service, _)| Rc::clone(service));
+        let services = services.collect();
         // What is no longer configured goes with the last request that uses it.
         let gone = std::mem::replace(&mut *self.pools.borrow_mut(), kept);
         for (key, _) in gone {
@@ -214,7 +220,7 @@ impl Worker {
                 self.cells.pool(&key.0, &key.1).idle.set(0);
             }
         }
-        View { settings, routes }
+        View { settings, routes, services }
     }
 
     /// Looks after open streams and idle connections, for ever.
@@ -263,11 +269,8 @@ impl Worker {
     }
 
     fn sweep(&self) {
-        let view = self.view();
-        for route in &view.routes {
-            if let Some((service, _)) = &route.service {
-                service.sweep();
-            }
+        for service in &self.view().services {
+            service.sweep();
         }
     }
 
