@@ -307,7 +307,7 @@ impl Running {
                 registry: metrics.registry.clone(),
                 readiness: Arc::clone(&readiness),
                 table: Arc::clone(&table),
-                on_stale: config.sync.on_stale,
+                on_stale: Arc::new(InSettings(Arc::clone(&settings))),
                 clock: Arc::clone(&shared_clock),
             };
             let listeners = listeners.into_iter().map(|listener| (listener, own.clone())).collect();

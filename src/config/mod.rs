@@ -311,8 +311,10 @@ impl Config {
     /// as it was.
     #[must_use]
     pub fn waits_for_restart(&self, new: &Self) -> Vec<&'static str> {
+        // What a stale table means is asked of the routes in force.
+        let sync = sync::Settings { on_stale: self.sync.on_stale, ..new.sync.clone() };
         let changes = [
-            ("[sync] or [gateway.failure_limit]", self.sync != new.sync),
+            ("[sync] or [gateway.failure_limit]", self.sync != sync),
             ("[rotation] or admin.public_url", self.rotation != new.rotation),
             ("[log]", self.log != new.log),
         ];

@@ -96,10 +96,7 @@ pub async fn serve<H: Handler>(
     }
     acceptor.worker.stopping.set(true);
     // What the kernel has already accepted for us would be reset when the listener closes.
-    while let Some(Ok((tcp, address))) = now_or_never(listener.accept()).await {
-        acceptor.take_on(tcp, address);
-    }
-    drop(listener);
+    acceptor.take_waiting(listener);
     let limit = acceptor.listening.settings.load().timeouts.drain;
     let mut open = acceptor.open;
     let draining = drain(&acceptor.worker, &mut open, limit, &acceptor.listening.metrics);
@@ -146,6 +143,29 @@ impl<H: Handler> Acceptor<H> {
             number: self.accepted,
         };
         self.open.spawn_local(accepted.serve(tcp));
+    }
+
+    /// Takes on what waits in a listener's queue, and closes the listener. Asks the socket itself: the runtime
+    /// may not have heard yet that there is anything.
+    fn take_waiting(&mut self, listener: TcpListener) {
+        let Ok(listener) = listener.into_std() else { return };
+        let mut of_one_alone = BackOff::default();
+        loop {
+            let taken = listener.accept().and_then(|(tcp, address)| {
+                tcp.set_nonblocking(true)?;
+                Ok((TcpStream::from_std(tcp)?, address))
+            });
+            match taken {
+                Ok((tcp, address)) => self.take_on(tcp, address),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) => {
+                    self.listening.metrics.accept_errors.inc();
+                    if of_one_alone.after(&error).is_some() {
+                        return;
+                    }
+                }
+            }
+        }
     }
 
     fn reap(&self, ended: &Result<(), tokio::task::JoinError>) {
@@ -199,15 +219,6 @@ impl BackOff {
 
 const BACK_OFF_MIN: Duration = Duration::from_millis(10);
 const BACK_OFF_MAX: Duration = Duration::from_millis(100);
-
-/// What `future` gives if it is ready at once.
-async fn now_or_never<T>(future: impl Future<Output = T>) -> Option<T> {
-    tokio::select! {
-        biased;
-        value = future => Some(value),
-        () = std::future::ready(()) => None,
-    }
-}
 
 #[cfg(test)]
 mod tests {

@@ -140,7 +140,7 @@ impl<H: Handler> Accepted<H> {
                 }
             }
         };
-        let (connection, place) = self.into_http(None);
+        let (connection, place) = self.into_http(None, (!http2).then_some(&flow));
         let io = Watched::new(tcp, beginning.into_bytes(), Arc::clone(&flow), place);
         // On the heap, so that a connection that has sent nothing yet stays small.
         if http2 {
@@ -159,7 +159,7 @@ impl<H: Handler> Accepted<H> {
         }
         let Some(stream) = Box::pin(self.shake_hands(tcp, &flow, config)).await else { return };
         let (info, http2) = self.agreed(&stream);
-        let (connection, place) = self.into_http(Some(info));
+        let (connection, place) = self.into_http(Some(info), (!http2).then_some(&flow));
         let io = Watched::new(stream, Bytes::new(), Arc::clone(&flow), place);
         if http2 {
             Box::pin(connection.serve_http2(io, flow)).await;
@@ -212,9 +212,11 @@ impl<H: Handler> Accepted<H> {
         self.metrics.timeouts.with_label_values(&[phase.name()]).inc();
     }
 
-    fn into_http(self, tls: Option<TlsInfo>) -> (HttpConnection<H>, Place) {
+    /// The flow is that of HTTP/1, which waits for the end of each request.
+    fn into_http(self, tls: Option<TlsInfo>, flow: Option<&Arc<Flow>>) -> (HttpConnection<H>, Place) {
         let worker = Rc::clone(&self.worker);
-        let peer = Peer::new(self.address, self.local, tls, self.number, &self.settings, Rc::clone(&worker));
+        let (settings, flow) = (&self.settings, flow.map(Arc::clone));
+        let peer = Peer::new(self.address, self.local, tls, self.number, settings, Rc::clone(&worker), flow);
         let (handler, settings, metrics) = (self.handler, self.settings, self.metrics);
         (HttpConnection { handler, peer: Rc::new(peer), worker, settings, metrics }, self.place)
     }
@@ -429,6 +431,7 @@ impl<H: Handler> HttpConnection<H> {
         let mut left = false;
         let mut connection = Caught::new(connection);
         let end = poll_fn(|cx| {
+            let mut rests = false;
             flow.alarm.register(cx.waker());
             if flow.alarm.take_fired() {
                 if flow.is_late(Slot::Write) {
@@ -444,9 +447,7 @@ impl<H: Handler> HttpConnection<H> {
                     }
                 }
                 leave |= flow.is_late(Slot::Age);
-                if flow.may_rest() && !leave && !self.worker.stopping.get() {
-                    return Poll::Ready(End::Resting);
-                }
+                rests = !leave && !self.worker.stopping.get();
                 if self.worker.stopping.get() {
                     // GOAWAY tells a client of HTTP/2. One of HTTP/1 can only be told by an answer, so it gets
                     // some time for another request.
@@ -459,6 +460,10 @@ impl<H: Handler> HttpConnection<H> {
                     Poll::Ready(Ok(_)) => return Poll::Ready(End::Closed),
                     Poll::Ready(Err(Panicked)) => return Poll::Ready(End::Panicked),
                     Poll::Pending => {}
+                }
+                // Only now: the parser may have had something to do yet, and all it knows goes with it.
+                if rests && flow.may_rest() {
+                    return Poll::Ready(End::Resting);
                 }
                 // A head that is on its way is still answered: its sender could not know.
                 if left || !leave || matches!(flow.phase(), Phase::FirstByte | Phase::Head) {

@@ -27,9 +27,30 @@ pub(super) struct Registry<'a> {
 /// What came of looking for a request's key.
 #[derive(Debug)]
 pub(super) struct Authenticated {
-    /// The hash of the one token that was sent, by which an open stream is decided again.
-    pub(super) hash: Option<TokenHash>,
+    /// The one token that was sent, by which an open stream is decided again.
+    pub(super) sent: Option<SentToken>,
     answer: Answer,
+}
+
+/// A token that was sent, by its hashes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SentToken {
+    /// By which its key is looked up.
+    known_as: TokenHash,
+    /// Its SHA-512, where the key is known by another: a deny list may name either.
+    alias: Option<TokenHash>,
+}
+
+impl SentToken {
+    /// What is known of it, where the table knows its key by `known_as`.
+    fn known(self, registry: Registry<'_>, route: &RouteSpec, now: Timestamp) -> Option<Answer> {
+        let answer = known(registry, &self.known_as, route, now)?;
+        let is_listed = || self.alias.is_some_and(|alias| registry.deny.names_hash(&alias));
+        Some(match answer {
+            Answer::Record(_) if is_listed() => Answer::Plain(Presented::Listed),
+            answer => answer,
+        })
+    }
 }
 
 #[derive(Debug)]
@@ -41,7 +62,7 @@ enum Answer {
 impl Authenticated {
     /// On a public route nobody looks.
     pub(super) const fn nobody() -> Self {
-        Self { hash: None, answer: Answer::Plain(Presented::Missing) }
+        Self { sent: None, answer: Answer::Plain(Presented::Missing) }
     }
 
     /// As the decision wants it.
@@ -62,7 +83,7 @@ pub(super) async fn authenticate(
     client: IpAddr,
     now: Timestamp,
 ) -> Authenticated {
-    let plain = |presented| Authenticated { hash: None, answer: Answer::Plain(presented) };
+    let plain = |presented| Authenticated { sent: None, answer: Answer::Plain(presented) };
     let token = match find_credential(headers, &route.credential) {
         Credential::None => return plain(Presented::Missing),
         Credential::Repeated => return plain(Presented::Repeated),
@@ -71,31 +92,30 @@ pub(super) async fn authenticate(
         Credential::One(token) => token,
     };
     let hash = TokenHash::of(token);
-    let mut known_as = hash;
-    let mut found = known(registry, &hash, route, now);
-    if found.is_none() {
-        // A key that was imported by its SHA-256 is known by that alone.
-        known_as = TokenHash::sha256_of(token);
-        found = known(registry, &known_as, route, now);
+    let sent = SentToken { known_as: hash, alias: None };
+    if let Some(answer) = sent.known(registry, route, now) {
+        return Authenticated { sent: Some(sent), answer };
     }
-    if let Some(answer) = found {
-        return Authenticated { hash: Some(known_as), answer };
+    // A key that was imported by its SHA-256 is known by that alone.
+    let imported = SentToken { known_as: TokenHash::sha256_of(token), alias: Some(hash) };
+    if let Some(answer) = imported.known(registry, route, now) {
+        return Authenticated { sent: Some(imported), answer };
     }
     let answer = missed(registry.misses.resolve(&hash, client, now).await, &hash, registry.deny);
-    Authenticated { hash: Some(hash), answer }
+    Authenticated { sent: Some(sent), answer }
 }
 
 /// The same question again for a stream that is open: the table alone answers, without waiting.
 pub(super) fn again(
     registry: Registry<'_>,
-    hash: Option<TokenHash>,
+    sent: Option<SentToken>,
     route: &RouteSpec,
     now: Timestamp,
 ) -> Authenticated {
-    let Some(hash) = hash else { return Authenticated::nobody() };
-    let unknown = || missed(MissAnswer::Unknown, &hash, registry.deny);
-    let answer = known(registry, &hash, route, now).unwrap_or_else(unknown);
-    Authenticated { hash: Some(hash), answer }
+    let Some(token) = sent else { return Authenticated::nobody() };
+    let unknown = || missed(MissAnswer::Unknown, &token.known_as, registry.deny);
+    let answer = token.known(registry, route, now).unwrap_or_else(unknown);
+    Authenticated { sent, answer }
 }
 
 /// What the table says of a token; none if it does not know it.

@@ -19,7 +19,7 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
 use super::account::Account;
-use super::answer::{Content, RelayRules, Relayed, RequestLeft, Watch};
+use super::answer::{Content, RelayRules, Relayed, RequestLeft, UNWATCHED_BYTES_MAX, Watch};
 use super::drain::Unread;
 use super::handle::{Admitted, Refused};
 use super::handshake::{Handshake, handshake};
@@ -324,7 +324,8 @@ fn failed(
     Refused::failed(code, unread.take())
 }
 
-fn code_of(fault: &InboundFault) -> Code {
+/// What a request is refused with whose body broke off.
+pub(super) fn code_of(fault: &InboundFault) -> Code {
     match fault {
         InboundFault::TooLarge { .. } => Code::BodyTooLarge,
         InboundFault::Sender(error) => match error.downcast_ref::<BodyFault>() {
@@ -408,16 +409,23 @@ fn relay(
         both_ways: relay.stream_idle.is_some(),
         deadline: relay.deadline,
         trailers: relay.grpc,
+        stalls: account.version == Version::HTTP_2,
         poolable: !both,
         farewell: relay.grpc && account.version == Version::HTTP_2,
     };
+    // Of a stream without a window nobody may ever ask for a first part.
+    let is_long = || body.size_hint().upper().is_none_or(|most| most > UNWATCHED_BYTES_MAX as u64);
+    let open = relay.open.or_else(|| {
+        let watched = rules.stalls && !body.is_end_stream() && is_long();
+        watched.then(|| worker.streams.open(account)).flatten()
+    });
     let relayed = Relayed::new(
         body,
         lease,
         RequestLeft { upload: relay.transfer, unread: relay.unread },
         rules,
         Arc::clone(relay.cells),
-        Watch { streams: Rc::clone(&worker.streams), open: relay.open },
+        Watch { streams: Rc::clone(&worker.streams), open },
     );
     head.version = Version::default();
     head.extensions = http::Extensions::new();

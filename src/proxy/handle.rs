@@ -325,7 +325,7 @@ async fn admit(
             worker.shared.table.used(record.slot, now);
         }
     }
-    account.decided = Some(Decided { hash: authenticated.hash, version, ends_at: ends_at(&permit, route) });
+    account.decided = Some(Decided { sent: authenticated.sent, version, ends_at: ends_at(&permit, route) });
 
     // The outcome stands once there is an answer; until then the client may still go away.
     let outcome = std::mem::replace(&mut account.outcome, Outcome::Abandoned);

@@ -557,6 +557,26 @@ async fn a_key_works_before_the_feed_has_brought_it() {
 }
 
 #[tokio::test]
+async fn a_key_that_only_the_feed_may_bring_is_found_once_the_feed_has_brought_it() {
+    let house = House::new();
+    house.store.commit(vec![Row::User(user("ann", &["jobs:read"]))]);
+    let mut run = house.run();
+    run.turn().await;
+    // What is new of a user that is known has to be remembered, and the feed does that.
+    house.store.commit(vec![Row::User(user("ann", &["jobs:write"]))]);
+    let mut owned = key(1);
+    owned.user = Some("ann".parse().expect("a user id"));
+    house.store.commit(vec![Row::Key(Box::new(owned))]);
+    let (misses, hash) = (Arc::clone(&run.sync.misses), hash(1));
+    let mut found = misses.resolve(&hash, HERE, house.clock.now());
+    assert!(futures_poll_once(&mut found).is_none(), "a stream of it would be cut as that of an unknown key");
+    run.turn().await;
+    let MissAnswer::Found(record) = found.await else { panic!("the store has it") };
+    assert!(record.standing.status(false, house.clock.now()).is_usable());
+    assert_eq!(run.status(1), Some(Status::Active));
+}
+
+#[tokio::test]
 async fn what_was_looked_for_in_vain_is_looked_for_again_after_any_change() {
     let house = House::new();
     house.store.commit(keys([key(0)]));

@@ -187,6 +187,32 @@ fn an_end_that_a_miss_saw_first_still_comes_by_the_feed_to_be_remembered() {
 }
 
 #[test]
+fn an_end_that_a_miss_found_is_remembered_once_the_feed_brings_it() {
+    let table = Table::new();
+    table.set_reached(5);
+    let (mut ended, works) = (row(1, 6), row(2, 6));
+    ended.states.revoked = true;
+    for row in [&ended, &works] {
+        let _record = found(&table, table.generation(), 6, row);
+    }
+    assert_eq!((status(&table, 1), table.finds()), (Some(Status::Revoked), 2));
+    let rows = [&ended, &works].map(|row| Row::Key(Box::new(row.clone())));
+    let applied = table.follow(rows.to_vec(), 2, 6).expect("both are there");
+    assert_eq!(applied.changed, [Row::Key(Box::new(ended))], "in force, and written down nowhere yet");
+}
+
+#[test]
+fn what_was_found_in_a_history_that_was_given_up_is_not_waited_for() {
+    let table = Table::new();
+    table.set_reached(5);
+    let _record = found(&table, table.generation(), 6, &row(1, 6));
+    assert_eq!(table.finds(), 1);
+    table.replace(table.load());
+    assert_eq!(table.finds(), 0);
+    assert!(table.follow(Vec::new(), 0, 7).is_ok());
+}
+
+#[test]
 fn a_new_key_that_never_worked_here_is_remembered_and_one_that_works_need_not_be() {
     let table = Table::new();
     assert!(apply(&table, row(1, 1)).changed.is_empty());

@@ -641,6 +641,12 @@ fn each_fault_has_its_line() {
             "[[routes]]\nname = \"x\"\npath = \"/x\"\nupstream = \"api\"\npublic = true\nassertion = true",
             "keyward.toml:15: routes[1].assertion: is true on a public route, where there is no key to tell of: remove one of them",
         ),
+        (
+            9,
+            "[[routes]]\nname = \"x\"\npath = \"/x\"\nupstream = \"h2\"\nany_key = true\nupgrades = [\"websocket\"]\n\
+             [upstreams.h2]\ntargets = [\"http://b:9000\", \"h2c://a:9000\"]",
+            r#"keyward.toml:15: routes[1].upgrades: has "websocket", which needs HTTP/1.1, and h2c://a:9000 of upstream "h2" speaks HTTP/2 alone: use http:// or https:// there, or an upstream of its own for this route"#,
+        ),
     ];
     for (line, added, expected) in cases {
         assert_eq!(faults_of(&base_with(*line, added)), [*expected], "{added}");
