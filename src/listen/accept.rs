@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::answer::Refusal;
-use super::cap::Connections;
+use super::cap::{ClientIsFull, Connections};
 use super::connection::Accepted;
 use super::drain::drain;
 use super::handler::Handler;
@@ -125,14 +125,18 @@ impl<H: Handler> Acceptor<H> {
     fn take_on(&mut self, tcp: TcpStream, address: SocketAddr) {
         let Listening { tls, settings, connections, .. } = &self.listening;
         let metrics = &self.metrics;
-        let Some(place) = connections.enter(&metrics.open) else {
+        let Some(mut place) = connections.enter(&metrics.open) else {
             metrics.refused.inc();
             return refuse(&tcp, tls.is_none());
         };
+        let settings = settings.load_full();
+        if place.count_for(address.ip(), &settings.clients) == Err(ClientIsFull) {
+            metrics.refused_of_client.inc();
+            return refuse(&tcp, tls.is_none());
+        }
         metrics.accepted.inc();
         self.accepted += 1;
         let local = if self.bound.ip().is_unspecified() { tcp.local_addr().unwrap_or(self.bound) } else { self.bound };
-        let settings = settings.load_full();
         self.worker.ticker.resolve(shortest(&settings));
         let accepted = Accepted {
             handler: Rc::clone(&self.handler),
@@ -163,7 +167,7 @@ fn shortest(settings: &Settings) -> Duration {
 }
 
 /// Closes a connection that is over the cap: in clear text with an answer, as far as the socket takes it at once.
-fn refuse(tcp: &TcpStream, clear: bool) {
+pub(super) fn refuse(tcp: &TcpStream, clear: bool) {
     if clear {
         let _unread = tcp.try_read(&mut [0; 1024]);
         let _untaken = tcp.try_write(&Refusal::Overloaded.raw());

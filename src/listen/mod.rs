@@ -31,4 +31,4 @@ pub use handler::Handler;
 pub use metrics::ListenMetrics;
 pub use paced::{BodyFault, Paced};
 pub use peer::{Peer, TlsInfo};
-pub use settings::{Limits, Settings, Timeouts};
+pub use settings::{Clients, Limits, Settings, Timeouts};
