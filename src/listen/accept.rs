@@ -60,6 +60,7 @@ pub async fn serve<H: Handler>(
     let worker = Worker::new(Rc::clone(&ticker));
     // A counter's handle is shared by all workers: one copy each, not one a request.
     let metrics = Rc::new(listening.metrics.clone());
+    let trimming = Rc::clone(&worker);
     let mut acceptor = Acceptor { handler, listening, metrics, worker, bound, accepted: 0, open: JoinSet::new() };
     let mut back_off = BackOff::default();
     let mut resume: Option<Instant> = None;
@@ -69,6 +70,7 @@ pub async fn serve<H: Handler>(
     };
     let mut stopped = std::pin::pin!(stopped);
     let mut ticking = std::pin::pin!(ticker.run());
+    let mut trimming = std::pin::pin!(trimming.trim.run());
     loop {
         let next = async {
             if let Some(resume) = resume {
@@ -80,6 +82,7 @@ pub async fn serve<H: Handler>(
             biased;
             () = &mut stopped => break,
             () = &mut ticking => {}
+            () = &mut trimming => {}
             Some(ended) = acceptor.open.join_next() => acceptor.reap(&ended),
             accepted = next => match accepted {
                 Ok((tcp, address)) => {
@@ -153,6 +156,7 @@ impl<H: Handler> Acceptor<H> {
     }
 
     fn reap(&self, ended: &Result<(), tokio::task::JoinError>) {
+        self.worker.trim.freed();
         if ended.as_ref().is_err_and(tokio::task::JoinError::is_panic) {
             self.listening.metrics.panics.inc();
         }

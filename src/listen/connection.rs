@@ -315,6 +315,7 @@ impl<H: Handler> HttpConnection<H> {
     {
         flow.alarm.set(Slot::Rest, NEVER);
         let resting = Resting::new(&self.metrics.resting);
+        self.worker.trim.freed();
         let mut first = Beginning::default();
         let came = poll_fn(|cx| {
             flow.alarm.register(cx.waker());

@@ -19,6 +19,7 @@ mod peer;
 mod settings;
 mod stream;
 mod ticker;
+mod trim;
 mod watched;
 
 #[cfg(test)]

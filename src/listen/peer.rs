@@ -14,6 +14,7 @@ use super::credit::Credit;
 use super::paced::Paced;
 use super::settings::Settings;
 use super::ticker::{NEVER, Tick, Ticker};
+use super::trim::Trim;
 use crate::clock::Clock;
 
 /// The other end of one connection. Shared by all its requests.
@@ -110,6 +111,8 @@ impl Peer {
 pub(super) struct Worker {
     /// The worker's timers.
     pub(super) ticker: Rc<Ticker>,
+    /// What gives back memory that is free.
+    pub(super) trim: Trim,
     /// Tunnels and other work that outlives its request.
     pub(super) tasks: RefCell<JoinSet<()>>,
     /// How many streams of HTTP/2 are running.
@@ -126,6 +129,7 @@ impl Worker {
     pub(super) fn new(ticker: Rc<Ticker>) -> Rc<Self> {
         Rc::new(Self {
             ticker,
+            trim: Trim::default(),
             tasks: RefCell::default(),
             streams: Cell::new(0),
             stopping: Cell::new(false),
