@@ -106,6 +106,8 @@ pub struct Gateway {
     pub timeouts: listen::Timeouts,
     /// Whose connections begin with a PROXY header.
     pub proxy_protocol: Vec<Network>,
+    /// How large a listener may get for one client.
+    pub clients: listen::Clients,
     /// How it makes way.
     pub leaving: Leaving,
     /// The file of refused keys.
@@ -139,6 +141,7 @@ impl Gateway {
             timeouts: self.timeouts.clone(),
             limits: self.limits.clone(),
             proxy_protocol: self.proxy_protocol.clone(),
+            clients: self.clients.clone(),
         }
     }
 }

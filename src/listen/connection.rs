@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -25,14 +25,15 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::IntGauge;
 use rustls::{HandshakeKind, ProtocolVersion, ServerConfig};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::accept::refuse;
 use super::answer::{Answer, Refusal};
 use super::beginning::Beginning;
-use super::cap::Place;
+use super::cap::{ClientIsFull, Place};
 use super::flow::{Flow, Phase, Protocol};
 use super::handler::Handler;
 use super::metrics::ListenMetrics;
@@ -68,7 +69,13 @@ impl<H: Handler> Accepted<H> {
         let introduced = self.settings.proxy_protocol.iter().any(|network| network.contains(self.address.ip()));
         if introduced {
             match Box::pin(self.read_introduction(&flow, &mut tcp)).await {
-                Some(ProxyTold::Client(address)) => self.address = address,
+                Some(ProxyTold::Client(address)) => {
+                    self.address = address;
+                    if self.place.count_for(address.ip(), &self.settings.clients) == Err(ClientIsFull) {
+                        self.metrics.refused_of_client.inc();
+                        return refuse(&tcp, self.tls.is_none());
+                    }
+                }
                 Some(ProxyTold::Nobody) => {}
                 None => return,
             }
@@ -310,6 +317,7 @@ impl<H: Handler> HttpConnection<H> {
     {
         flow.alarm.set(Slot::Rest, NEVER);
         let resting = Resting::new(&self.metrics.resting);
+        self.worker.trim.freed();
         let mut first = Beginning::default();
         let came = poll_fn(|cx| {
             flow.alarm.register(cx.waker());
@@ -578,13 +586,19 @@ where
 async fn linger<S: AsyncRead + Unpin>(flow: &Flow, worker: &Worker, mut io: Watched<S>) {
     flow.enter(Phase::Closing);
     let mut left = LINGER_BYTES_MAX;
-    let mut waste = [0; 1024];
-    while let Ok(Ok(count)) = in_time(flow, worker, io.read(&mut waste)).await {
+    while let Ok(Ok(count)) = in_time(flow, worker, poll_fn(|cx| poll_waste(&mut io, cx))).await {
         left = left.saturating_sub(count);
         if count == 0 || left == 0 {
             return;
         }
     }
+}
+
+/// Reads what nobody wants. Its space is on the stack of this call alone.
+fn poll_waste<S: AsyncRead + Unpin>(io: &mut S, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    let mut space = [0; 1024];
+    let mut space = ReadBuf::new(&mut space);
+    Pin::new(io).poll_read(cx, &mut space).map_ok(|()| space.filled().len())
 }
 
 /// Why a handshake failed, as one of a few words.

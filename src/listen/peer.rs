@@ -16,6 +16,7 @@ use super::flow::Flow;
 use super::paced::{OpenBody, Paced};
 use super::settings::Settings;
 use super::ticker::{NEVER, Tick, Ticker};
+use super::trim::Trim;
 use crate::clock::Clock;
 
 /// The other end of one connection. Shared by all its requests.
@@ -120,6 +121,8 @@ impl Peer {
 pub(super) struct Worker {
     /// The worker's timers.
     pub(super) ticker: Rc<Ticker>,
+    /// What gives back memory that is free.
+    pub(super) trim: Trim,
     /// Tunnels and other work that outlives its request.
     pub(super) tasks: RefCell<JoinSet<()>>,
     /// How many streams of HTTP/2 are running.
@@ -136,6 +139,7 @@ impl Worker {
     pub(super) fn new(ticker: Rc<Ticker>) -> Rc<Self> {
         Rc::new(Self {
             ticker,
+            trim: Trim::default(),
             tasks: RefCell::default(),
             streams: Cell::new(0),
             stopping: Cell::new(false),

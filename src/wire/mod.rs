@@ -14,7 +14,7 @@ mod request_id;
 mod trace;
 
 pub use body::{BrokenOff, Inbound, InboundFault, Transfer};
-pub use client::{Network, client_address};
+pub use client::{ClientPrefix, Network, client_address};
 pub use failures::{FailureLimit, Failures};
 pub use fields::{
     ForbiddenNomination, Upstreamward, is_decided_here, is_same_field, remove_spellings, strip_request_fields,

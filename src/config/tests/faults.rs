@@ -88,7 +88,7 @@ fn each_fault_has_its_line() {
         (
             2,
             r#"colour = "red""#,
-            "keyward.toml:3: gateway.colour: unknown key; known here: listen, listen_cleartext, workers, cleartext, access_log, denied_status, reveal_reason, trusted_proxies, proxy_protocol, realm, token_prefix, issuer, jwks, credential, expiry_notice, deny_file, requests_max, connections_max, encoded_slashes, path_parameters, encoded_percent, non_ascii, empty_segments, failure_limit, tls, timeouts, limits",
+            "keyward.toml:3: gateway.colour: unknown key; known here: listen, listen_cleartext, workers, cleartext, access_log, denied_status, reveal_reason, trusted_proxies, proxy_protocol, realm, token_prefix, issuer, jwks, credential, expiry_notice, deny_file, requests_max, connections_max, connections_per_client, encoded_slashes, path_parameters, encoded_percent, non_ascii, empty_segments, failure_limit, tls, timeouts, limits",
         ),
         (
             2,
