@@ -127,6 +127,9 @@ pub(super) struct Asked {
     /// Whether to hold it against what is committed first, so that what would be refused never
     /// waits for the store's one writer nor makes others wait.
     pub(super) first: First,
+    /// What it does to the subject, where that makes the store read much: whoever may not is refused by
+    /// its own row before.
+    pub(super) glance: Option<Operation>,
 }
 
 /// What comes first.
@@ -140,7 +143,7 @@ pub(super) enum First {
 
 impl Asked {
     pub(super) const fn of(operation: &'static str, subject: Option<Subject>, read: ReadRequest) -> Self {
-        Self { operation, subject, read, first: First::Look }
+        Self { operation, subject, read, first: First::Look, glance: None }
     }
 }
 
@@ -301,7 +304,9 @@ impl Manager {
             changed.webhook_secret = webhooks.as_ref().and_then(|webhooks| webhooks.secret_of(&changed.key));
             changed
         };
-        self.change(caller, Asked::of("update", Some(Subject::Key(id)), read), plan, finish).await
+        let glance = is_told.then_some(Operation::Update);
+        let asked = Asked { glance, ..Asked::of("update", Some(Subject::Key(id)), read) };
+        self.change(caller, asked, plan, finish).await
     }
 
     /// Replaces a key: mints its successor, and leaves the old key `grace` more, which may be zero,
@@ -424,7 +429,8 @@ impl Manager {
             done.settle_user(&mut user);
             UserSet { user, created, committed: done.committed }
         };
-        self.change(caller, Asked::of("set_user", Some(Subject::User(id)), read), plan, finish).await
+        let asked = Asked::of("set_user", Some(Subject::User(id)), read);
+        self.change(caller, Asked { glance: Some(Operation::WriteUsers), ..asked }, plan, finish).await
     }
 
     /// Deletes a user and revokes its keys, in one revision. Its id is never used again.
@@ -449,7 +455,8 @@ impl Manager {
             }
             UserDeleted { user, keys, committed: done.committed }
         };
-        self.change(caller, Asked { first: First::Change, ..asked }, plan, finish).await
+        let asked = Asked { first: First::Change, glance: Some(Operation::DeleteUser), ..asked };
+        self.change(caller, asked, plan, finish).await
     }
 
     /// Whose token this is. Counts as a use of its key.
@@ -690,7 +697,10 @@ impl Manager {
         finish: impl Fn(Done<T>) -> U + Send + 'static,
         kept: Option<Kept<U>>,
     ) -> Result<Answered<U>, ManageError> {
-        let Asked { operation, subject, mut read, first } = asked;
+        let Asked { operation, subject, mut read, first, glance } = asked;
+        if let Some((glance, subject)) = glance.zip(subject.as_ref()) {
+            self.glance(caller, operation, glance, subject).await?;
+        }
         read.keys.extend(caller.key());
         let came = Arc::new(Mutex::new(Came { done: None, now: Timestamp::EPOCH }));
         let mut decide = decision(caller.clone(), plan, finish, kept, Arc::clone(&came));
@@ -717,6 +727,30 @@ impl Manager {
         };
         let now = came.lock().now;
         Err(self.refused(caller, operation, subject, refused, now).await)
+    }
+
+    /// Refuses, by the caller's row and the subject's alone, whoever may not do this: so that nothing
+    /// more is read for it, and the store's one writer does not wait for that.
+    pub(super) async fn glance(
+        &self,
+        caller: &Caller,
+        operation: &'static str,
+        glance: Operation,
+        subject: &Subject,
+    ) -> Result<(), ManageError> {
+        if caller.key().is_none() {
+            return Ok(());
+        }
+        let mut read = ReadRequest::default();
+        match subject {
+            Subject::Key(id) => read.keys.push(*id),
+            Subject::User(id) => read.users.push(id.clone()),
+        }
+        let reading = self.asked(caller, read).await?;
+        match plan::glance(caller, glance, subject, &reading) {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.refused(caller, operation, Some(subject.clone()), error, reading.now).await),
+        }
     }
 
     /// Counts what was refused for the audit log.

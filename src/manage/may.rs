@@ -21,6 +21,7 @@ pub(super) enum Operation {
     Import,
     ReadKeys,
     WriteUsers,
+    DeleteUser,
     ReadUsers,
     ReadEvents,
     ReadGateways,
@@ -40,7 +41,7 @@ impl Operation {
             Self::Revoke => "keyward.keys.revoke",
             Self::Import => "keyward.keys.import",
             Self::ReadKeys => "keyward.keys.read",
-            Self::WriteUsers => "keyward.users.write",
+            Self::WriteUsers | Self::DeleteUser => "keyward.users.write",
             Self::ReadUsers => "keyward.users.read",
             Self::ReadEvents => "keyward.events.read",
             Self::ReadGateways => "keyward.gateways.read",
@@ -57,6 +58,7 @@ impl Operation {
             | Self::Revoke
             | Self::ReadKeys
             | Self::WriteUsers
+            | Self::DeleteUser
             | Self::ReadUsers
             | Self::ReadEvents
             | Self::ReadGateways

@@ -98,6 +98,30 @@ pub(super) fn seen<'a>(
     Ok((key, user))
 }
 
+/// What the caller's row and the subject's say alone, before everything is read that `operation` may
+/// touch.
+pub(super) fn glance(
+    caller: &Caller,
+    operation: Operation,
+    subject: &Subject,
+    reading: &Reading,
+) -> Result<(), ManageError> {
+    let acting = Acting::of(caller, reading)?;
+    let target = match subject {
+        Subject::Key(id) => {
+            let (key, user) = seen(*id, reading, acting)?;
+            Target::Key { key, user }
+        }
+        Subject::User(id) => match reading.user(id) {
+            Some(user) => Target::User(user),
+            None if operation == Operation::DeleteUser => return Err(ManageError::UserNotFound { id: id.clone() }),
+            // One that is not there has no keys to be read.
+            None => return Ok(()),
+        },
+    };
+    may(acting, operation, Some(target), target)
+}
+
 pub(super) fn update(
     caller: &Caller,
     id: KeyId,
@@ -507,7 +531,7 @@ pub(super) fn delete_user(
     let acting = Acting::of(caller, reading)?;
     let before = reading.user(id).ok_or_else(|| ManageError::UserNotFound { id: id.clone() })?;
     let after = User { deleted: true, ..before.clone() };
-    may(acting, Operation::WriteUsers, Some(Target::User(before)), Target::User(&after))?;
+    may(acting, Operation::DeleteUser, Some(Target::User(before)), Target::User(&after))?;
     // Deleted by a gateway, which an accepted backup takes back: from here on by this caller.
     let is_a_gateways = reading.ended_by_gateways.contains(&Subject::User(id.clone()));
     let again = || is_a_gateways.then(|| told::user_written_again(EventKind::UserDeleted, after.clone()));

@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 
 use super::manager::{Asked, Done, First, Kept};
+use super::may::Operation;
 use super::plan::{self, Below, Ended};
 use super::{Answered, Caller, ManageError, Manager, Once, RevokeScope, Revoked};
 use crate::key::{KeyId, Subject};
@@ -12,6 +13,8 @@ use crate::store::{ReadRequest, Reading};
 /// How many keys one mutation revokes of what a key minted. Of more the key itself is revoked first, and
 /// then these many at a time, so that nothing else waits until all of them are.
 pub const REVOKED_AT_ONCE_MAX: usize = 1000;
+/// How the audit log names it.
+const REVOKE: &str = "revoke";
 /// How often it is looked whether one of them has minted more meanwhile.
 const PASSES_MAX: usize = 10;
 
@@ -23,6 +26,9 @@ impl Manager {
     /// When the key is not there, the caller may not, or the store fails. Of very many keys some may then
     /// be revoked.
     pub async fn revoke_key(&self, caller: &Caller, id: KeyId, scope: RevokeScope) -> Result<Revoked, ManageError> {
+        if scope == RevokeScope::Descendants {
+            self.glance(caller, REVOKE, Operation::Revoke, &Subject::Key(id)).await?;
+        }
         if scope == RevokeScope::Descendants && self.is_prolific(id).await {
             let (mut all, last) = self.revoke_with_many(caller, id).await?;
             if !last.is_empty() {
@@ -56,6 +62,9 @@ impl Manager {
         // What was done before is not done again.
         let known = self.store.read(ReadRequest { once: Some(once.key), ..ReadRequest::default() }).await?.once;
         let is_new = known.is_none();
+        if is_new {
+            self.glance(caller, REVOKE, Operation::Revoke, &Subject::Key(id)).await?;
+        }
         let before = if is_new && scope == RevokeScope::Descendants && self.is_prolific(id).await {
             Some(self.revoke_with_many(caller, id).await?)
         } else {
@@ -87,12 +96,12 @@ impl Manager {
         self.change_once(caller, asked, plan, finish, kept).await
     }
 
-    /// Whether the key minted more than one mutation revokes. Where that cannot be found out, the
-    /// mutation says why.
+    /// Whether the key minted more than one mutation revokes, revoked ones included, for they would be
+    /// read too. Where that cannot be found out, the mutation says why.
     async fn is_prolific(&self, id: KeyId) -> bool {
-        let read = ReadRequest { descendants_of: Some(id), ..ReadRequest::default() };
-        let unrevoked = |reading: Reading| reading.keys.iter().filter(|key| !key.states.revoked).count();
-        self.store.read(read).await.is_ok_and(|reading| unrevoked(reading) > REVOKED_AT_ONCE_MAX)
+        let descendants_max = REVOKED_AT_ONCE_MAX + 1;
+        let read = ReadRequest { descendants_of: Some(id), descendants_max, ..ReadRequest::default() };
+        self.store.read(read).await.is_ok_and(|reading| reading.keys.len() > REVOKED_AT_ONCE_MAX)
     }
 
     /// Revokes the key, and then all that it minted, some at a time: whoever minted goes before what it
@@ -170,14 +179,15 @@ fn revocation(caller: &Caller, id: KeyId, scope: RevokeScope) -> Asked {
         ended_by_gateways: !caller.is_gateway(),
         ..ReadRequest::default()
     };
-    Asked { first: First::Change, ..Asked::of("revoke", Some(Subject::Key(id)), read) }
+    let asked = Asked::of(REVOKE, Some(Subject::Key(id)), read);
+    Asked { first: First::Change, glance: Some(Operation::Revoke), ..asked }
 }
 
 /// The revocation of `some`, on account of the key `id`.
 fn revocation_of(caller: &Caller, id: KeyId, some: &[KeyId]) -> Asked {
     let ended_by_gateways = !caller.is_gateway();
     let read = ReadRequest { keys: some.to_vec(), ended_by_gateways, ..ReadRequest::default() };
-    Asked { first: First::Change, ..Asked::of("revoke", Some(Subject::Key(id)), read) }
+    Asked { first: First::Change, ..Asked::of(REVOKE, Some(Subject::Key(id)), read) }
 }
 
 fn revoked(done: Done<Ended>, related: Vec<KeyId>) -> Revoked {

@@ -125,6 +125,7 @@ impl Manager {
         let by = caller.clone();
         let read = ReadRequest { keys: vec![id], lineage_of: Some(id), ..ReadRequest::default() };
         let asked = Asked::of("rotate_webhook_secret", Some(Subject::Key(id)), read);
+        let asked = Asked { glance: Some(Operation::Update), ..asked };
         let plan = move |reading: &Reading| rotate_secret(&by, id, reading);
         let finish = move |done: Done<Key>| {
             let mut key = done.outcome.clone();

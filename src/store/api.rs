@@ -125,6 +125,8 @@ pub struct ReadRequest {
     pub lineage_newest: usize,
     /// All keys minted, directly or through others, by this key.
     pub descendants_of: Option<KeyId>,
+    /// No more than so many of those, each after the one that minted it; 0 for all.
+    pub descendants_max: usize,
     /// Keys that have one of these hashes.
     pub hashes: Vec<TokenHash>,
     /// What was answered to this request before, if it was.

@@ -37,10 +37,15 @@ pub(super) fn reading(connection: &Connection, request: &ReadRequest, now: Times
     }
     let with_usage: Vec<KeyId> = gathered.keys.iter().map(|key| key.id).collect();
     if let Some(id) = request.descendants_of {
+        let mut minted = format!(
+            "SELECT k.id FROM keys k WHERE k.minted_by = ?1 AND {REAL} \
+             UNION SELECT k.id FROM minted JOIN keys k ON k.minted_by = minted.id WHERE {REAL}"
+        );
+        // Within the recursion, which then goes no further.
+        limited(&mut minted, request.descendants_max);
         let sql = format!(
-            "WITH RECURSIVE minted (id) AS (SELECT id FROM keys WHERE minted_by = ?1 \
-             UNION SELECT keys.id FROM keys JOIN minted ON keys.minted_by = minted.id) \
-             SELECT {KEY_COLUMNS} FROM minted m JOIN keys k ON k.id = m.id WHERE {REAL} ORDER BY k.id"
+            "WITH RECURSIVE minted (id) AS ({minted}) \
+             SELECT {KEY_COLUMNS} FROM minted m JOIN keys k ON k.id = m.id ORDER BY k.id"
         );
         gathered.keys(connection, &sql, params![id.bits().to_be_bytes()])?;
     }
