@@ -13,6 +13,8 @@ use crate::store::{ReadRequest, Reading};
 /// How many keys one mutation revokes of what a key minted. Of more the key itself is revoked first, and
 /// then these many at a time, so that nothing else waits until all of them are.
 pub const REVOKED_AT_ONCE_MAX: usize = 1000;
+/// How many keys of a lineage, and how many of those that a key minted, are looked at for what else there is.
+const RELATED_READ_MAX: usize = 1000;
 /// How the audit log names it.
 const REVOKE: &str = "revoke";
 /// How often it is looked whether one of them has minted more meanwhile.
@@ -26,6 +28,19 @@ impl Manager {
     /// When the key is not there, the caller may not, or the store fails. Of very many keys some may then
     /// be revoked.
     pub async fn revoke_key(&self, caller: &Caller, id: KeyId, scope: RevokeScope) -> Result<Revoked, ManageError> {
+        let mut done = self.end_key(caller, id, scope).await?;
+        // An operator may have minted a great many keys: they are looked for when the revocation is
+        // in force, not before.
+        done.related = self.related(caller, id).await.unwrap_or_default();
+        Ok(done)
+    }
+
+    /// [`Manager::revoke_key`], for whoever does not ask what else there is: nothing is looked for
+    /// afterwards, and [`Revoked::related`] is empty.
+    ///
+    /// # Errors
+    /// As [`Manager::revoke_key`].
+    pub async fn end_key(&self, caller: &Caller, id: KeyId, scope: RevokeScope) -> Result<Revoked, ManageError> {
         if scope == RevokeScope::Descendants {
             self.glance(caller, REVOKE, Operation::Revoke, &Subject::Key(id)).await?;
         }
@@ -34,16 +49,11 @@ impl Manager {
             if !last.is_empty() {
                 self.revoke_some(caller, id, &last, &mut all).await?;
             }
-            all.related = self.related(caller, id).await.unwrap_or_default();
             return Ok(all);
         }
         let by = caller.clone();
         let plan = move |reading: &Reading| plan::revoke(&by, id, scope, reading);
-        let mut done = self.change(caller, revocation(caller, id, scope), plan, |done| revoked(done, vec![])).await?;
-        // An operator may have minted a great many keys: they are looked for when the revocation is
-        // in force, not before.
-        done.related = self.related(caller, id).await.unwrap_or_default();
-        Ok(done)
+        self.change(caller, revocation(caller, id, scope), plan, |done| revoked(done, vec![])).await
     }
 
     /// Revokes keys for good, once. `answer` makes the answer that is kept; it runs inside the
@@ -164,9 +174,14 @@ impl Manager {
     }
 
     async fn related(&self, caller: &Caller, id: KeyId) -> Result<Vec<KeyId>, ManageError> {
-        let keys = caller.key().into_iter().chain([id]).collect();
-        let (lineage_of, descendants_of) = (Some(id), Some(id));
-        let read = ReadRequest { keys, lineage_of, descendants_of, ..ReadRequest::default() };
+        let read = ReadRequest {
+            keys: caller.key().into_iter().chain([id]).collect(),
+            lineage_of: Some(id),
+            lineage_newest: RELATED_READ_MAX,
+            descendants_of: Some(id),
+            descendants_max: RELATED_READ_MAX,
+            ..ReadRequest::default()
+        };
         plan::related(caller, id, &self.store.read(read).await?)
     }
 }

@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::manage::revoke::REVOKED_AT_ONCE_MAX;
+use crate::store::slow::{SLOW, SlowStore};
 use crate::store::{Change, Changes, NewEvent, ReadRequest, Reading, Row};
 
 impl House {
@@ -64,6 +65,20 @@ async fn all_that_a_prolific_operator_minted_is_revoked_some_at_a_time() {
     assert_eq!(revisions.last(), Some(&done.committed.revision));
     let again = house.manager.revoke_key(&local(), minter.id, RevokeScope::Descendants).await.expect("it may");
     assert_eq!(again.keys.len(), 0);
+}
+
+#[tokio::test]
+async fn what_else_a_prolific_key_minted_is_told_in_part_and_a_revocation_alone_reads_none_of_it() {
+    let house = house();
+    let (minter, ids) = house.prolific().await;
+    let mut slow = house.manager.clone();
+    slow.store = Arc::new(SlowStore(Arc::clone(&house.store)));
+    let ended = tokio::time::timeout(SLOW / 2, slow.end_key(&local(), minter.id, RevokeScope::Key)).await;
+    let ended = ended.expect("nothing is waited for").expect("it may");
+    assert_eq!((ended.keys.len(), ended.related.len()), (1, 0));
+    let told = house.manager.revoke_key(&local(), minter.id, RevokeScope::Key).await.expect("it may");
+    assert_eq!((told.keys.len(), told.related.len()), (0, 1000));
+    assert!(told.related.iter().all(|id| ids.contains(id)));
 }
 
 #[tokio::test]
