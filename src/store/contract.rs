@@ -55,6 +55,7 @@ macro_rules! contract {
             a_page_goes_on_where_it_ended,
             what_a_user_makes_for_itself_is_counted,
             no_more_is_read_of_what_a_key_minted_than_was_asked_for,
+            the_newest_events_of_a_key_are_read,
         );
     };
     ($fixture:ident: $($name:ident,)*) => {
@@ -799,4 +800,17 @@ pub(super) async fn no_more_is_read_of_what_a_key_minted_than_was_asked_for(f: F
         let is_there = |id| id == key(1).id || keys.iter().any(|key| key.id == id);
         assert!(keys.iter().all(|key| key.minted_by.is_some_and(is_there)), "each with the one that minted it");
     }
+}
+
+pub(super) async fn the_newest_events_of_a_key_are_read(f: Fixture) {
+    for number in [1, 2, 1, 1] {
+        write(&f.store, vec![write_key(key(3)), write_key(key(number))]).await.expect("a commit");
+    }
+    let read = async |most| {
+        let request = ReadRequest { newest_events: Some((key(1).id, most)), ..ReadRequest::default() };
+        let events = f.store.read(request).await.expect("a reading").newest_events;
+        assert!(events.iter().all(|event| event.subject == Subject::Key(key(1).id)));
+        events.iter().map(|event| event.stamp.revision).collect::<Vec<_>>()
+    };
+    assert_eq!((read(2).await, read(9).await), (vec![4, 3], vec![4, 3, 1]));
 }

@@ -91,6 +91,14 @@ pub(super) async fn fill(
     if let Some(id) = request.disabled {
         reading.disabled = last_disabled(transaction, id).await?;
     }
+    if let Some((id, most)) = request.newest_events {
+        let sql = format!(
+            "SELECT {EVENT_COLUMNS} FROM keyward.events e WHERE e.key_id = $1 \
+             ORDER BY e.key_id DESC, e.revision DESC, e.ordinal DESC LIMIT $2"
+        );
+        let rows = transaction.query(&sql, &[(&id_of(id), Type::UUID), (&to_count(most), Type::INT8)]).await?;
+        reading.newest_events = rows.iter().map(event).collect::<Result<_, _>>()?;
+    }
     let mut users: HashSet<&str> = request.users.iter().map(UserId::as_str).collect();
     users.extend(gathered.keys.iter().filter_map(|key| key.user.as_ref()).map(UserId::as_str));
     if !users.is_empty() {

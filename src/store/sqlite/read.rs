@@ -78,6 +78,9 @@ pub(super) fn reading(connection: &Connection, request: &ReadRequest, now: Times
     if let Some(id) = request.disabled {
         reading.disabled = last_disabled(connection, id)?;
     }
+    if let Some((id, most)) = request.newest_events {
+        reading.newest_events = newest_events(connection, id, most)?;
+    }
     for id in &users {
         reading.users.extend(user(connection, &mut gathered.decoder, id)?);
     }
@@ -148,6 +151,20 @@ fn last_disabled(connection: &Connection, id: KeyId) -> Result<Option<Event>, Fa
     ))?;
     let mut rows = statement.query(params![id.bits().to_be_bytes(), EventKind::KeyDisabled.as_str()])?;
     rows.next()?.map(event).transpose()
+}
+
+/// The newest `most` events of a key, newest first.
+fn newest_events(connection: &Connection, id: KeyId, most: usize) -> Result<Vec<Event>, Fault> {
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT {EVENT_COLUMNS} FROM events e WHERE e.key_id = ?1 ORDER BY e.revision DESC, e.ordinal DESC LIMIT ?2"
+    ))?;
+    let most = i64::try_from(most).unwrap_or(i64::MAX);
+    let mut rows = statement.query(params![id.bits().to_be_bytes(), most])?;
+    let mut events = Vec::new();
+    while let Some(row) = rows.next()? {
+        events.push(event(row)?);
+    }
+    Ok(events)
 }
 
 /// Of the keys and users in `reading`: those that a gateway ended last.
