@@ -138,7 +138,10 @@ pub(super) fn update(
     if change.grants.is_some() || change.may_grant.is_some() || change.operates_on.is_some() {
         check::operator(&after, user)?;
     }
-    may(acting, Operation::Update, Some(Target::Key { key: before, user }), Target::Key { key: &after, user })?;
+    // Whoever sets a URL is told the secret.
+    let is_told = matches!(change.rotation_webhook_url, Some(Some(_)));
+    let operation = if is_told { Operation::TellWebhookSecret } else { Operation::Update };
+    may(acting, operation, Some(Target::Key { key: before, user }), Target::Key { key: &after, user })?;
     if before.states.revoked {
         return Err(ManageError::KeyRevoked { id });
     }

@@ -41,8 +41,8 @@ impl Webhooks {
 pub struct WebhookSecretRotated {
     /// The key that was named.
     pub key: Key,
-    /// The new secret, `whsec_…`. It can be derived again, and is shown to nobody who may not change
-    /// the key.
+    /// The new secret, `whsec_…`. It can be derived again, and is shown to nobody who may not mint such
+    /// a key.
     pub secret: Secret,
     /// Until when the one before it signs too.
     pub old_until: Timestamp,
@@ -172,7 +172,8 @@ fn rotate_secret(caller: &Caller, id: KeyId, reading: &Reading) -> Result<Plan<K
         after
     };
     let after = changed(before);
-    may(acting, Operation::Update, Some(Target::Key { key: before, user }), Target::Key { key: &after, user })?;
+    let (target, changed_target) = (Target::Key { key: before, user }, Target::Key { key: &after, user });
+    may(acting, Operation::TellWebhookSecret, Some(target), changed_target)?;
     if before.states.revoked {
         return Err(ManageError::KeyRevoked { id });
     }

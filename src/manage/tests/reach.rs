@@ -243,3 +243,35 @@ async fn a_webhook_secret_is_changed_within_what_the_caller_sees() {
     assert_eq!(answers[0], answers[1]);
     assert_eq!((version(first.id).await, version(second.id).await), (2, 3));
 }
+
+#[tokio::test]
+async fn a_webhook_secret_is_told_to_nobody_who_may_not_grant_the_key() {
+    let house = house();
+    let url = |path: &str| Some(format!("https://hooks.example.com/{path}"));
+    let strong = house.create(NewKey { rotation_webhook_url: url("x"), ..plain(&["a", "b"]) }).await.key.id;
+    let permissions = &["keyward.keys.update", "keyward.keys.read"][..];
+    let none = by_key(house.create(operator(permissions, &[])).await.key.id);
+    let some = by_key(house.create(operator(permissions, &["a"])).await.key.id);
+    let enough = by_key(house.create(operator(permissions, &["a", "b"])).await.key.id);
+    let to = |url| KeyChange { rotation_webhook_url: Some(url), ..KeyChange::default() };
+    for by in [&none, &some] {
+        for path in ["x", "y"] {
+            assert_eq!(code(house.manager.update_key(by, strong, to(url(path))).await), "may_not_grant");
+        }
+        assert_eq!(code(house.manager.rotate_webhook_secret(by, strong).await), "may_not_grant");
+        let once = Once::new(by, "POST", "/secret", b"an idempotency key", b"").expect("a good key");
+        let answer = |_: &WebhookSecretRotated| Vec::new();
+        let refused = house.manager.rotate_webhook_secret_once(by, strong, once, answer).await;
+        assert_eq!(code(refused), "may_not_grant");
+        let named = KeyChange { name: Some("renamed".to_owned()), ..KeyChange::default() };
+        let changed = house.manager.update_key(by, strong, named).await.expect("it may");
+        assert!(changed.webhook_secret.is_none());
+    }
+    let changed = house.manager.update_key(&enough, strong, to(url("y"))).await.expect("it may");
+    assert!(changed.webhook_secret.is_some());
+    assert_eq!(code(house.manager.rotate_webhook_secret(&enough, strong).await), "done");
+    // Whoever may change it may take its webhook off, and is told nothing by it.
+    let off = house.manager.update_key(&none, strong, to(None)).await.expect("it may");
+    assert!(off.webhook_secret.is_none() && off.key.rotation.webhook_url.is_none());
+    assert_eq!(code(house.manager.update_key(&none, strong, to(url("z"))).await), "may_not_grant");
+}
