@@ -44,6 +44,7 @@ pub struct Manager {
     pub(super) store: SharedStore,
     minter: Minter,
     keys_per_user_max: usize,
+    usage_settled: Duration,
     counted: Arc<Counted>,
     pub(super) fleet: Arc<Glances>,
     pub(super) webhooks: Option<Webhooks>,
@@ -182,6 +183,7 @@ impl Manager {
             store,
             minter,
             keys_per_user_max: KEYS_PER_USER_MAX,
+            usage_settled: plan::USAGE_SETTLED,
             counted: Arc::default(),
             fleet: Arc::default(),
             webhooks: None,
@@ -202,9 +204,17 @@ impl Manager {
         self
     }
 
+    /// This manager, where gateways write down so often which keys were used.
+    #[must_use]
+    pub fn with_usage_flush(mut self, every: Duration) -> Self {
+        self.usage_settled = plan::USAGE_SETTLED.max(every.saturating_add(plan::USAGE_WRITTEN_WITHIN));
+        self
+    }
+
     /// This manager and all its clones, told of usage that the store does not know yet by
     /// `gateways`. Without it a rotation is not repeated within the first
-    /// [`USAGE_SETTLED`](super::USAGE_SETTLED), in which its successor may be in use unseen.
+    /// [`USAGE_SETTLED`](super::USAGE_SETTLED), or longer where gateways write usage down seldom, in which
+    /// its successor may be in use unseen.
     #[must_use]
     pub fn with_live_usage(self, gateways: Arc<dyn LiveUsage>) -> Self {
         let _told_already = self.counted.gateways.set(gateways);
@@ -348,10 +358,14 @@ impl Manager {
         grace: Duration,
     ) -> (Asked, impl FnMut(&Reading) -> Result<Plan<plan::Replaced>, ManageError> + Send + use<>) {
         let (by, minter, counted) = (caller.clone(), self.minter(), Arc::clone(&self.counted));
+        let settled = self.usage_settled;
         // Of a long lineage all that matters is how often it was rotated lately, and what came last.
         let lineage_newest = plan::LINEAGE_READ;
         let read = ReadRequest { keys: vec![id], lineage_of: Some(id), lineage_newest, ..ReadRequest::default() };
-        let plan = move |reading: &Reading| plan::rotate(&by, id, grace, &minter, &|key| counted.seen(key), reading);
+        let plan = move |reading: &Reading| {
+            let seen = |key: &Key| counted.seen(key);
+            plan::rotate(&by, id, grace, &minter, plan::Usage { seen: &seen, settled }, reading)
+        };
         (Asked::of("rotate", Some(Subject::Key(id)), read), plan)
     }
 

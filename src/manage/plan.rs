@@ -17,9 +17,11 @@ use crate::key::{
 use crate::secret;
 use crate::store::{Change, Reading};
 
-/// How long after a rotation it is known to the store whether the successor is in use: longer than
-/// any gateway waits before it writes usage down.
+/// How long after a rotation it is known to the store whether the successor is in use, at least: longer
+/// than a gateway usually waits before it writes usage down.
 pub const USAGE_SETTLED: Duration = Duration::from_secs(30);
+/// How much longer than gateways wait before they write usage down.
+pub(super) const USAGE_WRITTEN_WITHIN: Duration = Duration::from_secs(20);
 /// How often a key, with all that it replaced, rotates itself within a [`DAY`].
 const OWN_ROTATIONS_MAX: usize = 48;
 /// How many keys of a lineage its rotation looks at: the newest.
@@ -225,12 +227,20 @@ pub(super) struct Replaced {
     pub(super) token: Token,
 }
 
+/// What is known of the use of keys beyond what the store says.
+#[derive(Clone, Copy)]
+pub(super) struct Usage<'a> {
+    pub(super) seen: &'a dyn Fn(&Key) -> Seen,
+    /// How long after a key was made the store knows whether it was used.
+    pub(super) settled: Duration,
+}
+
 pub(super) fn rotate(
     caller: &Caller,
     id: KeyId,
     grace: Duration,
     minter: &Minter,
-    seen_in_use: &dyn Fn(&Key) -> Seen,
+    usage: Usage<'_>,
     reading: &Reading,
 ) -> Result<Plan<Replaced>, ManageError> {
     let now = reading.now;
@@ -264,7 +274,7 @@ pub(super) fn rotate(
     }
     let unused = match old.replaced_by {
         None => None,
-        Some(successor) => Some(never_used(caller, old, successor, seen_in_use, reading)?),
+        Some(successor) => Some(never_used(caller, old, successor, usage, reading)?),
     };
     let token = minter.mint(&mut new)?;
 
@@ -332,7 +342,7 @@ fn never_used<'a>(
     caller: &Caller,
     old: &Key,
     successor: KeyId,
-    seen_in_use: &dyn Fn(&Key) -> Seen,
+    usage: Usage<'_>,
     reading: &'a Reading,
 ) -> Result<&'a Key, ManageError> {
     let refused = ManageError::AlreadyRotated { id: old.id, successor };
@@ -342,10 +352,10 @@ fn never_used<'a>(
         return Err(refused);
     }
     let since = reading.now.since(next.created_at);
-    match seen_in_use(next) {
+    match (usage.seen)(next) {
         Seen::Used => Err(refused),
-        Seen::Unknown if since < USAGE_SETTLED => {
-            Err(ManageError::RotationUnsettled { id: old.id, successor, since, settled: USAGE_SETTLED })
+        Seen::Unknown if since < usage.settled => {
+            Err(ManageError::RotationUnsettled { id: old.id, successor, since, settled: usage.settled })
         }
         Seen::Unused | Seen::Unknown => Ok(next),
     }
