@@ -102,6 +102,8 @@ codes! {
     TooManyKeys = "too_many_keys", 409, "The user has as many keys as it may have";
     /// A user makes keys for itself again and again.
     MadeTooOften = "made_too_often", 409, "The user has made keys too often";
+    /// A user changes a key of its own again and again.
+    ChangedTooOften = "changed_too_often", 409, "The user has changed the key too often";
     /// A key rotates itself again and again.
     RotatedTooOften = "rotated_too_often", 409, "The key has rotated itself too often";
     /// A user's id that was used and is gone.
@@ -300,6 +302,7 @@ impl From<ManageError> for Refusal {
             ManageError::NotOneself { .. } => Self::new(Code::NotOneself, said),
             ManageError::TooManyKeys { .. } => Self::new(Code::TooManyKeys, said),
             ManageError::MadeTooOften { .. } => Self::new(Code::MadeTooOften, said),
+            ManageError::ChangedTooOften { .. } => Self::new(Code::ChangedTooOften, said),
             ManageError::RotatedTooOften { .. } => Self::new(Code::RotatedTooOften, said),
             ManageError::BadIdempotencyKey => {
                 Self { field: Some("idempotency-key".to_owned()), ..Self::new(Code::BadIdempotencyKey, said) }

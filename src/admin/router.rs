@@ -53,7 +53,7 @@ pub(super) fn endpoints(surface: Surface) -> Vec<Endpoint> {
             .answers::<user_keys::UserKeys<'_>>(200, "The keys.").refuses(&[Code::NotOneself, Code::NoRoute]),
         patch("/api/data/api-keys/{id}", user_keys::update).named("updateUserKey", USER_KEYS, "Changes a key of the caller's user")
             .takes::<user_keys::Changes>().answers::<user_keys::UserKey<'_>>(200, "The key as it is now.")
-            .refuses(&[Code::NotOneself, Code::NoRoute, Code::NotFound]),
+            .refuses(&[Code::NotOneself, Code::NoRoute, Code::NotFound, Code::ChangedTooOften]),
         delete("/api/data/api-keys/{id}", user_keys::delete).named("deleteUserKey", USER_KEYS, "Revokes a key of the caller's user for good")
             .answers::<user_keys::UserKey<'_>>(200, "The key, revoked.").refuses(&[Code::NotOneself, Code::NoRoute, Code::NotFound]),
     ];

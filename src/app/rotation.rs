@@ -34,6 +34,7 @@ fn webhook_secrets(secrets: &MasterSecrets, store: StoreId, now: Timestamp) -> W
 /// When the master secret cannot be read.
 pub fn manager(config: &Config, store: &SharedStore, now: Timestamp) -> Result<Manager, AppError> {
     let manager = Manager::new(Arc::clone(store), config.proxy.token_prefix.clone());
+    let manager = manager.with_usage_flush(config.sync.usage_flush);
     if config.rotation.public_url.is_none() {
         return Ok(manager);
     }

@@ -40,6 +40,7 @@ use crate::proxy::{Gateway, Metrics as ProxyMetrics, Shared};
 use crate::ready::Readiness;
 use crate::report::Chain;
 use crate::rotation::RotationMetrics;
+use crate::store;
 use crate::sync::{self, Sync, SyncMetrics};
 use crate::table::Table;
 use crate::telemetry::{DroppedLines, ProcessMetrics, start_log};
@@ -214,8 +215,12 @@ impl Running {
         let table = Arc::new(Table::new());
         let manager = rotation::manager(&config, &followed.store, shared_clock.now())?
             .with_keys_per_user_max(config.management.keys_per_user_max)
-            .with_live_usage(Arc::new(InTable(Arc::clone(&table))))
             .with_jwt(jwt);
+        let manager = match &config.store {
+            store::Settings::Sqlite { .. } => manager.with_live_usage(Arc::new(InTable(Arc::clone(&table)))),
+            // Others use it too, and what they have counted is not known here.
+            store::Settings::Postgres(_) => manager,
+        };
         let sync = Sync::start(sync::Parts {
             settings: config.sync.clone(),
             store: Arc::clone(&followed.store),

@@ -353,8 +353,8 @@ pub struct Rotated {
 pub struct Revoked {
     /// The keys that this call revoked: none of those that were so already.
     pub keys: Vec<Key>,
-    /// What the named key minted or was replaced by, and is not revoked. Read after the commit, and
-    /// empty where that read failed.
+    /// What the named key minted or was replaced by, and is not revoked: of a thousand of each at most.
+    /// Read after the commit, and empty where that read failed or nobody asked.
     pub related: Vec<KeyId>,
     /// How many keys the revocation would have reached that the caller may not manage.
     pub out_of_reach: usize,

@@ -127,6 +127,14 @@ pub enum ManageError {
         /// How many it may make.
         max: usize,
     },
+    /// A user changes one of its keys again and again.
+    #[error("the user of key {id} has changed it {max} times within a day; wait, or let an operator change it")]
+    ChangedTooOften {
+        /// Which key.
+        id: KeyId,
+        /// How often it may.
+        max: usize,
+    },
     /// A key rotates itself again and again.
     #[error("key {id} has rotated itself {max} times within a day; wait, or let an operator rotate it")]
     RotatedTooOften {
@@ -277,6 +285,7 @@ impl ManageError {
             Self::NotOneself { .. } => "not_oneself",
             Self::TooManyKeys { .. } => "too_many_keys",
             Self::MadeTooOften { .. } => "made_too_often",
+            Self::ChangedTooOften { .. } => "changed_too_often",
             Self::RotatedTooOften { .. } => "rotated_too_often",
             Self::BadIdempotencyKey => "bad_idempotency_key",
             Self::IdempotencyConflict => "idempotency_conflict",

@@ -258,7 +258,10 @@ impl World {
         Ok(match step {
             Step::Create(new) => plan::create(caller, new, minter, reading)?.changes,
             Step::Update(id, change) => plan::update(caller, *id, change, reading)?.changes,
-            Step::Rotate(id) => plan::rotate(caller, *id, grace, minter, &|_| Seen::Unused, reading)?.changes,
+            Step::Rotate(id) => {
+                let usage = plan::Usage { seen: &|_| Seen::Unused, settled: USAGE_SETTLED };
+                plan::rotate(caller, *id, grace, minter, usage, reading)?.changes
+            }
             Step::Revoke(id, scope) => plan::revoke(caller, *id, *scope, reading)?.changes,
             Step::Import(row) => {
                 let Plan { changes, .. } = import::import(

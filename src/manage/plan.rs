@@ -17,9 +17,11 @@ use crate::key::{
 use crate::secret;
 use crate::store::{Change, Reading};
 
-/// How long after a rotation it is known to the store whether the successor is in use: longer than
-/// any gateway waits before it writes usage down.
+/// How long after a rotation it is known to the store whether the successor is in use, at least: longer
+/// than a gateway usually waits before it writes usage down.
 pub const USAGE_SETTLED: Duration = Duration::from_secs(30);
+/// How much longer than gateways wait before they write usage down.
+pub(super) const USAGE_WRITTEN_WITHIN: Duration = Duration::from_secs(20);
 /// How often a key, with all that it replaced, rotates itself within a [`DAY`].
 const OWN_ROTATIONS_MAX: usize = 48;
 /// How many keys of a lineage its rotation looks at: the newest.
@@ -98,6 +100,30 @@ pub(super) fn seen<'a>(
     Ok((key, user))
 }
 
+/// What the caller's row and the subject's say alone, before everything is read that `operation` may
+/// touch.
+pub(super) fn glance(
+    caller: &Caller,
+    operation: Operation,
+    subject: &Subject,
+    reading: &Reading,
+) -> Result<(), ManageError> {
+    let acting = Acting::of(caller, reading)?;
+    let target = match subject {
+        Subject::Key(id) => {
+            let (key, user) = seen(*id, reading, acting)?;
+            Target::Key { key, user }
+        }
+        Subject::User(id) => match reading.user(id) {
+            Some(user) => Target::User(user),
+            None if operation == Operation::DeleteUser => return Err(ManageError::UserNotFound { id: id.clone() }),
+            // One that is not there has no keys to be read.
+            None => return Ok(()),
+        },
+    };
+    may(acting, operation, Some(target), target)
+}
+
 pub(super) fn update(
     caller: &Caller,
     id: KeyId,
@@ -114,7 +140,10 @@ pub(super) fn update(
     if change.grants.is_some() || change.may_grant.is_some() || change.operates_on.is_some() {
         check::operator(&after, user)?;
     }
-    may(acting, Operation::Update, Some(Target::Key { key: before, user }), Target::Key { key: &after, user })?;
+    // Whoever sets a URL is told the secret.
+    let is_told = matches!(change.rotation_webhook_url, Some(Some(_)));
+    let operation = if is_told { Operation::TellWebhookSecret } else { Operation::Update };
+    may(acting, operation, Some(Target::Key { key: before, user }), Target::Key { key: &after, user })?;
     if before.states.revoked {
         return Err(ManageError::KeyRevoked { id });
     }
@@ -198,12 +227,20 @@ pub(super) struct Replaced {
     pub(super) token: Token,
 }
 
+/// What is known of the use of keys beyond what the store says.
+#[derive(Clone, Copy)]
+pub(super) struct Usage<'a> {
+    pub(super) seen: &'a dyn Fn(&Key) -> Seen,
+    /// How long after a key was made the store knows whether it was used.
+    pub(super) settled: Duration,
+}
+
 pub(super) fn rotate(
     caller: &Caller,
     id: KeyId,
     grace: Duration,
     minter: &Minter,
-    seen_in_use: &dyn Fn(&Key) -> Seen,
+    usage: Usage<'_>,
     reading: &Reading,
 ) -> Result<Plan<Replaced>, ManageError> {
     let now = reading.now;
@@ -237,7 +274,7 @@ pub(super) fn rotate(
     }
     let unused = match old.replaced_by {
         None => None,
-        Some(successor) => Some(never_used(caller, old, successor, seen_in_use, reading)?),
+        Some(successor) => Some(never_used(caller, old, successor, usage, reading)?),
     };
     let token = minter.mint(&mut new)?;
 
@@ -305,7 +342,7 @@ fn never_used<'a>(
     caller: &Caller,
     old: &Key,
     successor: KeyId,
-    seen_in_use: &dyn Fn(&Key) -> Seen,
+    usage: Usage<'_>,
     reading: &'a Reading,
 ) -> Result<&'a Key, ManageError> {
     let refused = ManageError::AlreadyRotated { id: old.id, successor };
@@ -315,10 +352,10 @@ fn never_used<'a>(
         return Err(refused);
     }
     let since = reading.now.since(next.created_at);
-    match seen_in_use(next) {
+    match (usage.seen)(next) {
         Seen::Used => Err(refused),
-        Seen::Unknown if since < USAGE_SETTLED => {
-            Err(ManageError::RotationUnsettled { id: old.id, successor, since, settled: USAGE_SETTLED })
+        Seen::Unknown if since < usage.settled => {
+            Err(ManageError::RotationUnsettled { id: old.id, successor, since, settled: usage.settled })
         }
         Seen::Unused | Seen::Unknown => Ok(next),
     }
@@ -507,7 +544,7 @@ pub(super) fn delete_user(
     let acting = Acting::of(caller, reading)?;
     let before = reading.user(id).ok_or_else(|| ManageError::UserNotFound { id: id.clone() })?;
     let after = User { deleted: true, ..before.clone() };
-    may(acting, Operation::WriteUsers, Some(Target::User(before)), Target::User(&after))?;
+    may(acting, Operation::DeleteUser, Some(Target::User(before)), Target::User(&after))?;
     // Deleted by a gateway, which an accepted backup takes back: from here on by this caller.
     let is_a_gateways = reading.ended_by_gateways.contains(&Subject::User(id.clone()));
     let again = || is_a_gateways.then(|| told::user_written_again(EventKind::UserDeleted, after.clone()));

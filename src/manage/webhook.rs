@@ -41,8 +41,8 @@ impl Webhooks {
 pub struct WebhookSecretRotated {
     /// The key that was named.
     pub key: Key,
-    /// The new secret, `whsec_…`. It can be derived again, and is shown to nobody who may not change
-    /// the key.
+    /// The new secret, `whsec_…`. It can be derived again, and is shown to nobody who may not mint such
+    /// a key.
     pub secret: Secret,
     /// Until when the one before it signs too.
     pub old_until: Timestamp,
@@ -125,6 +125,7 @@ impl Manager {
         let by = caller.clone();
         let read = ReadRequest { keys: vec![id], lineage_of: Some(id), ..ReadRequest::default() };
         let asked = Asked::of("rotate_webhook_secret", Some(Subject::Key(id)), read);
+        let asked = Asked { glance: Some(Operation::Update), ..asked };
         let plan = move |reading: &Reading| rotate_secret(&by, id, reading);
         let finish = move |done: Done<Key>| {
             let mut key = done.outcome.clone();
@@ -171,7 +172,8 @@ fn rotate_secret(caller: &Caller, id: KeyId, reading: &Reading) -> Result<Plan<K
         after
     };
     let after = changed(before);
-    may(acting, Operation::Update, Some(Target::Key { key: before, user }), Target::Key { key: &after, user })?;
+    let (target, changed_target) = (Target::Key { key: before, user }, Target::Key { key: &after, user });
+    may(acting, Operation::TellWebhookSecret, Some(target), changed_target)?;
     if before.states.revoked {
         return Err(ManageError::KeyRevoked { id });
     }

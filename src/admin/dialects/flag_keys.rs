@@ -151,7 +151,7 @@ pub(in crate::admin) async fn update(
 pub(in crate::admin) async fn delete(call: Call, Named(id): Named, Query(wait): Query<Patience>) -> Answer {
     let (id, patience) = (key_id(&id)?, wait.span()?);
     call.about(&id);
-    let revoked = call.manager().revoke_key(&call.caller, id, RevokeScope::Key).await.map_err(refused)?;
+    let revoked = call.manager().end_key(&call.caller, id, RevokeScope::Key).await.map_err(refused)?;
     let view = call.manager().key(&call.caller, id).await.ok();
     let key = revoked.keys.first().or(view.as_ref().map(|view| &view.key));
     match key {

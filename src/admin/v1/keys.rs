@@ -427,7 +427,7 @@ pub(in crate::admin) async fn update(
 pub(in crate::admin) async fn delete(call: Call, Named(id): Named, Query(wait): Query<Patience>) -> Answer {
     let (id, patience) = (key_id(&id)?, wait.span()?);
     call.about(&id);
-    let revoked = call.manager().revoke_key(&call.caller, id, RevokeScope::Key).await?;
+    let revoked = call.manager().end_key(&call.caller, id, RevokeScope::Key).await?;
     call.gone(revoked.committed, patience).await
 }
 

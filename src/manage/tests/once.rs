@@ -313,3 +313,20 @@ async fn a_key_rotates_itself_only_so_often_within_a_day() {
     assert_eq!((rotations, refused), (47, "rotated_too_often"));
     assert_eq!(code(house.rotate(id, 5 * MINUTE).await), "done", "an operator may");
 }
+
+#[tokio::test]
+async fn where_usage_is_written_down_seldom_a_rotation_is_repeated_later() {
+    let house = house();
+    let id = house.create(plain(&["a"])).await.key.id;
+    let manager = house.manager.clone().with_usage_flush(60 * MINUTE);
+    manager.rotate_key(&local(), id, 90 * MINUTE).await.expect("a rotation");
+    house.clock.advance(60 * MINUTE);
+    assert_eq!(code(manager.rotate_key(&local(), id, MINUTE).await), "rotation_unsettled");
+    house.clock.advance(Duration::from_secs(20));
+    assert_eq!(code(manager.rotate_key(&local(), id, MINUTE).await), "done");
+    let often = house.manager.clone().with_usage_flush(Duration::from_secs(1));
+    let id = house.create(plain(&["a"])).await.key.id;
+    often.rotate_key(&local(), id, 60 * MINUTE).await.expect("a rotation");
+    house.clock.advance(USAGE_SETTLED - Duration::from_nanos(1));
+    assert_eq!(code(often.rotate_key(&local(), id, MINUTE).await), "rotation_unsettled");
+}

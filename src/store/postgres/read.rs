@@ -57,10 +57,14 @@ pub(super) async fn fill(
     }
     let with_usage: Vec<Uuid> = gathered.keys.iter().map(|key| id_of(key.id)).collect();
     if let Some(id) = request.descendants_of {
-        let condition = "k.id IN (WITH RECURSIVE minted (id) AS (SELECT id FROM keyward.keys WHERE minted_by = $1 \
-             UNION SELECT o.id FROM keyward.keys o JOIN minted ON o.minted_by = minted.id) SELECT id FROM minted) \
-             ORDER BY k.id";
-        gathered.keys(condition, &[(&id_of(id), Type::UUID)]).await?;
+        // A recursion goes no further than its rows are asked for.
+        let condition = format!(
+            "k.id IN (WITH RECURSIVE minted (id) AS (SELECT k.id FROM keyward.keys k WHERE k.minted_by = $1 AND {REAL} \
+             UNION SELECT k.id FROM keyward.keys k JOIN minted ON k.minted_by = minted.id WHERE {REAL}) \
+             SELECT id FROM minted LIMIT $2) ORDER BY k.id"
+        );
+        let most = limit(request.descendants_max);
+        gathered.keys(&condition, &[(&id_of(id), Type::UUID), (&most, Type::INT8)]).await?;
     }
     if let Some(user) = &request.keys_of_user {
         let condition = "k.user_id = $1 AND NOT k.revoked ORDER BY k.id";
@@ -86,6 +90,14 @@ pub(super) async fn fill(
     }
     if let Some(id) = request.disabled {
         reading.disabled = last_disabled(transaction, id).await?;
+    }
+    if let Some((id, most)) = request.newest_events {
+        let sql = format!(
+            "SELECT {EVENT_COLUMNS} FROM keyward.events e WHERE e.key_id = $1 \
+             ORDER BY e.key_id DESC, e.revision DESC, e.ordinal DESC LIMIT $2"
+        );
+        let rows = transaction.query(&sql, &[(&id_of(id), Type::UUID), (&to_count(most), Type::INT8)]).await?;
+        reading.newest_events = rows.iter().map(event).collect::<Result<_, _>>()?;
     }
     let mut users: HashSet<&str> = request.users.iter().map(UserId::as_str).collect();
     users.extend(gathered.keys.iter().filter_map(|key| key.user.as_ref()).map(UserId::as_str));

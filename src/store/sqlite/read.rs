@@ -37,10 +37,15 @@ pub(super) fn reading(connection: &Connection, request: &ReadRequest, now: Times
     }
     let with_usage: Vec<KeyId> = gathered.keys.iter().map(|key| key.id).collect();
     if let Some(id) = request.descendants_of {
+        let mut minted = format!(
+            "SELECT k.id FROM keys k WHERE k.minted_by = ?1 AND {REAL} \
+             UNION SELECT k.id FROM minted JOIN keys k ON k.minted_by = minted.id WHERE {REAL}"
+        );
+        // Within the recursion, which then goes no further.
+        limited(&mut minted, request.descendants_max);
         let sql = format!(
-            "WITH RECURSIVE minted (id) AS (SELECT id FROM keys WHERE minted_by = ?1 \
-             UNION SELECT keys.id FROM keys JOIN minted ON keys.minted_by = minted.id) \
-             SELECT {KEY_COLUMNS} FROM minted m JOIN keys k ON k.id = m.id WHERE {REAL} ORDER BY k.id"
+            "WITH RECURSIVE minted (id) AS ({minted}) \
+             SELECT {KEY_COLUMNS} FROM minted m JOIN keys k ON k.id = m.id ORDER BY k.id"
         );
         gathered.keys(connection, &sql, params![id.bits().to_be_bytes()])?;
     }
@@ -72,6 +77,9 @@ pub(super) fn reading(connection: &Connection, request: &ReadRequest, now: Times
     }
     if let Some(id) = request.disabled {
         reading.disabled = last_disabled(connection, id)?;
+    }
+    if let Some((id, most)) = request.newest_events {
+        reading.newest_events = newest_events(connection, id, most)?;
     }
     for id in &users {
         reading.users.extend(user(connection, &mut gathered.decoder, id)?);
@@ -143,6 +151,20 @@ fn last_disabled(connection: &Connection, id: KeyId) -> Result<Option<Event>, Fa
     ))?;
     let mut rows = statement.query(params![id.bits().to_be_bytes(), EventKind::KeyDisabled.as_str()])?;
     rows.next()?.map(event).transpose()
+}
+
+/// The newest `most` events of a key, newest first.
+fn newest_events(connection: &Connection, id: KeyId, most: usize) -> Result<Vec<Event>, Fault> {
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT {EVENT_COLUMNS} FROM events e WHERE e.key_id = ?1 ORDER BY e.revision DESC, e.ordinal DESC LIMIT ?2"
+    ))?;
+    let most = i64::try_from(most).unwrap_or(i64::MAX);
+    let mut rows = statement.query(params![id.bits().to_be_bytes(), most])?;
+    let mut events = Vec::new();
+    while let Some(row) = rows.next()? {
+        events.push(event(row)?);
+    }
+    Ok(events)
 }
 
 /// Of the keys and users in `reading`: those that a gateway ended last.
