@@ -53,7 +53,7 @@ test: tools
 # read; each can be set from outside.
 soak: export KEYWARD_TEST_UPGRADES ?= 50
 soak: export KEYWARD_TEST_RELOADS ?= 1000
-soak: export KEYWARD_MUTANTS ?= 100000
+soak: export KEYWARD_MUTANTS ?= 1000000
 soak: export KEYWARD_PATHS ?= 1000000
 soak: export KEYWARD_H2LOAD ?= 50000
 soak: export KEYWARD_STALE_HAPROXY ?= 100000

@@ -20,7 +20,7 @@ const CLIENTS: usize = 4;
 const OPEN: usize = 96;
 /// The gateway closes what says no more. A mutant is sent in one piece, so none of these is short for one that is
 /// whole, however slow the machine.
-const TIMEOUTS: &str = "timeouts = { first_byte = '10s', head = '100ms', body_idle = '100ms', idle = '100ms' }";
+const TIMEOUTS: &str = "timeouts = { first_byte = '1s', head = '100ms', body_idle = '100ms', idle = '100ms' }";
 /// Pieces that mean something somewhere.
 const PIECES: &[&[u8]] = &[
     b"\r\n",
