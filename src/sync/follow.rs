@@ -50,6 +50,8 @@ pub(super) struct Follower {
     following: Option<StoreId>,
     /// What was found in the state folder may be served without the store.
     restored: bool,
+    /// It may not be, and nothing else is known yet: written down anew, it would pass for good at the next start.
+    refused_state: bool,
     owed: Owed,
     failures: u32,
     /// The monotonic instant of the last contact.
@@ -216,6 +218,7 @@ impl Follower {
             at: Cursor::default(),
             following: None,
             restored: false,
+            refused_state: false,
             owed: Owed::default(),
             failures: 0,
             contact: None,
@@ -238,6 +241,7 @@ impl Follower {
         self.at = restored.cursor;
         self.following = Some(restored.store);
         self.restored = restored.refusal.is_none();
+        self.refused_state = !self.restored;
         self.reload_wanted = !restored.is_one_history;
         self.reached = Some(restored.reached).filter(|reached| *reached != restored.cursor);
         // Nothing is known yet that could be lost.
@@ -272,6 +276,9 @@ impl Follower {
             Ok(()) => {
                 self.failures = 0;
                 self.reached = None;
+                if std::mem::take(&mut self.refused_state) {
+                    self.snapshots.lacking_since = Some(Instant::now());
+                }
                 self.contact = Some(self.clock.monotonic());
                 if self.table.contact_lost_at().is_some() {
                     tracing::info!(store = self.store.name(), "in contact with the store");
@@ -816,7 +823,7 @@ impl Follower {
     }
 
     pub(super) fn begin_snapshot(&mut self) {
-        if self.holding != Holding::Ours {
+        if self.holding != Holding::Ours || self.refused_state {
             self.snapshots.lacking_since = None;
             return;
         }

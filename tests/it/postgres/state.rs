@@ -115,7 +115,7 @@ fn a_damaged_snapshot_is_an_alarm_and_the_store_is_read() {
         fs::write(file, bytes).expect("a file");
     }
     let alarms = |gateway: &Gateway| {
-        gateway.until_logged(0, "the state folder cannot be started from");
+        gateway.until_logged(0, "its authentication code is wrong");
         counted(gateway, "keyward_divergence_alarms_total{kind=\"state\"}")
     };
 
@@ -126,6 +126,12 @@ fn a_damaged_snapshot_is_an_alarm_and_the_store_is_read() {
     assert_eq!((send().status, send().code().as_str()), (503, "not_ready"));
     assert_eq!((node.gateway.ops("/livez").status, node.gateway.ops("/readyz").status), (200, 503));
     assert_eq!(alarms(&node.gateway), 1);
+    // Nor by the next, whatever this one leaves behind.
+    node.gateway.terminate();
+    assert!(node.gateway.ended().success());
+    node.gateway = node.site.start_unready();
+    let send = || node.gateway.send(get("/any/x").bearer(&kept.token));
+    assert_eq!((send().status, send().code().as_str()), (503, "not_ready"));
     cluster.restart();
     until("the store", || send().status == 200);
     assert_eq!((status(&node.gateway, &revoked.token), node.gateway.ops("/readyz").status), (401, 200));
@@ -147,4 +153,46 @@ fn a_damaged_snapshot_is_an_alarm_and_the_store_is_read() {
     node.gateway = node.site.start();
     assert_eq!((status(&node.gateway, &kept.token), status(&node.gateway, &revoked.token)), (200, 401));
     assert_eq!(alarms(&node.gateway), 1);
+}
+
+#[test]
+fn older_state_that_was_put_back_is_served_by_no_start_without_the_store() {
+    let (upstream, mut cluster) = (Upstream::start(), Cluster::start(Care::Durable));
+    let mut nodes = Nodes::start(1, &upstream, &cluster, |config| config);
+    let (kept, revoked) = (nodes.known_key(), nodes.known_key());
+    let stop = |gateway: &mut Gateway| {
+        gateway.terminate();
+        assert!(gateway.ended().success());
+    };
+    let state = nodes.nodes[0].site.path("keyward.state");
+    let is_kept = |name: &str| name.starts_with("snapshot.") || name.starts_with("journal.");
+    let files = || {
+        let names = fs::read_dir(&state).expect("a folder").map(|entry| entry.expect("a file").file_name());
+        names.map(|name| name.into_string().expect("text")).filter(|name| is_kept(name)).collect::<Vec<_>>()
+    };
+    stop(&mut nodes.nodes[0].gateway);
+    let older: Vec<_> =
+        files().into_iter().map(|name| (name.clone(), fs::read(state.join(name)).expect("a file"))).collect();
+    nodes.nodes[0].gateway = nodes.nodes[0].site.start();
+    nodes.revoke(0, &revoked);
+    stop(&mut nodes.nodes[0].gateway);
+    for name in files() {
+        fs::remove_file(state.join(name)).expect("a file");
+    }
+    for (name, bytes) in &older {
+        fs::write(state.join(name), bytes).expect("a file");
+    }
+
+    cluster.kill();
+    let node = &mut nodes.nodes[0];
+    for _ in 0..2 {
+        node.gateway = node.site.start_unready();
+        node.gateway.until_logged(0, "it is older than the high-water file says");
+        let answer = node.gateway.send(get("/any/x").bearer(&revoked.token));
+        assert_eq!((answer.status, answer.code().as_str()), (503, "not_ready"));
+        stop(&mut node.gateway);
+    }
+    cluster.restart();
+    node.gateway = node.site.start();
+    assert_eq!((status(&node.gateway, &kept.token), status(&node.gateway, &revoked.token)), (200, 401));
 }
