@@ -75,7 +75,7 @@ pub(super) fn create(
         stamp: Stamp::default(),
     };
     check::key(&key)?;
-    check::operator(&key, user)?;
+    check::held(&key, user, check::Source::Request)?;
     may(acting, Operation::Create, None, Target::Key { key: &key, user })?;
     let token = minter.mint(&mut key)?;
     let changes = vec![told::new_key(EventKind::KeyCreated, key.clone(), None)];
@@ -110,7 +110,7 @@ pub(super) fn update(
     }
     check::key(&after)?;
     if change.grants.is_some() || change.may_grant.is_some() || change.operates_on.is_some() {
-        check::operator(&after, user)?;
+        check::held(&after, user, check::Source::Store)?;
     }
     may(acting, Operation::Update, Some(Target::Key { key: before, user }), Target::Key { key: &after, user })?;
     if before.states.revoked {
@@ -170,7 +170,7 @@ fn changed(before: &Key, change: &KeyChange, now: Timestamp) -> Result<Key, Mana
         };
         if before.format == Format::Jwt && is_later {
             let cause = "a key in JWT form cannot be made to live longer, for its end is in its token; rotate it";
-            return Err(check::invalid("expires_at", cause));
+            return Err(check::conflicting("expires_at", cause));
         }
         // Grace never outlives the key's own expiry.
         after.grace_expires_at = after.grace_expires_at.map(|end| end.min(after.expires_at.unwrap_or(end)));
@@ -444,7 +444,7 @@ pub(super) fn set_user(
     let now = reading.now;
     let blank = || User {
         id: change.id.clone(),
-        project: None,
+        project: acting.scope().ok().flatten().and_then(|scope| scope.project.clone()),
         flags: FlagSet::default(),
         active: true,
         deleted: false,
@@ -473,7 +473,7 @@ pub(super) fn set_user(
         && let Some(elsewhere) = reading.keys.iter().filter(owned).find(|key| key.project.as_ref() != Some(project))
     {
         let cause = format!("its key {} is not of project {project}; revoke that key first", elsewhere.id);
-        return Err(check::invalid("project_id", cause));
+        return Err(check::conflicting("project_id", cause));
     }
     let kind = if before.is_some() { EventKind::UserUpdated } else { EventKind::UserCreated };
     let changes = told::user(kind, before, after.clone()).into_iter().collect();
