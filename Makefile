@@ -40,7 +40,7 @@ SCENARIOS ?=
 PEERS ?=
 ENVOY ?= 1.40.0
 
-.PHONY: run test soak soak-postgres lint bench bench-micro bench-build bench-peers release profile fuzz ci tools
+.PHONY: run test soak soak-postgres lint lint-openapi bench bench-micro bench-build bench-peers release profile fuzz ci tools
 
 # A gateway to try things on, with everything it needs made in ./keyward-data.
 run:
@@ -80,6 +80,7 @@ soak: export KEYWARD_STALE_REQUESTS ?= 100000
 soak: export KEYWARD_SCHEMATHESIS ?= 200
 soak: tools
 	@if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --locked --profile soak $(SOAK); else cargo test --locked $(SOAK); fi
+	@if command -v npx >/dev/null; then $(MAKE) lint-openapi; else echo "no npx: the API's description was not linted" >&2; fi
 	@# In its usual length: what takes long is the same with every version.
 	@env $$(env | sed -n 's/^\(KEYWARD_SOAK_[A-Z_]*\)=.*/-u \1/p') $(MAKE) soak-postgres
 
@@ -110,6 +111,15 @@ lint:
 	cargo fmt --check
 	cargo clippy --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --locked
+
+# What linters of OpenAPI say of the management API's description: an error of theirs is one here. By npx, which
+# Debian has in the package npm. Redocly wants Node 20; with the 18 of Debian 12, Spectral does:
+# make lint-openapi OPENAPI_LINT='@stoplight/spectral-cli@6.16.3 lint -r tests/peers/spectral.yaml'
+OPENAPI_LINT ?= @redocly/cli@2.77.0 lint
+lint-openapi:
+	@command -v npx >/dev/null || { echo "needs npx: apt-get install npm" >&2; exit 1; }
+	cargo run --quiet --locked -- openapi > target/openapi.json
+	REDOCLY_TELEMETRY=off npx --yes $(OPENAPI_LINT) target/openapi.json
 
 # The gateway beside nginx, HAProxy, Envoy and Pingora: docs/PERFORMANCE.md. It wants a quiet machine of two
 # cores or more, and root or the like to have them to itself. RESUME=1 goes on with a run that was broken off,

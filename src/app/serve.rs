@@ -210,10 +210,11 @@ impl Running {
             issuer: config.gateway.issuer.clone(),
             mac_key: followed.derived.mac_key.clone(),
             signers: Arc::new(ArcSwap::new(followed.derived.signers)),
+            webhooks: followed.derived.webhooks,
         };
         let jwt: Arc<dyn MintJwt> = Arc::<ArcSwap<Signers>>::clone(&held.signers);
         let table = Arc::new(Table::new());
-        let manager = rotation::manager(&config, &followed.store, shared_clock.now())?
+        let manager = rotation::manager_with(&config, &followed.store, held.webhooks.clone())
             .with_keys_per_user_max(config.management.keys_per_user_max)
             .with_jwt(jwt);
         let manager = match &config.store {
@@ -331,7 +332,9 @@ impl Running {
             let listeners = listeners.into_iter().map(|listener| (listener, own.clone())).collect();
             tellers.workers.start("echo".to_owned(), listeners, Times::new(&telling, &silenced), || Ok(Echo))?;
         }
-        let rotating = Rotating::start(&config, &followed.store, Arc::clone(&shared_clock), metrics.rotation)?;
+        let webhooks = held.webhooks.clone();
+        let rotating =
+            Rotating::start(&config, &followed.store, webhooks, Arc::clone(&shared_clock), metrics.rotation)?;
         let following = Following::start(sync.runner, sync.loan)?;
         examine(config.store.clone(), Arc::clone(&metrics.sync))?;
         let reloader = Reloader {

@@ -20,6 +20,8 @@ pub const GRACE_MAX: Duration = Duration::from_secs(43_200 * 60);
 pub const GRACE_OF_SELF_MIN: Duration = Duration::from_secs(5 * 60);
 /// The most entries of a key's props.
 pub const PROPS_MAX: usize = 64;
+/// The most characters of a prop's name.
+pub const PROP_NAME_MAX: usize = 64;
 /// The most bytes of a key's props, names and values together.
 pub const PROPS_BYTES_MAX: usize = 4096;
 /// The longest rotation interval, in days.
@@ -92,7 +94,7 @@ pub enum Expiry {
 /// A key to mint.
 #[derive(Debug, Clone)]
 pub struct NewKey {
-    /// What people call it: 1 to 200 bytes, no control characters.
+    /// What people call it: 1 to 200 characters, no control characters.
     pub name: String,
     /// Its project; none only for operators of all projects.
     pub project: Option<ProjectId>,
@@ -244,7 +246,8 @@ pub struct UserChange {
 }
 
 /// What to change of a user, who is made if it is not there. None leaves a field as it is; a new
-/// user works, holds no flags and belongs to no project where nothing else is said.
+/// user works, holds no flags and belongs to the project that its maker manages, if that is one, where nothing
+/// else is said.
 #[derive(Debug, Clone)]
 pub struct UserPatch {
     /// Its id.

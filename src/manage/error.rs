@@ -19,6 +19,15 @@ pub enum ManageError {
         /// What is wrong with it, and what is expected.
         cause: String,
     },
+    /// A value is one that there could be, and not beside another, what is stored, what is configured or the
+    /// time.
+    #[error("{field}: {cause}")]
+    Conflicting {
+        /// Which field.
+        field: &'static str,
+        /// What it conflicts with, and the remedy.
+        cause: String,
+    },
     /// Tokens of this format are not minted by this program.
     #[error("format: {format:?} is not available; use \"opaque\"")]
     FormatNotAvailable {
@@ -270,6 +279,7 @@ impl ManageError {
     pub const fn as_code(&self) -> &'static str {
         match self {
             Self::Invalid { .. } => "invalid_field",
+            Self::Conflicting { .. } => "conflicting_field",
             Self::FormatNotAvailable { .. } => "format_not_available",
             Self::KeyNotFound { .. } => "not_found",
             Self::UserNotFound { .. } => "user_not_found",

@@ -311,7 +311,8 @@ impl Manager {
         let webhooks = self.webhooks.clone().filter(|_| is_told);
         let finish = move |done| {
             let mut changed = changed(done);
-            changed.webhook_secret = webhooks.as_ref().and_then(|webhooks| webhooks.secret_of(&changed.key));
+            let secret_of = |webhooks: &Webhooks| webhooks.secret_of(&changed.key, changed.committed.at);
+            changed.webhook_secret = webhooks.as_ref().and_then(secret_of);
             changed
         };
         let glance = is_told.then_some(Operation::Update);
@@ -841,7 +842,7 @@ pub(super) fn created(done: Done<plan::Minted>) -> Created {
 }
 
 fn with_secret(mut made: Created, webhooks: Option<&Webhooks>) -> Created {
-    made.webhook_secret = webhooks.and_then(|webhooks| webhooks.secret_of(&made.key));
+    made.webhook_secret = webhooks.and_then(|webhooks| webhooks.secret_of(&made.key, made.committed.at));
     made
 }
 

@@ -217,7 +217,7 @@ pub(super) fn create(
         stamp: Stamp::default(),
     };
     check::key(&key)?;
-    check::operator(&key, Some(own.user))?;
+    check::held(&key, Some(own.user), check::Source::Store)?;
     own.covers(&key)?;
     let token = minter.mint(&mut key)?;
     let mut change = told::new_key(EventKind::KeyCreated, key.clone(), None);

@@ -79,7 +79,7 @@ pub(super) fn create(
         stamp: Stamp::default(),
     };
     check::key(&key)?;
-    check::operator(&key, user)?;
+    check::held(&key, user, check::Source::Request)?;
     may(acting, Operation::Create, None, Target::Key { key: &key, user })?;
     let token = minter.mint(&mut key)?;
     let changes = vec![told::new_key(EventKind::KeyCreated, key.clone(), None)];
@@ -138,7 +138,7 @@ pub(super) fn update(
     }
     check::key(&after)?;
     if change.grants.is_some() || change.may_grant.is_some() || change.operates_on.is_some() {
-        check::operator(&after, user)?;
+        check::held(&after, user, check::Source::Store)?;
     }
     // Whoever sets a URL is told the secret.
     let is_told = matches!(change.rotation_webhook_url, Some(Some(_)));
@@ -201,7 +201,7 @@ fn changed(before: &Key, change: &KeyChange, now: Timestamp) -> Result<Key, Mana
         };
         if before.format == Format::Jwt && is_later {
             let cause = "a key in JWT form cannot be made to live longer, for its end is in its token; rotate it";
-            return Err(check::invalid("expires_at", cause));
+            return Err(check::conflicting("expires_at", cause));
         }
         // Grace never outlives the key's own expiry.
         after.grace_expires_at = after.grace_expires_at.map(|end| end.min(after.expires_at.unwrap_or(end)));
@@ -500,7 +500,7 @@ pub(super) fn set_user(
     let now = reading.now;
     let blank = || User {
         id: change.id.clone(),
-        project: None,
+        project: acting.scope().ok().flatten().and_then(|scope| scope.project.clone()),
         flags: FlagSet::default(),
         active: true,
         deleted: false,
@@ -529,7 +529,7 @@ pub(super) fn set_user(
         && let Some(elsewhere) = reading.keys.iter().filter(owned).find(|key| key.project.as_ref() != Some(project))
     {
         let cause = format!("its key {} is not of project {project}; revoke that key first", elsewhere.id);
-        return Err(check::invalid("project_id", cause));
+        return Err(check::conflicting("project_id", cause));
     }
     let kind = if before.is_some() { EventKind::UserUpdated } else { EventKind::UserCreated };
     let changes = told::user(kind, before, after.clone()).into_iter().collect();

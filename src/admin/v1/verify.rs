@@ -4,10 +4,11 @@ use std::fmt;
 
 use http::{Method, StatusCode};
 use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::admin::answer::{Answer, json};
-use crate::admin::input::{Flags, Json, Nothing, Query, given};
+use crate::admin::input::{Flags, Json, Nothing, Query, SingleFlags, given};
 use crate::admin::operator::Call;
 use crate::admin::problem::{Code, Refusal};
 use crate::clock::Timestamp;
@@ -52,8 +53,15 @@ pub(in crate::admin) struct ToVerify {
     route: Option<String>,
     /// Flags that it must all hold, in place of a route.
     #[serde(default, deserialize_with = "given")]
-    #[schema(value_type = Flags, required = false)]
+    #[schema(value_type = SingleFlags, required = false)]
     flags: Option<Flags>,
+}
+
+impl ToVerify {
+    /// How its fields go together.
+    pub(in crate::admin) fn rules() -> Vec<Value> {
+        vec![serde_json::json!({ "description": "A route or flags.", "not": { "required": ["route", "flags"] } })]
+    }
 }
 
 /// What would be decided.

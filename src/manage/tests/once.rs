@@ -259,9 +259,9 @@ async fn a_key_in_jwt_form_stays_in_it_and_lives_no_longer_than_its_token_says()
     assert_eq!(created.key.hash, created.token.hash());
     let until = |minutes| KeyChange { expires: Some(Expiry::In(minutes * MINUTE)), ..KeyChange::default() };
     let id = created.key.id;
-    assert_eq!(code(house.update(id, until(61)).await), "invalid_field");
+    assert_eq!(code(house.update(id, until(61)).await), "conflicting_field");
     let never = KeyChange { expires: Some(Expiry::Never), ..KeyChange::default() };
-    assert_eq!(code(house.update(id, never).await), "invalid_field");
+    assert_eq!(code(house.update(id, never).await), "conflicting_field");
     assert_eq!(code(house.update(id, until(30)).await), "done");
     let rotated = house.rotate(id, 5 * MINUTE).await.expect("a rotation");
     assert_eq!((rotated.new.format, rotated.new.hash), (Format::Jwt, rotated.token.hash()));

@@ -94,7 +94,12 @@ fn ways(query: &KeyQuery, now: Timestamp) -> Vec<Way> {
         Some(Status::Revoked) => add("keys_revoked", "k.revoked = 1", vec![], Order::Listed),
         Some(Status::Disabled) => add("keys_disabled", "k.disabled = 1", vec![], Order::Listed),
         Some(Status::UserDisabled) => {
-            add("keys_by_user", &format!("k.user_id IN (SELECT id FROM users WHERE {USERS_OFF})"), vec![], Order::Other)
+            add(
+                "keys_by_user",
+                &format!("k.user_id IN (SELECT id FROM users WHERE {USERS_OFF})"),
+                vec![],
+                Order::Other,
+            );
         }
         Some(Status::Expired) => add("keys_by_expiry", "k.expires_at <= ?", vec![time(now)], Order::Other),
         Some(Status::Grace) => add("keys_by_grace", "k.grace_expires_at > ?", vec![time(now)], Order::Other),
