@@ -246,7 +246,7 @@ impl Table {
     pub fn swap(&self, load: Load, drop_max_percent: u8) -> Result<Merged, LoadRefused> {
         let mut ahead = self.writing.lock();
         let merged = load.merge(drop_max_percent)?;
-        self.content.store(Arc::new(load.content));
+        self.content.store(load.content);
         *ahead = Ahead::default();
         self.generation.fetch_add(1, Ordering::AcqRel);
         self.changes.send_modify(|version| *version += 1);
@@ -257,7 +257,7 @@ impl Table {
     /// is known no more. Only where somebody has said that this is meant. Usage counters stay.
     pub fn replace(&self, load: Load) {
         let _turn = self.writing.lock();
-        self.content.store(Arc::new(load.content));
+        self.content.store(load.content);
         self.generation.fetch_add(1, Ordering::AcqRel);
         self.changes.send_modify(|version| *version += 1);
     }

@@ -1,8 +1,8 @@
 //! The whole protocol under faults that one machine cannot show: gateways that run the real
 //! follower, table, journal and snapshot against a database, disks and clocks that are simulated.
 //!
-//! A history is a list of steps, made from a number, and always goes the same way. After every step
-//! it is checked that a key revoked at what a gateway reports is refused by it; that no key is
+//! A history is a list of steps, made from a number, and always goes the same way: no thread, disk or clock
+//! of the machine has a part in it. After every step it is checked that a key revoked at what a gateway reports is refused by it; that no key is
 //! refused which is live there; that nothing reported goes back within one history; that what has
 //! ended stays refused whatever the database is replaced by; that a gateway with a snapshot serves
 //! without the database; and that unknown tokens are called unknown only where that is known. What
@@ -17,7 +17,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 
 use self::database::Deed;
-use self::world::{GATEWAYS, Planted, Reach, Step, World};
+use self::world::{Around, GATEWAYS, Planted, Reach, Step, World};
 
 fn deed() -> impl Strategy<Value = Deed> {
     let key = 0..database::KEYS;
@@ -70,12 +70,12 @@ fn history() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step(), 1..70)
 }
 
-async fn run(planted: Planted, history: &[Step]) -> Result<(), String> {
-    let mut world = World::new(planted);
+async fn run(planted: Planted, around: &Around, history: &[Step]) -> Result<(), String> {
+    let mut world = World::new(planted, around);
     for (at, step) in history.iter().enumerate() {
         world.step(*step).await.map_err(|wrong| format!("after step {at}: {wrong}"))?;
     }
-    Ok(())
+    world.check().map_err(|wrong| format!("in the end: {wrong}"))
 }
 
 /// Runs `cases` histories from a number of their own; the first that went wrong, cut down.
@@ -83,7 +83,8 @@ fn explore(planted: Planted, cases: u32, seed: u8) -> Result<(), TestError<Vec<S
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     let config = Config { cases, failure_persistence: None, max_shrink_iters: 2_000, ..Config::default() };
     let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &[seed; 32]));
-    runner.run(&history(), |history| runtime.block_on(run(planted, &history)).map_err(TestCaseError::fail))
+    let around = Around::new();
+    runner.run(&history(), |history| runtime.block_on(run(planted, &around, &history)).map_err(TestCaseError::fail))
 }
 
 /// How many histories: few at every test (each costs some milliseconds unoptimised), many where `KEYWARD_SOAK_SIMULATED` says so.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use data_encoding::HEXLOWER;
 
-use super::disk::{Disk, Folder};
+use super::disk::{Disk, Folder, Pace};
 use super::high_water::HighWater;
 use super::journal::{self, Entry, Journal};
 use super::presence::Presence;
@@ -200,6 +200,11 @@ impl StateDir {
     /// Names this gateway towards the store, as long as the folder exists.
     pub(crate) const fn gateway(&self) -> &GatewayId {
         &self.gateway
+    }
+
+    /// How what takes long here is done.
+    pub(crate) fn pace(&self) -> Pace {
+        self.disk.pace()
     }
 
     /// Says in the folder that this process runs.

@@ -17,6 +17,7 @@ mod snapshot;
 
 pub use dir::StateError;
 pub(super) use dir::{Limits, Restored, StateDir};
+pub(super) use disk::Pace;
 #[cfg(test)]
 pub(super) use disk::{Disk, DiskFile};
 pub(super) use presence::Presence;
