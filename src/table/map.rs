@@ -69,14 +69,14 @@ impl Shard {
     }
 
     /// The buckets in which a tag may be, in the order of the search.
-    fn from_home(&self, tag: u32) -> impl Iterator<Item = &Bucket> {
+    fn search(&self, tag: u32) -> impl Iterator<Item = &Bucket> {
         let (before, from) = self.buckets.split_at_checked(self.home(tag)).unwrap_or_default();
         from.iter().chain(before)
     }
 
     /// The number of the slot with this tag of which `is_it` is true.
     fn find(&self, tag: u32, is_it: impl Fn(u32) -> bool) -> Option<u32> {
-        for Bucket(places) in self.from_home(tag) {
+        for Bucket(places) in self.search(tag) {
             for place in places {
                 if *place == FREE {
                     return None;
