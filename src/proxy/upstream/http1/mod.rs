@@ -25,14 +25,14 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::Response;
 use http_body::{Body, Frame, SizeHint};
 
 pub use answer::{AnswerEnd, AnswerRead, read_answer};
 pub(super) use socket::{Socket, Tunnel};
 
 use super::connect::OnWorker;
-use super::link::{LinkState, Lost, Upload, Word};
+use super::link::{Asked, LinkState, Lost, Word};
 use wire::Wire;
 pub(crate) use wire::WireFault;
 
@@ -52,9 +52,9 @@ impl Http1Link {
         self.wire.borrow_mut().state()
     }
 
-    pub(super) async fn exchange(&mut self, mut request: Box<Request<Upload>>) -> Result<Response<Http1Body>, Lost> {
+    pub(super) async fn exchange(&mut self, mut request: Box<Asked>) -> Result<Response<Http1Body>, Lost> {
         self.wire.borrow_mut().begin(&request);
-        let answered = poll_fn(|cx| self.wire.borrow_mut().poll_exchange(cx, request.headers_mut())).await;
+        let answered = poll_fn(|cx| self.wire.borrow_mut().poll_exchange(cx, request.request.headers_mut())).await;
         match answered {
             Ok(response) => {
                 if self.wire.borrow().is_sending() {
@@ -105,6 +105,11 @@ impl Http1Body {
     /// The connection itself, behind a 101.
     pub(super) fn into_tunnel(self) -> io::Result<Tunnel> {
         self.present().and_then(|mut wire| wire.hand_over()).ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    /// All that is left of it, where all of it is here already.
+    pub(super) fn take_whole(&self) -> Option<Bytes> {
+        self.present()?.take_whole()
     }
 
     fn present(&self) -> Option<RefMut<'_, Wire>> {
