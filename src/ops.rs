@@ -17,7 +17,8 @@ use prometheus::Registry;
 use crate::clock::Clock;
 use crate::listen::{Handler, Peer};
 use crate::ready::{Readiness, Unready};
-use crate::table::{Freshness, OnStale, Table};
+use crate::sync::StalePolicy;
+use crate::table::{Freshness, Table};
 use crate::telemetry;
 
 /// Answers the ops listener's requests.
@@ -29,8 +30,8 @@ pub struct Ops {
     pub readiness: Arc<Readiness>,
     /// Whether requests can be decided.
     pub table: Arc<Table>,
-    /// What a stale table means: while it is served from, the gateway is ready.
-    pub on_stale: OnStale,
+    /// What a stale table means: while any route serves keys from it, the gateway is ready.
+    pub on_stale: Arc<dyn StalePolicy>,
     /// What tells the time.
     pub clock: Arc<dyn Clock>,
 }
@@ -66,10 +67,10 @@ impl Ops {
             Err(Unready::Draining) => return Some("draining: a stop was asked for"),
             Ok(()) => {}
         }
-        match (self.table.freshness(self.clock.now()), self.on_stale) {
-            (Freshness::Empty, _) => Some("no keys loaded yet"),
-            (Freshness::Stale, OnStale::Deny) => Some("keys are too stale to be served"),
-            (Freshness::Stale, OnStale::Serve) | (Freshness::Fresh, _) => None,
+        match self.table.freshness(self.clock.now()) {
+            Freshness::Empty => Some("no keys loaded yet"),
+            Freshness::Stale if self.on_stale.denies_all() => Some("keys are too stale to be served"),
+            Freshness::Stale | Freshness::Fresh => None,
         }
     }
 

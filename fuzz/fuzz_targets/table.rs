@@ -29,6 +29,7 @@ impl Model {
             }
             row.states.revoked |= known.states.revoked;
             row.states.superseded |= known.states.superseded;
+            row.grace_expires_at = earliest(row.grace_expires_at, known.grace_expires_at);
         }
         self.keys.insert(number, row);
     }
@@ -45,6 +46,11 @@ impl Model {
 
     /// What this becomes where `previous` was in use before it.
     fn after(mut self, previous: Self) -> Self {
+        for (number, old) in previous.keys.iter().filter(|(_, old)| !old.states.is_terminal()) {
+            if let Some(key) = self.keys.get_mut(number) {
+                key.grace_expires_at = earliest(key.grace_expires_at, old.grace_expires_at);
+            }
+        }
         for (number, old) in previous.keys.into_iter().filter(|(_, old)| old.states.is_terminal()) {
             let states = old.states;
             let key = self.keys.entry(number).or_insert(old);
@@ -56,6 +62,10 @@ impl Model {
         }
         self
     }
+}
+
+fn earliest(one: Option<Timestamp>, other: Option<Timestamp>) -> Option<Timestamp> {
+    one.into_iter().chain(other).min()
 }
 
 fn flags(bits: u8) -> FlagSet {

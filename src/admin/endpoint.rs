@@ -3,6 +3,8 @@
 
 use axum::handler::Handler;
 use axum::routing::{self, MethodRouter};
+use serde_json::Value;
+use utoipa::openapi::extensions::Extensions;
 use utoipa::openapi::path::{HttpMethod, Operation, OperationBuilder, ParameterBuilder, ParameterIn};
 use utoipa::openapi::request_body::RequestBodyBuilder;
 use utoipa::openapi::response::{Response, ResponseBuilder};
@@ -72,9 +74,9 @@ impl Endpoint {
     fn new(path: &'static str, method: HttpMethod, on: MethodRouter<Arc<Parts>>) -> Self {
         let mut operation = OperationBuilder::new();
         for name in path.split('/').filter_map(|segment| segment.strip_prefix('{')?.strip_suffix('}')) {
-            let text = ObjectBuilder::new().schema_type(Type::String).min_length(Some(1)).max_length(Some(128));
             let parameter = ParameterBuilder::new().name(name).parameter_in(ParameterIn::Path);
-            operation = operation.parameter(parameter.required(Required::True).schema(Some(text)));
+            let parameter = parameter.required(Required::True).schema(Some(in_path(path)));
+            operation = operation.parameter(parameter);
         }
         let refusals = vec![
             Code::InvalidRequest,
@@ -107,7 +109,7 @@ impl Endpoint {
             .schema_type(Type::String)
             .min_length(Some(IDEMPOTENCY_KEY_MIN))
             .max_length(Some(IDEMPOTENCY_KEY_MAX))
-            .pattern(Some("^[ -~]+$"));
+            .pattern(Some("^[!-~][ -~]*[!-~]$"));
         let what = "A secret of the caller's own for this request: whoever sends the same again gets the same answer, \
                     for 15 minutes where it holds a token.";
         let parameter = ParameterBuilder::new().name("Idempotency-Key").parameter_in(ParameterIn::Header);
@@ -152,6 +154,15 @@ impl Endpoint {
         let body = RequestBodyBuilder::new().content("application/json", content).required(Some(required)).build();
         self.operation = self.operation.request_body(Some(body));
         self.refuses(&[Code::InvalidJson, Code::RequestTimeout, Code::BodyTooLarge, Code::UnsupportedMediaType])
+    }
+
+    /// The body it takes is also held to these rules, which are JSON schemas: how fields go together is
+    /// nothing that their types say.
+    pub(super) fn where_all(mut self, rules: Vec<Value>) -> Self {
+        if let Some((_, RefOr::T(Schema::Object(body)))) = self.schemas.last_mut() {
+            body.extensions = Some(Extensions::from_iter([("allOf", Value::Array(rules))]));
+        }
+        self
     }
 
     /// It answers this.
@@ -242,6 +253,24 @@ impl Endpoint {
         }
         operation.build()
     }
+}
+
+/// What the name in a path may be.
+fn in_path(path: &str) -> ObjectBuilder {
+    let text = ObjectBuilder::new().schema_type(Type::String);
+    let family = |prefix: &str| path.starts_with(prefix);
+    let pattern = if family("/v1/users/") {
+        "^[A-Za-z0-9._:@+-]{1,128}$"
+    } else if family("/v1/gateways/") {
+        "^gw_[0-9a-f]{32}$"
+    } else if family("/v1/revisions/") {
+        return ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(0)).maximum(Some(i64::MAX));
+    } else if path.ends_with("/rotate") && !path.ends_with("/webhook-secret/rotate") {
+        "^(self|key_[0-9a-f]{32})$"
+    } else {
+        "^key_[0-9a-f]{32}$"
+    };
+    text.pattern(Some(pattern))
 }
 
 fn confirmed() -> utoipa::openapi::Header {

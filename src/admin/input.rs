@@ -12,7 +12,7 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::request::Parts as Head;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{DeserializeOwned, MapAccess, Visitor};
+use serde::de::{DeserializeOwned, MapAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, de};
 use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{AdditionalProperties, ArrayBuilder, ObjectBuilder, Schema, Type};
@@ -20,7 +20,7 @@ use utoipa::{IntoParams, PartialSchema, ToSchema};
 
 use super::problem::{Code, Refusal};
 use crate::key::{FLAGS_PER_KEY_MAX, FlagFault, FlagSet, Grant};
-use crate::manage::PROPS_MAX;
+use crate::manage::{PROP_NAME_MAX, PROPS_MAX};
 
 /// The largest body.
 pub(super) const BODY_BYTES_MAX: usize = 64 * 1024;
@@ -224,6 +224,37 @@ pub(super) fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer
     T::deserialize(deserializer).map(Some)
 }
 
+/// A whole number, however it is written: JSON knows no other numbers than fractions, and `2.0` is 2.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Whole(pub(super) u32);
+
+impl<'de> Deserialize<'de> for Whole {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Number;
+
+        impl Visitor<'_> for Number {
+            type Value = Whole;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "a whole number from 0 to {}", u32::MAX)
+            }
+
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Whole, E> {
+                let wrong = |_outside| E::invalid_value(Unexpected::Unsigned(number), &self);
+                u32::try_from(number).map(Whole).map_err(wrong)
+            }
+
+            fn visit_f64<E: de::Error>(self, number: f64) -> Result<Whole, E> {
+                let is_whole = number.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&number);
+                let read = is_whole.then(|| format!("{:.0}", number.abs()).parse().ok()).flatten();
+                read.map(Whole).ok_or_else(|| E::invalid_value(Unexpected::Float(number), &self))
+            }
+        }
+
+        deserializer.deserialize_u32(Number)
+    }
+}
+
 /// What is written as an object. A list of the same values in the same order would be read as one too.
 #[derive(Debug, Clone)]
 pub(super) struct Object<T>(pub(super) T);
@@ -265,18 +296,44 @@ impl<'de> Deserialize<'de> for Flags {
 
 impl PartialSchema for Flags {
     fn schema() -> RefOr<Schema> {
-        let flag = ObjectBuilder::new().schema_type(Type::String).max_length(Some(256)).pattern(Some(FLAG));
-        let flags = ArrayBuilder::new().items(flag).max_items(Some(FLAGS_PER_KEY_MAX));
-        flags
-            .description(Some("Flags: segments with dots between; `*` is one segment, a last `**` one or more."))
-            .into()
+        flags_of(FLAG, "Flags: segments with dots between; `*` is one segment, a last `**` one or more.")
     }
 }
 
 impl ToSchema for Flags {}
 
+fn flags_of(pattern: &str, description: &str) -> RefOr<Schema> {
+    let flag = ObjectBuilder::new().schema_type(Type::String).max_length(Some(256)).pattern(Some(pattern));
+    let flags = ArrayBuilder::new().items(flag).max_items(Some(FLAGS_PER_KEY_MAX));
+    flags.description(Some(description)).into()
+}
+
+/// How flags are described that are required, and so are no patterns.
+#[derive(Debug)]
+pub(super) struct SingleFlags;
+
+impl PartialSchema for SingleFlags {
+    fn schema() -> RefOr<Schema> {
+        flags_of(SINGLE_FLAG, "Single flags: segments with dots between.")
+    }
+}
+
+impl ToSchema for SingleFlags {}
+
 /// A flag that may be granted.
 const FLAG: &str = r"^(([A-Za-z0-9_:-]{1,64}|\*)\.){0,15}([A-Za-z0-9_:-]{1,64}|\*{1,2})$";
+/// One that may be required.
+const SINGLE_FLAG: &str = r"^([A-Za-z0-9_:-]{1,64}\.){0,15}[A-Za-z0-9_:-]{1,64}$";
+/// A flag of operators.
+pub(super) const RESERVED_FLAG: &str = r"^keyward(\.|$)";
+/// The URL of a webhook's receiver. Which of them may be reached is configured.
+pub(super) const RECEIVER: &str = concat!(
+    "^https?://",
+    r"(([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)*[A-Za-z]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?",
+    r"|((25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])\.){3}(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9]))",
+    r"(:(6553[0-5]|655[0-2][0-9]|65[0-4][0-9]{2}|6[0-4][0-9]{3}|[1-5][0-9]{4}|[1-9][0-9]{0,3}))?",
+    r"([/?][A-Za-z0-9._~:@!$&'()*+,;=/?%-]*)?$",
+);
 
 /// Texts by name, each name once.
 #[derive(Debug, Clone, Default)]
@@ -312,7 +369,7 @@ impl<'de> Deserialize<'de> for Props {
 impl PartialSchema for Props {
     fn schema() -> RefOr<Schema> {
         let text = || ObjectBuilder::new().schema_type(Type::String).pattern(Some(PRINTABLE));
-        let name = text().min_length(Some(1)).max_length(Some(64));
+        let name = text().min_length(Some(1)).max_length(Some(PROP_NAME_MAX));
         let props = ObjectBuilder::new().property_names(Some(name));
         let props = props.additional_properties(Some(AdditionalProperties::RefOr(text().into())));
         props.max_properties(Some(PROPS_MAX)).description(Some("Free text by name: at most 4 KiB in all.")).into()
@@ -396,6 +453,17 @@ mod tests {
         let sent = read(r#"{"project_id":"a","end":3,"flags":["a.b"],"props":{"a":"b"},"inner":{"days":2}}"#);
         assert_eq!((sent.project_id.as_deref(), sent.end, sent.inner.days), (Some("a"), Some(Some(3)), Some(2)));
         assert_eq!((sent.flags.0.len(), sent.props.0.len()), (1, 1));
+    }
+
+    #[test]
+    fn a_whole_number_is_one_however_it_is_written() {
+        let read = |text: &str| serde_json::from_str::<Whole>(text).map(|Whole(number)| number).ok();
+        for (text, number) in [("0", 0), ("7", 7), ("7.0", 7), ("70e-1", 7), ("4294967295.0", u32::MAX), ("-0.0", 0)] {
+            assert_eq!(read(text), Some(number), "{text}");
+        }
+        for wrong in ["-1", "-1.0", "1.5", "4294967296", "4294967296.0", "1e300", "\"7\"", "true", "null", "[]"] {
+            assert_eq!(read(wrong), None, "{wrong}");
+        }
     }
 
     #[test]

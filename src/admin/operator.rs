@@ -141,7 +141,8 @@ async fn authenticate(parts: &Parts, token: &Token, from: IpAddr) -> Result<Box<
             return Err(error.into());
         }
     };
-    if parts.deny.load().names(&Record::of(&view.key, view.user.as_ref())) {
+    let deny = parts.deny.load();
+    if deny.names(&Record::of(&view.key, view.user.as_ref())) || deny.names_hash(&token.hash()) {
         attempt.failed();
         return Err(invalid());
     }

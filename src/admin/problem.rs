@@ -58,16 +58,8 @@ codes! {
     UnknownField = "unknown_field", 400, "The request has a field that is unknown";
     /// A field or parameter that breaks a rule.
     InvalidField = "invalid_field", 400, "A field breaks a rule";
-    /// A cursor that no page gave.
-    InvalidCursor = "invalid_cursor", 400, "The cursor is of no page";
     /// An Idempotency-Key that is none.
     BadIdempotencyKey = "bad_idempotency_key", 400, "The Idempotency-Key is none";
-    /// A route that there is not, or that cannot be decided by its name.
-    UnknownRoute = "unknown_route", 400, "There is no such route";
-    /// A format of tokens that is not minted.
-    FormatNotAvailable = "format_not_available", 400, "Tokens of this format are not minted";
-    /// A webhook where none are sent.
-    WebhooksNotAvailable = "webhooks_not_available", 400, "No webhooks are sent here";
     /// Rows of an import.
     ImportRefused = "import_refused", 400, "Rows of the import are refused";
     /// The caller lacks the permission.
@@ -82,6 +74,8 @@ codes! {
     NotFound = "not_found", 404, "There is no such key";
     /// No such user.
     UserNotFound = "user_not_found", 404, "There is no such user";
+    /// A cursor that no page gave.
+    InvalidCursor = "invalid_cursor", 404, "The cursor is of no page";
     /// No such gateway.
     GatewayNotFound = "gateway_not_found", 404, "There is no such gateway";
     /// No such revision, or not yet.
@@ -92,6 +86,14 @@ codes! {
     MethodNotAllowed = "method_not_allowed", 405, "The path has no such method";
     /// The body came too slowly.
     RequestTimeout = "request_timeout", 408, "The request came too slowly";
+    /// A field that could be right, and is not beside another, what is stored, what is configured or the time.
+    ConflictingField = "conflicting_field", 409, "A field conflicts with something";
+    /// A route that there is not, or that cannot be decided by its name.
+    UnknownRoute = "unknown_route", 409, "There is no such route";
+    /// A format of tokens that is not minted.
+    FormatNotAvailable = "format_not_available", 409, "Tokens of this format are not minted";
+    /// A webhook where none are sent.
+    WebhooksNotAvailable = "webhooks_not_available", 409, "No webhooks are sent here";
     /// An Idempotency-Key that was used for another request.
     IdempotencyConflict = "idempotency_conflict", 409, "The Idempotency-Key was used for another request";
     /// A request that was done, and whose answer is gone.
@@ -102,6 +104,8 @@ codes! {
     TooManyKeys = "too_many_keys", 409, "The user has as many keys as it may have";
     /// A user makes keys for itself again and again.
     MadeTooOften = "made_too_often", 409, "The user has made keys too often";
+    /// A user changes a key of its own again and again.
+    ChangedTooOften = "changed_too_often", 409, "The user has changed the key too often";
     /// A key rotates itself again and again.
     RotatedTooOften = "rotated_too_often", 409, "The key has rotated itself too often";
     /// A user's id that was used and is gone.
@@ -187,6 +191,11 @@ impl Refusal {
         Self { field: Some(field), ..Self::new(Code::InvalidField, detail) }
     }
 
+    /// A field or parameter that breaks a rule only beside something else.
+    pub(super) fn conflicting(field: impl Into<String>, cause: impl std::fmt::Display) -> Self {
+        Self { code: Code::ConflictingField, status: Code::ConflictingField.status(), ..Self::of_field(field, cause) }
+    }
+
     /// A field or parameter that there is not.
     pub(super) fn unknown_field(field: impl Into<String>, detail: impl Into<String>) -> Self {
         Self { field: Some(field.into()), ..Self::new(Code::UnknownField, detail) }
@@ -264,6 +273,7 @@ impl From<ManageError> for Refusal {
         let said = error.to_string();
         match error {
             ManageError::Invalid { field, cause } => Self::of_field(field, cause),
+            ManageError::Conflicting { field, cause } => Self::conflicting(field, cause),
             ManageError::FormatNotAvailable { .. } => {
                 Self { field: Some("format".to_owned()), ..Self::new(Code::FormatNotAvailable, said) }
             }
@@ -300,6 +310,7 @@ impl From<ManageError> for Refusal {
             ManageError::NotOneself { .. } => Self::new(Code::NotOneself, said),
             ManageError::TooManyKeys { .. } => Self::new(Code::TooManyKeys, said),
             ManageError::MadeTooOften { .. } => Self::new(Code::MadeTooOften, said),
+            ManageError::ChangedTooOften { .. } => Self::new(Code::ChangedTooOften, said),
             ManageError::RotatedTooOften { .. } => Self::new(Code::RotatedTooOften, said),
             ManageError::BadIdempotencyKey => {
                 Self { field: Some("idempotency-key".to_owned()), ..Self::new(Code::BadIdempotencyKey, said) }

@@ -53,7 +53,7 @@ pub(super) fn endpoints(surface: Surface) -> Vec<Endpoint> {
             .answers::<user_keys::UserKeys<'_>>(200, "The keys.").refuses(&[Code::NotOneself, Code::NoRoute]),
         patch("/api/data/api-keys/{id}", user_keys::update).named("updateUserKey", USER_KEYS, "Changes a key of the caller's user")
             .takes::<user_keys::Changes>().answers::<user_keys::UserKey<'_>>(200, "The key as it is now.")
-            .refuses(&[Code::NotOneself, Code::NoRoute, Code::NotFound]),
+            .refuses(&[Code::NotOneself, Code::NoRoute, Code::NotFound, Code::ChangedTooOften]),
         delete("/api/data/api-keys/{id}", user_keys::delete).named("deleteUserKey", USER_KEYS, "Revokes a key of the caller's user for good")
             .answers::<user_keys::UserKey<'_>>(200, "The key, revoked.").refuses(&[Code::NotOneself, Code::NoRoute, Code::NotFound]),
     ];
@@ -64,30 +64,38 @@ pub(super) fn endpoints(surface: Surface) -> Vec<Endpoint> {
         get("/v1/api-keys", keys::list).named("listKeys", KEYS, "Lists keys, newest first")
             .asks::<keys::Filter>().lists::<KeyShape<'_>>("A page of keys."),
         post("/v1/api-keys", keys::create).named("createKey", KEYS, "Makes a key, and shows its token this once")
-            .takes::<keys::ToMake>().answers::<Minted<'_>>(201, "The key was made.").refuses(&[Code::FormatNotAvailable, Code::WebhooksNotAvailable]).once(),
+            .takes::<keys::ToMake>().where_all(keys::ToMake::rules()).answers::<Minted<'_>>(201, "The key was made.")
+            .refuses(&[Code::ConflictingField, Code::FormatNotAvailable, Code::WebhooksNotAvailable]).once(),
         get("/v1/api-keys/{id}", keys::show).named("getKey", KEYS, "Reads a key, its use, and which keys replaced which")
             .answers::<KeyWhole<'_>>(200, "The key.").refuses(&[Code::NotFound]),
         patch("/v1/api-keys/{id}", keys::update).named("updateKey", KEYS, "Changes a key")
-            .takes::<keys::Changes>().answers::<ChangedKey<'_>>(200, "The key as it is now.")
-            .refuses(&[Code::NotFound, Code::KeyRevoked, Code::WebhooksNotAvailable]),
+            .takes::<keys::Changes>().where_all(keys::Changes::rules()).answers::<ChangedKey<'_>>(200, "The key as it is now.")
+            .refuses(&[Code::NotFound, Code::ConflictingField, Code::KeyRevoked, Code::WebhooksNotAvailable]),
         delete("/v1/api-keys/{id}", keys::delete).named("deleteKey", KEYS, "Revokes a key for good")
             .leaves_nothing("The key is revoked.").refuses(&[Code::NotFound]),
         post("/v1/api-keys/{id}/revoke", keys::revoke).named("revokeKey", KEYS, "Revokes a key, its lineage, or it and what it minted")
             .may_take::<keys::ToRevoke>().answers::<Revocation>(200, "What was revoked, and what was not.").refuses(&[Code::NotFound]).once(),
         post("/v1/api-keys/{id}/webhook-secret/rotate", keys::rotate_webhook_secret)
             .named("rotateWebhookSecret", KEYS, "Changes the secret that the receiver of a key's webhook verifies with; for 24 hours both sign")
-            .answers::<NewWebhookSecret<'_>>(200, "The new secret.").refuses(&[Code::NotFound, Code::KeyRevoked, Code::WebhooksNotAvailable]).once(),
+            .answers::<NewWebhookSecret<'_>>(200, "The new secret.")
+            .refuses(&[Code::NotFound, Code::ConflictingField, Code::KeyRevoked, Code::WebhooksNotAvailable]).once(),
         get("/v1/users", users::list).named("listUsers", USERS, "Lists users by id")
             .asks::<users::Filter>().lists::<UserShape<'_>>("A page of users."),
         get("/v1/users/{id}", users::show).named("getUser", USERS, "Reads a user")
             .answers::<UserShape<'_>>(200, "The user.").refuses(&[Code::UserNotFound]),
         put("/v1/users/{id}", users::set).named("setUser", USERS, "Makes a user, or replaces what is known of it")
-            .takes::<users::ToSet>().answers::<UserShape<'_>>(200, "The user as it is now.").answers::<UserShape<'_>>(201, "The user was made.")
-            .refuses(&[Code::UserNotFound, Code::UserDeleted]),
+            .takes::<users::ToSet>().where_all(users::ToSet::rules())
+            .answers::<UserShape<'_>>(200, "The user as it is now.").answers::<UserShape<'_>>(201, "The user was made.")
+            .refuses(&[Code::UserNotFound, Code::ConflictingField, Code::UserDeleted]),
+        patch("/v1/users/{id}", users::update).named("updateUser", USERS, "Changes a user, or makes one that there is not")
+            .takes::<users::Changes>().where_all(users::Changes::rules())
+            .answers::<UserShape<'_>>(200, "The user as it is now.").answers::<UserShape<'_>>(201, "The user was made.")
+            .refuses(&[Code::UserNotFound, Code::ConflictingField, Code::UserDeleted]),
         delete("/v1/users/{id}", users::delete).named("deleteUser", USERS, "Deletes a user and revokes its keys; its id is never used again")
             .leaves_nothing("The user is deleted.").refuses(&[Code::UserNotFound]),
         get("/v1/events", events::list).named("listEvents", AUDIT, "Lists changes, oldest first; all of them as JSON lines")
-            .asks::<events::Filter>().lists::<events::EventShape>("A page of changes.").exports(events::JSON_LINES),
+            .asks::<events::Filter>().lists::<events::EventShape>("A page of changes.").exports(events::JSON_LINES)
+            .refuses(&[Code::ConflictingField]),
         get("/v1/refusals", refusals::list).named("listRefusals", AUDIT, "Lists refused attempts to change something, newest first")
             .asks::<refusals::Filter>().lists::<refusals::Shape<'_>>("A page of refused attempts."),
         get("/v1/gateways", gateways::list).named("listGateways", GATEWAYS, "Lists every process of every gateway, and how far each has come")
@@ -97,13 +105,14 @@ pub(super) fn endpoints(surface: Surface) -> Vec<Endpoint> {
         get("/v1/revisions/{revision}", gateways::confirmation).named("getRevision", GATEWAYS, "Tells which gateways decide by a revision, and which may not yet")
             .answers::<ConfirmationShape<'_>>(200, "Where it is in force.").refuses(&[Code::RevisionNotFound, Code::GatewaysNotKnown]),
         ask("/v1/verify", verify::verify).named("verifyKey", AUDIT, "Decides on a key as the gateway would, and says why")
-            .takes::<verify::ToVerify>().answers::<verify::Verdict>(200, "What would be decided.").refuses(&[Code::UnknownRoute]),
+            .takes::<verify::ToVerify>().where_all(verify::ToVerify::rules()).answers::<verify::Verdict>(200, "What would be decided.").refuses(&[Code::UnknownRoute]),
         post("/apikey", flag_keys::create).named("createFlagKey", FLAG_KEYS, "Makes a key, and shows its token this once")
-            .takes::<flag_keys::ToMake>().answers::<flag_keys::FlagKey<'_>>(200, "The key was made.").once(),
+            .takes::<flag_keys::ToMake>().where_all(flag_keys::ToMake::rules()).answers::<flag_keys::FlagKey<'_>>(200, "The key was made.").once(),
         get("/apikey/{keyid}", flag_keys::show).named("getFlagKey", FLAG_KEYS, "Reads a key")
             .answers::<flag_keys::FlagKey<'_>>(200, "The key.").refuses(&[Code::NotFound]),
         patch("/apikey/{keyid}", flag_keys::update).named("updateFlagKey", FLAG_KEYS, "Changes a key")
-            .takes::<flag_keys::Changes>().answers::<flag_keys::FlagKey<'_>>(200, "The key as it is now.").refuses(&[Code::NotFound, Code::KeyRevoked]),
+            .takes::<flag_keys::Changes>().answers::<flag_keys::FlagKey<'_>>(200, "The key as it is now.")
+            .refuses(&[Code::NotFound, Code::ConflictingField, Code::KeyRevoked]),
         delete("/apikey/{keyid}", flag_keys::delete).named("deleteFlagKey", FLAG_KEYS, "Revokes a key for good")
             .answers::<flag_keys::FlagKey<'_>>(200, "The key, revoked.").refuses(&[Code::NotFound]),
         get("/openapi.json", openapi::show).named("getDescription", ABOUT, "This description")

@@ -21,7 +21,7 @@ use crate::manage::{LiveUsage, Manager};
 use crate::policy::RouteTable;
 use crate::proxy;
 use crate::report::Chain;
-use crate::sync::StalePolicy;
+use crate::sync::{self, StalePolicy};
 use crate::table::Table;
 use crate::tls::{CertificateInfo, Certificates, PreparedCertificates, ServerSettings};
 
@@ -176,18 +176,19 @@ fn listeners(config: &Config) -> impl Iterator<Item = (Surface, &config::Admin)>
     admin.into_iter().chain(config.own_keys.as_ref().map(|own| (Surface::OwnKeys, own)))
 }
 
-/// A change is in force once the table has it.
+/// A change is in force once the table was seen to follow the store past it.
 #[derive(Debug)]
-pub(super) struct InTable(pub(super) Arc<Table>);
+pub(super) struct Followed(pub(super) sync::Handle);
 
-impl Applied for InTable {
+impl Applied for Followed {
     fn wait(&self, revision: u64, at_most: Duration) -> Applying<'_> {
-        Box::pin(async move {
-            // Asked first, so that no wait at all is still an answer.
-            self.0.applied() >= revision || tokio::time::timeout(at_most, self.0.wait_applied(revision)).await.is_ok()
-        })
+        Box::pin(self.0.wait_applied(revision, at_most))
     }
 }
+
+/// What the table counted.
+#[derive(Debug)]
+pub(super) struct InTable(pub(super) Arc<Table>);
 
 /// A store in a file has this one gateway, so what its table counted is all there is to know.
 impl LiveUsage for InTable {

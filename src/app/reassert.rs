@@ -20,7 +20,7 @@ impl Reasserting {
 
     async fn end_now(&self, subject: &Subject) -> Result<(), ManageError> {
         match subject {
-            Subject::Key(key) => drop(self.manager.revoke_key(&self.caller, *key, RevokeScope::Key).await?),
+            Subject::Key(key) => drop(self.manager.end_key(&self.caller, *key, RevokeScope::Key).await?),
             Subject::User(user) => drop(self.manager.delete_user(&self.caller, user.clone()).await?),
         }
         Ok(())
@@ -36,5 +36,45 @@ impl Reassert for Reasserting {
                 Err(error) => Reasserted::Failed(error.to_string()),
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::clock::{ManualClock, Timestamp};
+    use crate::key::{KeyId, TokenPrefix};
+    use crate::manage::NewKey;
+    use crate::store::slow::{SLOW, SlowStore};
+    use crate::store::{ReadRequest, SharedStore, SqliteStore};
+
+    #[tokio::test]
+    async fn a_key_is_revoked_again_however_much_it_minted() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let clock = Arc::new(ManualClock::at(Timestamp::from_seconds(1_000_000)));
+        let store = SqliteStore::create(&folder.path().join("keyward.db"), clock).expect("a new store");
+        let store: SharedStore = Arc::new(SlowStore(Arc::new(store)));
+        let manager = Manager::new(Arc::clone(&store), TokenPrefix::default());
+        let caller = Caller::Local { login: "ann".to_owned() };
+        let mut keys = Vec::new();
+        for _ in 0..2 {
+            let new = NewKey::named("a key", "acme".parse().ok());
+            keys.push(manager.create_key(&caller, new).await.expect("it may").key.id);
+        }
+        let reasserting = Reasserting::by(manager);
+        let tell = async |id: KeyId| {
+            let subject = Subject::Key(id);
+            let told = tokio::time::timeout(SLOW - Duration::from_secs(5), reasserting.end(&subject));
+            told.await.expect("nothing that it minted is read")
+        };
+        for id in &keys {
+            assert_eq!(tell(*id).await, Reasserted::Told);
+        }
+        assert_eq!(tell(KeyId::from_bits(7)).await, Reasserted::Absent);
+        let reading = store.read(ReadRequest { keys, ..ReadRequest::default() }).await.expect("a reading");
+        assert!(reading.keys.len() == 2 && reading.keys.iter().all(|key| key.states.revoked));
     }
 }

@@ -8,37 +8,30 @@ use tokio::sync::watch;
 use super::error::AppError;
 use super::secrets::given;
 use super::workers::runtime;
-use crate::clock::{Clock, Timestamp};
+use crate::clock::Clock;
 use crate::config::Config;
-use crate::key::{DeriveSecret, WebhookSecrets};
+use crate::key::WebhookSecrets;
 use crate::manage::{Manager, Webhooks};
 use crate::rotation::{Outbound, Parts, RotationMetrics, Rotator, SystemResolver};
-use crate::secret::{MasterSecrets, NumberedMaster};
-use crate::store::{SharedStore, StoreId};
-
-/// The secrets of the webhooks of a store: receivers are told what the master secret in use at `now` makes.
-fn webhook_secrets(secrets: &MasterSecrets, store: StoreId, now: Timestamp) -> WebhookSecrets {
-    let derive = |one: &NumberedMaster| -> DeriveSecret {
-        let secret = one.secret.clone();
-        Arc::new(move |subject: &str| secret.derive(store.0, "webhook", subject))
-    };
-    let in_use = secrets.in_use(now.seconds());
-    let others = secrets.iter().filter(|one| one.number != in_use.number);
-    WebhookSecrets::new(derive(in_use), others.map(derive).collect())
-}
+use crate::store::SharedStore;
 
 /// A manager of `store` that lets keys have webhooks where the configuration does: where
 /// `[admin] public_url` says where their receivers rotate them.
 ///
 /// # Errors
 /// When the master secret cannot be read.
-pub fn manager(config: &Config, store: &SharedStore, now: Timestamp) -> Result<Manager, AppError> {
+pub fn manager(config: &Config, store: &SharedStore) -> Result<Manager, AppError> {
+    Ok(manager_with(config, store, WebhookSecrets::derive(&given(config)?, store.id().0)))
+}
+
+/// The same with these secrets of webhooks.
+pub(super) fn manager_with(config: &Config, store: &SharedStore, secrets: WebhookSecrets) -> Manager {
     let manager = Manager::new(Arc::clone(store), config.proxy.token_prefix.clone());
+    let manager = manager.with_usage_flush(config.sync.usage_flush);
     if config.rotation.public_url.is_none() {
-        return Ok(manager);
+        return manager;
     }
-    let secrets = webhook_secrets(&given(config)?, store.id(), now);
-    Ok(manager.with_webhooks(Webhooks { secrets, reach: config.rotation.reach }))
+    manager.with_webhooks(Webhooks { secrets, reach: config.rotation.reach })
 }
 
 /// The thread that announces rotations.
@@ -51,11 +44,11 @@ impl Rotating {
     /// Starts it.
     ///
     /// # Errors
-    /// When the master secret cannot be read, or the operating system has no thread, runtime or
-    /// randomness to give.
+    /// When the operating system has no thread, runtime or randomness to give.
     pub(super) fn start(
         config: &Config,
         store: &SharedStore,
+        secrets: WebhookSecrets,
         clock: Arc<dyn Clock>,
         metrics: RotationMetrics,
     ) -> Result<Self, AppError> {
@@ -65,8 +58,8 @@ impl Rotating {
         let parts = Parts {
             settings,
             store: Arc::clone(store),
-            manager: manager(config, store, clock.now())?,
-            secrets: webhook_secrets(&given(config)?, store.id(), clock.now()),
+            manager: manager_with(config, store, secrets.clone()),
+            secrets,
             clock,
             metrics,
             post: Arc::new(post),

@@ -17,7 +17,7 @@ use super::init::{sync_folder_of, write_secret};
 use super::opening::open_store;
 use crate::clock::{Clock, Timestamp};
 use crate::config::{Config, MASTER_SECRETS_MAX, master_file_text, master_secrets};
-use crate::key::Signers;
+use crate::key::{Signers, WebhookSecrets};
 use crate::secret::{MasterSecret, MasterSecrets, NumberedMaster};
 use crate::store::{NumberedSecret, SharedStore, StoreId, check_secrets};
 use crate::sync::MacKey;
@@ -40,6 +40,7 @@ pub(super) fn fingerprints(secrets: &MasterSecrets) -> Vec<NumberedSecret> {
 pub(super) struct Derived {
     pub(super) mac_key: MacKey,
     pub(super) signers: Arc<Signers>,
+    pub(super) webhooks: WebhookSecrets,
 }
 
 impl Derived {
@@ -48,7 +49,8 @@ impl Derived {
         let others: Vec<_> = secrets.iter().skip(1).map(key).collect();
         let mac_key = MacKey::with_others(&key(secrets.newest()), others.iter().map(|key| &**key));
         let signers = Signers::derive(secrets, store.0, &config.gateway.issuer);
-        Self { mac_key, signers: Arc::new(signers) }
+        let webhooks = WebhookSecrets::derive(secrets, store.0);
+        Self { mac_key, signers: Arc::new(signers), webhooks }
     }
 }
 
@@ -60,6 +62,7 @@ pub(super) struct Held {
     pub(super) issuer: String,
     pub(super) mac_key: MacKey,
     pub(super) signers: Arc<ArcSwap<Signers>>,
+    pub(super) webhooks: WebhookSecrets,
 }
 
 impl Held {
@@ -94,6 +97,7 @@ impl Held {
         let derived = Derived::from(&secrets, self.store.id(), config);
         self.mac_key.replace(&derived.mac_key);
         self.signers.store(derived.signers);
+        self.webhooks.replace(&derived.webhooks);
         self.issuer.clone_from(&config.gateway.issuer);
         self.secrets = secrets;
         Ok(are_new)

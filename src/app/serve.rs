@@ -18,7 +18,7 @@ use tokio::task::LocalSet;
 use super::echo::Echo;
 use super::error::AppError;
 use super::examine::examine;
-use super::management::{InSettings, InTable, Management, ManagementMetrics, Upkeep};
+use super::management::{Followed, InSettings, InTable, Management, ManagementMetrics, Upkeep};
 use super::opening::open_followed;
 use super::process;
 use super::reassert::Reasserting;
@@ -40,6 +40,7 @@ use crate::proxy::{Gateway, Metrics as ProxyMetrics, Shared};
 use crate::ready::Readiness;
 use crate::report::Chain;
 use crate::rotation::RotationMetrics;
+use crate::store;
 use crate::sync::{self, Sync, SyncMetrics};
 use crate::table::Table;
 use crate::telemetry::{DroppedLines, ProcessMetrics, start_log};
@@ -209,13 +210,18 @@ impl Running {
             issuer: config.gateway.issuer.clone(),
             mac_key: followed.derived.mac_key.clone(),
             signers: Arc::new(ArcSwap::new(followed.derived.signers)),
+            webhooks: followed.derived.webhooks,
         };
         let jwt: Arc<dyn MintJwt> = Arc::<ArcSwap<Signers>>::clone(&held.signers);
         let table = Arc::new(Table::new());
-        let manager = rotation::manager(&config, &followed.store, shared_clock.now())?
+        let manager = rotation::manager_with(&config, &followed.store, held.webhooks.clone())
             .with_keys_per_user_max(config.management.keys_per_user_max)
-            .with_live_usage(Arc::new(InTable(Arc::clone(&table))))
             .with_jwt(jwt);
+        let manager = match &config.store {
+            store::Settings::Sqlite { .. } => manager.with_live_usage(Arc::new(InTable(Arc::clone(&table)))),
+            // Others use it too, and what they have counted is not known here.
+            store::Settings::Postgres(_) => manager,
+        };
         let sync = Sync::start(sync::Parts {
             settings: config.sync.clone(),
             store: Arc::clone(&followed.store),
@@ -287,7 +293,7 @@ impl Running {
             deny: Arc::clone(&deny),
             signers: Arc::clone(&held.signers),
             routes: Arc::new(InSettings(Arc::clone(&settings))),
-            applied: Arc::new(InTable(Arc::clone(&table))),
+            applied: Arc::new(Followed(sync.handle.clone())),
             settings: Arc::clone(&management.settings),
             clock: Arc::clone(&shared_clock),
             metrics: metrics.management.api.clone(),
@@ -307,7 +313,7 @@ impl Running {
                 registry: metrics.registry.clone(),
                 readiness: Arc::clone(&readiness),
                 table: Arc::clone(&table),
-                on_stale: config.sync.on_stale,
+                on_stale: Arc::new(InSettings(Arc::clone(&settings))),
                 clock: Arc::clone(&shared_clock),
             };
             let listeners = listeners.into_iter().map(|listener| (listener, own.clone())).collect();
@@ -326,7 +332,9 @@ impl Running {
             let listeners = listeners.into_iter().map(|listener| (listener, own.clone())).collect();
             tellers.workers.start("echo".to_owned(), listeners, Times::new(&telling, &silenced), || Ok(Echo))?;
         }
-        let rotating = Rotating::start(&config, &followed.store, Arc::clone(&shared_clock), metrics.rotation)?;
+        let webhooks = held.webhooks.clone();
+        let rotating =
+            Rotating::start(&config, &followed.store, webhooks, Arc::clone(&shared_clock), metrics.rotation)?;
         let following = Following::start(sync.runner, sync.loan)?;
         examine(config.store.clone(), Arc::clone(&metrics.sync))?;
         let reloader = Reloader {

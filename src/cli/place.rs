@@ -38,7 +38,7 @@ impl Place {
     pub(super) fn of(config: Config) -> Result<Self, Failure> {
         let runtime = runtime()?;
         let app::Opened { store, signers } = runtime.block_on(app::open_store(&config, clock()))?;
-        let manager = app::manager(&config, &store, clock().now())?.with_jwt(signers);
+        let manager = app::manager(&config, &store)?.with_jwt(signers);
         Ok(Self { config, store, manager, caller: caller(), runtime })
     }
 

@@ -13,7 +13,7 @@ use super::reader::{Item, Section, set};
 use super::{Gateway, Leaving};
 use crate::key::TokenPrefix;
 use crate::policy::{CredentialSource, DeniedStatus, EmptySegments, Pass, PathOptions};
-use crate::wire::{FailureLimit, Network};
+use crate::wire::{ClientPrefix, FailureLimit, Network};
 use crate::{listen, tls};
 
 /// What `[gateway]` says, sorted by who is told.
@@ -93,6 +93,12 @@ pub(super) fn read<'a>(section: &Section<'a>, base: &Path) -> Read<'a> {
             "is true, and nobody is believed: add trusted_proxies, the balancers' networks",
         );
     }
+    let failure_limit = read_failure_limit(&section.section("failure_limit"));
+    let clients = listen::Clients {
+        connections_max: section.count("connections_per_client").unwrap_or(0),
+        prefix: ClientPrefix { v4: failure_limit.prefix_v4, v6: failure_limit.prefix_v6 },
+        trusted: proxy.trusted_proxies.clone(),
+    };
     Read {
         gateway: Gateway {
             listen: listen.to_vec(),
@@ -102,13 +108,14 @@ pub(super) fn read<'a>(section: &Section<'a>, base: &Path) -> Read<'a> {
             limits,
             timeouts: read_timeouts(&section.section("timeouts")),
             proxy_protocol: if introduced { proxy.trusted_proxies.clone() } else { Vec::new() },
+            clients,
             leaving: read_leaving(&section.section("timeouts")),
             deny_file: section.file("deny_file", base),
             issuer: read_issuer(section),
         },
         proxy,
         routes,
-        failure_limit: read_failure_limit(&section.section("failure_limit")),
+        failure_limit,
         listeners,
     }
 }

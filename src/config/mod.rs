@@ -106,6 +106,8 @@ pub struct Gateway {
     pub timeouts: listen::Timeouts,
     /// Whose connections begin with a PROXY header.
     pub proxy_protocol: Vec<Network>,
+    /// How large a listener may get for one client.
+    pub clients: listen::Clients,
     /// How it makes way.
     pub leaving: Leaving,
     /// The file of refused keys.
@@ -139,6 +141,7 @@ impl Gateway {
             timeouts: self.timeouts.clone(),
             limits: self.limits.clone(),
             proxy_protocol: self.proxy_protocol.clone(),
+            clients: self.clients.clone(),
         }
     }
 }
@@ -311,8 +314,10 @@ impl Config {
     /// as it was.
     #[must_use]
     pub fn waits_for_restart(&self, new: &Self) -> Vec<&'static str> {
+        // What a stale table means is asked of the routes in force.
+        let sync = sync::Settings { on_stale: self.sync.on_stale, ..new.sync.clone() };
         let changes = [
-            ("[sync] or [gateway.failure_limit]", self.sync != new.sync),
+            ("[sync] or [gateway.failure_limit]", self.sync != sync),
             ("[rotation] or admin.public_url", self.rotation != new.rotation),
             ("[log]", self.log != new.log),
         ];

@@ -299,6 +299,10 @@ fn read_forward(section: &Section<'_>, defaults: &RouteDefaults, upstreams: &Ups
             None => {}
         }
     }
+    let unfit = upstream.filter(|_| forward.websocket).and_then(|name| upstreams.websocket_fault(name));
+    if let Some(what) = unfit {
+        section.fault_of("upgrades", what);
+    }
     set(&mut forward.websocket_idle, section.duration("upgrade_idle"));
     forward.stream_idle = section.duration("stream_idle");
     for item in section.list("keep_override_headers").unwrap_or_default() {

@@ -258,6 +258,13 @@ pub const KEYS: &[Key] = &[
         LeftOut::Is("0"),
         "Connections at a time, over all workers; 0 is three quarters of the limit of open files.",
     ),
+    key(
+        "gateway.connections_per_client",
+        Kind::Count { min: 0, max: 10_000_000 },
+        LeftOut::Is("0"),
+        "Of these, how many one client may have, by the prefix of failure_limit; 0 is as many as there may be. \
+         trusted_proxies are not counted, but the clients that their PROXY headers tell are.",
+    ),
     key("gateway.encoded_slashes", REJECT, LeftOut::Is("\"reject\""), "What to do with %2F in a path."),
     key("gateway.path_parameters", REJECT, LeftOut::Is("\"reject\""), "What to do with ; and %3B in a path."),
     key("gateway.encoded_percent", REJECT, LeftOut::Is("\"reject\""), "What to do with %25, %23 and %3F in a path."),

@@ -32,6 +32,18 @@ impl Upstreams {
         Some(format!("no upstream {}; {remedy}", shown(name)))
     }
 
+    /// Why WebSockets cannot lead to `name`, if they cannot.
+    pub(super) fn websocket_fault(&self, name: &str) -> Option<String> {
+        let targets = &self.0.get(name)?.as_ref()?.targets;
+        let target = targets.iter().find(|target| target.speaks == Speaks::H2c)?;
+        Some(format!(
+            "has \"websocket\", which needs HTTP/1.1, and h2c://{} of upstream {} speaks HTTP/2 alone: use http:// or \
+             https:// there, or an upstream of its own for this route",
+            target.authority,
+            shown(name)
+        ))
+    }
+
     /// Those without a fault.
     pub(super) fn into_usable(self) -> BTreeMap<String, Upstream> {
         self.0.into_iter().filter_map(|(name, upstream)| Some((name, upstream?))).collect()

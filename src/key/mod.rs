@@ -29,4 +29,4 @@ pub use row::{
 };
 pub use status::{Standing, States, Status, UserStanding};
 pub use token::{Form, PrefixFault, TOKEN_BYTES_MAX, Token, TokenPrefix};
-pub use webhook::{DeriveSecret, WebhookSecret, WebhookSecrets};
+pub use webhook::{WebhookSecret, WebhookSecrets};

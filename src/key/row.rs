@@ -13,7 +13,7 @@ use crate::clock::Timestamp;
 
 /// The most flags one key or user may be granted.
 pub const FLAGS_PER_KEY_MAX: usize = 256;
-const KEY_NAME_BYTES_MAX: usize = 200;
+const KEY_NAME_MAX: usize = 200;
 
 /// Where in the store's history a row was last written. Ordered: a later change is greater.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize)]
@@ -252,13 +252,13 @@ impl User {
     }
 }
 
-/// Whether `name` can name a key: 1 to 200 bytes, no control characters.
+/// Whether `name` can name a key: 1 to 200 characters, no control characters.
 ///
 /// # Errors
 /// When it cannot.
 pub fn check_key_name(name: &str) -> Result<(), NameFault> {
-    if (1..=KEY_NAME_BYTES_MAX).contains(&name.len()) && !name.chars().any(char::is_control) {
+    if (1..=KEY_NAME_MAX).contains(&name.chars().count()) && !name.chars().any(char::is_control) {
         return Ok(());
     }
-    Err(NameFault::new(name, "key name", "1 to 200 bytes without control characters"))
+    Err(NameFault::new(name, "key name", "1 to 200 characters, none of them a control character"))
 }

@@ -4,49 +4,64 @@
 use std::fmt;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use aws_lc_rs::hmac;
 use data_encoding::BASE64;
 use zeroize::Zeroizing;
 
 use super::{LineageId, Rotation};
 use crate::clock::Timestamp;
-use crate::secret::Secret;
+use crate::secret::{MasterSecrets, NumberedMaster, Secret};
 
-/// Derives the secret of a subject, for this purpose alone, from a master secret.
-pub type DeriveSecret = Arc<dyn Fn(&str) -> Zeroizing<[u8; 32]> + Send + Sync>;
-
-/// Derives webhook secrets.
+/// Derives webhook secrets from the master secrets. Clones are one: what replaces the secrets of one replaces
+/// those of all.
 #[derive(Clone)]
-pub struct WebhookSecrets {
-    newest: DeriveSecret,
-    /// Those of master secrets that are on their way out.
-    older: Vec<DeriveSecret>,
+pub struct WebhookSecrets(Arc<ArcSwap<Masters>>);
+
+struct Masters {
+    secrets: MasterSecrets,
+    store: u128,
+}
+
+impl Masters {
+    fn derive(&self, master: &NumberedMaster, lineage: LineageId, version: u32) -> WebhookSecret {
+        WebhookSecret(master.secret.derive(self.store, "webhook", &subject(lineage, version)))
+    }
 }
 
 impl WebhookSecrets {
-    /// Secrets that `newest` derives. What `older` derive is signed with beside them, for receivers
-    /// that were told theirs before the master secret was changed.
+    /// Those of these master secrets, for the store of this id.
     #[must_use]
-    pub const fn new(newest: DeriveSecret, older: Vec<DeriveSecret>) -> Self {
-        Self { newest, older }
+    pub fn derive(secrets: &MasterSecrets, store: u128) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(Masters { secrets: secrets.clone(), store })))
     }
 
-    /// What a receiver of this lineage is told.
-    #[must_use]
-    pub fn newest(&self, lineage: LineageId, version: u32) -> WebhookSecret {
-        WebhookSecret((self.newest)(&subject(lineage, version)))
+    /// Derives from the master secrets of `other` from now on.
+    pub fn replace(&self, other: &Self) {
+        self.0.store(other.0.load_full());
     }
 
-    /// All that something sent at `now` is signed with, the newest first.
+    /// What a receiver of this lineage is told at `now`: what the master secret makes that is in use then.
+    #[must_use]
+    pub fn newest(&self, lineage: LineageId, version: u32, now: Timestamp) -> WebhookSecret {
+        let masters = self.0.load();
+        masters.derive(masters.secrets.in_use(now.seconds()), lineage, version)
+    }
+
+    /// All that something sent at `now` is signed with, the newest first. Also what the other master secrets
+    /// make: for receivers that were told theirs before the master secret was changed, or by a gateway that
+    /// uses the next one already.
     #[must_use]
     pub fn signing(&self, lineage: LineageId, rotation: &Rotation, now: Timestamp) -> Vec<WebhookSecret> {
         let before = rotation.secret_version.checked_sub(1).filter(|version| *version > 0);
         let before = before.filter(|_| rotation.old_secret_until.is_some_and(|until| now < until));
-        let derive = |version: u32| {
-            let masters = std::iter::once(&self.newest).chain(&self.older);
-            masters.map(move |derive| WebhookSecret(derive(&subject(lineage, version))))
-        };
-        derive(rotation.secret_version).chain(before.into_iter().flat_map(derive)).collect()
+        let masters = self.0.load();
+        let in_use = masters.secrets.in_use(now.seconds());
+        let others = masters.secrets.iter().filter(|one| one.number != in_use.number);
+        let all: Vec<_> = std::iter::once(in_use).chain(others).collect();
+        let derive = |version: u32| all.iter().map(move |master| (*master, version));
+        let pairs = derive(rotation.secret_version).chain(before.into_iter().flat_map(derive));
+        pairs.map(|(master, version)| masters.derive(master, lineage, version)).collect()
     }
 }
 
@@ -91,13 +106,15 @@ impl fmt::Debug for WebhookSecret {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::secret::MasterSecret;
 
-    fn derive(master: u8) -> DeriveSecret {
-        Arc::new(move |subject: &str| {
-            let mut bytes = [master; 32];
-            bytes.iter_mut().zip(subject.bytes().rev()).for_each(|(byte, of)| *byte ^= of);
-            Zeroizing::new(bytes)
-        })
+    fn master(number: u32, used_from_seconds: i64) -> NumberedMaster {
+        let text = format!("{number:02x}").repeat(32);
+        NumberedMaster { number, secret: MasterSecret::parse(text.as_bytes()).expect("a secret"), used_from_seconds }
+    }
+
+    fn secrets(masters: Vec<NumberedMaster>) -> WebhookSecrets {
+        WebhookSecrets::derive(&MasterSecrets::of(masters).expect("some"), 7)
     }
 
     #[test]
@@ -118,22 +135,36 @@ mod tests {
 
     #[test]
     fn the_version_before_signs_beside_the_newest_until_its_end() {
-        let secrets = WebhookSecrets::new(derive(1), vec![]);
+        let secrets = secrets(vec![master(1, 0)]);
         let lineage = LineageId::from_bits(7);
         let end = Timestamp::from_seconds(1000);
+        let newest = |version| secrets.newest(lineage, version, end);
         let rotation = Rotation { secret_version: 2, old_secret_until: Some(end), ..Rotation::default() };
         let both = secrets.signing(lineage, &rotation, Timestamp::from_seconds(999));
-        assert_eq!(both, [secrets.newest(lineage, 2), secrets.newest(lineage, 1)]);
+        assert_eq!(both, [newest(2), newest(1)]);
         assert_ne!(both[0], both[1]);
-        assert_eq!(secrets.signing(lineage, &rotation, end), [secrets.newest(lineage, 2)]);
-        assert_eq!(secrets.signing(lineage, &Rotation::default(), end), [secrets.newest(lineage, 1)]);
+        assert_eq!(secrets.signing(lineage, &rotation, end), [newest(2)]);
+        assert_eq!(secrets.signing(lineage, &Rotation::default(), end), [newest(1)]);
     }
 
     #[test]
-    fn a_master_secret_on_its_way_out_signs_too() {
-        let (old, new) = (WebhookSecrets::new(derive(1), vec![]), WebhookSecrets::new(derive(2), vec![derive(1)]));
+    fn every_master_secret_signs_and_the_one_in_use_is_told() {
         let (lineage, rotation) = (LineageId::from_bits(7), Rotation::default());
-        let both = new.signing(lineage, &rotation, Timestamp::EPOCH);
-        assert_eq!(both, [new.newest(lineage, 1), old.newest(lineage, 1)]);
+        let at = Timestamp::from_seconds;
+        let alone = |number| secrets(vec![master(number, 0)]).newest(lineage, 1, at(0));
+        let both = secrets(vec![master(1, 0), master(2, 100)]);
+        assert_eq!([99, 100].map(|now| both.newest(lineage, 1, at(now))), [alone(1), alone(2)]);
+        assert_eq!(both.signing(lineage, &rotation, at(99)), [alone(1), alone(2)]);
+        assert_eq!(both.signing(lineage, &rotation, at(100)), [alone(2), alone(1)]);
+    }
+
+    #[test]
+    fn what_replaces_the_master_secrets_of_one_does_so_for_its_clones() {
+        let (lineage, now) = (LineageId::from_bits(7), Timestamp::EPOCH);
+        let (held, new) = (secrets(vec![master(1, 0)]), secrets(vec![master(2, 0)]));
+        let clone = held.clone();
+        assert_ne!(clone.newest(lineage, 1, now), new.newest(lineage, 1, now));
+        held.replace(&new);
+        assert_eq!(clone.newest(lineage, 1, now), new.newest(lineage, 1, now));
     }
 }

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::answer::Refusal;
-use super::cap::Connections;
+use super::cap::{ClientIsFull, Connections};
 use super::connection::Accepted;
 use super::drain::drain;
 use super::handler::Handler;
@@ -60,6 +60,7 @@ pub async fn serve<H: Handler>(
     let worker = Worker::new(Rc::clone(&ticker));
     // A counter's handle is shared by all workers: one copy each, not one a request.
     let metrics = Rc::new(listening.metrics.clone());
+    let trimming = Rc::clone(&worker);
     let mut acceptor = Acceptor { handler, listening, metrics, worker, bound, accepted: 0, open: JoinSet::new() };
     let mut back_off = BackOff::default();
     let mut resume: Option<Instant> = None;
@@ -69,6 +70,7 @@ pub async fn serve<H: Handler>(
     };
     let mut stopped = std::pin::pin!(stopped);
     let mut ticking = std::pin::pin!(ticker.run());
+    let mut trimming = std::pin::pin!(trimming.trim.run());
     loop {
         let next = async {
             if let Some(resume) = resume {
@@ -80,6 +82,7 @@ pub async fn serve<H: Handler>(
             biased;
             () = &mut stopped => break,
             () = &mut ticking => {}
+            () = &mut trimming => {}
             Some(ended) = acceptor.open.join_next() => acceptor.reap(&ended),
             accepted = next => match accepted {
                 Ok((tcp, address)) => {
@@ -96,10 +99,7 @@ pub async fn serve<H: Handler>(
     }
     acceptor.worker.stopping.set(true);
     // What the kernel has already accepted for us would be reset when the listener closes.
-    while let Some(Ok((tcp, address))) = now_or_never(listener.accept()).await {
-        acceptor.take_on(tcp, address);
-    }
-    drop(listener);
+    acceptor.take_waiting(listener);
     let limit = acceptor.listening.settings.load().timeouts.drain;
     let mut open = acceptor.open;
     let draining = drain(&acceptor.worker, &mut open, limit, &acceptor.listening.metrics);
@@ -125,14 +125,18 @@ impl<H: Handler> Acceptor<H> {
     fn take_on(&mut self, tcp: TcpStream, address: SocketAddr) {
         let Listening { tls, settings, connections, .. } = &self.listening;
         let metrics = &self.metrics;
-        let Some(place) = connections.enter(&metrics.open) else {
+        let Some(mut place) = connections.enter(&metrics.open) else {
             metrics.refused.inc();
             return refuse(&tcp, tls.is_none());
         };
+        let settings = settings.load_full();
+        if place.count_for(address.ip(), &settings.clients) == Err(ClientIsFull) {
+            metrics.refused_of_client.inc();
+            return refuse(&tcp, tls.is_none());
+        }
         metrics.accepted.inc();
         self.accepted += 1;
         let local = if self.bound.ip().is_unspecified() { tcp.local_addr().unwrap_or(self.bound) } else { self.bound };
-        let settings = settings.load_full();
         self.worker.ticker.resolve(shortest(&settings));
         let accepted = Accepted {
             handler: Rc::clone(&self.handler),
@@ -148,7 +152,31 @@ impl<H: Handler> Acceptor<H> {
         self.open.spawn_local(accepted.serve(tcp));
     }
 
+    /// Takes on what waits in a listener's queue, and closes the listener. Asks the socket itself: the runtime
+    /// may not have heard yet that there is anything.
+    fn take_waiting(&mut self, listener: TcpListener) {
+        let Ok(listener) = listener.into_std() else { return };
+        let mut of_one_alone = BackOff::default();
+        loop {
+            let taken = listener.accept().and_then(|(tcp, address)| {
+                tcp.set_nonblocking(true)?;
+                Ok((TcpStream::from_std(tcp)?, address))
+            });
+            match taken {
+                Ok((tcp, address)) => self.take_on(tcp, address),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) => {
+                    self.listening.metrics.accept_errors.inc();
+                    if of_one_alone.after(&error).is_some() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
     fn reap(&self, ended: &Result<(), tokio::task::JoinError>) {
+        self.worker.trim.freed();
         if ended.as_ref().is_err_and(tokio::task::JoinError::is_panic) {
             self.listening.metrics.panics.inc();
         }
@@ -163,7 +191,7 @@ fn shortest(settings: &Settings) -> Duration {
 }
 
 /// Closes a connection that is over the cap: in clear text with an answer, as far as the socket takes it at once.
-fn refuse(tcp: &TcpStream, clear: bool) {
+pub(super) fn refuse(tcp: &TcpStream, clear: bool) {
     if clear {
         let _unread = tcp.try_read(&mut [0; 1024]);
         let _untaken = tcp.try_write(&Refusal::Overloaded.raw());
@@ -199,15 +227,6 @@ impl BackOff {
 
 const BACK_OFF_MIN: Duration = Duration::from_millis(10);
 const BACK_OFF_MAX: Duration = Duration::from_millis(100);
-
-/// What `future` gives if it is ready at once.
-async fn now_or_never<T>(future: impl Future<Output = T>) -> Option<T> {
-    tokio::select! {
-        biased;
-        value = future => Some(value),
-        () = std::future::ready(()) => None,
-    }
-}
 
 #[cfg(test)]
 mod tests {

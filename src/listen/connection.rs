@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -25,14 +25,15 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::IntGauge;
 use rustls::{HandshakeKind, ProtocolVersion, ServerConfig};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::accept::refuse;
 use super::answer::{Answer, Refusal};
 use super::beginning::Beginning;
-use super::cap::Place;
+use super::cap::{ClientIsFull, Place};
 use super::flow::{Flow, Phase, Protocol};
 use super::handler::Handler;
 use super::metrics::ListenMetrics;
@@ -68,7 +69,13 @@ impl<H: Handler> Accepted<H> {
         let introduced = self.settings.proxy_protocol.iter().any(|network| network.contains(self.address.ip()));
         if introduced {
             match Box::pin(self.read_introduction(&flow, &mut tcp)).await {
-                Some(ProxyTold::Client(address)) => self.address = address,
+                Some(ProxyTold::Client(address)) => {
+                    self.address = address;
+                    if self.place.count_for(address.ip(), &self.settings.clients) == Err(ClientIsFull) {
+                        self.metrics.refused_of_client.inc();
+                        return refuse(&tcp, self.tls.is_none());
+                    }
+                }
                 Some(ProxyTold::Nobody) => {}
                 None => return,
             }
@@ -140,7 +147,7 @@ impl<H: Handler> Accepted<H> {
                 }
             }
         };
-        let (connection, place) = self.into_http(None);
+        let (connection, place) = self.into_http(None, (!http2).then_some(&flow));
         let io = Watched::new(tcp, beginning.into_bytes(), Arc::clone(&flow), place);
         // On the heap, so that a connection that has sent nothing yet stays small.
         if http2 {
@@ -159,7 +166,7 @@ impl<H: Handler> Accepted<H> {
         }
         let Some(stream) = Box::pin(self.shake_hands(tcp, &flow, config)).await else { return };
         let (info, http2) = self.agreed(&stream);
-        let (connection, place) = self.into_http(Some(info));
+        let (connection, place) = self.into_http(Some(info), (!http2).then_some(&flow));
         let io = Watched::new(stream, Bytes::new(), Arc::clone(&flow), place);
         if http2 {
             Box::pin(connection.serve_http2(io, flow)).await;
@@ -212,9 +219,11 @@ impl<H: Handler> Accepted<H> {
         self.metrics.timeouts.with_label_values(&[phase.name()]).inc();
     }
 
-    fn into_http(self, tls: Option<TlsInfo>) -> (HttpConnection<H>, Place) {
+    /// The flow is that of HTTP/1, which waits for the end of each request.
+    fn into_http(self, tls: Option<TlsInfo>, flow: Option<&Arc<Flow>>) -> (HttpConnection<H>, Place) {
         let worker = Rc::clone(&self.worker);
-        let peer = Peer::new(self.address, self.local, tls, self.number, &self.settings, Rc::clone(&worker));
+        let (settings, flow) = (&self.settings, flow.map(Arc::clone));
+        let peer = Peer::new(self.address, self.local, tls, self.number, settings, Rc::clone(&worker), flow);
         let (handler, settings, metrics) = (self.handler, self.settings, self.metrics);
         (HttpConnection { handler, peer: Rc::new(peer), worker, settings, metrics }, self.place)
     }
@@ -308,6 +317,7 @@ impl<H: Handler> HttpConnection<H> {
     {
         flow.alarm.set(Slot::Rest, NEVER);
         let resting = Resting::new(&self.metrics.resting);
+        self.worker.trim.freed();
         let mut first = Beginning::default();
         let came = poll_fn(|cx| {
             flow.alarm.register(cx.waker());
@@ -429,6 +439,7 @@ impl<H: Handler> HttpConnection<H> {
         let mut left = false;
         let mut connection = Caught::new(connection);
         let end = poll_fn(|cx| {
+            let mut rests = false;
             flow.alarm.register(cx.waker());
             if flow.alarm.take_fired() {
                 if flow.is_late(Slot::Write) {
@@ -444,9 +455,7 @@ impl<H: Handler> HttpConnection<H> {
                     }
                 }
                 leave |= flow.is_late(Slot::Age);
-                if flow.may_rest() && !leave && !self.worker.stopping.get() {
-                    return Poll::Ready(End::Resting);
-                }
+                rests = !leave && !self.worker.stopping.get();
                 if self.worker.stopping.get() {
                     // GOAWAY tells a client of HTTP/2. One of HTTP/1 can only be told by an answer, so it gets
                     // some time for another request.
@@ -459,6 +468,10 @@ impl<H: Handler> HttpConnection<H> {
                     Poll::Ready(Ok(_)) => return Poll::Ready(End::Closed),
                     Poll::Ready(Err(Panicked)) => return Poll::Ready(End::Panicked),
                     Poll::Pending => {}
+                }
+                // Only now: the parser may have had something to do yet, and all it knows goes with it.
+                if rests && flow.may_rest() {
+                    return Poll::Ready(End::Resting);
                 }
                 // A head that is on its way is still answered: its sender could not know.
                 if left || !leave || matches!(flow.phase(), Phase::FirstByte | Phase::Head) {
@@ -573,13 +586,19 @@ where
 async fn linger<S: AsyncRead + Unpin>(flow: &Flow, worker: &Worker, mut io: Watched<S>) {
     flow.enter(Phase::Closing);
     let mut left = LINGER_BYTES_MAX;
-    let mut waste = [0; 1024];
-    while let Ok(Ok(count)) = in_time(flow, worker, io.read(&mut waste)).await {
+    while let Ok(Ok(count)) = in_time(flow, worker, poll_fn(|cx| poll_waste(&mut io, cx))).await {
         left = left.saturating_sub(count);
         if count == 0 || left == 0 {
             return;
         }
     }
+}
+
+/// Reads what nobody wants. Its space is on the stack of this call alone.
+fn poll_waste<S: AsyncRead + Unpin>(io: &mut S, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    let mut space = [0; 1024];
+    let mut space = ReadBuf::new(&mut space);
+    Pin::new(io).poll_read(cx, &mut space).map_ok(|()| space.filled().len())
 }
 
 /// Why a handshake failed, as one of a few words.

@@ -74,7 +74,10 @@ pub(super) struct Flow {
     /// The patience with what we write, and since when it is used up.
     writing: Mutex<Writing>,
     phase: AtomicU8,
+    /// Requests that are not answered to the last byte.
     open: AtomicU32,
+    /// Bodies of HTTP/1 requests, answered or not, that have not come to their end.
+    bodies: AtomicU32,
     read_bytes: AtomicU64,
     http2: AtomicBool,
     leaving: AtomicBool,
@@ -97,6 +100,7 @@ impl Flow {
             writing: Mutex::new(Writing { credit, blocked_since: None }),
             phase: AtomicU8::new(0),
             open: AtomicU32::new(0),
+            bodies: AtomicU32::new(0),
             read_bytes: AtomicU64::new(0),
             http2: AtomicBool::new(false),
             leaving: AtomicBool::new(false),
@@ -164,7 +168,7 @@ impl Flow {
     pub(super) fn leave(&self) {
         self.leaving.store(true, Ordering::Relaxed);
         self.alarm.set(Slot::Age, NEVER);
-        if self.open.load(Ordering::Relaxed) == 0 {
+        if self.is_done() {
             self.enter(Phase::Closing);
         }
     }
@@ -179,7 +183,30 @@ impl Flow {
 
     /// A request was answered to the last byte, or given up.
     pub(super) fn end(&self) {
-        if self.open.fetch_sub(1, Ordering::Relaxed) == 1 {
+        self.open.fetch_sub(1, Ordering::Relaxed);
+        self.settle();
+    }
+
+    /// The body of an HTTP/1 request is still to come.
+    pub(super) fn begin_body(&self) {
+        self.bodies.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A body was read to its end, or nobody reads it any more: the parser then closes the connection.
+    pub(super) fn end_body(&self) {
+        self.bodies.fetch_sub(1, Ordering::Relaxed);
+        self.settle();
+    }
+
+    /// Whether nothing of any request is on its way, in either direction.
+    fn is_done(&self) -> bool {
+        self.open.load(Ordering::Relaxed) == 0 && self.bodies.load(Ordering::Relaxed) == 0
+    }
+
+    /// Waits for the next request, once nothing of the last is on its way. An early answer alone is not its end:
+    /// what then comes is still its body, and no head.
+    fn settle(&self) {
+        if self.is_done() && self.phase() == Phase::Busy {
             self.enter(Phase::Idle);
             if self.leaving.load(Ordering::Relaxed) {
                 // What is still buffered for a slow reader gets the time of a body, and more while it moves.
@@ -257,10 +284,10 @@ impl Flow {
         }
     }
 
-    /// Whether every HTTP/1 request was answered to the last byte, so that what is written now is a parser's
-    /// own answer.
+    /// Whether every HTTP/1 request has come and was answered to the last byte, so that what is written now is a
+    /// parser's own answer.
     pub(super) fn is_between_requests(&self) -> bool {
-        self.open.load(Ordering::Relaxed) == 0
+        self.is_done()
             && !self.http2.load(Ordering::Relaxed)
             && !self.unflushed.load(Ordering::Relaxed)
             && matches!(self.phase(), Phase::Head | Phase::Idle)

@@ -13,6 +13,8 @@ pub struct ListenMetrics {
     pub resting: IntGauge,
     /// Connections that were closed at once because the cap was reached.
     pub refused: IntCounter,
+    /// Connections that were closed at once because their client had as many as it may.
+    pub refused_of_client: IntCounter,
     /// Failures to accept a connection, for instance for lack of file descriptors.
     pub accept_errors: IntCounter,
     /// Connections of trusted proxies that did not begin with a PROXY header, and were closed.
@@ -47,6 +49,10 @@ impl ListenMetrics {
             refused: IntCounter::with_opts(opts(
                 "keyward_connections_refused_total",
                 "Connections that were closed at once because the cap was reached.",
+            ))?,
+            refused_of_client: IntCounter::with_opts(opts(
+                "keyward_client_connections_refused_total",
+                "Connections that were closed at once because their client had as many as it may.",
             ))?,
             accept_errors: IntCounter::with_opts(opts(
                 "keyward_accept_errors_total",
@@ -86,7 +92,8 @@ impl ListenMetrics {
     /// # Errors
     /// When this listener's are registered already.
     pub fn register(&self, registry: &Registry) -> Result<(), prometheus::Error> {
-        for counter in [&self.accepted, &self.refused, &self.accept_errors, &self.bad_introductions, &self.panics] {
+        let refused = [&self.refused, &self.refused_of_client, &self.bad_introductions];
+        for counter in refused.into_iter().chain([&self.accepted, &self.accept_errors, &self.panics]) {
             registry.register(Box::new(counter.clone()))?;
         }
         for family in [&self.handshakes, &self.handshake_failures, &self.timeouts] {

@@ -19,6 +19,7 @@ mod peer;
 mod settings;
 mod stream;
 mod ticker;
+mod trim;
 mod watched;
 
 #[cfg(test)]
@@ -31,4 +32,4 @@ pub use handler::Handler;
 pub use metrics::ListenMetrics;
 pub use paced::{BodyFault, Paced};
 pub use peer::{Peer, TlsInfo};
-pub use settings::{Limits, Settings, Timeouts};
+pub use settings::{Clients, Limits, Settings, Timeouts};

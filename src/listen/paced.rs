@@ -12,6 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 use super::credit::Credit;
+use super::flow::Flow;
 use super::ticker::{Alarm, NEVER, Slot, Tick, Ticker};
 
 pin_project! {
@@ -27,12 +28,31 @@ pin_project! {
         waiting_since: Option<Tick>,
         alarm: Option<Arc<Alarm>>,
         ticker: Rc<Ticker>,
+        open: Option<OpenBody>,
     }
 }
 
 impl<B> Paced<B> {
-    pub(super) const fn new(body: B, credit: Credit, ticker: Rc<Ticker>) -> Self {
-        Self { body, credit, waiting_since: None, alarm: None, ticker }
+    pub(super) const fn new(body: B, credit: Credit, ticker: Rc<Ticker>, open: Option<OpenBody>) -> Self {
+        Self { body, credit, waiting_since: None, alarm: None, ticker, open }
+    }
+}
+
+/// The body of an HTTP/1 request that is still to come: as long as this lives, the connection's next bytes are
+/// no request.
+#[derive(Debug)]
+pub(super) struct OpenBody(Arc<Flow>);
+
+impl OpenBody {
+    pub(super) fn on_connection(flow: &Arc<Flow>) -> Self {
+        flow.begin_body();
+        Self(Arc::clone(flow))
+    }
+}
+
+impl Drop for OpenBody {
+    fn drop(&mut self) {
+        self.0.end_body();
     }
 }
 
@@ -44,9 +64,13 @@ where
     type Error = BodyFault;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
-        let this = self.project();
-        match this.body.poll_frame(cx) {
+        let mut this = self.project();
+        match this.body.as_mut().poll_frame(cx) {
             Poll::Ready(frame) => {
+                let goes_on = matches!(&frame, Some(Ok(frame)) if frame.is_data()) && !this.body.is_end_stream();
+                if !goes_on {
+                    *this.open = None;
+                }
                 if let Some(alarm) = this.alarm {
                     alarm.set(Slot::Phase, NEVER);
                 }

@@ -7,13 +7,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http_body::Body;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::credit::Credit;
-use super::paced::Paced;
+use super::flow::Flow;
+use super::paced::{OpenBody, Paced};
 use super::settings::Settings;
 use super::ticker::{NEVER, Tick, Ticker};
+use super::trim::Trim;
 use crate::clock::Clock;
 
 /// The other end of one connection. Shared by all its requests.
@@ -30,6 +33,8 @@ pub struct Peer {
     body_idle: Duration,
     rate_min: u32,
     worker: Rc<Worker>,
+    /// Of HTTP/1: it takes no request before the body of the last has come to its end.
+    flow: Option<Arc<Flow>>,
 }
 
 /// What a TLS handshake agreed.
@@ -51,29 +56,35 @@ impl Peer {
         connection: u64,
         settings: &Settings,
         worker: Rc<Worker>,
+        flow: Option<Arc<Flow>>,
     ) -> Self {
         let (body_idle, rate_min) = (settings.timeouts.body_idle, settings.limits.rate_min);
-        Self { address, local, tls, connection, body_idle, rate_min, worker }
+        Self { address, local, tls, connection, body_idle, rate_min, worker, flow }
     }
 
     /// A peer of no listener, for tests of handlers. Its bodies are never too slow and it never stops.
     #[must_use]
     pub fn detached(address: SocketAddr, tls: Option<TlsInfo>, clock: Arc<dyn Clock>) -> Rc<Self> {
         let worker = Worker::new(Ticker::new(clock));
-        Rc::new(Self::new(address, address, tls, 1, &Settings::default(), worker))
+        Rc::new(Self::new(address, address, tls, 1, &Settings::default(), worker, None))
     }
 
     /// This request body, failing with [`BodyFault::TooSlow`](super::BodyFault::TooSlow) when the client pauses
     /// for longer than the listener's `body_idle`, or sends less than its `rate_min` for as long.
     #[must_use]
-    pub fn paced<B>(&self, body: B) -> Paced<B> {
-        Paced::new(body, Credit::new(self.body_idle, self.rate_min), Rc::clone(&self.worker.ticker))
+    pub fn paced<B: Body>(&self, body: B) -> Paced<B> {
+        self.with_credit(body, Credit::new(self.body_idle, self.rate_min))
     }
 
     /// The same for a body that may pause for as long as whoever reads it allows.
     #[must_use]
-    pub fn unpaced<B>(&self, body: B) -> Paced<B> {
-        Paced::new(body, Credit::new(Duration::MAX, 0), Rc::clone(&self.worker.ticker))
+    pub fn unpaced<B: Body>(&self, body: B) -> Paced<B> {
+        self.with_credit(body, Credit::new(Duration::MAX, 0))
+    }
+
+    fn with_credit<B: Body>(&self, body: B, credit: Credit) -> Paced<B> {
+        let flow = self.flow.as_ref().filter(|_| !body.is_end_stream());
+        Paced::new(body, credit, Rc::clone(&self.worker.ticker), flow.map(OpenBody::on_connection))
     }
 
     /// Ends when the listener drains and open requests have had their time. What then ends by itself, within
@@ -110,6 +121,8 @@ impl Peer {
 pub(super) struct Worker {
     /// The worker's timers.
     pub(super) ticker: Rc<Ticker>,
+    /// What gives back memory that is free.
+    pub(super) trim: Trim,
     /// Tunnels and other work that outlives its request.
     pub(super) tasks: RefCell<JoinSet<()>>,
     /// How many streams of HTTP/2 are running.
@@ -126,6 +139,7 @@ impl Worker {
     pub(super) fn new(ticker: Rc<Ticker>) -> Rc<Self> {
         Rc::new(Self {
             ticker,
+            trim: Trim::default(),
             tasks: RefCell::default(),
             streams: Cell::new(0),
             stopping: Cell::new(false),

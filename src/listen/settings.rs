@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::wire::Network;
+use crate::wire::{ClientPrefix, Network};
 
 /// How long a connection may take for each step.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,4 +77,17 @@ pub struct Settings {
     pub limits: Limits,
     /// Connections from here begin with a PROXY header, which says whom they are for. None: nobody's do.
     pub proxy_protocol: Vec<Network>,
+    /// How much it takes on of one client.
+    pub clients: Clients,
+}
+
+/// How much a listener takes on of one client.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Clients {
+    /// Connections at a time, over all workers. 0: as many as of all clients together.
+    pub connections_max: usize,
+    /// Which addresses are one client.
+    pub prefix: ClientPrefix,
+    /// Who speaks for many clients, and is not counted.
+    pub trusted: Vec<Network>,
 }

@@ -10,7 +10,7 @@ use crate::key::{
     User, UserId,
 };
 use crate::secret::Secret;
-use crate::store::{Committed, Damaged, KeyUsage};
+use crate::store::{Committed, Damaged, GATEWAY_LOGIN, KeyUsage};
 
 /// The grace of a rotation where nothing is said: 60 minutes.
 pub const GRACE_DEFAULT: Duration = Duration::from_secs(60 * 60);
@@ -20,6 +20,8 @@ pub const GRACE_MAX: Duration = Duration::from_secs(43_200 * 60);
 pub const GRACE_OF_SELF_MIN: Duration = Duration::from_secs(5 * 60);
 /// The most entries of a key's props.
 pub const PROPS_MAX: usize = 64;
+/// The most characters of a prop's name.
+pub const PROP_NAME_MAX: usize = 64;
 /// The most bytes of a key's props, names and values together.
 pub const PROPS_BYTES_MAX: usize = 4096;
 /// The longest rotation interval, in days.
@@ -50,6 +52,12 @@ impl Caller {
             Self::Local { .. } => None,
             Self::Key { id, .. } => Some(*id),
         }
+    }
+
+    /// Whether a gateway asks, which tells a restored store again what it has forgotten.
+    #[must_use]
+    pub fn is_gateway(&self) -> bool {
+        matches!(self, Self::Local { login } if login == GATEWAY_LOGIN)
     }
 
     /// The address it asks from; none at the command line.
@@ -86,7 +94,7 @@ pub enum Expiry {
 /// A key to mint.
 #[derive(Debug, Clone)]
 pub struct NewKey {
-    /// What people call it: 1 to 200 bytes, no control characters.
+    /// What people call it: 1 to 200 characters, no control characters.
     pub name: String,
     /// Its project; none only for operators of all projects.
     pub project: Option<ProjectId>,
@@ -238,7 +246,8 @@ pub struct UserChange {
 }
 
 /// What to change of a user, who is made if it is not there. None leaves a field as it is; a new
-/// user works, holds no flags and belongs to no project where nothing else is said.
+/// user works, holds no flags and belongs to the project that its maker manages, if that is one, where nothing
+/// else is said.
 #[derive(Debug, Clone)]
 pub struct UserPatch {
     /// Its id.
@@ -347,8 +356,8 @@ pub struct Rotated {
 pub struct Revoked {
     /// The keys that this call revoked: none of those that were so already.
     pub keys: Vec<Key>,
-    /// What the named key minted or was replaced by, and is not revoked. Read after the commit, and
-    /// empty where that read failed.
+    /// What the named key minted or was replaced by, and is not revoked: of a thousand of each at most.
+    /// Read after the commit, and empty where that read failed or nobody asked.
     pub related: Vec<KeyId>,
     /// How many keys the revocation would have reached that the caller may not manage.
     pub out_of_reach: usize,

@@ -4,17 +4,20 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::may::{Acting, Target};
-use super::{Expiry, ManageError, PROPS_BYTES_MAX, PROPS_MAX, ROTATION_DAYS_MAX};
+use super::{Expiry, ManageError, PROP_NAME_MAX, PROPS_BYTES_MAX, PROPS_MAX, ROTATION_DAYS_MAX};
 use crate::clock::Timestamp;
 use crate::key::{
     FLAGS_PER_KEY_MAX, FlagFault, FlagSet, Grants, Key, ProjectId, Rotation, User, UserId, check_key_name,
 };
 
-const PROP_NAME_BYTES_MAX: usize = 64;
-
 #[expect(clippy::needless_pass_by_value, reason = "texts and faults alike are handed over and forgotten")]
 pub(super) fn invalid(field: &'static str, cause: impl ToString) -> ManageError {
     ManageError::Invalid { field, cause: cause.to_string() }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "as above")]
+pub(super) fn conflicting(field: &'static str, cause: impl ToString) -> ManageError {
+    ManageError::Conflicting { field, cause: cause.to_string() }
 }
 
 /// Rules of a key's own fields.
@@ -26,37 +29,60 @@ pub(super) fn key(key: &Key) -> Result<(), ManageError> {
     }
     flags("may_grant", &key.may_grant)?;
     props(&key.props)?;
-    if key.grants == Grants::Inherit && key.user.is_none() {
-        return Err(invalid("inherit", "only a key with a user can inherit its flags; name the user"));
-    }
     Ok(())
 }
 
-/// Operators say what they manage, and nobody else does.
-pub(super) fn operator(key: &Key, user: Option<&User>) -> Result<(), ManageError> {
-    let is_operator = key.is_operator(user);
-    match &key.operates_on {
-        None if is_operator => Err(invalid(
-            "operates_on",
-            "a key with keyward.* flags must say which keys it manages; name a project or all",
-        )),
-        None if !key.may_grant.is_empty() => Err(invalid(
-            "may_grant",
-            "only a key with keyward.* flags can grant flags; add one, or leave may_grant out",
-        )),
-        None if key.project.is_none() => {
-            Err(invalid("project_id", "only an operator of all projects has no project; name one"))
+/// Of what fields that depend on each other are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    /// Of the request alone: it is wrong, whatever is stored.
+    Request,
+    /// Of what is stored, too.
+    Store,
+}
+
+impl Source {
+    fn fault(self, field: &'static str, cause: &str) -> ManageError {
+        match self {
+            Self::Request => invalid(field, cause),
+            Self::Store => conflicting(field, cause),
         }
-        None => Ok(()),
-        Some(_) if !is_operator => Err(invalid(
-            "operates_on",
-            "only a key with keyward.* flags manages keys; add one, or leave operates_on out",
-        )),
-        Some(scope) if scope.project != key.project => {
-            Err(invalid("operates_on", "an operator manages its own project, or all where it has none itself"))
-        }
-        Some(_) => Ok(()),
     }
+}
+
+/// What a key may hold: flags of its user where it has one, and, of an operator's, what it manages.
+pub(super) fn held(key: &Key, user: Option<&User>, source: Source) -> Result<(), ManageError> {
+    let inherits = key.grants == Grants::Inherit;
+    if inherits && key.user.is_none() {
+        return Err(source.fault("inherit", "only a key with a user can inherit its flags; name the user"));
+    }
+    // Whether it is an operator's is up to its user.
+    operator(key, user, if inherits { Source::Store } else { source })
+}
+
+/// Operators say what they manage, and nobody else does.
+fn operator(key: &Key, user: Option<&User>, source: Source) -> Result<(), ManageError> {
+    let is_operator = key.is_operator(user);
+    let (field, cause) = match &key.operates_on {
+        None if is_operator => {
+            ("operates_on", "a key with keyward.* flags must say which keys it manages; name a project or all")
+        }
+        None if !key.may_grant.is_empty() => {
+            ("may_grant", "only a key with keyward.* flags can grant flags; add one, or leave may_grant out")
+        }
+        None if key.project.is_none() => ("project_id", "only an operator of all projects has no project; name one"),
+        None => return Ok(()),
+        Some(_) if !is_operator => {
+            ("operates_on", "only a key with keyward.* flags manages keys; add one, or leave operates_on out")
+        }
+        // That two texts are the same is nothing that a description of requests can say.
+        Some(scope) if scope.project != key.project => {
+            let cause = "an operator manages its own project, or all where it has none itself";
+            return Err(conflicting("operates_on", cause));
+        }
+        Some(_) => return Ok(()),
+    };
+    Err(source.fault(field, cause))
 }
 
 /// `all` stands for every project and names none.
@@ -83,10 +109,12 @@ fn props(props: &BTreeMap<String, String>) -> Result<(), ManageError> {
         return Err(invalid("props", format!("{bytes} bytes where at most {PROPS_BYTES_MAX} are allowed")));
     }
     for (name, value) in props {
-        if !(1..=PROP_NAME_BYTES_MAX).contains(&name.len()) || name.chars().any(char::is_control) {
+        if !(1..=PROP_NAME_MAX).contains(&name.chars().count()) || name.chars().any(char::is_control) {
             return Err(invalid(
                 "props",
-                format!("{name:?} is no name: expected 1 to 64 bytes without control characters"),
+                format!(
+                    "{name:?} is no name: expected 1 to {PROP_NAME_MAX} characters, none of them a control character"
+                ),
             ));
         }
         if value.chars().any(char::is_control) {
@@ -104,7 +132,10 @@ pub(super) fn expiry(expiry: Expiry, now: Timestamp) -> Result<Option<Timestamp>
         Expiry::In(span) => now.plus(span),
     };
     if end <= now {
-        return Err(invalid("expires_at", format!("{end} is not in the future; it is {now} now")));
+        return Err(conflicting("expires_at", format!("{end} is not in the future; it is {now} now")));
+    }
+    if end == Timestamp::MAX {
+        return Err(conflicting("expires_at", format!("it is later than can be told apart; the last is {end}")));
     }
     Ok(Some(end))
 }

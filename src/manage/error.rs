@@ -19,6 +19,15 @@ pub enum ManageError {
         /// What is wrong with it, and what is expected.
         cause: String,
     },
+    /// A value is one that there could be, and not beside another, what is stored, what is configured or the
+    /// time.
+    #[error("{field}: {cause}")]
+    Conflicting {
+        /// Which field.
+        field: &'static str,
+        /// What it conflicts with, and the remedy.
+        cause: String,
+    },
     /// Tokens of this format are not minted by this program.
     #[error("format: {format:?} is not available; use \"opaque\"")]
     FormatNotAvailable {
@@ -125,6 +134,14 @@ pub enum ManageError {
         /// Which user.
         id: UserId,
         /// How many it may make.
+        max: usize,
+    },
+    /// A user changes one of its keys again and again.
+    #[error("the user of key {id} has changed it {max} times within a day; wait, or let an operator change it")]
+    ChangedTooOften {
+        /// Which key.
+        id: KeyId,
+        /// How often it may.
         max: usize,
     },
     /// A key rotates itself again and again.
@@ -262,6 +279,7 @@ impl ManageError {
     pub const fn as_code(&self) -> &'static str {
         match self {
             Self::Invalid { .. } => "invalid_field",
+            Self::Conflicting { .. } => "conflicting_field",
             Self::FormatNotAvailable { .. } => "format_not_available",
             Self::KeyNotFound { .. } => "not_found",
             Self::UserNotFound { .. } => "user_not_found",
@@ -277,6 +295,7 @@ impl ManageError {
             Self::NotOneself { .. } => "not_oneself",
             Self::TooManyKeys { .. } => "too_many_keys",
             Self::MadeTooOften { .. } => "made_too_often",
+            Self::ChangedTooOften { .. } => "changed_too_often",
             Self::RotatedTooOften { .. } => "rotated_too_often",
             Self::BadIdempotencyKey => "bad_idempotency_key",
             Self::IdempotencyConflict => "idempotency_conflict",

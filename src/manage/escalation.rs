@@ -19,7 +19,7 @@ use crate::key::{
 };
 use crate::store::{Change, Reading, Row};
 
-const HISTORIES: u64 = 500;
+const HISTORIES: u64 = 2000;
 const STEPS: usize = 14;
 
 /// Everything that anybody could hold here.
@@ -240,19 +240,28 @@ impl World {
         }
     }
 
-    fn take(&mut self, step: &Step, caller: &Caller) -> Result<(), ManageError> {
+    fn take(&mut self, step: &Step, caller: &Caller, minter: &Minter) -> Result<(), ManageError> {
+        let changes = self.planned(step, caller, minter)?;
+        self.write(changes, caller);
+        Ok(())
+    }
+
+    fn planned(&mut self, step: &Step, caller: &Caller, minter: &Minter) -> Result<Vec<Change>, ManageError> {
         let target = match step {
             Step::Update(id, _) | Step::OwnUpdate(id, _) => Some(Subject::Key(*id)),
             _ => None,
         };
         self.reading.disabled = self.switched_off.iter().find(|event| Some(&event.subject) == target.as_ref()).cloned();
         self.reading.count_of_user = 0;
-        let (reading, minter) = (&self.reading, minter());
+        let reading = &self.reading;
         let grace = GRACE_OF_SELF_MIN;
-        let changes = match step {
-            Step::Create(new) => plan::create(caller, new, &minter, reading)?.changes,
+        Ok(match step {
+            Step::Create(new) => plan::create(caller, new, minter, reading)?.changes,
             Step::Update(id, change) => plan::update(caller, *id, change, reading)?.changes,
-            Step::Rotate(id) => plan::rotate(caller, *id, grace, &minter, &|_| Seen::Unused, reading)?.changes,
+            Step::Rotate(id) => {
+                let usage = plan::Usage { seen: &|_| Seen::Unused, settled: USAGE_SETTLED };
+                plan::rotate(caller, *id, grace, minter, usage, reading)?.changes
+            }
             Step::Revoke(id, scope) => plan::revoke(caller, *id, *scope, reading)?.changes,
             Step::Import(row) => {
                 let Plan { changes, .. } = import::import(
@@ -266,12 +275,10 @@ impl World {
             }
             Step::SetUser(patch) => plan::set_user(caller, patch, reading)?.changes,
             Step::DeleteUser(id) => plan::delete_user(caller, id, reading)?.changes,
-            Step::OwnCreate => own::create(caller, None, &minter, 50, reading)?.changes,
+            Step::OwnCreate => own::create(caller, None, minter, 50, reading)?.changes,
             Step::OwnUpdate(id, change) => own::update(caller, *id, change, reading)?.changes,
             Step::OwnRevoke(id) => own::revoke(caller, *id, reading)?.changes,
-        };
-        self.write(changes, caller);
-        Ok(())
+        })
     }
 
     fn random_key(&self, dice: &mut Dice) -> KeyId {
@@ -468,7 +475,13 @@ fn history(seed: u64) -> Result<usize, String> {
     let mut dice = Dice(seed);
     let mut world = World::default();
     world.reading.now = Timestamp::from_seconds(1_000_000);
-    let mut steps = Vec::new();
+    let minter = minter();
+    // Told in words only where something is wrong.
+    let mut steps: Vec<(KeyId, Step, Result<(), ManageError>)> = Vec::new();
+    let told = |steps: &[(KeyId, Step, _)], fault: &str| {
+        let line = |(by, step, outcome): &(KeyId, Step, _)| format!("\n{by}: {step:?}: {outcome:?}");
+        Err(steps.iter().map(line).fold(fault.to_owned(), |text, line| text + &line))
+    };
     for user in USERS {
         let patch = UserPatch {
             id: user.parse().expect("a user"),
@@ -476,11 +489,11 @@ fn history(seed: u64) -> Result<usize, String> {
             flags: Some(dice.any_flags()),
             active: None,
         };
-        world.take(&Step::SetUser(patch), &local()).expect("the first is trusted");
+        world.take(&Step::SetUser(patch), &local(), &minter).expect("the first is trusted");
     }
     for number in 0..8 {
         let _may_break_a_rule =
-            world.take(&Step::Create(Box::new(World::new_key(&mut dice, number % 2 == 0))), &local());
+            world.take(&Step::Create(Box::new(World::new_key(&mut dice, number % 2 == 0))), &local(), &minter);
     }
     let mut done = 0;
     for _ in 0..STEPS {
@@ -490,21 +503,27 @@ fn history(seed: u64) -> Result<usize, String> {
         let by = world.random_caller(&mut dice);
         let caller = Caller::Key { id: by, from: [192, 0, 2, 1].into() };
         let step = world.step(&mut dice);
-        let before = world.clone();
-        let outcome = world.take(&step, &caller);
-        steps.push(format!("{by}: {step:?}: {outcome:?}"));
-        match outcome {
-            Ok(()) => {
+        match world.planned(&step, &caller, &minter) {
+            Ok(changes) => {
                 done += 1;
-                is_lawful(&before, &world, &step, by).map_err(|fault| format!("{fault}\n{}", steps.join("\n")))?;
-                if is_hidden(&before, &step, by) {
-                    return Err(format!("it was not the caller's\n{}", steps.join("\n")));
+                let hidden = is_hidden(&world, &step, by);
+                let before = world.clone();
+                world.write(changes, &caller);
+                let lawful = is_lawful(&before, &world, &step, by);
+                steps.push((by, step, Ok(())));
+                if let Err(fault) = lawful {
+                    return told(&steps, &fault);
+                }
+                if hidden {
+                    return told(&steps, "it was not the caller's");
                 }
             }
             Err(error) => {
-                let is_live = Acting::of(&caller, &before.reading).is_ok();
-                if is_live && is_hidden(&before, &step, by) && error.as_code() != "not_found" {
-                    return Err(format!("it tells of what is not the caller's\n{}", steps.join("\n")));
+                let is_live = Acting::of(&caller, &world.reading).is_ok();
+                let tells = is_live && is_hidden(&world, &step, by) && error.as_code() != "not_found";
+                steps.push((by, step, Err(error)));
+                if tells {
+                    return told(&steps, "it tells of what is not the caller's");
                 }
             }
         }
@@ -517,10 +536,19 @@ fn history(seed: u64) -> Result<usize, String> {
 fn nobody_comes_to_more_than_they_were_given() {
     let asked = std::env::var("KEYWARD_SOAK_HISTORIES");
     let histories = asked.map_or(HISTORIES, |histories| histories.parse().expect("a number of histories"));
-    let mut done = 0;
-    for seed in 0..histories {
-        done += history(seed).unwrap_or_else(|fault| panic!("history {seed}: {fault}"));
-    }
+    // Each thread has every so manieth of them, so that a failure is of the same number on any machine.
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let of_each = |first: usize| (0..histories).skip(first).step_by(threads);
+    let done: usize = std::thread::scope(|scope| {
+        let spawn = |first| {
+            scope.spawn(move || -> usize {
+                let taken = |seed| history(seed).unwrap_or_else(|fault| panic!("history {seed}: {fault}"));
+                of_each(first).map(taken).sum()
+            })
+        };
+        let all: Vec<_> = (0..threads).map(spawn).collect();
+        all.into_iter().map(|one| one.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).sum()
+    });
     // Were everything refused, there would be nothing to find.
     let least = usize::try_from(histories / 2).expect("a number of histories");
     assert!(done > least, "{done} steps were taken");

@@ -173,7 +173,7 @@ fn key(
         stamp: Stamp::default(),
     };
     check::key(&key)?;
-    check::operator(&key, user)?;
+    check::held(&key, user, check::Source::Request)?;
     may(acting, Operation::Import, None, Target::Key { key: &key, user })?;
     Ok(key)
 }

@@ -44,6 +44,7 @@ pub struct Manager {
     pub(super) store: SharedStore,
     minter: Minter,
     keys_per_user_max: usize,
+    usage_settled: Duration,
     counted: Arc<Counted>,
     pub(super) fleet: Arc<Glances>,
     pub(super) webhooks: Option<Webhooks>,
@@ -127,6 +128,9 @@ pub(super) struct Asked {
     /// Whether to hold it against what is committed first, so that what would be refused never
     /// waits for the store's one writer nor makes others wait.
     pub(super) first: First,
+    /// What it does to the subject, where that makes the store read much: whoever may not is refused by
+    /// its own row before.
+    pub(super) glance: Option<Operation>,
 }
 
 /// What comes first.
@@ -140,7 +144,7 @@ pub(super) enum First {
 
 impl Asked {
     pub(super) const fn of(operation: &'static str, subject: Option<Subject>, read: ReadRequest) -> Self {
-        Self { operation, subject, read, first: First::Look }
+        Self { operation, subject, read, first: First::Look, glance: None }
     }
 }
 
@@ -179,6 +183,7 @@ impl Manager {
             store,
             minter,
             keys_per_user_max: KEYS_PER_USER_MAX,
+            usage_settled: plan::USAGE_SETTLED,
             counted: Arc::default(),
             fleet: Arc::default(),
             webhooks: None,
@@ -199,9 +204,17 @@ impl Manager {
         self
     }
 
+    /// This manager, where gateways write down so often which keys were used.
+    #[must_use]
+    pub fn with_usage_flush(mut self, every: Duration) -> Self {
+        self.usage_settled = plan::USAGE_SETTLED.max(every.saturating_add(plan::USAGE_WRITTEN_WITHIN));
+        self
+    }
+
     /// This manager and all its clones, told of usage that the store does not know yet by
     /// `gateways`. Without it a rotation is not repeated within the first
-    /// [`USAGE_SETTLED`](super::USAGE_SETTLED), in which its successor may be in use unseen.
+    /// [`USAGE_SETTLED`](super::USAGE_SETTLED), or longer where gateways write usage down seldom, in which
+    /// its successor may be in use unseen.
     #[must_use]
     pub fn with_live_usage(self, gateways: Arc<dyn LiveUsage>) -> Self {
         let _told_already = self.counted.gateways.set(gateways);
@@ -298,10 +311,13 @@ impl Manager {
         let webhooks = self.webhooks.clone().filter(|_| is_told);
         let finish = move |done| {
             let mut changed = changed(done);
-            changed.webhook_secret = webhooks.as_ref().and_then(|webhooks| webhooks.secret_of(&changed.key));
+            let secret_of = |webhooks: &Webhooks| webhooks.secret_of(&changed.key, changed.committed.at);
+            changed.webhook_secret = webhooks.as_ref().and_then(secret_of);
             changed
         };
-        self.change(caller, Asked::of("update", Some(Subject::Key(id)), read), plan, finish).await
+        let glance = is_told.then_some(Operation::Update);
+        let asked = Asked { glance, ..Asked::of("update", Some(Subject::Key(id)), read) };
+        self.change(caller, asked, plan, finish).await
     }
 
     /// Replaces a key: mints its successor, and leaves the old key `grace` more, which may be zero,
@@ -343,10 +359,14 @@ impl Manager {
         grace: Duration,
     ) -> (Asked, impl FnMut(&Reading) -> Result<Plan<plan::Replaced>, ManageError> + Send + use<>) {
         let (by, minter, counted) = (caller.clone(), self.minter(), Arc::clone(&self.counted));
+        let settled = self.usage_settled;
         // Of a long lineage all that matters is how often it was rotated lately, and what came last.
         let lineage_newest = plan::LINEAGE_READ;
         let read = ReadRequest { keys: vec![id], lineage_of: Some(id), lineage_newest, ..ReadRequest::default() };
-        let plan = move |reading: &Reading| plan::rotate(&by, id, grace, &minter, &|key| counted.seen(key), reading);
+        let plan = move |reading: &Reading| {
+            let seen = |key: &Key| counted.seen(key);
+            plan::rotate(&by, id, grace, &minter, plan::Usage { seen: &seen, settled }, reading)
+        };
         (Asked::of("rotate", Some(Subject::Key(id)), read), plan)
     }
 
@@ -424,7 +444,8 @@ impl Manager {
             done.settle_user(&mut user);
             UserSet { user, created, committed: done.committed }
         };
-        self.change(caller, Asked::of("set_user", Some(Subject::User(id)), read), plan, finish).await
+        let asked = Asked::of("set_user", Some(Subject::User(id)), read);
+        self.change(caller, Asked { glance: Some(Operation::WriteUsers), ..asked }, plan, finish).await
     }
 
     /// Deletes a user and revokes its keys, in one revision. Its id is never used again.
@@ -433,7 +454,12 @@ impl Manager {
     /// When the user is not there, the caller may not, or the store fails.
     pub async fn delete_user(&self, caller: &Caller, id: UserId) -> Result<UserDeleted, ManageError> {
         let by = caller.clone();
-        let read = ReadRequest { users: vec![id.clone()], keys_of_user: Some(id.clone()), ..ReadRequest::default() };
+        let read = ReadRequest {
+            users: vec![id.clone()],
+            keys_of_user: Some(id.clone()),
+            ended_by_gateways: !caller.is_gateway(),
+            ..ReadRequest::default()
+        };
         let asked = Asked::of("delete_user", Some(Subject::User(id.clone())), read);
         let plan = move |reading: &Reading| plan::delete_user(&by, &id, reading);
         let finish = |done: Done<(User, Vec<Key>)>| {
@@ -444,7 +470,8 @@ impl Manager {
             }
             UserDeleted { user, keys, committed: done.committed }
         };
-        self.change(caller, Asked { first: First::Change, ..asked }, plan, finish).await
+        let asked = Asked { first: First::Change, glance: Some(Operation::DeleteUser), ..asked };
+        self.change(caller, asked, plan, finish).await
     }
 
     /// Whose token this is. Counts as a use of its key.
@@ -685,7 +712,10 @@ impl Manager {
         finish: impl Fn(Done<T>) -> U + Send + 'static,
         kept: Option<Kept<U>>,
     ) -> Result<Answered<U>, ManageError> {
-        let Asked { operation, subject, mut read, first } = asked;
+        let Asked { operation, subject, mut read, first, glance } = asked;
+        if let Some((glance, subject)) = glance.zip(subject.as_ref()) {
+            self.glance(caller, operation, glance, subject).await?;
+        }
         read.keys.extend(caller.key());
         let came = Arc::new(Mutex::new(Came { done: None, now: Timestamp::EPOCH }));
         let mut decide = decision(caller.clone(), plan, finish, kept, Arc::clone(&came));
@@ -712,6 +742,30 @@ impl Manager {
         };
         let now = came.lock().now;
         Err(self.refused(caller, operation, subject, refused, now).await)
+    }
+
+    /// Refuses, by the caller's row and the subject's alone, whoever may not do this: so that nothing
+    /// more is read for it, and the store's one writer does not wait for that.
+    pub(super) async fn glance(
+        &self,
+        caller: &Caller,
+        operation: &'static str,
+        glance: Operation,
+        subject: &Subject,
+    ) -> Result<(), ManageError> {
+        if caller.key().is_none() {
+            return Ok(());
+        }
+        let mut read = ReadRequest::default();
+        match subject {
+            Subject::Key(id) => read.keys.push(*id),
+            Subject::User(id) => read.users.push(id.clone()),
+        }
+        let reading = self.asked(caller, read).await?;
+        match plan::glance(caller, glance, subject, &reading) {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.refused(caller, operation, Some(subject.clone()), error, reading.now).await),
+        }
     }
 
     /// Counts what was refused for the audit log.
@@ -788,7 +842,7 @@ pub(super) fn created(done: Done<plan::Minted>) -> Created {
 }
 
 fn with_secret(mut made: Created, webhooks: Option<&Webhooks>) -> Created {
-    made.webhook_secret = webhooks.and_then(|webhooks| webhooks.secret_of(&made.key));
+    made.webhook_secret = webhooks.and_then(|webhooks| webhooks.secret_of(&made.key, made.committed.at));
     made
 }
 

@@ -2,7 +2,7 @@
 //! rows that were read inside the change's own transaction.
 //!
 //! Whatever makes a key or user more capable, live again, longer-lived or moved, or discloses a
-//! token, needs the whole resulting set of flags within what the caller may grant, and the result
+//! token or the secret of a key's webhook, needs the whole resulting set of flags within what the caller may grant, and the result
 //! within what it manages. Anything else needs the permission alone. A key or user outside of what
 //! the caller manages is not there for it.
 
@@ -16,11 +16,14 @@ use crate::store::Reading;
 pub(super) enum Operation {
     Create,
     Update,
+    /// An update whose answer holds the secret of the key's webhook.
+    TellWebhookSecret,
     Rotate,
     Revoke,
     Import,
     ReadKeys,
     WriteUsers,
+    DeleteUser,
     ReadUsers,
     ReadEvents,
     ReadGateways,
@@ -35,12 +38,12 @@ impl Operation {
     const fn permission(self) -> &'static str {
         match self {
             Self::Create => "keyward.keys.create",
-            Self::Update => "keyward.keys.update",
+            Self::Update | Self::TellWebhookSecret => "keyward.keys.update",
             Self::Rotate => "keyward.keys.rotate",
             Self::Revoke => "keyward.keys.revoke",
             Self::Import => "keyward.keys.import",
             Self::ReadKeys => "keyward.keys.read",
-            Self::WriteUsers => "keyward.users.write",
+            Self::WriteUsers | Self::DeleteUser => "keyward.users.write",
             Self::ReadUsers => "keyward.users.read",
             Self::ReadEvents => "keyward.events.read",
             Self::ReadGateways => "keyward.gateways.read",
@@ -49,14 +52,16 @@ impl Operation {
         }
     }
 
-    /// Whether it hands out a credential that its caller then knows.
+    /// Whether it hands out a credential that its caller then knows, or what announcements of the key are
+    /// believed by.
     const fn discloses(self) -> bool {
         match self {
-            Self::Create | Self::Rotate | Self::Import => true,
+            Self::Create | Self::TellWebhookSecret | Self::Rotate | Self::Import => true,
             Self::Update
             | Self::Revoke
             | Self::ReadKeys
             | Self::WriteUsers
+            | Self::DeleteUser
             | Self::ReadUsers
             | Self::ReadEvents
             | Self::ReadGateways

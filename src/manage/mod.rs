@@ -30,8 +30,8 @@ mod webhook;
 pub use api::{
     Activity, Answered, Authenticated, Caller, Changed, Created, Expiry, GRACE_DEFAULT, GRACE_MAX, GRACE_OF_SELF_MIN,
     ImportOptions, Imported, ImportedKey, ImportedSecret, KeyChange, KeyList, KeyView, NewKey, OwnChange,
-    PROPS_BYTES_MAX, PROPS_MAX, ROTATION_DAYS_MAX, RevokeScope, Revoked, Rotated, UserChange, UserDeleted, UserPatch,
-    UserSet,
+    PROP_NAME_MAX, PROPS_BYTES_MAX, PROPS_MAX, ROTATION_DAYS_MAX, RevokeScope, Revoked, Rotated, UserChange,
+    UserDeleted, UserPatch, UserSet,
 };
 pub use error::{ManageError, RowCause, RowFault};
 pub use gateways::{Confirmation, FleetView, GatewayState, GatewayView};

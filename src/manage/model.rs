@@ -321,14 +321,9 @@ impl Rows {
                 plan::update(caller, id(key), &change, &self.reading)?.changes
             }
             Step::Rotate { key, grace } => {
-                let replaced = plan::rotate(
-                    caller,
-                    id(key),
-                    Duration::from_secs(grace),
-                    &minter,
-                    &|_| Seen::Unused,
-                    &self.reading,
-                )?;
+                let usage = plan::Usage { seen: &|_| Seen::Unused, settled: USAGE_SETTLED };
+                let grace = Duration::from_secs(grace);
+                let replaced = plan::rotate(caller, id(key), grace, &minter, usage, &self.reading)?;
                 self.made.push(replaced.outcome.new.id);
                 replaced.changes
             }

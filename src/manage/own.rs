@@ -10,7 +10,7 @@ use super::once::Once;
 use super::plan::{self, Minted, Plan};
 use super::{Activity, Answered, Caller, Changed, Created, KeyList, ManageError, OwnChange, check, told};
 use crate::key::{
-    EventKind, FlagSet, Format, Grants, Key, KeyId, Rotation, Stamp, States, Status, Subject, User, UserId,
+    Event, EventKind, FlagSet, Format, Grants, Key, KeyId, Rotation, Stamp, States, Status, Subject, User, UserId,
 };
 use crate::secret;
 use crate::store::{KeyQuery, ReadRequest, Reading};
@@ -21,6 +21,8 @@ pub const OWN_NAME_DEFAULT: &str = "API key";
 const MADE_A_DAY_PER_KEY: usize = 4;
 /// How many it may make in any case.
 const MADE_A_DAY_MIN: usize = 100;
+/// How often a user changes one of its keys within a [`DAY`].
+const CHANGED_A_DAY_MAX: usize = 100;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// How many of a user's keys its own list shows: the newest.
 const LISTED_MAX: usize = 1000;
@@ -91,11 +93,12 @@ impl Manager {
     /// Changes a key of the caller's user. Where nothing differs, nothing is written.
     ///
     /// # Errors
-    /// When the key is not there for the caller, has more than the caller, or was switched off by an
-    /// operator; when the name breaks a rule, or the store fails.
+    /// When the key is not there for the caller, has more than the caller, was switched off by an
+    /// operator, or was changed very often today; when the name breaks a rule, or the store fails.
     pub async fn own_update(&self, caller: &Caller, id: KeyId, change: OwnChange) -> Result<Changed, ManageError> {
         let by = caller.clone();
-        let read = ReadRequest { keys: vec![id], disabled: Some(id), ..ReadRequest::default() };
+        let newest_events = Some((id, CHANGED_A_DAY_MAX));
+        let read = ReadRequest { keys: vec![id], disabled: Some(id), newest_events, ..ReadRequest::default() };
         let plan = move |reading: &Reading| update(&by, id, &change, reading);
         self.change(caller, Asked::of("own.update", Some(Subject::Key(id)), read), plan, changed).await
     }
@@ -214,7 +217,7 @@ pub(super) fn create(
         stamp: Stamp::default(),
     };
     check::key(&key)?;
-    check::operator(&key, Some(own.user))?;
+    check::held(&key, Some(own.user), check::Source::Store)?;
     own.covers(&key)?;
     let token = minter.mint(&mut key)?;
     let mut change = told::new_key(EventKind::KeyCreated, key.clone(), None);
@@ -250,7 +253,21 @@ pub(super) fn update(
     check::key(&after)?;
     let mut changes: Vec<_> = told::changed_key(kind, before, after.clone()).into_iter().collect();
     changes.iter_mut().for_each(told::by_its_user);
+    // Events stay stored, so that whoever changes a key again and again is bounded. What switches it off is
+    // held up by nothing, and comes no second time without what is.
+    if !changes.is_empty() && kind != EventKind::KeyDisabled && changed_today(before, reading) >= CHANGED_A_DAY_MAX {
+        return Err(ManageError::ChangedTooOften { id, max: CHANGED_A_DAY_MAX });
+    }
     Ok(Plan { changes, outcome: (after, Some(own.user.clone())) })
+}
+
+/// How often its user changed `key` within a day, among its newest events.
+fn changed_today(key: &Key, reading: &Reading) -> usize {
+    let is_of_today = |event: &&Event| {
+        let is_its = event.subject == Subject::Key(key.id) && told::is_by_its_user(event);
+        is_its && reading.now.since(event.at) < DAY
+    };
+    reading.newest_events.iter().filter(is_of_today).count()
 }
 
 impl Own<'_> {

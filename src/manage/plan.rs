@@ -11,13 +11,17 @@ use super::{
     told, webhook,
 };
 use crate::clock::Timestamp;
-use crate::key::{EventKind, FlagSet, Format, Key, KeyId, OperatorScope, Stamp, States, Status, Token, User, UserId};
+use crate::key::{
+    EventKind, FlagSet, Format, Key, KeyId, OperatorScope, Stamp, States, Status, Subject, Token, User, UserId,
+};
 use crate::secret;
 use crate::store::{Change, Reading};
 
-/// How long after a rotation it is known to the store whether the successor is in use: longer than
-/// any gateway waits before it writes usage down.
+/// How long after a rotation it is known to the store whether the successor is in use, at least: longer
+/// than a gateway usually waits before it writes usage down.
 pub const USAGE_SETTLED: Duration = Duration::from_secs(30);
+/// How much longer than gateways wait before they write usage down.
+pub(super) const USAGE_WRITTEN_WITHIN: Duration = Duration::from_secs(20);
 /// How often a key, with all that it replaced, rotates itself within a [`DAY`].
 const OWN_ROTATIONS_MAX: usize = 48;
 /// How many keys of a lineage its rotation looks at: the newest.
@@ -75,7 +79,7 @@ pub(super) fn create(
         stamp: Stamp::default(),
     };
     check::key(&key)?;
-    check::operator(&key, user)?;
+    check::held(&key, user, check::Source::Request)?;
     may(acting, Operation::Create, None, Target::Key { key: &key, user })?;
     let token = minter.mint(&mut key)?;
     let changes = vec![told::new_key(EventKind::KeyCreated, key.clone(), None)];
@@ -96,6 +100,30 @@ pub(super) fn seen<'a>(
     Ok((key, user))
 }
 
+/// What the caller's row and the subject's say alone, before everything is read that `operation` may
+/// touch.
+pub(super) fn glance(
+    caller: &Caller,
+    operation: Operation,
+    subject: &Subject,
+    reading: &Reading,
+) -> Result<(), ManageError> {
+    let acting = Acting::of(caller, reading)?;
+    let target = match subject {
+        Subject::Key(id) => {
+            let (key, user) = seen(*id, reading, acting)?;
+            Target::Key { key, user }
+        }
+        Subject::User(id) => match reading.user(id) {
+            Some(user) => Target::User(user),
+            None if operation == Operation::DeleteUser => return Err(ManageError::UserNotFound { id: id.clone() }),
+            // One that is not there has no keys to be read.
+            None => return Ok(()),
+        },
+    };
+    may(acting, operation, Some(target), target)
+}
+
 pub(super) fn update(
     caller: &Caller,
     id: KeyId,
@@ -110,9 +138,12 @@ pub(super) fn update(
     }
     check::key(&after)?;
     if change.grants.is_some() || change.may_grant.is_some() || change.operates_on.is_some() {
-        check::operator(&after, user)?;
+        check::held(&after, user, check::Source::Store)?;
     }
-    may(acting, Operation::Update, Some(Target::Key { key: before, user }), Target::Key { key: &after, user })?;
+    // Whoever sets a URL is told the secret.
+    let is_told = matches!(change.rotation_webhook_url, Some(Some(_)));
+    let operation = if is_told { Operation::TellWebhookSecret } else { Operation::Update };
+    may(acting, operation, Some(Target::Key { key: before, user }), Target::Key { key: &after, user })?;
     if before.states.revoked {
         return Err(ManageError::KeyRevoked { id });
     }
@@ -170,7 +201,7 @@ fn changed(before: &Key, change: &KeyChange, now: Timestamp) -> Result<Key, Mana
         };
         if before.format == Format::Jwt && is_later {
             let cause = "a key in JWT form cannot be made to live longer, for its end is in its token; rotate it";
-            return Err(check::invalid("expires_at", cause));
+            return Err(check::conflicting("expires_at", cause));
         }
         // Grace never outlives the key's own expiry.
         after.grace_expires_at = after.grace_expires_at.map(|end| end.min(after.expires_at.unwrap_or(end)));
@@ -196,12 +227,20 @@ pub(super) struct Replaced {
     pub(super) token: Token,
 }
 
+/// What is known of the use of keys beyond what the store says.
+#[derive(Clone, Copy)]
+pub(super) struct Usage<'a> {
+    pub(super) seen: &'a dyn Fn(&Key) -> Seen,
+    /// How long after a key was made the store knows whether it was used.
+    pub(super) settled: Duration,
+}
+
 pub(super) fn rotate(
     caller: &Caller,
     id: KeyId,
     grace: Duration,
     minter: &Minter,
-    seen_in_use: &dyn Fn(&Key) -> Seen,
+    usage: Usage<'_>,
     reading: &Reading,
 ) -> Result<Plan<Replaced>, ManageError> {
     let now = reading.now;
@@ -235,7 +274,7 @@ pub(super) fn rotate(
     }
     let unused = match old.replaced_by {
         None => None,
-        Some(successor) => Some(never_used(caller, old, successor, seen_in_use, reading)?),
+        Some(successor) => Some(never_used(caller, old, successor, usage, reading)?),
     };
     let token = minter.mint(&mut new)?;
 
@@ -303,7 +342,7 @@ fn never_used<'a>(
     caller: &Caller,
     old: &Key,
     successor: KeyId,
-    seen_in_use: &dyn Fn(&Key) -> Seen,
+    usage: Usage<'_>,
     reading: &'a Reading,
 ) -> Result<&'a Key, ManageError> {
     let refused = ManageError::AlreadyRotated { id: old.id, successor };
@@ -313,10 +352,10 @@ fn never_used<'a>(
         return Err(refused);
     }
     let since = reading.now.since(next.created_at);
-    match seen_in_use(next) {
+    match (usage.seen)(next) {
         Seen::Used => Err(refused),
-        Seen::Unknown if since < USAGE_SETTLED => {
-            Err(ManageError::RotationUnsettled { id: old.id, successor, since, settled: USAGE_SETTLED })
+        Seen::Unknown if since < usage.settled => {
+            Err(ManageError::RotationUnsettled { id: old.id, successor, since, settled: usage.settled })
         }
         Seen::Unused | Seen::Unknown => Ok(next),
     }
@@ -361,34 +400,51 @@ pub(super) fn revoke_these(caller: &Caller, ids: &[KeyId], reading: &Reading) ->
 
 fn ended(acting: Acting<'_>, in_reach: impl Fn(&Key) -> bool, reading: &Reading) -> Result<Plan<Ended>, ManageError> {
     let (mut changes, mut outcome) = (Vec::new(), Ended { keys: vec![], out_of_reach: 0 });
-    for key in reading.keys.iter().filter(|key| in_reach(key) && !key.states.revoked) {
+    let mut again = Vec::new();
+    let is_to_be_told = |key: &Key| !key.states.revoked || reading.ended_by_gateways.contains(&Subject::Key(key.id));
+    for key in reading.keys.iter().filter(|key| in_reach(key) && is_to_be_told(key)) {
         let user = reading.user_of(key);
         if !acting.sees(Target::Key { key, user }) {
-            outcome.out_of_reach += 1;
+            outcome.out_of_reach += usize::from(!key.states.revoked);
             continue;
         }
         let after = revoked(key, reading.now);
         may(acting, Operation::Revoke, Some(Target::Key { key, user }), Target::Key { key: &after, user })?;
-        changes.extend(told::changed_key(EventKind::KeyRevoked, key, after.clone()));
-        outcome.keys.push(after);
+        if key.states.revoked {
+            // By a gateway, which an accepted backup takes back: from here on by this caller.
+            again.push(told::written_again(EventKind::KeyRevoked, key, after));
+        } else {
+            changes.extend(told::changed_key(EventKind::KeyRevoked, key, after.clone()));
+            outcome.keys.push(after);
+        }
     }
+    // The outcome's keys have the first ordinals.
+    changes.extend(again);
     Ok(Plan { changes, outcome })
 }
 
-/// What the key `id` minted and is not revoked: those that the caller sees, oldest first, so that none
-/// comes before the one that minted it; and how many it does not see.
-pub(super) fn unrevoked_below(
-    caller: &Caller,
-    id: KeyId,
-    reading: &Reading,
-) -> Result<(Vec<KeyId>, usize), ManageError> {
+/// What a key minted, directly or through others.
+pub(super) struct Below {
+    /// What is not revoked and the caller sees, oldest first, so that none comes before the one that
+    /// minted it.
+    pub(super) unrevoked: Vec<KeyId>,
+    /// What is revoked, whoever sees it.
+    pub(super) revoked: Vec<KeyId>,
+    /// How many are not revoked that the caller does not see.
+    pub(super) hidden: usize,
+}
+
+/// What the key `id` minted.
+pub(super) fn minted_by(caller: &Caller, id: KeyId, reading: &Reading) -> Result<Below, ManageError> {
     let acting = Acting::of(caller, reading)?;
     let below = below(id, reading);
-    let unrevoked = reading.keys.iter().filter(|key| below.contains(&key.id) && !key.states.revoked);
-    let (mut seen, hidden): (Vec<&Key>, Vec<&Key>) =
-        unrevoked.partition(|key| acting.sees(Target::Key { key, user: reading.user_of(key) }));
+    let minted = reading.keys.iter().filter(|key| below.contains(&key.id));
+    let (revoked, unrevoked): (Vec<&Key>, Vec<&Key>) = minted.partition(|key| key.states.revoked);
+    let sees = |key: &&Key| acting.sees(Target::Key { key, user: reading.user_of(key) });
+    let (mut seen, hidden): (Vec<&Key>, Vec<&Key>) = unrevoked.into_iter().partition(sees);
     seen.sort_by_key(|key| (key.created_at, key.id));
-    Ok((seen.iter().map(|key| key.id).collect(), hidden.len()))
+    let ids = |keys: Vec<&Key>| keys.iter().map(|key| key.id).collect();
+    Ok(Below { unrevoked: ids(seen), revoked: ids(revoked), hidden: hidden.len() })
 }
 
 /// What the key `id` minted or was replaced by and is not revoked, as far as the caller sees it.
@@ -444,7 +500,7 @@ pub(super) fn set_user(
     let now = reading.now;
     let blank = || User {
         id: change.id.clone(),
-        project: None,
+        project: acting.scope().ok().flatten().and_then(|scope| scope.project.clone()),
         flags: FlagSet::default(),
         active: true,
         deleted: false,
@@ -473,7 +529,7 @@ pub(super) fn set_user(
         && let Some(elsewhere) = reading.keys.iter().filter(owned).find(|key| key.project.as_ref() != Some(project))
     {
         let cause = format!("its key {} is not of project {project}; revoke that key first", elsewhere.id);
-        return Err(check::invalid("project_id", cause));
+        return Err(check::conflicting("project_id", cause));
     }
     let kind = if before.is_some() { EventKind::UserUpdated } else { EventKind::UserCreated };
     let changes = told::user(kind, before, after.clone()).into_iter().collect();
@@ -488,9 +544,12 @@ pub(super) fn delete_user(
     let acting = Acting::of(caller, reading)?;
     let before = reading.user(id).ok_or_else(|| ManageError::UserNotFound { id: id.clone() })?;
     let after = User { deleted: true, ..before.clone() };
-    may(acting, Operation::WriteUsers, Some(Target::User(before)), Target::User(&after))?;
-    let mut changes: Vec<Change> =
-        told::user(EventKind::UserDeleted, Some(before), after.clone()).into_iter().collect();
+    may(acting, Operation::DeleteUser, Some(Target::User(before)), Target::User(&after))?;
+    // Deleted by a gateway, which an accepted backup takes back: from here on by this caller.
+    let is_a_gateways = reading.ended_by_gateways.contains(&Subject::User(id.clone()));
+    let again = || is_a_gateways.then(|| told::user_written_again(EventKind::UserDeleted, after.clone()));
+    let change = told::user(EventKind::UserDeleted, Some(before), after.clone()).or_else(again);
+    let mut changes: Vec<Change> = change.into_iter().collect();
     let mut keys = Vec::new();
     for key in reading.keys.iter().filter(|key| key.user.as_ref() == Some(id) && !key.states.revoked) {
         let ended = revoked(key, reading.now);

@@ -31,6 +31,11 @@ pub(super) fn written_again(kind: EventKind, before: &Key, after: Key) -> Change
     Change { row: Row::Key(Box::new(after)), event: NewEvent { kind, changes } }
 }
 
+/// A user that is written as it is, for the sake of the event.
+pub(super) fn user_written_again(kind: EventKind, user: User) -> Change {
+    Change { row: Row::User(user), event: NewEvent { kind, changes: Fields::new() } }
+}
+
 /// The field of events of changes that a user made to its own keys.
 const BY_ITS_USER: &str = "by_its_user";
 

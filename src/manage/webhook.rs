@@ -11,7 +11,7 @@ use crate::clock::Timestamp;
 use crate::key::{Actor, EventKind, Key, KeyId, Subject, WebhookSecrets};
 use crate::secret::Secret;
 use crate::store::{Changes, Committed, Delivery, Planned, ReadRequest, Reading};
-use crate::wire::{Reach, ReceiverUrl};
+use crate::wire::{Reach, ReceiverUrl, UrlFault};
 
 /// How long what is announced is signed with the secret before the newest, too: 24 hours.
 pub const OLD_WEBHOOK_SECRET_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
@@ -30,9 +30,9 @@ pub struct Webhooks {
 
 impl Webhooks {
     /// What the receiver of this key's announcements verifies with; none where it has no webhook.
-    pub(super) fn secret_of(&self, key: &Key) -> Option<Secret> {
+    pub(super) fn secret_of(&self, key: &Key, now: Timestamp) -> Option<Secret> {
         key.rotation.webhook_url.as_ref()?;
-        Some(self.secrets.newest(key.lineage, key.rotation.secret_version).to_text())
+        Some(self.secrets.newest(key.lineage, key.rotation.secret_version, now).to_text())
     }
 }
 
@@ -41,8 +41,8 @@ impl Webhooks {
 pub struct WebhookSecretRotated {
     /// The key that was named.
     pub key: Key,
-    /// The new secret, `whsec_…`. It can be derived again, and is shown to nobody who may not change
-    /// the key.
+    /// The new secret, `whsec_…`. It can be derived again, and is shown to nobody who may not mint such
+    /// a key.
     pub secret: Secret,
     /// Until when the one before it signs too.
     pub old_until: Timestamp,
@@ -76,7 +76,11 @@ impl Manager {
         let webhooks = self.webhooks.as_ref().ok_or(ManageError::WebhooksNotAvailable)?;
         match ReceiverUrl::parse(url, webhooks.reach) {
             Ok(_) => Ok(()),
-            Err(fault) => Err(check::invalid("rotation_webhook_url", fault)),
+            Err(fault @ UrlFault::Form(_)) => Err(check::invalid("rotation_webhook_url", fault)),
+            // Which of them may be reached is configured.
+            Err(fault @ (UrlFault::Cleartext | UrlFault::Address(_))) => {
+                Err(check::conflicting("rotation_webhook_url", fault))
+            }
         }
     }
 
@@ -125,11 +129,13 @@ impl Manager {
         let by = caller.clone();
         let read = ReadRequest { keys: vec![id], lineage_of: Some(id), ..ReadRequest::default() };
         let asked = Asked::of("rotate_webhook_secret", Some(Subject::Key(id)), read);
+        let asked = Asked { glance: Some(Operation::Update), ..asked };
         let plan = move |reading: &Reading| rotate_secret(&by, id, reading);
         let finish = move |done: Done<Key>| {
             let mut key = done.outcome.clone();
             done.settle_key(&mut key, 0);
-            let secret = webhooks.secrets.newest(key.lineage, key.rotation.secret_version).to_text();
+            let version = key.rotation.secret_version;
+            let secret = webhooks.secrets.newest(key.lineage, version, done.committed.at).to_text();
             let old_until = key.rotation.old_secret_until.unwrap_or(done.committed.at);
             WebhookSecretRotated { key, secret, old_until, committed: done.committed }
         };
@@ -171,12 +177,13 @@ fn rotate_secret(caller: &Caller, id: KeyId, reading: &Reading) -> Result<Plan<K
         after
     };
     let after = changed(before);
-    may(acting, Operation::Update, Some(Target::Key { key: before, user }), Target::Key { key: &after, user })?;
+    let (target, changed_target) = (Target::Key { key: before, user }, Target::Key { key: &after, user });
+    may(acting, Operation::TellWebhookSecret, Some(target), changed_target)?;
     if before.states.revoked {
         return Err(ManageError::KeyRevoked { id });
     }
     if before.rotation.webhook_url.is_none() {
-        return Err(check::invalid("rotation_webhook_url", "the key has no webhook; set its URL first"));
+        return Err(check::conflicting("rotation_webhook_url", "the key has no webhook; set its URL first"));
     }
     // One secret for all of them: a receiver does not know which key of the lineage it is told of. What is
     // sent is signed with the newest of the lineage, so that those out of the caller's sight stay as they are.

@@ -6,6 +6,7 @@
 use http::header::{AUTHORIZATION, Entry, HeaderMap, HeaderName, HeaderValue};
 
 use crate::key::TOKEN_BYTES_MAX;
+use crate::wire::{is_same_field, remove_spellings};
 
 /// A place where a credential may be.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -35,7 +36,8 @@ pub enum Credential<'a> {
     None,
     /// One token: 1 to 4,096 bytes of `!` to `~`.
     One(&'a [u8]),
-    /// More than one credential, or one field twice. Which one would count is anybody's guess.
+    /// More than one credential, or one field twice, also in another spelling. Which one would count is anybody's
+    /// guess.
     Repeated,
     /// One credential that can be no token.
     Malformed,
@@ -75,17 +77,24 @@ pub fn find_credential<'a>(headers: &'a HeaderMap, sources: &[CredentialSource])
         }
         found = if is_token(token) { Credential::One(token) } else { Credential::Malformed };
     }
+    if found != Credential::None && sources.iter().any(|source| is_misspelt(headers, source.field())) {
+        return Credential::Repeated;
+    }
     found
 }
 
-/// Takes the credential out of `headers`, whatever it is: every field of `sources`, except an
-/// `Authorization` of another scheme, which is no credential.
+/// Whether the field is there in another spelling, which a service behind us may read in its place.
+fn is_misspelt(headers: &HeaderMap, field: &HeaderName) -> bool {
+    let has_spellings = field.as_str().bytes().any(|byte| !byte.is_ascii_alphanumeric());
+    has_spellings && headers.keys().any(|name| name != field && is_same_field(name, field))
+}
+
+/// Takes the credential out of `headers`, whatever it is: every field of `sources` in all its spellings, except
+/// an `Authorization` of another scheme, which is no credential.
 pub fn strip_credential(headers: &mut HeaderMap, sources: &[CredentialSource]) {
     for source in sources {
         match source {
-            CredentialSource::Header(name) => {
-                headers.remove(name);
-            }
+            CredentialSource::Header(name) => remove_spellings(headers, name),
             CredentialSource::Bearer => strip_bearer(headers),
         }
     }
@@ -213,6 +222,25 @@ mod tests {
         assert_eq!(find_credential(&field, &both()), Credential::Repeated);
         let other_scheme = headers(&[("authorization", "Basic x"), ("x-api-key", "t")]);
         assert_eq!(find_credential(&other_scheme, &both()), Credential::One(b"t"));
+    }
+
+    #[test]
+    fn a_field_that_a_service_may_take_for_the_credential_is_a_second_one_and_never_arrives() {
+        let spellings =
+            ["x-api-key", "X-API-KEY", "X-Api-Key", "x_api_key", "x.api.key", "X_API_KEY", "x!api!key", "x~api-key"];
+        for spelling in spellings {
+            for (name, value) in [("x-api-key", "t"), ("authorization", "Bearer t")] {
+                let twice = headers(&[(name, value), (spelling, "u")]);
+                assert_eq!(find_credential(&twice, &both()), Credential::Repeated, "{name}, {spelling}");
+            }
+            let mut alone = headers(&[(spelling, "u"), ("accept", "v")]);
+            let found =
+                if spelling.eq_ignore_ascii_case("x-api-key") { Credential::One(b"u") } else { Credential::None };
+            assert_eq!(find_credential(&alone, &both()), found, "{spelling}");
+            assert_eq!(find_credential(&alone, BEARER), Credential::None);
+            strip_credential(&mut alone, &both());
+            assert_eq!(alone, headers(&[("accept", "v")]), "{spelling}");
+        }
     }
 
     #[test]

@@ -11,11 +11,12 @@ use std::time::{Duration, Instant};
 use http::uri::{Authority, PathAndQuery};
 use http::{Method, Version};
 
+use super::authenticate::SentToken;
 use super::cors::CorsFields;
 use super::metrics::{Outcome, RouteCells, WorkerCells};
 use super::worker::{RouteView, View};
 use crate::clock::{Clock, Timestamp};
-use crate::key::{KeyId, ProjectId, TokenHash, TokenPrefix};
+use crate::key::{KeyId, ProjectId, TokenPrefix};
 use crate::policy::{Code, Denial};
 use crate::wire::{RequestId, TraceParent, Transfer};
 
@@ -62,8 +63,8 @@ pub(super) struct Account {
 /// What an open stream is decided again by.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Decided {
-    /// The hash of the token that was sent.
-    pub(super) hash: Option<TokenHash>,
+    /// The token that was sent.
+    pub(super) sent: Option<SentToken>,
     /// What the table had seen.
     pub(super) version: u64,
     /// When the permit ends by the clock alone.

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use super::account::Account;
 use super::drain::Unread;
+use super::forward::code_of;
 use super::frames::Messages;
 use super::idle::Idle;
-use super::metrics::{UpstreamCells, UpstreamError};
+use super::metrics::{Outcome, UpstreamCells, UpstreamError};
 use super::streams::{Held, OpenStream, Streams};
 use super::upstream::{AnyBody, BodyFault, Connector, Lease};
 use crate::policy::{Code, Denial};
@@ -66,7 +67,7 @@ pub(super) struct Relayed {
 }
 
 /// An answer of which so much has passed is watched over though it never had to wait.
-const UNWATCHED_BYTES_MAX: usize = 64 * 1024;
+pub(super) const UNWATCHED_BYTES_MAX: usize = 64 * 1024;
 
 /// Why an answer broke off.
 #[derive(Debug, thiserror::Error)]
@@ -221,7 +222,7 @@ impl Relayed {
                     // Nobody polls again after trailers.
                     if frame.is_trailers() || self.is_at_end() {
                         self.end();
-                    } else if self.open.is_none() && self.passed > UNWATCHED_BYTES_MAX {
+                    } else if self.open.is_none() && (self.rules.stalls || self.passed > UNWATCHED_BYTES_MAX) {
                         self.watch(account.as_deref());
                     }
                     Poll::Ready(Some(Ok(match frame.into_trailers() {
@@ -293,6 +294,13 @@ impl Relayed {
 
     fn broke(&mut self, fault: AnswerFault, error: UpstreamError, account: Option<&mut Account>) -> AnswerFault {
         self.break_off();
+        // A body that broke off breaks the exchange too, and then is the reason for it.
+        if let Some(of_request) = self.upload.take_fault() {
+            if let Some(account) = account {
+                account.refused(&code_of(&of_request).into(), Outcome::Denied);
+            }
+            return fault;
+        }
         self.cells.failed(error);
         if let Some(account) = account {
             account.broke_off(match fault {
@@ -323,6 +331,9 @@ pub(super) struct RelayRules {
     pub(super) deadline: Option<tokio::time::Instant>,
     /// Whether trailers pass.
     pub(super) trailers: bool,
+    /// Whether its reader may take a part and then ask for no more for as long as it likes: on HTTP/2, where
+    /// hyper waits for the client's window.
+    pub(super) stalls: bool,
     /// Whether the connection may serve another request afterwards.
     pub(super) poolable: bool,
     /// Whether it is gRPC over HTTP/2, which can be told at any message's end that it is over.

@@ -25,11 +25,32 @@ pub(super) struct Registry<'a> {
 /// What came of looking for a request's key.
 #[derive(Debug)]
 pub(super) struct Authenticated {
-    /// The hash of the one token that was sent, by which an open stream is decided again.
-    pub(super) hash: Option<TokenHash>,
+    /// The one token that was sent, by which an open stream is decided again.
+    pub(super) sent: Option<SentToken>,
     /// What the table had seen before anybody asked.
     pub(super) version: u64,
     answer: Answer,
+}
+
+/// A token that was sent, by its hashes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SentToken {
+    /// By which its key is looked up.
+    known_as: TokenHash,
+    /// Its SHA-512, where the key is known by another: a deny list may name either.
+    alias: Option<TokenHash>,
+}
+
+impl SentToken {
+    /// What is known of it, where the table knows its key by `known_as`.
+    fn known(self, registry: Registry<'_>, route: &RouteSpec, now: Timestamp) -> Option<Answer> {
+        let answer = known(registry, &self.known_as, route, now)?;
+        let is_listed = || self.alias.is_some_and(|alias| registry.deny.names_hash(&alias));
+        Some(match answer {
+            Answer::Record(_) if is_listed() => Answer::Plain(Presented::Listed),
+            answer => answer,
+        })
+    }
 }
 
 #[derive(Debug)]
@@ -41,7 +62,7 @@ enum Answer {
 impl Authenticated {
     /// On a public route nobody looks.
     pub(super) fn nobody(table: &Table) -> Self {
-        Self { hash: None, version: table.version(), answer: Answer::Plain(Presented::Missing) }
+        Self { sent: None, version: table.version(), answer: Answer::Plain(Presented::Missing) }
     }
 
     /// As the decision wants it.
@@ -90,7 +111,7 @@ pub(super) fn authenticate<'m>(
     told: Option<Told>,
 ) -> Result<Authenticated, Missing<'m>> {
     let version = told.as_ref().map_or_else(|| registry.table.version(), |told| told.version);
-    let plain = |presented| Ok(Authenticated { hash: None, version, answer: Answer::Plain(presented) });
+    let plain = |presented| Ok(Authenticated { sent: None, version, answer: Answer::Plain(presented) });
     let token = match find_credential(headers, &route.credential) {
         Credential::None => return plain(Presented::Missing),
         Credential::Repeated => return plain(Presented::Repeated),
@@ -99,15 +120,14 @@ pub(super) fn authenticate<'m>(
         Credential::One(token) => token,
     };
     let hash = TokenHash::of(token);
-    let mut known_as = hash;
-    let mut found = known(registry, &hash, route, now);
-    if found.is_none() {
-        // A key that was imported by its SHA-256 is known by that alone.
-        known_as = TokenHash::sha256_of(token);
-        found = known(registry, &known_as, route, now);
+    let sent = SentToken { known_as: hash, alias: None };
+    if let Some(answer) = sent.known(registry, route, now) {
+        return Ok(Authenticated { sent: Some(sent), version, answer });
     }
-    if let Some(answer) = found {
-        return Ok(Authenticated { hash: Some(known_as), version, answer });
+    // A key that was imported by its SHA-256 is known by that alone.
+    let imported = SentToken { known_as: TokenHash::sha256_of(token), alias: Some(hash) };
+    if let Some(answer) = imported.known(registry, route, now) {
+        return Ok(Authenticated { sent: Some(imported), version, answer });
     }
     let answer = match told.filter(|told| told.hash == hash) {
         Some(told) => told.answer,
@@ -116,21 +136,21 @@ pub(super) fn authenticate<'m>(
             Resolving::Later(asked) => return Err(Missing { hash, version, asked }),
         },
     };
-    Ok(Authenticated { hash: Some(hash), version, answer: missed(answer, &hash, registry.deny) })
+    Ok(Authenticated { sent: Some(sent), version, answer: missed(answer, &hash, registry.deny) })
 }
 
 /// The same question again for a stream that is open: the table alone answers, without waiting.
 pub(super) fn again(
     registry: Registry<'_>,
-    hash: Option<TokenHash>,
+    sent: Option<SentToken>,
     route: &RouteSpec,
     now: Timestamp,
 ) -> Authenticated {
-    let Some(hash) = hash else { return Authenticated::nobody(registry.table) };
+    let Some(token) = sent else { return Authenticated::nobody(registry.table) };
     let version = registry.table.version();
-    let unknown = || missed(MissAnswer::Unknown, &hash, registry.deny);
-    let answer = known(registry, &hash, route, now).unwrap_or_else(unknown);
-    Authenticated { hash: Some(hash), version, answer }
+    let unknown = || missed(MissAnswer::Unknown, &token.known_as, registry.deny);
+    let answer = token.known(registry, route, now).unwrap_or_else(unknown);
+    Authenticated { sent, version, answer }
 }
 
 /// What the table says of a token; none if it does not know it.

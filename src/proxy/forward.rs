@@ -24,7 +24,7 @@ use hyper::upgrade::OnUpgrade;
 use tokio::time::Instant;
 
 use super::account::Account;
-use super::answer::{Content, RelayRules, Relayed, RequestLeft, Watch};
+use super::answer::{Content, RelayRules, Relayed, RequestLeft, UNWATCHED_BYTES_MAX, Watch};
 use super::drain::Unread;
 use super::handle::{Admitted, Refused};
 use super::handshake::{Handshake, handshake};
@@ -512,16 +512,23 @@ impl Sending {
             both_ways: self.stream_idle.is_some(),
             deadline: self.deadline,
             trailers: self.grpc,
+            stalls: account.version == Version::HTTP_2,
             poolable: !both,
             farewell: self.grpc && account.version == Version::HTTP_2,
         };
+        // Of a stream without a window nobody may ever ask for a first part.
+        let is_long = || body.size_hint().upper().is_none_or(|most| most > UNWATCHED_BYTES_MAX as u64);
+        let open = self.open.take().or_else(|| {
+            let watched = rules.stalls && !body.is_end_stream() && is_long();
+            watched.then(|| worker.streams.open(account)).flatten()
+        });
         let relayed = Relayed::new(
             body,
             lease,
             RequestLeft { upload: Rc::clone(&self.transfer), unread: self.unread.let_go() },
             rules,
             Arc::clone(cells),
-            Watch { streams: Rc::clone(&worker.streams), open: self.open.take() },
+            Watch { streams: Rc::clone(&worker.streams), open },
         );
         let content = unsent.unwrap_or_else(|| Content::Relayed(Box::new(relayed)));
         Ok(Admitted::Answer(Response::from_parts(head, content)))
@@ -557,7 +564,8 @@ fn is_number(text: &[u8], number: u64) -> bool {
     }
 }
 
-fn code_of(fault: &InboundFault) -> Code {
+/// What a request is refused with whose body broke off.
+pub(super) fn code_of(fault: &InboundFault) -> Code {
     match fault {
         InboundFault::TooLarge { .. } => Code::BodyTooLarge,
         InboundFault::Sender(error) => match error.downcast_ref::<BodyFault>() {

@@ -367,8 +367,8 @@ fn walk_on<'m>(
             Outcome::Allowed
         }
     };
-    let (hash, version) = (authenticated.hash, authenticated.version);
-    account.decided = Some(Decided { hash, version, ends_at: ends_at(&permit, route) });
+    let (sent, version) = (authenticated.sent, authenticated.version);
+    account.decided = Some(Decided { sent, version, ends_at: ends_at(&permit, route) });
 
     let forwarding = Forwarding {
         worker,

@@ -54,10 +54,10 @@ impl Settings {
     /// Whether, once the table is too old, no route lets a key through any more.
     #[must_use]
     pub fn denies_when_stale(&self) -> bool {
-        self.routes.routes().iter().all(|route| match route.spec().access {
-            Access::Public => true,
-            Access::AnyKey | Access::Flags { .. } => denies_stale(route.spec(), self.on_stale),
-        })
+        let specs = self.routes.routes().iter().map(|route| route.spec());
+        let mut keyed = specs.filter(|spec| spec.access != Access::Public).peekable();
+        // Where no route wants a key, none is refused.
+        keyed.peek().is_some() && keyed.all(|spec| denies_stale(spec, self.on_stale))
     }
 
     /// The files of those certificates.

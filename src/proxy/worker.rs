@@ -1,8 +1,8 @@
 //! What one worker keeps between requests: its upstream connections, its counters, and the present
 //! configuration with everything that follows from it.
 
-use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -71,7 +71,7 @@ pub(super) struct Worker {
     dial: Rc<Connector>,
     pools: RefCell<HashMap<TargetName, Rc<Pool<Connector>>>>,
     view: RefCell<Option<Rc<View>>>,
-    reviewed: Cell<Option<Reviewed>>,
+    reviewed: RefCell<Option<Reviewed>>,
     reviewer: Reviewer,
 }
 
@@ -80,6 +80,8 @@ pub(super) struct Worker {
 pub(super) struct View {
     pub(super) settings: Arc<Settings>,
     routes: Vec<RouteView>,
+    /// Those that a route leads to, each once.
+    services: Vec<Rc<Service<Connector>>>,
 }
 
 /// A route, with what this worker needs for it.
@@ -99,12 +101,21 @@ impl View {
     }
 }
 
-/// What open streams were last looked at with: where one of these has changed, all are due.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What open streams were last looked at with: where one of these has changed, all are due. Held, so that
+/// nothing newer can lie where they lie.
+#[derive(Debug)]
 struct Reviewed {
-    settings: usize,
-    deny: usize,
+    settings: Arc<Settings>,
+    deny: Arc<DenyList>,
     freshness: Freshness,
+}
+
+impl Reviewed {
+    fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.settings, &other.settings)
+            && Arc::ptr_eq(&self.deny, &other.deny)
+            && self.freshness == other.freshness
+    }
 }
 
 /// Which streams are decided again.
@@ -141,7 +152,7 @@ impl Worker {
             dial: Rc::default(),
             pools: RefCell::default(),
             view: RefCell::default(),
-            reviewed: Cell::new(None),
+            reviewed: RefCell::default(),
             reviewer: shared.table.reviewer(),
             shared,
         }))
@@ -199,6 +210,10 @@ impl Worker {
             service: services.get(route.spec().forward.upstream.as_str()).cloned(),
         });
         let routes = routes.collect();
+        let used: HashSet<&str> =
+            settings.routes.routes().iter().map(|route| route.spec().forward.upstream.as_str()).collect();
+        let services = used.iter().filter_map(|name| services.get(name)).map(|(service, _)| Rc::clone(service));
+        let services = services.collect();
         // What is no longer configured goes with the last request that uses it.
         let gone = std::mem::replace(&mut *self.pools.borrow_mut(), kept);
         for (key, _) in gone {
@@ -206,7 +221,7 @@ impl Worker {
                 self.cells.pool(&key.0, &key.1).idle.set(0);
             }
         }
-        View { settings, routes }
+        View { settings, routes, services }
     }
 
     /// Looks after open streams and idle connections, for ever.
@@ -255,11 +270,8 @@ impl Worker {
     }
 
     fn sweep(&self) {
-        let view = self.view();
-        for route in &view.routes {
-            if let Some((service, _)) = &route.service {
-                service.sweep();
-            }
+        for service in &self.view().services {
+            service.sweep();
         }
     }
 
@@ -267,11 +279,12 @@ impl Worker {
     async fn review_all(&self) {
         let now = self.shared.clock.now();
         let with = Reviewed {
-            settings: Arc::as_ptr(&self.view().settings).addr(),
-            deny: Arc::as_ptr(&self.shared.deny.load()).addr(),
+            settings: Arc::clone(&self.view().settings),
+            deny: self.shared.deny.load_full(),
             freshness: self.shared.table.freshness(now),
         };
-        let all = self.reviewed.replace(Some(with)) != Some(with);
+        let all = !self.reviewed.borrow().as_ref().is_some_and(|last| last.is_same(&with));
+        *self.reviewed.borrow_mut() = Some(with);
         self.review(self.streams.review_all(), if all { Look::All } else { Look::Past }).await;
     }
 
@@ -323,10 +336,10 @@ impl Worker {
         if *route.forward.upstream != *stream.upstream || (stream.websocket && !route.forward.websocket) {
             return Err(Code::NoRoute.into());
         }
-        let hash = stream.decided.get().hash;
-        let authenticated = again(self.registry(settings, deny), hash, route, now);
+        let sent = stream.decided.get().sent;
+        let authenticated = again(self.registry(settings, deny), sent, route, now);
         let permit = decide(&found, authenticated.presented(), deny, now)?;
-        Ok(Decided { hash, version, ends_at: ends_at(&permit, route) })
+        Ok(Decided { sent, version, ends_at: ends_at(&permit, route) })
     }
 
     /// Where keys are looked up under this configuration.

@@ -16,12 +16,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
-use zeroize::Zeroizing;
 
 use super::*;
 use crate::clock::{Clock, ManualClock, Timestamp};
 use crate::key::{FlagSet, Grants, Key, KeyId, TokenPrefix, WebhookSecrets};
 use crate::manage::{Caller, Expiry, KeyChange, Manager, NewKey, RevokeScope, Webhooks};
+use crate::secret::{MasterSecret, MasterSecrets};
 use crate::store::{BoxFuture, Delivery, DeliveryState, NoticeKind, SharedStore, SqliteStore};
 use crate::wire::{Reach, ReceiverUrl};
 
@@ -88,8 +88,8 @@ struct House {
 }
 
 fn secrets() -> WebhookSecrets {
-    let derive = |subject: &str| Zeroizing::new(crate::key::TokenHash::of(subject.as_bytes()).head());
-    WebhookSecrets::new(Arc::new(derive), vec![])
+    let master = MasterSecret::parse("5a".repeat(32).as_bytes()).expect("a secret");
+    WebhookSecrets::derive(&MasterSecrets::first(master), 7)
 }
 
 fn house() -> House {
@@ -171,7 +171,8 @@ impl House {
 
     fn verifies(&self, posted: &Posted, key: &Key, version: u32) -> bool {
         let at = Timestamp::from_seconds(posted.field("webhook-timestamp").parse().expect("seconds"));
-        let signature = self.secrets.newest(key.lineage, version).sign(&posted.field("webhook-id"), at, &posted.body);
+        let signature =
+            self.secrets.newest(key.lineage, version, at).sign(&posted.field("webhook-id"), at, &posted.body);
         posted.field("webhook-signature").split(' ').any(|it| it == signature)
     }
 }
@@ -226,7 +227,8 @@ async fn both_secrets_sign_for_a_day_after_one_is_changed() {
     let house = house();
     let rotator = house.rotator();
     let (key, told) = house.create_told(every_day()).await;
-    assert_eq!(told, Some(house.secrets.newest(key.lineage, 1).to_text()));
+    let newest = |version| house.secrets.newest(key.lineage, version, Timestamp::EPOCH).to_text();
+    assert_eq!(told, Some(newest(1)));
     let again = KeyChange { rotation_webhook_url: Some(Some(URL.to_owned())), ..KeyChange::default() };
     let changed = house.manager.update_key(&local(), key.id, again).await.expect("nothing to change");
     assert_eq!(changed.webhook_secret, told);
@@ -235,7 +237,7 @@ async fn both_secrets_sign_for_a_day_after_one_is_changed() {
     assert_eq!(renamed.webhook_secret, None, "it is told when a webhook is set");
     house.clock.advance(DAY);
     let changed = house.manager.rotate_webhook_secret(&local(), key.id).await.expect("another secret");
-    assert_eq!(changed.secret, house.secrets.newest(key.lineage, 2).to_text());
+    assert_eq!(changed.secret, newest(2));
     assert_eq!((changed.key.rotation.secret_version, changed.old_until), (2, house.clock.now().plus(DAY)));
     rotator.round().await.expect("a round");
     let both = house.posted().remove(0);
@@ -249,7 +251,7 @@ async fn both_secrets_sign_for_a_day_after_one_is_changed() {
     let (plain, none) = house.create_told(NewKey { rotation_webhook_url: None, ..every_day() }).await;
     assert!(none.is_none());
     let refused = house.manager.rotate_webhook_secret(&local(), plain.id).await.expect_err("it has no webhook");
-    assert_eq!(refused.as_code(), "invalid_field");
+    assert_eq!(refused.as_code(), "conflicting_field");
 }
 
 #[tokio::test]
@@ -372,12 +374,16 @@ async fn expiry_rotation_and_revocation_are_announced_too() {
 #[tokio::test]
 async fn a_url_that_could_lead_inside_is_refused_when_it_is_set() {
     let house = house();
-    for url in
-        ["http://example.com/", "https://127.0.0.1/", "https://[::ffff:10.0.0.1]/", "https://0x7f.1/", "nonsense"]
-    {
+    for (url, code) in [
+        ("http://example.com/", "conflicting_field"),
+        ("https://127.0.0.1/", "conflicting_field"),
+        ("https://[::ffff:10.0.0.1]/", "conflicting_field"),
+        ("https://0x7f.1/", "invalid_field"),
+        ("nonsense", "invalid_field"),
+    ] {
         let new = NewKey { rotation_webhook_url: Some(url.to_owned()), ..every_day() };
         let refused = house.manager.create_key(&local(), new).await.expect_err("refused");
-        assert_eq!(refused.as_code(), "invalid_field", "{url}");
+        assert_eq!(refused.as_code(), code, "{url}");
         assert!(refused.to_string().starts_with("rotation_webhook_url: "), "{refused}");
     }
     let without = Manager::new(Arc::clone(&house.store), TokenPrefix::default());

@@ -1,5 +1,6 @@
 //! The store's contract.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::future::Future;
 use std::net::IpAddr;
@@ -124,6 +125,8 @@ pub struct ReadRequest {
     pub lineage_newest: usize,
     /// All keys minted, directly or through others, by this key.
     pub descendants_of: Option<KeyId>,
+    /// No more than so many of those, each after the one that minted it; 0 for all.
+    pub descendants_max: usize,
     /// Keys that have one of these hashes.
     pub hashes: Vec<TokenHash>,
     /// What was answered to this request before, if it was.
@@ -136,6 +139,10 @@ pub struct ReadRequest {
     pub users_changed_after: Option<u64>,
     /// How many keys this user's own keys made for it within this long.
     pub made_for_itself: Option<(UserId, Duration)>,
+    /// The newest events of this key, so many.
+    pub newest_events: Option<(KeyId, usize)>,
+    /// Which of the keys and users that are read were ended by gateways.
+    pub ended_by_gateways: bool,
 }
 
 /// What was read inside the transaction, all of one moment.
@@ -168,6 +175,11 @@ pub struct Reading {
     /// How many of the newest [`COUNTED_MAX`] keys of the user that [`ReadRequest::made_for_itself`] names
     /// were minted by another key of that user, so lately, whatever became of them since.
     pub made_for_itself: usize,
+    /// The events that [`ReadRequest::newest_events`] asks for, newest first.
+    pub newest_events: Vec<Event>,
+    /// Where [`ReadRequest::ended_by_gateways`] asks: the keys that are revoked and the users that are
+    /// deleted by nobody but a gateway, which a restored backup had forgotten them.
+    pub ended_by_gateways: HashSet<Subject>,
 }
 
 impl Reading {

@@ -54,6 +54,8 @@ macro_rules! contract {
             a_reading_tells_what_a_mutation_will_be,
             a_page_goes_on_where_it_ended,
             what_a_user_makes_for_itself_is_counted,
+            no_more_is_read_of_what_a_key_minted_than_was_asked_for,
+            the_newest_events_of_a_key_are_read,
         );
     };
     ($fixture:ident: $($name:ident,)*) => {
@@ -778,4 +780,37 @@ pub(super) async fn what_a_user_makes_for_itself_is_counted(f: Fixture) {
     let read = ReadRequest { made_for_itself: Some((ann, Duration::from_secs(100))), ..ReadRequest::default() };
     let reading = f.store.read(read).await.expect("a reading");
     assert_eq!(reading.made_for_itself, 3, "3, 4 and 7: neither what is older nor what others made");
+}
+
+pub(super) async fn no_more_is_read_of_what_a_key_minted_than_was_asked_for(f: Fixture) {
+    // Key 1 minted 2, that one 3, and so on; and 1 minted 9.
+    let minted = |number: u8, by: u8| write_key(Key { minted_by: Some(key(by).id), ..key(number) });
+    let mut changes = vec![write_key(key(1))];
+    changes.extend((2..=6).map(|number| minted(number, number - 1)));
+    changes.push(minted(9, 1));
+    write(&f.store, changes).await.expect("a commit");
+    let read = async |most| {
+        let request = ReadRequest { descendants_of: Some(key(1).id), descendants_max: most, ..ReadRequest::default() };
+        f.store.read(request).await.expect("a reading").keys
+    };
+    assert_eq!(read(0).await.len(), 6);
+    for most in 1..=8 {
+        let keys = read(most).await;
+        assert_eq!(keys.len(), most.min(6));
+        let is_there = |id| id == key(1).id || keys.iter().any(|key| key.id == id);
+        assert!(keys.iter().all(|key| key.minted_by.is_some_and(is_there)), "each with the one that minted it");
+    }
+}
+
+pub(super) async fn the_newest_events_of_a_key_are_read(f: Fixture) {
+    for number in [1, 2, 1, 1] {
+        write(&f.store, vec![write_key(key(3)), write_key(key(number))]).await.expect("a commit");
+    }
+    let read = async |most| {
+        let request = ReadRequest { newest_events: Some((key(1).id, most)), ..ReadRequest::default() };
+        let events = f.store.read(request).await.expect("a reading").newest_events;
+        assert!(events.iter().all(|event| event.subject == Subject::Key(key(1).id)));
+        events.iter().map(|event| event.stamp.revision).collect::<Vec<_>>()
+    };
+    assert_eq!((read(2).await, read(9).await), (vec![4, 3], vec![4, 3, 1]));
 }

@@ -16,6 +16,7 @@ macro_rules! copy_contract {
             a_copy_goes_on_where_it_stopped_and_takes_over_what_changed,
             a_copy_takes_the_place_of_nothing,
             what_gateways_told_a_restored_store_again_is_taken_back,
+            what_somebody_else_ended_too_stays_ended_in_an_accepted_backup,
         );
     };
     ($fixture:ident: $($name:ident,)*) => {
@@ -210,6 +211,40 @@ pub(super) async fn what_gateways_told_a_restored_store_again_is_taken_back(fixt
     let events =
         store.list_events(EventQuery { after: Stamp { ordinal: u32::MAX, ..stamp(before) }, ..EventQuery::default() });
     assert_eq!(events.await.expect("events").len(), 2);
+}
+
+pub(super) async fn what_somebody_else_ended_too_stays_ended_in_an_accepted_backup(fixture: Fixture, _other: Fixture) {
+    let store = &fixture.store;
+    let users = ["ann", "bob"].map(|id| Change { row: Row::User(user(id)), event: event(EventKind::UserCreated) });
+    let keys = [1, 2, 3].map(|number| write_key(key(number)));
+    write(store, users.into_iter().chain(keys).collect()).await.expect("a commit");
+    let gone =
+        |id: &str| Change { row: Row::User(User { deleted: true, ..user(id) }), event: event(EventKind::UserDeleted) };
+    for change in [revoked(1), revoked(2), gone("ann"), gone("bob")] {
+        ended(store, GATEWAY_LOGIN, change).await;
+    }
+    ended(store, "somebody", revoked(3)).await;
+    let (keys, ids) = ([1, 2, 3].map(|number| key(number).id), ["ann", "bob"].map(|id| user(id).id));
+    let reading = async || {
+        let request = ReadRequest { keys: keys.to_vec(), users: ids.to_vec(), ..ReadRequest::default() };
+        store.read(ReadRequest { ended_by_gateways: true, ..request }).await.expect("a reading")
+    };
+    let subjects = |keys: &[KeyId], users: &[UserId]| {
+        let keys = keys.iter().copied().map(Subject::Key);
+        keys.chain(users.iter().cloned().map(Subject::User)).collect::<std::collections::HashSet<_>>()
+    };
+    assert_eq!(reading().await.ended_by_gateways, subjects(&keys[..2], &ids));
+    // An operator wants one of each ended, too.
+    ended(store, "somebody", revoked(1)).await;
+    ended(store, "somebody", gone("ann")).await;
+    assert_eq!(reading().await.ended_by_gateways, subjects(&keys[1..2], &ids[1..]));
+    let (_, retold) = history(store).accept(Actor::System, 0).await.expect("it is accepted");
+    let told: Vec<Subject> = retold.into_iter().map(|one| one.subject).collect();
+    assert_eq!(told, [Subject::Key(keys[1]), Subject::User(ids[1].clone())]);
+    let reading = reading().await;
+    assert_eq!(keys.map(|id| reading.key(id).expect("the key").states.revoked), [true, false, true]);
+    assert_eq!(ids.clone().map(|id| reading.user(&id).expect("the user").deleted), [true, false]);
+    assert_eq!(reading.ended_by_gateways, subjects(&[], &[]));
 }
 
 fn stamp(cursor: Cursor) -> Stamp {

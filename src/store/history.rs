@@ -43,7 +43,7 @@ pub trait HistoryStore: Send + Sync {
     fn acceptances(&self) -> Answer<'_, Vec<Acceptance>>;
 
     /// What gateways told this store again after `after` and after the newest acceptance, oldest first: keys
-    /// that are still revoked, users that are still deleted.
+    /// that are still revoked, users that are still deleted, by nobody else since.
     fn retold(&self, after: u64) -> Answer<'_, Vec<Retold>>;
 
     /// Takes the store's history for the right one: takes back what [`HistoryStore::retold`] tells, and begins a

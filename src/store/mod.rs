@@ -21,6 +21,8 @@ mod rotation;
 mod rotation_contract;
 mod secrets;
 mod settings;
+#[cfg(test)]
+pub(crate) mod slow;
 mod sqlite;
 #[cfg(test)]
 mod staging_contract;

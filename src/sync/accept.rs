@@ -2,30 +2,30 @@
 //! folder: one that was taken over once is never a reason again to forget what has ended.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use super::state::Disk;
 use crate::store::{Acceptance, AcceptanceId};
 
 /// The file's name in the state folder.
 const NAME: &str = "accepted";
+const UNFINISHED: &str = "accepted.new";
 
 /// What was taken over.
 #[derive(Debug)]
 pub(super) struct Accepted {
-    file: PathBuf,
+    disk: Arc<dyn Disk>,
     known: BTreeSet<AcceptanceId>,
     is_written: bool,
 }
 
 impl Accepted {
     /// What the state folder says; what cannot be read there was not taken over.
-    pub(super) fn read(folder: &Path) -> Self {
-        let file = folder.join(NAME);
-        let text = fs::read_to_string(&file).unwrap_or_default();
+    pub(super) fn read(disk: Arc<dyn Disk>) -> Self {
+        let text = String::from_utf8(disk.read(NAME).unwrap_or_default()).unwrap_or_default();
         let known = text.lines().filter_map(|line| u128::from_str_radix(line, 16).ok()).map(AcceptanceId).collect();
-        Self { file, known, is_written: true }
+        Self { disk, known, is_written: true }
     }
 
     /// Whether the newest of these is none that was taken over.
@@ -34,9 +34,9 @@ impl Accepted {
     }
 
     /// The store was taken over with all of these.
-    pub(super) fn learn(&mut self, all: &[Acceptance]) {
+    pub(super) fn learn<'a>(&mut self, all: impl IntoIterator<Item = &'a Acceptance>) {
         let before = self.known.len();
-        self.known.extend(all.iter().map(|acceptance| acceptance.id));
+        self.known.extend(all.into_iter().map(|acceptance| acceptance.id));
         self.is_written &= self.known.len() == before;
     }
 
@@ -46,10 +46,11 @@ impl Accepted {
             return Ok(());
         }
         let text: String = self.known.iter().map(|id| format!("{:032x}\n", id.0)).collect();
-        let new = self.file.with_extension("new");
-        fs::write(&new, text)?;
-        fs::File::open(&new)?.sync_all()?;
-        fs::rename(&new, &self.file)?;
+        let mut file = self.disk.create(UNFINISHED)?;
+        file.write_all(text.as_bytes())?;
+        file.sync()?;
+        self.disk.rename(UNFINISHED, NAME)?;
+        self.disk.sync_names()?;
         self.is_written = true;
         Ok(())
     }
@@ -57,6 +58,7 @@ impl Accepted {
 
 #[cfg(test)]
 mod tests {
+    use super::super::state::Folder;
     use super::*;
     use crate::clock::Timestamp;
     use crate::key::Actor;
@@ -68,12 +70,13 @@ mod tests {
     #[test]
     fn what_was_taken_over_once_is_known_after_a_restart() {
         let folder = tempfile::tempdir().expect("a folder");
+        let disk = || Arc::new(Folder(folder.path().to_owned()));
         let (one, two) = (acceptance(1), acceptance(2));
-        let mut accepted = Accepted::read(folder.path());
+        let mut accepted = Accepted::read(disk());
         assert!(accepted.lacks_newest(std::slice::from_ref(&one)) && !accepted.lacks_newest(&[]));
-        accepted.learn(&[one.clone(), two.clone()]);
+        accepted.learn([&one, &two]);
         accepted.write().expect("a file");
-        let accepted = Accepted::read(folder.path());
+        let accepted = Accepted::read(disk());
         assert!(!accepted.lacks_newest(&[one.clone(), two]));
         // An older backup, from before the second.
         assert!(!accepted.lacks_newest(std::slice::from_ref(&one)));

@@ -10,10 +10,11 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::clock::{Clock, ManualClock, Timestamp};
-use crate::key::{Event, Key, KeyId, Stamp, Subject, TokenHash, User, UserId};
+use crate::key::{Actor, Event, Key, KeyId, Stamp, Subject, TokenHash, User, UserId};
 use crate::store::{
-    Batch, BoxFuture, CommitId, Committed, Cursor, EventQuery, KeyPage, KeyQuery, Planned, Poll, ReadRequest, Reading,
-    RefusalQuery, RefusalTally, Row, StageId, Staging, Store, StoreError, StoreId, UsageUpdate, UserQuery,
+    Acceptance, AcceptanceId, Batch, BoxFuture, CommitId, Committed, Cursor, EventQuery, HistoryStore, KeyPage,
+    KeyQuery, Planned, Poll, ReadRequest, Reading, RefusalQuery, RefusalTally, Retold, Row, StageId, Staging, Store,
+    StoreError, StoreId, UsageUpdate, UserQuery,
 };
 
 /// How the store behaves.
@@ -47,6 +48,7 @@ pub(super) struct Inner {
     pub(super) users: BTreeMap<UserId, User>,
     pub(super) usage: Vec<UsageUpdate>,
     pub(super) mood: Mood,
+    acceptances: Vec<Acceptance>,
     next_commit: u128,
 }
 
@@ -60,6 +62,7 @@ impl FakeStore {
             users: BTreeMap::new(),
             usage: Vec::new(),
             mood: Mood::Well,
+            acceptances: Vec::new(),
             next_commit: 1,
         };
         let gate = Semaphore::new(1_000_000);
@@ -108,6 +111,19 @@ impl FakeStore {
         *inner = Inner { next_commit, ..backup };
     }
 
+    /// An operator takes this history for the right one: no gateway knows it.
+    pub(super) fn accept(&self) {
+        let revision = self.commit(Vec::new());
+        let mut inner = self.inner.lock();
+        let id = AcceptanceId(inner.next_commit);
+        inner.acceptances.push(Acceptance { id, revision, at: self.clock.now(), actor: Actor::System });
+        let first = inner.next_commit;
+        inner.commits = (1..=revision).map(|at| (at, CommitId(first + u128::from(at)))).collect();
+        inner.commits.insert(0, CommitId::default());
+        inner.newest.commit = CommitId(first + u128::from(revision));
+        inner.next_commit = first + u128::from(revision) + 1;
+    }
+
     /// Changes what is stored as no mutation does: no revision tells of it.
     pub(super) fn tamper(&self, change: impl FnOnce(&mut BTreeMap<KeyId, Key>, &mut BTreeMap<UserId, User>)) {
         let inner = &mut *self.inner.lock();
@@ -133,9 +149,27 @@ fn gone() -> StoreError {
     StoreError::Unavailable { store: "fake".to_owned(), cause: "gone".to_owned() }
 }
 
+impl HistoryStore for FakeStore {
+    fn acceptances(&self) -> BoxFuture<'_, Result<Vec<Acceptance>, StoreError>> {
+        Box::pin(async { self.well().map(|inner| inner.acceptances) })
+    }
+
+    fn retold(&self, _after: u64) -> BoxFuture<'_, Result<Vec<Retold>, StoreError>> {
+        Box::pin(async { Err(gone()) })
+    }
+
+    fn accept(&self, _actor: Actor, _after: u64) -> BoxFuture<'_, Result<(Acceptance, Vec<Retold>), StoreError>> {
+        Box::pin(async { Err(gone()) })
+    }
+}
+
 impl Store for FakeStore {
     fn name(&self) -> &str {
         "fake"
+    }
+
+    fn history(&self) -> Option<&dyn HistoryStore> {
+        Some(self)
     }
 
     fn id(&self) -> StoreId {

@@ -22,7 +22,7 @@ use super::report::Reporter;
 use super::retell::Retelling;
 use super::state::{Plan, Restored, StateDir};
 use crate::clock::{Clock, Timestamp};
-use crate::key::Stamp;
+use crate::key::{Stamp, Subject};
 use crate::store::{Batch, CommitId, Cursor, Damaged, Poll, Row as StoredRow, SharedStore, StoreError, StoreId};
 use crate::table::{Applied, Conflict, KeyRow, Load, Merged, Row, Table, UserRow};
 
@@ -38,6 +38,8 @@ pub(super) struct Follower {
     pub(super) wake: Arc<Notify>,
     retelling: Retelling,
     accepted: Accepted,
+    /// All acceptances up to where this began are known.
+    has_learnt: bool,
     reporter: Arc<Reporter>,
     /// The store was asked to know this process, before anything of it was loaded.
     entered: bool,
@@ -48,6 +50,8 @@ pub(super) struct Follower {
     following: Option<StoreId>,
     /// What was found in the state folder may be served without the store.
     restored: bool,
+    /// It may not be, and nothing else is known yet: written down anew, it would pass for good at the next start.
+    refused_state: bool,
     owed: Owed,
     failures: u32,
     /// The monotonic instant of the last contact.
@@ -196,8 +200,9 @@ impl Follower {
         asked: mpsc::UnboundedReceiver<Ask>,
         (place, repairs): (Place, mpsc::UnboundedReceiver<Repair>),
     ) -> Self {
+        let accepted = Accepted::read(state.lock().disk());
         Self {
-            accepted: Accepted::read(&settings.state_dir),
+            accepted,
             store,
             table,
             clock,
@@ -206,12 +211,14 @@ impl Follower {
             state,
             wake,
             retelling,
+            has_learnt: false,
             reporter,
             entered: false,
             ends: false,
             at: Cursor::default(),
             following: None,
             restored: false,
+            refused_state: false,
             owed: Owed::default(),
             failures: 0,
             contact: None,
@@ -234,6 +241,7 @@ impl Follower {
         self.at = restored.cursor;
         self.following = Some(restored.store);
         self.restored = restored.refusal.is_none();
+        self.refused_state = !self.restored;
         self.reload_wanted = !restored.is_one_history;
         self.reached = Some(restored.reached).filter(|reached| *reached != restored.cursor);
         // Nothing is known yet that could be lost.
@@ -259,13 +267,18 @@ impl Follower {
     /// One attempt to be like the store, and all that follows from how it went. How long to wait
     /// before the next, unless something happens.
     pub(super) async fn turn(&mut self) -> Pause {
+        let turn = self.table.begin_turn();
         let result = self.catch_up().await;
+        let is_like_the_store = result.is_ok();
         *self.place.lock() = result.is_ok().then(|| (self.at, self.table.generation()));
         let now = self.clock.now();
         let pause = match result {
             Ok(()) => {
                 self.failures = 0;
                 self.reached = None;
+                if std::mem::take(&mut self.refused_state) {
+                    self.snapshots.lacking_since = Some(Instant::now());
+                }
                 self.contact = Some(self.clock.monotonic());
                 if self.table.contact_lost_at().is_some() {
                     tracing::info!(store = self.store.name(), "in contact with the store");
@@ -304,6 +317,9 @@ impl Follower {
         let silent = silent.is_some_and(|silent| silent > self.settings.max_staleness);
         self.table.set_overdue(silent || self.reporter.is_given_up());
         self.settle().await;
+        if is_like_the_store && self.table.applied() == self.at.revision {
+            self.table.end_turn(turn);
+        }
         self.show();
         pause
     }
@@ -327,6 +343,9 @@ impl Follower {
         }
         if poll.at_cursor != Some(self.commit_at_cursor()) {
             return self.diverged(poll.newest).await;
+        }
+        if !self.has_learnt {
+            self.learn_acceptances().await?;
         }
         if self.reload_wanted {
             self.may_reload(poll.newest)?;
@@ -359,6 +378,17 @@ impl Follower {
         self.tell_damaged(&staged.damaged);
         self.note(applied);
         self.at = end.newest;
+        Ok(())
+    }
+
+    /// What this process started from is of the store's history, so every acceptance in it was taken over,
+    /// whatever became of the file that says so.
+    async fn learn_acceptances(&mut self) -> Result<(), Stuck> {
+        if let Some(history) = self.store.history() {
+            let acceptances = history.acceptances().await?;
+            self.accepted.learn(acceptances.iter().filter(|acceptance| acceptance.revision <= self.at.revision));
+        }
+        self.has_learnt = true;
         Ok(())
     }
 
@@ -448,7 +478,7 @@ impl Follower {
         for conflict in &applied.conflicts {
             match conflict {
                 Conflict::Key(key) => {
-                    tracing::error!(%key, "the store takes back a revocation or supersession: it stands here");
+                    tracing::error!(%key, "the store takes back a revocation, a supersession or the end of a grace: it stands here");
                 }
                 Conflict::User(user) => tracing::error!(%user, "the store takes back a deletion: it stands here"),
             }
@@ -578,11 +608,17 @@ impl Follower {
         for key in &merged.keys {
             tracing::error!(%key, "the store no longer has this key as revoked or superseded: it stays refused here");
         }
+        for (key, ends) in &merged.graces {
+            tracing::error!(%key, %ends, "the store no longer has this key as replaced: it still ends with its grace here");
+        }
         for user in &merged.users {
             tracing::error!(%user, "the store no longer has this user as deleted: it stays deleted here");
         }
-        let taken_back = merged.keys.len() + merged.users.len();
+        let taken_back = merged.keys.len() + merged.graces.len() + merged.users.len() + merged.revived.count();
         self.metrics.alarm(Alarm::TakenBack, taken_back);
+        tell_lost(&merged);
+        let now = self.clock.now();
+        merged.keys.extend(merged.graces.iter().filter(|(_, ends)| *ends <= now).map(|(key, _)| *key));
         self.retelling.owe(merged);
         Ok(())
     }
@@ -632,7 +668,7 @@ impl Follower {
         if !self.snapshots.awaited
             && let Err(error) = self.accepted.write()
         {
-            // Until it is written, a restart would take the store as it is once more.
+            // The first contact after a restart makes up for it.
             tracing::error!(%error, "that a restored store was taken over cannot be remembered: the state folder fails");
         }
         self.report();
@@ -787,7 +823,7 @@ impl Follower {
     }
 
     pub(super) fn begin_snapshot(&mut self) {
-        if self.holding != Holding::Ours {
+        if self.holding != Holding::Ours || self.refused_state {
             self.snapshots.lacking_since = None;
             return;
         }
@@ -851,6 +887,36 @@ impl Follower {
             self.metrics.lag.set(0);
         }
         self.metrics.contact(self.table.last_contact(), self.failures == 0);
+    }
+}
+
+/// Says what a store that lost changes takes back, and what no gateway can make good.
+fn tell_lost(merged: &Merged) {
+    for subject in &merged.revived.named {
+        match subject {
+            Subject::Key(key) => {
+                tracing::error!(%key, "the store has this key as before it was disabled: it works again");
+            }
+            Subject::User(user) => {
+                tracing::error!(%user, "the store has this user as before it was disabled: its keys work again");
+            }
+        }
+    }
+    for subject in &merged.gone.named {
+        match subject {
+            Subject::Key(key) => {
+                tracing::error!(%key, "this key worked here and is not in the store any more: it is refused");
+            }
+            Subject::User(user) => tracing::error!(%user, "this user is not in the store any more"),
+        }
+    }
+    if merged.older > 0 || merged.gone.count() > 0 {
+        tracing::error!(
+            older = merged.older,
+            revived = merged.revived.count(),
+            gone = merged.gone.count(),
+            "the store has lost changes that were known here: what they changed is as it was before"
+        );
     }
 }
 

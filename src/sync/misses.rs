@@ -5,6 +5,7 @@
 //! all misses together. A flood of junk costs one read a token, 500 a second, and cannot stand
 //! before a known key, for which nothing here is asked.
 
+use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -89,7 +90,7 @@ impl Misses {
 
     async fn ask_store(&self, hash: &TokenHash, client: IpAddr, now: Timestamp) -> MissAnswer {
         let flight = Flight::join(&self.flights, Head::from(hash));
-        let answer = flight.cell.get_or_init(|| self.find(hash, now)).await.clone();
+        let answer = flight.answer(self.find(hash, now)).await;
         if let MissAnswer::Found(_) = answer {
             self.failures.give_back(client, now);
         }
@@ -114,7 +115,8 @@ impl Misses {
             Ok(Ok((Some((key, user)), at))) => {
                 let found = Record::of(&key, user.as_ref());
                 let (key, user) = (KeyRow::from(key), user.map(UserRow::from));
-                MissAnswer::Found(self.table.insert_found(generation, at.revision, &key, user.as_ref(), found))
+                let found = self.table.insert_found(generation, at.revision, &key, user.as_ref(), found);
+                MissAnswer::Found(self.followed(hash, at.revision, found).await)
             }
             Ok(Ok((None, _))) => {
                 self.in_vain.insert(Head::from(hash), InVain { until: now.plus(IN_VAIN_FOR), version });
@@ -129,6 +131,17 @@ impl Misses {
             Ok(Err(error)) => self.lost(&error.to_string(), now),
             Err(_elapsed) => self.lost("no answer in time", now),
         }
+    }
+
+    /// What was found, once the table knows it. Some of it the feed alone may bring, and until then whatever lasts
+    /// would be decided again as of an unknown key, and cut.
+    async fn followed(&self, hash: &TokenHash, revision: u64, found: Record) -> Record {
+        if self.table.lookup(hash).is_some() {
+            return found;
+        }
+        self.wake.notify_one();
+        let _late = tokio::time::timeout(PATIENCE, self.table.wait_applied(revision)).await;
+        self.table.lookup(hash).filter(|_| self.table.applied() >= revision).unwrap_or(found)
     }
 
     fn lost(&self, cause: &str, now: Timestamp) -> MissAnswer {
@@ -160,22 +173,63 @@ impl MissResolver for Misses {
 struct Flight<'a> {
     flights: &'a DashMap<Head, Arc<OnceCell<MissAnswer>>>,
     head: Head,
-    cell: Arc<OnceCell<MissAnswer>>,
+    /// None only while it is dropped.
+    cell: Option<Arc<OnceCell<MissAnswer>>>,
 }
 
 impl<'a> Flight<'a> {
     fn join(flights: &'a DashMap<Head, Arc<OnceCell<MissAnswer>>>, head: Head) -> Self {
         let cell = Arc::clone(&flights.entry(head).or_default());
-        Self { flights, head, cell }
+        Self { flights, head, cell: Some(cell) }
+    }
+
+    /// What `find` gives, once for all who wait for it.
+    async fn answer(&self, find: impl Future<Output = MissAnswer>) -> MissAnswer {
+        match &self.cell {
+            Some(cell) => cell.get_or_init(|| find).await.clone(),
+            None => find.await,
+        }
     }
 }
 
 impl Drop for Flight<'_> {
     fn drop(&mut self) {
         // Answered: the next to ask begins anew. Not answered: whoever still waits holds the cell
-        // beside the map and this.
+        // beside the map. Let go of under the map's lock, so that of two who leave at once one is the last.
+        let mut own = self.cell.take();
         self.flights.remove_if(&self.head, |_, cell| {
-            Arc::ptr_eq(cell, &self.cell) && (cell.initialized() || Arc::strong_count(cell) <= 2)
+            let is_own = own.take().is_some_and(|own| Arc::ptr_eq(cell, &own));
+            is_own && (cell.initialized() || Arc::strong_count(cell) == 1)
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn of_all_who_leave_a_read_at_once_one_forgets_it() {
+        let flights = DashMap::new();
+        let head = Head::from(&TokenHash::of(b"t"));
+        let (turn, kept) = (Barrier::new(2), AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            for _thread in 0..2 {
+                scope.spawn(|| {
+                    for _round in 0..3000 {
+                        let flight = Flight::join(&flights, head);
+                        turn.wait();
+                        drop(flight);
+                        turn.wait();
+                        kept.fetch_add(flights.len(), Ordering::Relaxed);
+                        turn.wait();
+                    }
+                });
+            }
+        });
+        assert_eq!(kept.into_inner(), 0, "a read that nobody waits for is kept");
     }
 }

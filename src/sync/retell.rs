@@ -57,7 +57,7 @@ impl Retelling {
     }
 
     /// Tells the store, for a while. Whether there is more to be told at once; where the store cannot
-    /// be told, the next call tries again.
+    /// be told, the next call goes on with the others, and tries again once it has come round.
     pub(super) async fn tell(&mut self) -> bool {
         let Some(reassert) = &self.reassert else { return false };
         let begun = Instant::now();
@@ -74,6 +74,8 @@ impl Retelling {
                         tracing::error!(cause, left = self.untold.len(), "the store cannot be told what stays refused");
                     }
                     self.failing = true;
+                    // It may be this one alone that cannot be told: it stands before no other.
+                    self.untold.rotate_left(1);
                     return false;
                 }
             }
@@ -112,6 +114,35 @@ mod tests {
         }
     }
 
+    /// Can tell everything but one.
+    #[derive(Debug)]
+    struct AllBut(Subject, Mutex<Vec<Subject>>);
+
+    impl Reassert for AllBut {
+        fn end<'a>(&'a self, subject: &'a Subject) -> BoxFuture<'a, Reasserted> {
+            Box::pin(async move {
+                if *subject == self.0 {
+                    return Reasserted::Failed("it takes too long".to_owned());
+                }
+                self.1.lock().push(subject.clone());
+                Reasserted::Told
+            })
+        }
+    }
+
+    #[tokio::test]
+    async fn one_that_cannot_be_told_stands_before_no_other() {
+        let keys: Vec<KeyId> = (1..=3).map(KeyId::from_bits).collect();
+        let told = Arc::new(AllBut(Subject::Key(keys[0]), Mutex::default()));
+        let mut retelling = Retelling::by(Some(Arc::<AllBut>::clone(&told)));
+        retelling.owe(Merged { keys: keys.clone(), ..Merged::default() });
+        for _ in 0..3 {
+            assert!(!retelling.tell().await);
+        }
+        assert_eq!(*told.1.lock(), [Subject::Key(keys[1]), Subject::Key(keys[2])]);
+        assert_eq!(retelling.untold, [Subject::Key(keys[0])], "it is owed still");
+    }
+
     #[tokio::test]
     async fn what_the_store_did_not_take_is_told_again_and_what_it_lacks_is_not() {
         let failed = Reasserted::Failed("locked".to_owned());
@@ -123,7 +154,7 @@ mod tests {
         assert_eq!(answers.asked.lock().len(), 1, "after a failure nothing more is tried in this turn");
         assert!(!retelling.tell().await);
         let ann = answers.asked.lock().first().cloned().expect("it was asked");
-        assert_eq!(*answers.asked.lock(), [ann.clone(), ann, Subject::Key(key)]);
+        assert_eq!(*answers.asked.lock(), [ann.clone(), Subject::Key(key), ann]);
         assert!(!retelling.tell().await);
         assert_eq!(answers.asked.lock().len(), 3, "each is told once");
     }

@@ -171,11 +171,11 @@ impl Handle {
         self.wake.notify_one();
     }
 
-    /// Whether this gateway has applied `revision`, waiting for it no longer than `at_most`. Wakes
-    /// the follower. Cancel-safe.
+    /// Whether this gateway has applied `revision`, which was committed just now, waiting for it no longer
+    /// than `at_most`. Wakes the follower. Cancel-safe.
     pub async fn wait_applied(&self, revision: u64, at_most: Duration) -> bool {
         self.wake();
-        tokio::time::timeout(at_most, self.table.wait_applied(revision)).await.is_ok()
+        tokio::time::timeout(at_most, self.table.wait_applied_now(revision)).await.is_ok()
     }
 
     /// The name of this gateway towards the store.

@@ -12,6 +12,7 @@ use super::row::{KeyRef, UserRow};
 use super::slab::Slab;
 use super::slot::{Fields, Rest, Slot};
 use super::usage::Usage;
+use crate::clock::Timestamp;
 use crate::key::{
     EnvironmentId, FlagSet, KeyId, LineageId, ProjectId, Record, RecordFlags, Stamp, Standing, States, UserId,
     UserStanding,
@@ -241,6 +242,11 @@ impl Content {
         self.map.read(head, |number, _slot| self.rests.get(number).map(Rest::stamp))?
     }
 
+    /// The newest change known of a key, and what is true of it at every time; none if it is not known.
+    pub(super) fn stamp_and_states(&self, head: &Head) -> Option<(Stamp, States)> {
+        self.map.read(head, |number, slot| Some((self.rests.get(number)?.stamp(), slot.states())))?
+    }
+
     pub(super) fn lookup(&self, head: &Head) -> Option<Record> {
         let (number, fields, label) = self.map.read(head, |number, slot| {
             let fields = slot.read(|| self.rests.get(number))?;
@@ -309,19 +315,24 @@ impl Content {
     }
 
     fn overwrite(&self, number: u32, slot: &Slot, key: &KeyRef<'_>) -> Fate {
-        if self.rests.get(number).is_some_and(|rest| key.stamp <= rest.stamp()) {
+        let rest = self.rests.get(number);
+        if rest.is_some_and(|rest| key.stamp <= rest.stamp()) {
             return Fate::Unchanged;
         }
+        // No operation lengthens a grace: a row that does is of a history that lacks the rotation.
+        let grace = earliest(key.grace_expires_at, rest.and_then(|rest| slot.grace(rest)));
         let known = slot.states();
         let kept = States {
             revoked: key.states.revoked || known.revoked,
             disabled: key.states.disabled,
             superseded: key.states.superseded || known.superseded,
         };
-        if !self.write(number, slot, key, kept, Some(slot.label())) {
+        let is_as_told = kept == key.states && grace == key.grace_expires_at;
+        let key = KeyRef { grace_expires_at: grace, ..*key };
+        if !self.write(number, slot, &key, kept, Some(slot.label())) {
             return Fate::Full;
         }
-        if kept == key.states { Fate::Changed } else { Fate::Conflict }
+        if is_as_told { Fate::Changed } else { Fate::Conflict }
     }
 
     /// Makes what is terminal of `key` true here too. Whether anything had to change.
@@ -332,6 +343,12 @@ impl Content {
             self.apply_key(key, numbers, Some(previous));
             true
         })
+    }
+
+    /// Makes a known key's grace end at `end` at the latest. Whether anything had to change.
+    pub(super) fn keep_grace(&self, head: &Head, end: Timestamp) -> bool {
+        let keep = |number, slot: &Slot| self.rests.make(number).is_some_and(|rest| slot.keep_grace(rest, end));
+        self.map.change(head, keep).unwrap_or(false)
     }
 
     /// Whether there was room for everything; where not, the key is switched off. `before` is the label
@@ -480,4 +497,9 @@ impl Content {
             Some(number) => self.lineages.value(number).copied(),
         }
     }
+}
+
+/// The earlier of two ends, of which there may be none.
+fn earliest(one: Option<Timestamp>, other: Option<Timestamp>) -> Option<Timestamp> {
+    one.into_iter().chain(other).min()
 }

@@ -28,7 +28,7 @@ mod usage;
 
 pub use compare::{Difference, repair_stamp};
 pub use head::Head;
-pub use load::{Load, LoadRefused, Merged};
+pub use load::{Few, Load, LoadRefused, Merged};
 pub use miss::{BoxFuture, MissAnswer, MissResolver, Resolving};
 pub use reviews::Reviewer;
 pub use row::{KeyRef, KeyRow, Row, UserRow};

@@ -1,6 +1,6 @@
 //! The table that everyone shares.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -27,11 +27,20 @@ pub struct Table {
     /// Whoever changes the content takes turns here; look-ups never do.
     writing: Mutex<Ahead>,
     applied: watch::Sender<u64>,
+    turns: Turns,
     changes: watch::Sender<u64>,
     readied: watch::Sender<bool>,
     reviews: Arc<Reviews>,
     generation: AtomicU64,
     contact: Contact,
+}
+
+/// The turns of whoever follows the store.
+#[derive(Debug, Default)]
+struct Turns {
+    begun: AtomicU64,
+    /// The newest that found all it had to follow, and reported it.
+    whole: watch::Sender<u64>,
 }
 
 /// How far the feed has brought the content, and what is ahead of it.
@@ -43,6 +52,24 @@ struct Ahead {
     found: Vec<(KeyRow, Option<UserRow>)>,
 }
 
+/// What the feed was to bring, because a miss had found it.
+#[derive(Debug, Default)]
+struct Awaited {
+    keys: HashSet<Head>,
+    users: HashSet<UserId>,
+}
+
+impl Awaited {
+    fn of<'a>(found: impl Iterator<Item = &'a (KeyRow, Option<UserRow>)>) -> Self {
+        let mut awaited = Self::default();
+        for (key, user) in found {
+            awaited.keys.insert(key.head);
+            awaited.users.extend(user.as_ref().map(|user| user.id.clone()));
+        }
+        awaited
+    }
+}
+
 /// The feed went past what was found in the store and did not bring it: the store's history is
 /// another than it was then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,8 +78,8 @@ pub struct NotBrought;
 /// What applying rows did.
 #[derive(Debug, Clone, Default)]
 pub struct Applied {
-    /// Rows that changed what was known, new keys that do not work, and all users: what must survive
-    /// a restart.
+    /// Rows that changed what was known, new keys that do not work (known by a miss already or not), and all
+    /// users: what must survive a restart.
     pub changed: Vec<Row>,
     /// Rows that tried to take back a terminal state. Each is an alarm.
     pub conflicts: Vec<Conflict>,
@@ -84,6 +111,7 @@ impl Table {
             numbers: Arc::new(Numbers::new()),
             writing: Mutex::default(),
             applied: watch::Sender::new(0),
+            turns: Turns::default(),
             changes: watch::Sender::new(0),
             readied: watch::Sender::new(false),
             reviews: Arc::default(),
@@ -152,6 +180,29 @@ impl Table {
         let _closed = applied.wait_for(|&applied| applied >= revision).await;
     }
 
+    /// Waits until `revision` of the store's history as it is now is applied: one that was applied before may
+    /// have been of a history that the store has left. Cancel-safe.
+    pub async fn wait_applied_now(&self, revision: u64) {
+        let begun = self.turns.begun.load(Ordering::Acquire);
+        if self.applied() >= revision {
+            let mut whole = self.turns.whole.subscribe();
+            // As above.
+            let _closed = whole.wait_for(|&whole| whole > begun).await;
+        }
+        self.wait_applied(revision).await;
+    }
+
+    /// Whoever follows the store is about to ask it. The number of this turn.
+    #[must_use]
+    pub fn begin_turn(&self) -> u64 {
+        self.turns.begun.fetch_add(1, Ordering::AcqRel) + 1
+    }
+
+    /// Everything that the store had in this turn is applied and reported.
+    pub fn end_turn(&self, turn: u64) {
+        self.turns.whole.send_replace(turn);
+    }
+
     /// How many keys are known, revoked ones included.
     #[must_use]
     pub fn keys(&self) -> usize {
@@ -162,10 +213,10 @@ impl Table {
     /// known. [`Table::report`] then moves [`Table::applied`].
     pub fn apply(&self, rows: Vec<Row>) -> Applied {
         let _turn = self.writing.lock();
-        self.apply_in_turn(rows)
+        self.apply_in_turn(rows, &Awaited::default())
     }
 
-    fn apply_in_turn(&self, rows: Vec<Row>) -> Applied {
+    fn apply_in_turn(&self, rows: Vec<Row>, awaited: &Awaited) -> Applied {
         let content = self.content.load();
         let mut applied = Applied::default();
         let mut moved = false;
@@ -176,6 +227,10 @@ impl Table {
             };
             moved |= fate != Fate::Unchanged;
             match (fate, &row) {
+                // What a miss found is in force already, and is written down nowhere.
+                (Fate::Unchanged, Row::Key(key))
+                    if key.states != States::default() && awaited.keys.contains(&key.head) => {}
+                (Fate::Unchanged, Row::User(user)) if awaited.users.contains(&user.id) => {}
                 (Fate::Unchanged, _) => continue,
                 // A key that is not remembered is refused anyway; that it ended must be, or a store
                 // restored from a backup would revive it.
@@ -211,11 +266,12 @@ impl Table {
         let is_due = |(at, (key, _)): &(usize, (KeyRow, Option<UserRow>))| *at < finds || key.stamp.revision <= through;
         let (due, later): (Vec<_>, Vec<_>) = found.into_iter().enumerate().partition(is_due);
         ahead.found = later.into_iter().map(|(_, found)| found).collect();
+        let awaited = Awaited::of(due.iter().map(|(_, found)| found));
         if !are_brought(due.into_iter().map(|(_, found)| found), &rows) {
             return Err(NotBrought);
         }
         ahead.reached = through;
-        Ok(self.apply_in_turn(rows))
+        Ok(self.apply_in_turn(rows, &awaited))
     }
 
     /// Everything up to `revision` is in the content, by whatever way it came.
@@ -256,8 +312,10 @@ impl Table {
     /// Puts a key set that was built beside into place as it is: what is known here as ended, and is not there,
     /// is known no more. Only where somebody has said that this is meant. Usage counters stay.
     pub fn replace(&self, load: Load) {
-        let _turn = self.writing.lock();
+        let mut ahead = self.writing.lock();
         self.content.store(Arc::new(load.content));
+        // Found in another history than this, which will not bring it.
+        ahead.found.clear();
         self.generation.fetch_add(1, Ordering::AcqRel);
         self.changes.send_modify(|version| *version += 1);
     }

@@ -108,6 +108,22 @@ impl Slot {
         kept != bits
     }
 
+    /// Makes the grace end at `end` at the latest. Whether anything had to change.
+    pub(super) fn keep_grace(&self, rest: &Rest, end: Timestamp) -> bool {
+        let bits = self.bits.load(Ordering::Relaxed);
+        if bits & IN_GRACE != 0 && time(&rest.grace_expires_at) <= end {
+            return false;
+        }
+        rest.grace_expires_at.store(end.nanos(), Ordering::Relaxed);
+        self.bits.store(bits | IN_GRACE, Ordering::Release);
+        true
+    }
+
+    /// When its grace ends, where it is in grace; `rest` is its own.
+    pub(super) fn grace(&self, rest: &Rest) -> Option<Timestamp> {
+        (self.bits.load(Ordering::Relaxed) & IN_GRACE != 0).then(|| time(&rest.grace_expires_at))
+    }
+
     /// All fields, where there is a key; `rest` is asked for only where it says something.
     pub(super) fn read<'a>(&self, rest: impl FnOnce() -> Option<&'a Rest>) -> Option<Fields> {
         let bits = self.bits.load(Ordering::Relaxed);

@@ -187,6 +187,32 @@ fn an_end_that_a_miss_saw_first_still_comes_by_the_feed_to_be_remembered() {
 }
 
 #[test]
+fn an_end_that_a_miss_found_is_remembered_once_the_feed_brings_it() {
+    let table = Table::new();
+    table.set_reached(5);
+    let (mut ended, works) = (row(1, 6), row(2, 6));
+    ended.states.revoked = true;
+    for row in [&ended, &works] {
+        let _record = found(&table, table.generation(), 6, row);
+    }
+    assert_eq!((status(&table, 1), table.finds()), (Some(Status::Revoked), 2));
+    let rows = [&ended, &works].map(|row| Row::Key(Box::new(row.clone())));
+    let applied = table.follow(rows.to_vec(), 2, 6).expect("both are there");
+    assert_eq!(applied.changed, [Row::Key(Box::new(ended))], "in force, and written down nowhere yet");
+}
+
+#[test]
+fn what_was_found_in_a_history_that_was_given_up_is_not_waited_for() {
+    let table = Table::new();
+    table.set_reached(5);
+    let _record = found(&table, table.generation(), 6, &row(1, 6));
+    assert_eq!(table.finds(), 1);
+    table.replace(table.load());
+    assert_eq!(table.finds(), 0);
+    assert!(table.follow(Vec::new(), 0, 7).is_ok());
+}
+
+#[test]
 fn a_new_key_that_never_worked_here_is_remembered_and_one_that_works_need_not_be() {
     let table = Table::new();
     assert!(apply(&table, row(1, 1)).changed.is_empty());
@@ -233,7 +259,8 @@ fn readers_never_see_half_a_row() {
     let table = Arc::new(Table::new());
     let at = |revision: u64| {
         let mut row = row(1, revision);
-        let seconds = i64::try_from(revision).expect("few revisions");
+        // No grace is ever lengthened.
+        let seconds = 40_000 - i64::try_from(revision).expect("few revisions");
         row.expires_at = Some(Timestamp::from_seconds(seconds));
         row.grace_expires_at = Some(Timestamp::from_seconds(seconds));
         row
@@ -312,6 +339,7 @@ impl Model {
                     }
                     row.states.revoked |= known.states.revoked;
                     row.states.superseded |= known.states.superseded;
+                    row.grace_expires_at = row.grace_expires_at.into_iter().chain(known.grace_expires_at).min();
                 }
                 self.keys.insert(number, *row);
             }
@@ -344,6 +372,7 @@ impl Model {
             assert_eq!(found.standing.states, known.states);
             assert_eq!(found.standing.user, standing);
             assert_eq!(found.standing.expires_at, known.expires_at);
+            assert_eq!(found.standing.grace_expires_at, known.grace_expires_at);
             assert_eq!((found.id, &found.project, &found.environment), (known.id, &known.project, &known.environment));
             assert_eq!(found.user, known.user);
             let of_user = user.map(|user| user.flags.clone()).unwrap_or_default();
@@ -372,6 +401,7 @@ proptest! {
                     row.user = user.map(user_id);
                     row.grants = if inherits { Grants::Inherit } else { Grants::Only(flags(flag)) };
                     row.expires_at = expires.map(Timestamp::from_seconds);
+                    row.grace_expires_at = (bits & 1 != 0).then(|| Timestamp::from_seconds(i64::from(flag) + 5));
                     Row::Key(Box::new(row))
                 }
                 Step::User { number, revision, active, deleted, flag } => Row::User(UserRow {

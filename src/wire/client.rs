@@ -32,6 +32,39 @@ impl Network {
     }
 }
 
+/// How many leading bits of an address make a client: the rest it chooses itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClientPrefix {
+    /// Of an IPv4 address.
+    pub v4: u8,
+    /// Of an IPv6 address.
+    pub v6: u8,
+}
+
+impl Default for ClientPrefix {
+    fn default() -> Self {
+        Self { v4: 32, v6: 56 }
+    }
+}
+
+impl ClientPrefix {
+    /// The client behind `address`, as a number. The two families never meet: an IPv4 prefix keeps the mapped
+    /// form's leading bits.
+    #[must_use]
+    pub fn of(self, address: IpAddr) -> u128 {
+        match address.to_canonical() {
+            IpAddr::V4(v4) => {
+                let mask = u32::MAX.checked_shl(32 - u32::from(self.v4.min(32))).unwrap_or(0);
+                (0xffff << 32) | u128::from(u32::from(v4) & mask)
+            }
+            IpAddr::V6(v6) => {
+                let mask = u128::MAX.checked_shl(128 - u32::from(self.v6.min(128))).unwrap_or(0);
+                u128::from(v6) & mask
+            }
+        }
+    }
+}
+
 /// The address a request came from: the peer's, or where the peer is trusted, the rightmost address
 /// of `X-Forwarded-For` that is not a trusted proxy's own. Text that is no address ends the walk, for
 /// what stands left of it was written by nobody we trust.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::client::ClientPrefix;
 use crate::clock::Timestamp;
 
 /// How many failed look-ups one client prefix may make.
@@ -94,7 +95,7 @@ impl Failures {
     }
 
     fn with_bucket<T>(&self, client: IpAddr, now: Timestamp, spend: impl FnOnce(&mut u64) -> T) -> T {
-        let client = self.prefix(client);
+        let client = ClientPrefix { v4: self.limit.prefix_v4, v6: self.limit.prefix_v6 }.of(client);
         let full = self.full();
         let hash = self.hasher.hash_one(client);
         let at = usize::try_from(hash % (SETS as u64)).unwrap_or(0);
@@ -113,21 +114,6 @@ impl Failures {
             *bucket = Bucket { client: Some(client), left: full, at: now };
         }
         spend(&mut bucket.left)
-    }
-
-    /// The client's address without the bits that it chooses itself. The two families never meet:
-    /// an IPv4 prefix keeps the mapped form's leading bits.
-    fn prefix(&self, client: IpAddr) -> u128 {
-        match client.to_canonical() {
-            IpAddr::V4(v4) => {
-                let mask = u32::MAX.checked_shl(32 - u32::from(self.limit.prefix_v4.min(32))).unwrap_or(0);
-                (0xffff << 32) | u128::from(u32::from(v4) & mask)
-            }
-            IpAddr::V6(v6) => {
-                let mask = u128::MAX.checked_shl(128 - u32::from(self.limit.prefix_v6.min(128))).unwrap_or(0);
-                u128::from(v6) & mask
-            }
-        }
     }
 }
 

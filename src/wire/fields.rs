@@ -147,13 +147,16 @@ pub fn is_decided_here(name: &HeaderName) -> bool {
     }
 }
 
+/// Whether some server reads two names as the same field.
+#[must_use]
+pub fn is_same_field(name: &HeaderName, wanted: &HeaderName) -> bool {
+    let (name, wanted) = (name.as_str().as_bytes(), wanted.as_str().as_bytes());
+    name.len() == wanted.len() && name.iter().zip(wanted).all(|(have, want)| fold(*have) == fold(*want))
+}
+
 /// Removes a field in all spellings that some server reads as the same one.
 pub fn remove_spellings(headers: &mut HeaderMap, wanted: &HeaderName) {
-    let same = |name: &HeaderName| {
-        let (name, wanted) = (name.as_str().as_bytes(), wanted.as_str().as_bytes());
-        name.len() == wanted.len() && name.iter().zip(wanted).all(|(have, want)| fold(*have) == fold(*want))
-    };
-    remove_where(headers, same);
+    remove_where(headers, |name| is_same_field(name, wanted));
 }
 
 /// Whether a field is spelt as its standard spells it, and not only by folding.

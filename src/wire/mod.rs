@@ -14,11 +14,11 @@ mod request_id;
 mod trace;
 
 pub use body::{BrokenOff, Inbound, InboundFault, Transfer};
-pub use client::{Network, client_address};
+pub use client::{ClientPrefix, Network, client_address};
 pub use failures::{FailureLimit, Failures};
 pub use fields::{
-    ForbiddenNomination, Upstreamward, is_decided_here, remove_spellings, strip_request_fields, strip_response_fields,
-    strip_trailers, trim_values,
+    ForbiddenNomination, Upstreamward, is_decided_here, is_same_field, remove_spellings, strip_request_fields,
+    strip_response_fields, strip_trailers, trim_values,
 };
 pub use problem::{CONTENT_TYPE as PROBLEM_JSON, Problem};
 pub use proxy_header::{NoProxyHeader, ProxyHeader, ProxyTold};

@@ -6,10 +6,11 @@ use std::collections::BTreeMap;
 
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use crate::admin::answer::{Answer, json, written};
-use crate::admin::input::{Flags, Json, Named, Nothing, Patience, Props, Query, given};
+use crate::admin::answer::{self, Answer, written};
+use crate::admin::input::{Flags, Json, Named, Nothing, Patience, Props, Query, RESERVED_FLAG, given};
 use crate::admin::operator::{Call, key_id};
 use crate::admin::problem::Refusal;
 use crate::admin::v1::own_flags;
@@ -73,6 +74,17 @@ pub(in crate::admin) struct ToMake {
     props: Props,
 }
 
+impl ToMake {
+    /// What is not said by the types of its fields.
+    pub(in crate::admin) fn rules() -> Vec<Value> {
+        let of_operators = json!({ "pattern": RESERVED_FLAG });
+        vec![json!({
+            "description": "Operators are not made here, for it cannot be said what they manage.",
+            "properties": { "flags": { "items": { "not": of_operators } } },
+        })]
+    }
+}
+
 /// Refusals as this dialect has them.
 fn refused(error: ManageError) -> Refusal {
     Refusal::from(error).unauthorized()
@@ -106,7 +118,7 @@ pub(in crate::admin) async fn show(call: Call, Named(id): Named, Query(Nothing {
     let id = key_id(&id)?;
     call.about(&id);
     let view = call.manager().key(&call.caller, id).await.map_err(refused)?;
-    json(StatusCode::OK, &FlagKey::of(&view.key))
+    answer::json(StatusCode::OK, &FlagKey::of(&view.key))
 }
 
 /// What to change of a key. What is left out stays as it is.
@@ -151,12 +163,12 @@ pub(in crate::admin) async fn update(
 pub(in crate::admin) async fn delete(call: Call, Named(id): Named, Query(wait): Query<Patience>) -> Answer {
     let (id, patience) = (key_id(&id)?, wait.span()?);
     call.about(&id);
-    let revoked = call.manager().revoke_key(&call.caller, id, RevokeScope::Key).await.map_err(refused)?;
+    let revoked = call.manager().end_key(&call.caller, id, RevokeScope::Key).await.map_err(refused)?;
     let view = call.manager().key(&call.caller, id).await.ok();
     let key = revoked.keys.first().or(view.as_ref().map(|view| &view.key));
     match key {
         Some(key) => call.changed(StatusCode::OK, &FlagKey::of(key), revoked.committed, patience).await,
         // Who may revoke and not read learns that it is done and no more.
-        None => call.changed(StatusCode::OK, &serde_json::json!({ "keyid": id }), revoked.committed, patience).await,
+        None => call.changed(StatusCode::OK, &json!({ "keyid": id }), revoked.committed, patience).await,
     }
 }

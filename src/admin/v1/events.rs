@@ -91,7 +91,7 @@ pub(super) enum SubjectShape {
 pub(in crate::admin) async fn list(call: Call, Query(asked): Query<Filter>, headers: HeaderMap, uri: Uri) -> Answer {
     let limit = page::limit(asked.limit)?;
     let subject = match (asked.key_id, asked.user_id) {
-        (Some(_), Some(_)) => return Err(Refusal::of_field("user_id", "is there beside key_id: keep one")),
+        (Some(_), Some(_)) => return Err(Refusal::conflicting("user_id", "is there beside key_id: keep one")),
         (Some(id), None) => Some(Subject::Key(id)),
         (None, user) => user.map(Subject::User),
     };

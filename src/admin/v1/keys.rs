@@ -6,13 +6,15 @@ use axum::body::Body;
 use http::header::LOCATION;
 use http::{HeaderValue, Response, StatusCode, Uri};
 use serde::Deserialize;
+use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
 
 use super::page;
 use super::shape::{ChangedKey, KeyShape, KeyWhole, Minted, NewWebhookSecret, Replacement, Revocation};
-use crate::admin::answer::{Answer, json, written};
+use crate::admin::answer::{self, Answer, written};
 use crate::admin::input::{
-    Flags, Json, JsonOrNothing, Named, Nothing, Object, Patience, Props, Query, given, nullable, present,
+    Flags, Json, JsonOrNothing, Named, Nothing, Object, Patience, Props, Query, RECEIVER, RESERVED_FLAG, Whole, given,
+    nullable, present,
 };
 use crate::admin::operator::{Call, key_id};
 use crate::admin::problem::Refusal;
@@ -52,7 +54,7 @@ pub(in crate::admin) struct Filter {
     #[param(maximum = 36500)]
     unused_for_days: Option<u32>,
     /// Whose name contains this, or whose id or shown prefix begins with it.
-    #[param(min_length = 1, max_length = 200)]
+    #[param(min_length = 1, max_length = 200, pattern = r"^[^\u0000]*$")]
     q: Option<String>,
     /// How many; 100 where it is left out.
     #[param(minimum = 1, maximum = 200)]
@@ -109,7 +111,7 @@ pub(in crate::admin) async fn list(call: Call, Query(asked): Query<Filter>, uri:
         tracing::error!(?row, cause, "a row of the store cannot be read, and is left out of a list of keys");
     }
     let shapes: Vec<_> = listed.keys.iter().map(KeyShape::of).collect();
-    let mut response = json(StatusCode::OK, &shapes)?;
+    let mut response = answer::json(StatusCode::OK, &shapes)?;
     if let Some(last) = listed.next {
         call.link_next(&mut response, &uri, &page::cursor(&last.to_string()));
     }
@@ -144,7 +146,7 @@ pub(in crate::admin) struct ToMake {
     #[serde(deserialize_with = "nullable")]
     #[schema(value_type = Option<String>, required, pattern = "^[A-Za-z0-9._-]{1,64}$")]
     project_id: Option<ProjectId>,
-    /// What people call it: 1 to 200 bytes, no control characters.
+    /// What people call it: 1 to 200 characters, no control characters.
     #[schema(min_length = 1, max_length = 200, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$")]
     name: String,
     /// The flags that it holds. None: it opens only routes for any key.
@@ -159,8 +161,8 @@ pub(in crate::admin) struct ToMake {
     expires_at: Option<Timestamp>,
     /// After how many days it ends, in place of `expires_at`.
     #[serde(default)]
-    #[schema(minimum = 1, maximum = 36500)]
-    expires_in_days: Option<u32>,
+    #[schema(value_type = Option<u32>, minimum = 1, maximum = 36500)]
+    expires_in_days: Option<Whole>,
     /// Its environment; `live` where it is left out.
     #[serde(default)]
     #[schema(value_type = Option<String>, pattern = "^[a-z0-9]{1,16}$")]
@@ -180,8 +182,8 @@ pub(in crate::admin) struct ToMake {
     self_rotate: bool,
     /// Days between rotations.
     #[serde(default)]
-    #[schema(minimum = 1, maximum = 3650)]
-    rotation_interval_days: Option<u32>,
+    #[schema(value_type = Option<u32>, minimum = 1, maximum = 3650)]
+    rotation_interval_days: Option<Whole>,
     /// Where its rotations are announced: an https address. Lets it rotate itself.
     #[serde(default)]
     #[schema(min_length = 1, max_length = 2048)]
@@ -229,8 +231,54 @@ impl From<Scope> for OperatorScope {
 }
 
 impl ToMake {
+    /// How its fields go together.
+    pub(in crate::admin) fn rules() -> Vec<Value> {
+        let nothing = || json!({ "type": "null" });
+        let of_operators = || json!({ "pattern": RESERVED_FLAG });
+        let project = |project: Value, scope: Value| {
+            let scope = json!({ "properties": { "project": scope } });
+            json!({ "properties": { "project_id": project, "operates_on": scope } })
+        };
+        vec![
+            json!({ "properties": {
+                "project_id": { "not": { "const": "all" } },
+                "rotation_webhook_url": { "pattern": RECEIVER },
+            } }),
+            json!({ "description": "One end.", "anyOf": [
+                { "properties": { "expires_at": nothing() } },
+                { "properties": { "expires_in_days": nothing() } },
+            ] }),
+            json!({ "description": "A key has its own flags or its user's.", "anyOf": [
+                { "properties": { "inherit": { "const": false } } },
+                { "properties": { "scopes": { "maxItems": 0 }, "user_id": { "type": "string" } }, "required": ["user_id"] },
+            ] }),
+            json!({ "description": "Operators, and nobody else, manage keys and grant flags.", "anyOf": [
+                { "properties": { "inherit": { "const": true } }, "required": ["inherit"] },
+                {
+                    "properties": { "scopes": { "contains": of_operators() }, "operates_on": { "type": "object" } },
+                    "required": ["scopes", "operates_on"],
+                },
+                { "properties": {
+                    "scopes": { "items": { "not": of_operators() } },
+                    "operates_on": nothing(),
+                    "may_grant": { "maxItems": 0 },
+                    "project_id": { "type": "string" },
+                } },
+            ] }),
+            json!({
+                "description": "An operator manages its own project, or all where it has none itself.",
+                "anyOf": [
+                    { "properties": { "operates_on": nothing() } },
+                    project(nothing(), json!({ "const": "all" })),
+                    project(json!({ "type": "string" }), json!({ "not": { "const": "all" } })),
+                ],
+            }),
+        ]
+    }
+
     fn meaning(self) -> Result<NewKey, Refusal> {
-        let expires = match (self.expires_at, days("expires_in_days", self.expires_in_days, 1)?) {
+        let expires_in_days = self.expires_in_days.map(|Whole(days)| days);
+        let expires = match (self.expires_at, days("expires_in_days", expires_in_days, 1)?) {
             (Some(_), Some(_)) => {
                 return Err(Refusal::of_field("expires_in_days", "is there beside expires_at: keep one"));
             }
@@ -251,7 +299,7 @@ impl ToMake {
                 MintedFormat::Jwt => Format::Jwt,
             },
             expires,
-            rotation_interval_days: self.rotation_interval_days,
+            rotation_interval_days: self.rotation_interval_days.map(|Whole(days)| days),
             rotation_webhook_url: self.rotation_webhook_url,
             ..NewKey::named(&self.name, self.project_id)
         })
@@ -326,7 +374,7 @@ pub(in crate::admin) async fn show(call: Call, Named(id): Named, Query(Nothing {
     let view = call.manager().key(&call.caller, id).await?;
     let lineage = call.manager().lineage(&call.caller, id).await?;
     let announced = call.manager().announcements(&call.caller, id).await?;
-    json(StatusCode::OK, &KeyWhole::of(&view, &lineage, &announced))
+    answer::json(StatusCode::OK, &KeyWhole::of(&view, &lineage, &announced))
 }
 
 /// What to change of a key. What is left out stays as it is.
@@ -365,7 +413,7 @@ pub(in crate::admin) struct Changes {
     /// Other days between rotations; null for none.
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<u32>, minimum = 1, maximum = 3650)]
-    rotation_interval_days: Option<Option<u32>>,
+    rotation_interval_days: Option<Option<Whole>>,
     /// Another place where its rotations are announced; null for none.
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<String>, min_length = 1, max_length = 2048)]
@@ -381,6 +429,21 @@ pub(in crate::admin) struct Changes {
 }
 
 impl Changes {
+    /// How its fields go together.
+    pub(in crate::admin) fn rules() -> Vec<Value> {
+        vec![
+            json!({ "properties": { "rotation_webhook_url": { "pattern": RECEIVER } } }),
+            json!({ "description": "A key has its own flags or its user's.", "anyOf": [
+                { "properties": { "inherit": { "const": false } } },
+                { "properties": { "scopes": { "maxItems": 0 } } },
+            ] }),
+            json!({ "description": "One that inherits no more says what it holds.", "anyOf": [
+                { "properties": { "inherit": { "const": true } } },
+                { "required": ["scopes"] },
+            ] }),
+        ]
+    }
+
     fn meaning(self) -> Result<KeyChange, Refusal> {
         let grants = match (self.inherit, self.scopes) {
             (None, None) => None,
@@ -398,7 +461,7 @@ impl Changes {
             props: self.props.map(|props| props.0),
             expires: self.expires_at.map(|end| end.map_or(Expiry::Never, Expiry::At)),
             environment: self.environment_id,
-            rotation_interval_days: self.rotation_interval_days,
+            rotation_interval_days: self.rotation_interval_days.map(|days| days.map(|Whole(days)| days)),
             rotation_webhook_url: self.rotation_webhook_url,
             may_grant: self.may_grant.map(|flags| flags.0),
             operates_on: self.operates_on.map(|scope| scope.map(|Object(scope)| scope.into())),
@@ -427,7 +490,7 @@ pub(in crate::admin) async fn update(
 pub(in crate::admin) async fn delete(call: Call, Named(id): Named, Query(wait): Query<Patience>) -> Answer {
     let (id, patience) = (key_id(&id)?, wait.span()?);
     call.about(&id);
-    let revoked = call.manager().revoke_key(&call.caller, id, RevokeScope::Key).await?;
+    let revoked = call.manager().end_key(&call.caller, id, RevokeScope::Key).await?;
     call.gone(revoked.committed, patience).await
 }
 
@@ -504,8 +567,8 @@ pub(in crate::admin) async fn rotate_webhook_secret(
 pub(in crate::admin) struct ToRotate {
     /// How many minutes the old token still works; 60 where it is left out, 0 ends it at once.
     #[serde(default, deserialize_with = "given")]
-    #[schema(nullable = false, maximum = 43200)]
-    grace_period_minutes: Option<u32>,
+    #[schema(value_type = u32, required = false, maximum = 43200)]
+    grace_period_minutes: Option<Whole>,
 }
 
 /// Replaces a key.
@@ -517,7 +580,7 @@ pub(in crate::admin) async fn rotate(
 ) -> Answer {
     let (id, patience) = (call.to_rotate(&id)?, wait.span()?);
     call.about(&id);
-    let minutes = asked.grace_period_minutes.unwrap_or(60);
+    let minutes = asked.grace_period_minutes.map_or(60, |Whole(minutes)| minutes);
     let grace = Duration::from_secs(u64::from(minutes) * 60);
     let manager = call.manager();
     let Some(once) = call.once(&body)? else {

@@ -456,7 +456,8 @@ pub struct Revocation {
     /// The keys that it revoked: none of those that were so already.
     #[schema(value_type = Vec<String>)]
     revoked: Vec<KeyId>,
-    /// What the key minted or was replaced by, and is not revoked.
+    /// What the key minted or was replaced by, and is not revoked. Where there is very much of it, a part:
+    /// no more than 1000 of each are looked at.
     #[schema(value_type = Vec<String>)]
     related: Vec<KeyId>,
     /// How many more keys it would have reached that the caller does not manage.

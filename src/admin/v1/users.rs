@@ -2,16 +2,17 @@
 
 use http::{StatusCode, Uri};
 use serde::Deserialize;
+use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
 use super::page;
 use super::shape::UserShape;
 use crate::admin::answer::{Answer, json};
-use crate::admin::input::{Flags, Json, Named, Nothing, Patience, Query, given, present};
+use crate::admin::input::{Flags, Json, Named, Nothing, Patience, Query, Wait, given, present};
 use crate::admin::operator::Call;
 use crate::admin::problem::{Code, Refusal};
 use crate::key::{ProjectId, UserId};
-use crate::manage::{Activity, UserChange};
+use crate::manage::{Activity, UserChange, UserPatch};
 use crate::store::UserQuery;
 
 /// Which users to list.
@@ -75,6 +76,18 @@ pub(in crate::admin) struct ToSet {
     active: Option<bool>,
 }
 
+impl ToSet {
+    /// What is not said by the types of its fields.
+    pub(in crate::admin) fn rules() -> Vec<Value> {
+        vec![project_rule()]
+    }
+}
+
+/// `all` stands for every project and names none.
+fn project_rule() -> Value {
+    serde_json::json!({ "properties": { "project_id": { "not": { "const": "all" } } } })
+}
+
 /// Makes a user, or replaces what is known of it.
 pub(in crate::admin) async fn set(
     call: Call,
@@ -90,11 +103,61 @@ pub(in crate::admin) async fn set(
         id,
         project: asked.project_id.unwrap_or_else(own),
         flags: asked.flags.0,
-        active: if asked.active.unwrap_or(true) { Activity::Active } else { Activity::Disabled },
+        active: activity(asked.active.unwrap_or(true)),
     };
+    put(&call, change.into(), patience).await
+}
+
+const fn activity(on: bool) -> Activity {
+    if on { Activity::Active } else { Activity::Disabled }
+}
+
+async fn put(call: &Call, change: UserPatch, patience: Wait) -> Answer {
     let done = call.manager().set_user(&call.caller, change).await?;
     let status = if done.created { StatusCode::CREATED } else { StatusCode::OK };
     call.changed(status, &UserShape::of(&done.user), done.committed, patience).await
+}
+
+/// What to change of a user. What is left out stays as it is.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, expecting = "an object")]
+#[schema(as = UserChanges)]
+pub(in crate::admin) struct Changes {
+    /// Another project; null for none, which is for operators of all.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>, pattern = "^[A-Za-z0-9._-]{1,64}$")]
+    project_id: Option<Option<ProjectId>>,
+    /// Other flags, in place of all there were.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Flags, required = false)]
+    flags: Option<Flags>,
+    /// Whether its keys work.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(nullable = false)]
+    active: Option<bool>,
+}
+
+impl Changes {
+    /// What is not said by the types of its fields.
+    pub(in crate::admin) fn rules() -> Vec<Value> {
+        vec![project_rule()]
+    }
+}
+
+/// Changes a user, or makes one that there is not: of the caller's project, working and without flags where
+/// nothing else is said.
+pub(in crate::admin) async fn update(
+    call: Call,
+    Named(id): Named,
+    Query(wait): Query<Patience>,
+    Json(asked, _): Json<Changes>,
+) -> Answer {
+    let patience = wait.span()?;
+    let id: UserId = id.parse().map_err(|fault| Refusal::of_field("id", fault))?;
+    call.about(&id);
+    let flags = asked.flags.map(|flags| flags.0);
+    let change = UserPatch { id, project: asked.project_id, flags, active: asked.active.map(activity) };
+    put(&call, change, patience).await
 }
 
 /// Deletes a user and revokes its keys.

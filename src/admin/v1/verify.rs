@@ -4,10 +4,11 @@ use std::fmt;
 
 use http::{Method, StatusCode};
 use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::admin::answer::{Answer, json};
-use crate::admin::input::{Flags, Json, Nothing, Query, given};
+use crate::admin::input::{Flags, Json, Nothing, Query, SingleFlags, given};
 use crate::admin::operator::Call;
 use crate::admin::problem::{Code, Refusal};
 use crate::clock::Timestamp;
@@ -52,8 +53,15 @@ pub(in crate::admin) struct ToVerify {
     route: Option<String>,
     /// Flags that it must all hold, in place of a route.
     #[serde(default, deserialize_with = "given")]
-    #[schema(value_type = Flags, required = false)]
+    #[schema(value_type = SingleFlags, required = false)]
     flags: Option<Flags>,
+}
+
+impl ToVerify {
+    /// How its fields go together.
+    pub(in crate::admin) fn rules() -> Vec<Value> {
+        vec![serde_json::json!({ "description": "A route or flags.", "not": { "required": ["route", "flags"] } })]
+    }
 }
 
 /// What would be decided.
@@ -100,12 +108,15 @@ pub(in crate::admin) async fn verify(
     let parts = call.parts();
     let view = call.manager().find_token(&call.caller, &token).await?;
     let record = view.as_ref().map(|view| Record::of(&view.key, view.user.as_ref()));
+    let (deny, now) = (parts.deny.load(), parts.clock.now());
+    // Whichever of its hashes the key is known by.
+    let is_listed = deny.names_hash(&token.hash()) || record.as_ref().is_some_and(|record| deny.names(record));
     let presented = match &record {
+        Some(_) if is_listed => Presented::Listed,
         Some(record) => Presented::Record(record),
         None if Form::is_malformed(token.expose().as_bytes(), &parts.prefix) => Presented::Malformed,
         None => Presented::Unknown,
     };
-    let (deny, now) = (parts.deny.load(), parts.clock.now());
     let (found, decided) = match (route, flags) {
         (Some(_), Some(_)) => return Err(Refusal::of_field("flags", "is there beside route: keep one")),
         (Some(route), None) => {
@@ -114,12 +125,12 @@ pub(in crate::admin) async fn verify(
             let (name, decided) = decided.unwrap_or_else(|| Err(unknown("the gateway has no routes")))?;
             (Some(name), decided)
         }
-        (None, flags) => (None, on_flags(&required(flags)?, presented, &deny, now)),
+        (None, flags) => (None, on_flags(&required(flags)?, presented, now)),
     };
     if let Some(view) = &view {
         call.about(&view.key.id);
     }
-    json(StatusCode::OK, &Verdict::of(found, decided, view.as_ref(), &deny, now))
+    json(StatusCode::OK, &Verdict::of(found, decided, view.as_ref(), is_listed, now))
 }
 
 impl Verdict {
@@ -127,13 +138,10 @@ impl Verdict {
         route: Option<String>,
         decided: Result<(), (&'static str, &'static str)>,
         view: Option<&KeyView>,
-        deny: &DenyList,
+        is_listed: bool,
         now: Timestamp,
     ) -> Self {
-        let status = view.map(|KeyView { key, user, .. }| {
-            let is_listed = deny.names(&Record::of(key, user.as_ref()));
-            key.standing(user.as_ref()).status(is_listed, now)
-        });
+        let status = view.map(|KeyView { key, user, .. }| key.standing(user.as_ref()).status(is_listed, now));
         let key = view.map(|view| &view.key);
         Self {
             allowed: decided.is_ok(),
@@ -165,14 +173,15 @@ fn required(flags: Option<Flags>) -> Result<Vec<String>, Refusal> {
     }
 }
 
-fn on_flags(required: &[String], presented: Presented<'_>, deny: &DenyList, now: Timestamp) -> Decided {
+fn on_flags(required: &[String], presented: Presented<'_>, now: Timestamp) -> Decided {
     let told = |reason: Reason| Err((reason.code().as_str(), reason.as_str()));
     let record = match presented {
         Presented::Record(record) => record,
         Presented::Malformed => return told(Reason::Malformed),
+        Presented::Listed => return told(Reason::Listed),
         _ => return told(Reason::Unknown),
     };
-    match Reason::of_status(record.standing.status(deny.names(record), now)) {
+    match Reason::of_status(record.standing.status(false, now)) {
         Some(reason) => told(reason),
         None if record.flags.holds_reserved() => told(Reason::OperatorKey),
         None if required.iter().all(|flag| record.flags.meets(&flag.split('.'))) => Ok(()),

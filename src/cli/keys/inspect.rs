@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use crate::cli::failure::Failure;
 use crate::cli::output::{Output, unreadable};
 use crate::clock::Timestamp;
-use crate::key::{EnvironmentId, Form, Jwks, JwtParts, Signature, TOKEN_BYTES_MAX, Token, TokenPrefix};
+use crate::key::{EnvironmentId, Form, Jwks, JwtParts, Signature, TOKEN_BYTES_MAX, Token, TokenHash, TokenPrefix};
 
 /// Say what a token is, without asking anybody
 ///
@@ -53,6 +53,8 @@ struct Looks {
     key_prefix: Option<String>,
     length: usize,
     hash: String,
+    /// As a key that was imported by it is known, and as a deny list may name it.
+    sha256: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     jwt: Option<Jwt>,
 }
@@ -127,6 +129,7 @@ fn print(looks: &Looks, output: &mut Output) -> Result<(), Failure> {
         say("prefix", prefix)?;
     }
     say("sha-512", &looks.hash)?;
+    say("sha-256", &looks.sha256)?;
     let Some(jwt) = &looks.jwt else { return Ok(()) };
     say("signature", jwt.signature.unwrap_or("not verified: give --jwks"))?;
     for (name, value) in [("typ", &jwt.media_type), ("kid", &jwt.kid)] {
@@ -197,7 +200,8 @@ fn look(token: &Token, prefix: &TokenPrefix, jwks: Option<&Jwks>) -> Looks {
         media_type: parts.head.get("typ").cloned(),
         claims: parts.claims.into_iter().filter(|(name, _)| name != "rnd").collect(),
     });
-    Looks { form, environment, checksum, key_prefix, length: text.len(), hash: token.hash().to_hex(), jwt }
+    let sha256 = TokenHash::sha256_of(text.as_bytes()).to_hex();
+    Looks { form, environment, checksum, key_prefix, length: text.len(), hash: token.hash().to_hex(), sha256, jwt }
 }
 
 #[cfg(test)]
@@ -216,6 +220,7 @@ mod tests {
         assert_eq!(looks.environment, Some(EnvironmentId::live()));
         assert!(looks.key_prefix.is_some_and(|prefix| prefix.len() == "kw_live_".len() + 6));
         assert_eq!(looks.hash, token.hash().to_hex());
+        assert_eq!(looks.sha256, TokenHash::sha256_of(token.expose().as_bytes()).to_hex());
     }
 
     #[test]

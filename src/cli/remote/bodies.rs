@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 use crate::cli::failure::Failure;
 use crate::clock::Timestamp;
@@ -163,53 +163,23 @@ impl ToRevoke {
     }
 }
 
-/// A user as it shall be.
+/// What to change of a user. What is not named is not sent, and stays as it is.
 #[derive(Debug, Serialize)]
-pub(super) struct ToSet {
+pub(super) struct UserChanges {
     #[serde(skip_serializing_if = "Option::is_none")]
     project_id: Option<Option<String>>,
-    flags: Flags,
-    active: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    flags: Option<FlagSet>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    active: Option<bool>,
 }
 
-/// What a user's keys may do.
-#[derive(Debug)]
-enum Flags {
-    New(FlagSet),
-    /// As they were told.
-    Kept(Vec<String>),
-}
-
-impl Serialize for Flags {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::New(flags) => flags.serialize(serializer),
-            Self::Kept(flags) => flags.serialize(serializer),
-        }
-    }
-}
-
-/// What is known of a user that is to change.
-#[derive(Debug)]
-pub(super) struct Known {
-    pub(super) project: Option<String>,
-    pub(super) flags: Vec<String>,
-    pub(super) active: bool,
-}
-
-impl ToSet {
-    /// `patch` of what is known, if anything is.
-    pub(super) fn of(patch: UserPatch, known: Option<Known>) -> Self {
-        let project = patch.project.map(|project| project.map(|project| project.to_string()));
-        let (kept_project, flags, active) = match known {
-            Some(known) => (Some(known.project), known.flags, known.active),
-            // A new user is of the operator's own project where none is named.
-            None => (None, Vec::new(), true),
-        };
+impl UserChanges {
+    pub(super) fn of(patch: UserPatch) -> Self {
         Self {
-            project_id: project.or(kept_project),
-            flags: patch.flags.map_or(Flags::Kept(flags), Flags::New),
-            active: patch.active.map_or(active, is_on),
+            project_id: patch.project.map(|project| project.map(|project| project.to_string())),
+            flags: patch.flags,
+            active: patch.active.map(is_on),
         }
     }
 }
@@ -266,13 +236,12 @@ mod tests {
             flags: None,
             active: Some(Activity::Disabled),
         };
-        let known = Known { project: Some("acme".to_owned()), flags: vec!["a.b".to_owned()], active: true };
-        let body = serde_json::to_value(ToSet::of(patch(None), Some(known))).expect("JSON");
-        assert_eq!(body, json!({"project_id": "acme", "flags": ["a.b"], "active": false}));
-        let body = serde_json::to_value(ToSet::of(patch(Some(None)), None)).expect("JSON");
-        assert_eq!(body, json!({"project_id": null, "flags": [], "active": false}));
-        let body = serde_json::to_value(ToSet::of(patch(None), None)).expect("JSON");
-        assert_eq!(body, json!({"flags": [], "active": false}));
+        let body = serde_json::to_value(UserChanges::of(patch(Some(None)))).expect("JSON");
+        assert_eq!(body, json!({"project_id": null, "active": false}));
+        let flags = Some(FlagSet::default());
+        let body =
+            serde_json::to_value(UserChanges::of(UserPatch { flags, active: None, ..patch(None) })).expect("JSON");
+        assert_eq!(body, json!({"flags": []}));
     }
 
     #[test]

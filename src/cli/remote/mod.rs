@@ -16,7 +16,7 @@ use data_encoding::HEXLOWER;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use self::bodies::{Changes, Known, ToMake, ToRevoke, ToRotate, ToSet};
+use self::bodies::{Changes, ToMake, ToRevoke, ToRotate, UserChanges};
 use self::http::{Again, Answer, Api, Ask};
 use self::query::{Target, next_page};
 use self::url::ApiUrl;
@@ -130,15 +130,6 @@ impl Remote {
         }
     }
 
-    /// A user, where there is one.
-    fn find_user(&self, id: &UserId) -> Result<Option<User>, Failure> {
-        let answer = self.0.send(&Ask::get(Target::path(USERS).segment(id).finish()))?;
-        if answer.status == StatusCode::NOT_FOUND {
-            return Ok(None);
-        }
-        self.document(&self.accepted(answer)?).map(Some)
-    }
-
     /// A user's flags for people, or why they are not known.
     fn flags_of_user(&self, id: &str) -> Result<String, Failure> {
         let answer = self.0.send(&Ask::get(Target::path(USERS).segment(id).finish()))?;
@@ -236,12 +227,10 @@ impl Operations for Remote {
     }
 
     fn set_user(&self, patch: UserPatch) -> Result<UserSet, Failure> {
-        // The API takes a user whole; what is not named is what it was.
-        let known = self.find_user(&patch.id)?;
-        let known = known.map(|user| Known { project: user.project_id, flags: user.flags, active: user.active });
+        // One request, so that nobody else's change comes between a look at the user and this one.
         let target = Target::path(USERS).segment(&patch.id);
-        let body = written(&ToSet::of(patch, known))?;
-        let answer = self.change(Method::PUT, target, Some(body), Again::Harmless)?;
+        let body = written(&UserChanges::of(patch))?;
+        let answer = self.change(Method::PATCH, target, Some(body), Again::Harmless)?;
         let revision = self.revision_of(&answer)?;
         Ok(UserSet { user: self.document(&answer)?, is_new: answer.status == StatusCode::CREATED, revision })
     }

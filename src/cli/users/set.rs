@@ -1,6 +1,7 @@
 //! `keyward users set`: makes a user, or changes one.
 
 use crate::cli::failure::Failure;
+use crate::cli::gateways::WaitOption;
 use crate::cli::output::Output;
 use crate::cli::place;
 use crate::cli::values::{Which, Whom};
@@ -12,9 +13,10 @@ use crate::manage::{Activity, UserPatch};
 #[command(after_help = "\
 Examples:
   keyward users set -c keyward.toml ann --project acme --flag jobs:read --flag 'keyring.**'
-  keyward users set -c keyward.toml ann --disabled
+  keyward users set -c keyward.toml ann --disabled --wait 5s
 
-A new user holds no flags but those named, works, and belongs to no project unless one is named.")]
+A new user holds no flags but those named, works, and belongs to no project unless one is named.
+Made through the management API it belongs to the operator's project, where that has one.")]
 pub(in crate::cli) struct Args {
     #[command(flatten)]
     whom: Whom,
@@ -36,6 +38,8 @@ pub(in crate::cli) struct Args {
     /// Let its keys work again
     #[arg(long)]
     enabled: bool,
+    #[command(flatten)]
+    wait: WaitOption,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -59,13 +63,15 @@ impl Args {
 
 pub(super) fn run(args: Args, output: &mut Output) -> Result<(), Failure> {
     let asked = place::open(&args.whom)?;
-    let json = args.json;
+    let (json, wait) = (args.json, args.wait);
     let set = asked.set_user(args.meaning())?;
     if json {
-        return output.json(&set.user);
+        output.json(&set.user)?;
+        return wait.check(&*asked, set.revision, output);
     }
     let done = if set.is_new { "made" } else { "changed" };
-    output.line(format_args!("{done} user {}, revision {}", set.user.id, set.revision))
+    output.line(format_args!("{done} user {}, revision {}", set.user.id, set.revision))?;
+    wait.tell(&*asked, set.revision, output)
 }
 
 #[cfg(test)]

@@ -88,7 +88,7 @@ fn each_fault_has_its_line() {
         (
             2,
             r#"colour = "red""#,
-            "keyward.toml:3: gateway.colour: unknown key; known here: listen, listen_cleartext, workers, cleartext, access_log, denied_status, reveal_reason, trusted_proxies, proxy_protocol, realm, token_prefix, issuer, jwks, credential, expiry_notice, deny_file, requests_max, connections_max, encoded_slashes, path_parameters, encoded_percent, non_ascii, empty_segments, failure_limit, tls, timeouts, limits",
+            "keyward.toml:3: gateway.colour: unknown key; known here: listen, listen_cleartext, workers, cleartext, access_log, denied_status, reveal_reason, trusted_proxies, proxy_protocol, realm, token_prefix, issuer, jwks, credential, expiry_notice, deny_file, requests_max, connections_max, connections_per_client, encoded_slashes, path_parameters, encoded_percent, non_ascii, empty_segments, failure_limit, tls, timeouts, limits",
         ),
         (
             2,
@@ -640,6 +640,12 @@ fn each_fault_has_its_line() {
             9,
             "[[routes]]\nname = \"x\"\npath = \"/x\"\nupstream = \"api\"\npublic = true\nassertion = true",
             "keyward.toml:15: routes[1].assertion: is true on a public route, where there is no key to tell of: remove one of them",
+        ),
+        (
+            9,
+            "[[routes]]\nname = \"x\"\npath = \"/x\"\nupstream = \"h2\"\nany_key = true\nupgrades = [\"websocket\"]\n\
+             [upstreams.h2]\ntargets = [\"http://b:9000\", \"h2c://a:9000\"]",
+            r#"keyward.toml:15: routes[1].upgrades: has "websocket", which needs HTTP/1.1, and h2c://a:9000 of upstream "h2" speaks HTTP/2 alone: use http:// or https:// there, or an upstream of its own for this route"#,
         ),
     ];
     for (line, added, expected) in cases {

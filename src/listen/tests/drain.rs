@@ -1,12 +1,13 @@
 //! Stopping.
 
+use std::io::Write;
 use std::time::Duration;
 
 use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::harness::{House, Plan, SHORT, exchange, get, http1, http2, run, text};
+use super::harness::{House, Plan, SHORT, exchange, get, http1, http2, read_to_close, run, text};
 use crate::listen::Timeouts;
 
 fn drains_in(drain: Duration) -> Plan {
@@ -143,6 +144,29 @@ fn an_idle_connection_is_told_in_its_next_answer() {
         assert_eq!(answer.headers()["connection"], "close");
         assert_eq!(text(answer).await, "hello");
         connection.await.expect("no panic").expect("closed in peace");
+        house.closed().await;
+    });
+}
+
+#[test]
+fn connections_that_still_wait_to_be_accepted_are_served() {
+    run(async {
+        let house = House::open(drains_in(Duration::from_secs(15)));
+        assert!(exchange(house.connect().await, "GET / HTTP/1.0\r\n\r\n").await.ends_with("hello"));
+        // Without an await: the worker, which is this thread, is busy meanwhile.
+        let waiting: Vec<_> = (0..50)
+            .map(|_| {
+                let mut stream = std::net::TcpStream::connect(house.address).expect("queued");
+                stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").expect("taken");
+                stream.set_nonblocking(true).expect("a socket");
+                TcpStream::from_std(stream).expect("a socket")
+            })
+            .collect();
+        house.stop();
+        for stream in waiting {
+            let answer = read_to_close(stream).await;
+            assert!(answer.contains("connection: close") && answer.ends_with("hello"), "{answer}");
+        }
         house.closed().await;
     });
 }

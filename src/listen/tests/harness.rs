@@ -19,13 +19,13 @@ use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, LocalSet};
 
 use crate::clock::SystemClock;
 use crate::listen::{
-    BodyFault, Connections, Handler, Limits, ListenMetrics, Listening, Peer, Settings, Timeouts, bind, serve,
+    BodyFault, Clients, Connections, Handler, Limits, ListenMetrics, Listening, Peer, Settings, Timeouts, bind, serve,
 };
 use crate::wire::Network;
 
@@ -53,6 +53,7 @@ pub(super) struct Plan {
     pub(super) limits: Limits,
     pub(super) connections: usize,
     pub(super) proxy_protocol: Vec<Network>,
+    pub(super) clients: Clients,
 }
 
 impl Default for Plan {
@@ -63,6 +64,7 @@ impl Default for Plan {
             limits: Limits::default(),
             connections: 100,
             proxy_protocol: Vec::new(),
+            clients: Clients::default(),
         }
     }
 }
@@ -79,6 +81,7 @@ impl House {
                 timeouts: plan.timeouts,
                 limits: plan.limits,
                 proxy_protocol: plan.proxy_protocol,
+                clients: plan.clients,
             })),
             connections: Connections::new(plan.connections),
             clock: Arc::new(SystemClock::default()),
@@ -87,6 +90,13 @@ impl House {
         let (stop, stopped) = watch::channel(false);
         let served = tokio::task::spawn_local(serve(listener, Rc::clone(&script), listening, stopped));
         Self { address, metrics, script, stop, served }
+    }
+
+    /// A connection from one of this machine's many addresses.
+    pub(super) async fn connect_from(&self, address: [u8; 4]) -> TcpStream {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind((address, 0).into()).expect("an address of loopback");
+        socket.connect(self.address).await.expect("accepted")
     }
 
     pub(super) async fn connect(&self) -> TcpStream {

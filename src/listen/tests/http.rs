@@ -6,8 +6,8 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::harness::{House, Plan, Script, exchange, get, http1, http2, read_to_close, run, text};
-use crate::listen::Limits;
 use crate::listen::connection::Accepted;
+use crate::listen::{Clients, Limits};
 
 #[test]
 fn http1_is_served_in_clear_and_keeps_its_connection() {
@@ -156,6 +156,29 @@ fn over_the_cap_a_connection_is_refused_and_one_that_ends_makes_room() {
         drop(first);
         let _ended = connection.await;
         while house.metrics.open.get() > 0 {
+            tokio::task::yield_now().await;
+        }
+        let (mut second, _connection) = http1(house.connect().await).await;
+        assert_eq!(text(second.send_request(get("/")).await.expect("answered")).await, "hello");
+    });
+}
+
+#[test]
+fn over_its_cap_a_client_is_refused_and_nobody_else_and_one_that_ends_makes_room() {
+    run(async {
+        let clients = Clients { connections_max: 2, ..Clients::default() };
+        let house = House::open(Plan { clients, ..Plan::default() });
+        let (mut first, connection) = http1(house.connect().await).await;
+        assert_eq!(text(first.send_request(get("/")).await.expect("answered")).await, "hello");
+        let _silent = house.connect().await;
+        let refused = read_to_close(house.connect().await).await;
+        assert!(refused.starts_with("HTTP/1.1 503 ") && refused.contains("\"code\":\"overloaded\""), "{refused}");
+        let (mut other, _connection) = http1(house.connect_from([127, 0, 0, 2]).await).await;
+        assert_eq!(text(other.send_request(get("/")).await.expect("answered")).await, "hello");
+        assert_eq!((house.metrics.refused_of_client.get(), house.metrics.refused.get()), (1, 0));
+        drop(first);
+        let _ended = connection.await;
+        while house.metrics.open.get() > 2 {
             tokio::task::yield_now().await;
         }
         let (mut second, _connection) = http1(house.connect().await).await;

@@ -1,7 +1,9 @@
 //! Connections that a balancer passes on, with a PROXY header before all else.
 
+use tokio::io::AsyncWriteExt;
+
 use super::harness::{House, Plan, SHORT, exchange, read_to_close, run};
-use crate::listen::Timeouts;
+use crate::listen::{Clients, Timeouts};
 use crate::wire::Network;
 
 const WHO: &str = "GET /who HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
@@ -51,6 +53,36 @@ fn a_header_that_never_comes_whole_is_not_waited_for() {
         assert_eq!(exchange(house.connect().await, "PROXY TCP4 192.0").await, "");
         assert_eq!(read_to_close(house.connect().await).await, "");
         assert_eq!(house.timeouts("first_byte"), 2);
+    });
+}
+
+#[test]
+fn who_a_balancer_speaks_for_is_counted_and_not_the_balancer() {
+    run(async {
+        let plan = behind("127.0.0.1");
+        let trusted = plan.proxy_protocol.clone();
+        let clients = Clients { connections_max: 1, trusted, ..Clients::default() };
+        let house = House::open(Plan { clients, ..plan });
+        let said = |client: &str| format!("PROXY TCP4 {client} 10.0.0.1 4711 443\r\n");
+        let mut open = Vec::new();
+        for client in ["192.0.2.7", "192.0.2.8"] {
+            let mut stream = house.connect().await;
+            stream.write_all(said(client).as_bytes()).await.expect("a socket");
+            stream.write_all(b"GET /who HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("a socket");
+            stream.readable().await.expect("an answer");
+            open.push(stream);
+        }
+        let own = exchange(house.connect().await, &format!("PROXY UNKNOWN\r\n{WHO}")).await;
+        assert!(own.contains(" 127.0.0.1:"), "{own}");
+        let refused = exchange(house.connect().await, &format!("{}{WHO}", said("192.0.2.7"))).await;
+        assert!(refused.starts_with("HTTP/1.1 503 "), "{refused}");
+        assert_eq!(house.metrics.refused_of_client.get(), 1);
+        drop(open);
+        while house.metrics.open.get() > 0 {
+            tokio::task::yield_now().await;
+        }
+        let again = exchange(house.connect().await, &format!("{}{WHO}", said("192.0.2.7"))).await;
+        assert!(again.contains(" 192.0.2.7:4711"), "{again}");
     });
 }
 

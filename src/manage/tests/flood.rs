@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
+use crate::store::slow::{SLOW, SlowStore};
 
 /// A clock that goes on, for a store that is asked from many sides at once.
 fn real_house() -> House {
@@ -19,7 +20,28 @@ async fn refused_changes_never_take_the_writers_turn() {
     // Somebody else holds the write lock for all of it: whatever needs it would wait.
     let other = rusqlite::Connection::open(&path).expect("the file is there");
     assert_eq!(code(house.manager.create_key(&weak, plain(&["a"])).await), "may_not_grant");
+    house.manager.set_user(&local(), UserChange { project: acme(), ..user("ann", &["a"]) }).await.expect("a user");
+    let of_ann = house.create(NewKey { user: Some(user_id("ann")), ..plain(&["a"]) }).await.key.id;
+    // Nor is anything read for them that could be very much.
+    let mut slow = house.manager.clone();
+    slow.store = Arc::new(SlowStore(Arc::clone(&house.store)));
     other.execute_batch("BEGIN IMMEDIATE").expect("nobody else writes");
+    let refusals_of_much = async {
+        for (caller, expected) in
+            [(weak.clone(), ["lacks_permission"; 2]), (by_key(of_ann), ["not_found", "out_of_scope"])]
+        {
+            for scope in [RevokeScope::Key, RevokeScope::Lineage, RevokeScope::Descendants] {
+                assert_eq!(code(slow.revoke_key(&caller, of_ann, scope).await), expected[0]);
+                let once = Once::new(&caller, "POST", "/revoke", b"an idempotency key", b"{}").expect("a good key");
+                let told = |_: &Revoked| Vec::new();
+                assert_eq!(code(slow.revoke_key_once(&caller, of_ann, scope, once, told).await), expected[0]);
+            }
+            assert_eq!(code(slow.delete_user(&caller, user_id("ann")).await), expected[1]);
+            assert_eq!(code(slow.set_user(&caller, user("ann", &[])).await), expected[1]);
+            assert_eq!(code(slow.delete_user(&caller, user_id("eve")).await), "user_not_found");
+        }
+    };
+    tokio::time::timeout(SLOW / 2, refusals_of_much).await.expect("nothing is waited for");
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..8 {
         let (house, weak, flooding) = (Arc::clone(&house), weak.clone(), Arc::clone(&flooding));
@@ -36,7 +58,7 @@ async fn refused_changes_never_take_the_writers_turn() {
     assert_eq!(refused, 400);
     other.execute_batch("ROLLBACK").expect("the lock is ours");
     let tallies = house.manager.refusals(&local(), crate::store::RefusalQuery::default()).await.expect("it may");
-    assert_eq!(tallies.iter().map(|tally| tally.count).sum::<u64>(), refused + 1);
+    assert_eq!(tallies.iter().map(|tally| tally.count).sum::<u64>(), refused + 1 + 2 * 9);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -4,6 +4,7 @@ mod flood;
 mod once;
 mod own;
 mod reach;
+mod restored;
 mod staged;
 
 use std::collections::BTreeMap;
@@ -18,6 +19,7 @@ use crate::key::{
     Actor, EventKind, FlagSet, Format, Grants, Key, KeyId, OperatorScope, ProjectId, Status, Token, TokenHash,
     TokenPrefix, UserId, WebhookSecrets,
 };
+use crate::secret::{MasterSecret, MasterSecrets};
 use crate::store::{EventQuery, KeyQuery, SharedStore, SqliteStore, UsageUpdate, UserQuery};
 use crate::wire::Reach;
 
@@ -57,8 +59,9 @@ fn house() -> House {
     let path = folder.path().join("keyward.db");
     let store = SqliteStore::create(&path, Arc::<ManualClock>::clone(&clock) as _).expect("a new store");
     let store: SharedStore = Arc::new(store);
-    let derive = |subject: &str| zeroize::Zeroizing::new(TokenHash::of(subject.as_bytes()).head());
-    let webhooks = Webhooks { secrets: WebhookSecrets::new(Arc::new(derive), vec![]), reach: Reach::Public };
+    let master = MasterSecret::generate().expect("randomness");
+    let secrets = WebhookSecrets::derive(&MasterSecrets::first(master), 7);
+    let webhooks = Webhooks { secrets, reach: Reach::Public };
     let manager = Manager::new(Arc::clone(&store), TokenPrefix::default());
     let manager = manager.with_jwt(Arc::new(FakeJwt)).with_webhooks(webhooks);
     House { manager, store, clock, _folder: folder }
@@ -185,8 +188,8 @@ async fn a_key_that_breaks_a_rule_is_not_created() {
         ("65 props", NewKey { props: props(65, 10), ..good() }, "invalid_field"),
         ("over 4 KiB of props", NewKey { props: props(5, 1000), ..good() }, "invalid_field"),
         ("a tab in a prop", NewKey { props: [("a".to_owned(), "\t".to_owned())].into(), ..good() }, "invalid_field"),
-        ("expired", NewKey { expires: Expiry::At(now), ..good() }, "invalid_field"),
-        ("expires at once", NewKey { expires: Expiry::In(Duration::ZERO), ..good() }, "invalid_field"),
+        ("expired", NewKey { expires: Expiry::At(now), ..good() }, "conflicting_field"),
+        ("expires at once", NewKey { expires: Expiry::In(Duration::ZERO), ..good() }, "conflicting_field"),
         ("project all", NewKey { project: "all".parse().ok(), ..good() }, "invalid_field"),
         ("no project", NewKey { project: None, ..good() }, "invalid_field"),
         ("an unknown user", NewKey { user: Some(user_id("eve")), ..good() }, "user_not_found"),
@@ -206,7 +209,7 @@ async fn a_key_that_breaks_a_rule_is_not_created() {
         (
             "a clear webhook",
             NewKey { rotation_webhook_url: Some("http://a.example/".to_owned()), ..good() },
-            "invalid_field",
+            "conflicting_field",
         ),
         ("no webhook", NewKey { rotation_webhook_url: Some("https://".to_owned()), ..good() }, "invalid_field"),
         (
@@ -221,7 +224,7 @@ async fn a_key_that_breaks_a_rule_is_not_created() {
         (
             "an operator of more than its project",
             NewKey { operates_on: scope(None), ..operator(&["keyward.**"], &[]) },
-            "invalid_field",
+            "conflicting_field",
         ),
         (
             "an operator of all",
@@ -456,7 +459,7 @@ async fn the_keys_of_a_user_follow_it() {
     let same = house.manager.set_user(&local(), off).await.expect("nothing to do");
     assert_eq!(same.committed.revision, set.committed.revision);
     let moved = UserChange { project: "other".parse().ok(), ..user("ann", &[]) };
-    assert_eq!(code(house.manager.set_user(&local(), moved).await), "invalid_field");
+    assert_eq!(code(house.manager.set_user(&local(), moved).await), "conflicting_field");
     let deleted = house.manager.delete_user(&local(), user_id("ann")).await.expect("a deletion");
     assert_eq!(deleted.keys.iter().map(|key| key.id).collect::<Vec<_>>(), [id]);
     assert_eq!(house.stored(id).await.key, deleted.keys[0]);

@@ -259,9 +259,9 @@ async fn a_key_in_jwt_form_stays_in_it_and_lives_no_longer_than_its_token_says()
     assert_eq!(created.key.hash, created.token.hash());
     let until = |minutes| KeyChange { expires: Some(Expiry::In(minutes * MINUTE)), ..KeyChange::default() };
     let id = created.key.id;
-    assert_eq!(code(house.update(id, until(61)).await), "invalid_field");
+    assert_eq!(code(house.update(id, until(61)).await), "conflicting_field");
     let never = KeyChange { expires: Some(Expiry::Never), ..KeyChange::default() };
-    assert_eq!(code(house.update(id, never).await), "invalid_field");
+    assert_eq!(code(house.update(id, never).await), "conflicting_field");
     assert_eq!(code(house.update(id, until(30)).await), "done");
     let rotated = house.rotate(id, 5 * MINUTE).await.expect("a rotation");
     assert_eq!((rotated.new.format, rotated.new.hash), (Format::Jwt, rotated.token.hash()));
@@ -312,4 +312,21 @@ async fn a_key_rotates_itself_only_so_often_within_a_day() {
     }
     assert_eq!((rotations, refused), (47, "rotated_too_often"));
     assert_eq!(code(house.rotate(id, 5 * MINUTE).await), "done", "an operator may");
+}
+
+#[tokio::test]
+async fn where_usage_is_written_down_seldom_a_rotation_is_repeated_later() {
+    let house = house();
+    let id = house.create(plain(&["a"])).await.key.id;
+    let manager = house.manager.clone().with_usage_flush(60 * MINUTE);
+    manager.rotate_key(&local(), id, 90 * MINUTE).await.expect("a rotation");
+    house.clock.advance(60 * MINUTE);
+    assert_eq!(code(manager.rotate_key(&local(), id, MINUTE).await), "rotation_unsettled");
+    house.clock.advance(Duration::from_secs(20));
+    assert_eq!(code(manager.rotate_key(&local(), id, MINUTE).await), "done");
+    let often = house.manager.clone().with_usage_flush(Duration::from_secs(1));
+    let id = house.create(plain(&["a"])).await.key.id;
+    often.rotate_key(&local(), id, 60 * MINUTE).await.expect("a rotation");
+    house.clock.advance(USAGE_SETTLED - Duration::from_nanos(1));
+    assert_eq!(code(often.rotate_key(&local(), id, MINUTE).await), "rotation_unsettled");
 }

@@ -174,3 +174,38 @@ async fn whoever_makes_and_deletes_keys_all_day_comes_to_an_end() {
     let manager = house.manager.clone();
     assert_eq!(code(manager.own_create(&by, None).await), "done");
 }
+
+#[tokio::test]
+async fn whoever_changes_a_key_all_day_comes_to_an_end_and_can_still_switch_it_off() {
+    let house = house();
+    house.ann(&["a"]).await;
+    let by = house.of_ann(Grants::Inherit).await;
+    let id = house.of_ann(Grants::Inherit).await.key().expect("a key");
+    let manager = &house.manager;
+    let renamed = |name: &str| OwnChange { name: Some(name.to_owned()), active: None };
+    for step in 0..100 {
+        let change = match step % 4 {
+            0 => active(Activity::Disabled),
+            1 => active(Activity::Active),
+            2 => renamed("one"),
+            _ => renamed("two"),
+        };
+        assert_eq!(code(manager.own_update(&by, id, change).await), "done");
+    }
+    let before = house.events().await.len();
+    assert_eq!(code(manager.own_update(&by, id, renamed("one")).await), "changed_too_often");
+    assert_eq!(code(manager.own_update(&by, id, renamed("two")).await), "done", "nothing is changed by it");
+    assert_eq!(code(manager.own_update(&by, id, active(Activity::Disabled)).await), "done");
+    for change in [active(Activity::Active), renamed("one")] {
+        assert_eq!(code(manager.own_update(&by, id, change).await), "changed_too_often");
+    }
+    assert_eq!(house.events().await.len(), before + 1);
+    // Neither other keys nor operators are held up by it.
+    let other = house.of_ann(Grants::Inherit).await.key().expect("a key");
+    assert_eq!(code(manager.own_update(&by, other, renamed("one")).await), "done");
+    let change = KeyChange { name: Some("by an operator".to_owned()), ..KeyChange::default() };
+    house.update(id, change).await.expect("an update");
+    house.clock.advance(24 * 60 * MINUTE);
+    assert_eq!(code(manager.own_update(&by, id, active(Activity::Active)).await), "done");
+    assert_eq!(code(manager.own_revoke(&by, id).await), "done");
+}

@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::manage::revoke::REVOKED_AT_ONCE_MAX;
+use crate::store::slow::{SLOW, SlowStore};
 use crate::store::{Change, Changes, NewEvent, ReadRequest, Reading, Row};
 
 impl House {
@@ -64,6 +65,20 @@ async fn all_that_a_prolific_operator_minted_is_revoked_some_at_a_time() {
     assert_eq!(revisions.last(), Some(&done.committed.revision));
     let again = house.manager.revoke_key(&local(), minter.id, RevokeScope::Descendants).await.expect("it may");
     assert_eq!(again.keys.len(), 0);
+}
+
+#[tokio::test]
+async fn what_else_a_prolific_key_minted_is_told_in_part_and_a_revocation_alone_reads_none_of_it() {
+    let house = house();
+    let (minter, ids) = house.prolific().await;
+    let mut slow = house.manager.clone();
+    slow.store = Arc::new(SlowStore(Arc::clone(&house.store)));
+    let ended = tokio::time::timeout(SLOW / 2, slow.end_key(&local(), minter.id, RevokeScope::Key)).await;
+    let ended = ended.expect("nothing is waited for").expect("it may");
+    assert_eq!((ended.keys.len(), ended.related.len()), (1, 0));
+    let told = house.manager.revoke_key(&local(), minter.id, RevokeScope::Key).await.expect("it may");
+    assert_eq!((told.keys.len(), told.related.len()), (0, 1000));
+    assert!(told.related.iter().all(|id| ids.contains(id)));
 }
 
 #[tokio::test]
@@ -227,4 +242,36 @@ async fn a_webhook_secret_is_changed_within_what_the_caller_sees() {
     }
     assert_eq!(answers[0], answers[1]);
     assert_eq!((version(first.id).await, version(second.id).await), (2, 3));
+}
+
+#[tokio::test]
+async fn a_webhook_secret_is_told_to_nobody_who_may_not_grant_the_key() {
+    let house = house();
+    let url = |path: &str| Some(format!("https://hooks.example.com/{path}"));
+    let strong = house.create(NewKey { rotation_webhook_url: url("x"), ..plain(&["a", "b"]) }).await.key.id;
+    let permissions = &["keyward.keys.update", "keyward.keys.read"][..];
+    let none = by_key(house.create(operator(permissions, &[])).await.key.id);
+    let some = by_key(house.create(operator(permissions, &["a"])).await.key.id);
+    let enough = by_key(house.create(operator(permissions, &["a", "b"])).await.key.id);
+    let to = |url| KeyChange { rotation_webhook_url: Some(url), ..KeyChange::default() };
+    for by in [&none, &some] {
+        for path in ["x", "y"] {
+            assert_eq!(code(house.manager.update_key(by, strong, to(url(path))).await), "may_not_grant");
+        }
+        assert_eq!(code(house.manager.rotate_webhook_secret(by, strong).await), "may_not_grant");
+        let once = Once::new(by, "POST", "/secret", b"an idempotency key", b"").expect("a good key");
+        let answer = |_: &WebhookSecretRotated| Vec::new();
+        let refused = house.manager.rotate_webhook_secret_once(by, strong, once, answer).await;
+        assert_eq!(code(refused), "may_not_grant");
+        let named = KeyChange { name: Some("renamed".to_owned()), ..KeyChange::default() };
+        let changed = house.manager.update_key(by, strong, named).await.expect("it may");
+        assert!(changed.webhook_secret.is_none());
+    }
+    let changed = house.manager.update_key(&enough, strong, to(url("y"))).await.expect("it may");
+    assert!(changed.webhook_secret.is_some());
+    assert_eq!(code(house.manager.rotate_webhook_secret(&enough, strong).await), "done");
+    // Whoever may change it may take its webhook off, and is told nothing by it.
+    let off = house.manager.update_key(&none, strong, to(None)).await.expect("it may");
+    assert!(off.webhook_secret.is_none() && off.key.rotation.webhook_url.is_none());
+    assert_eq!(code(house.manager.update_key(&none, strong, to(url("z"))).await), "may_not_grant");
 }

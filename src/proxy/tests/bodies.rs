@@ -137,6 +137,27 @@ fn a_bad_chunk_ends_the_upstream_connection_without_a_last_chunk() {
 }
 
 #[test]
+fn an_upload_that_breaks_off_beside_its_answer_is_no_fault_of_the_upstream() {
+    in_house(Plan::default(), async |house| {
+        let mut client = house.connect();
+        client.request("POST", "/any/x", "Transfer-Encoding: chunked\r\n").await;
+        client.send("3\r\nabc\r\n").await;
+        let mut upstream = house.accept().await;
+        upstream.head().await;
+        assert_eq!(upstream.take(8).await, "3\r\nabc\r\n");
+        upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc").await;
+        assert_eq!(client.head().await.status(), 200);
+        assert_eq!(client.take(3).await, "abc");
+        client.send("zz\r\n").await;
+        assert_eq!(upstream.rest().await, "");
+        assert_eq!(client.rest().await, "");
+        let text = house.metrics();
+        assert!(!text.contains(r#"kind="body_broken"} 1"#), "{text}");
+        assert!(text.contains(r#"keyward_denials_total{code="bad_request",reason="bad_request"} 1"#), "{text}");
+    });
+}
+
+#[test]
 fn an_upload_over_the_limit_is_broken_off() {
     in_house(Plan::default(), async |house| {
         let mut client = house.connect();

@@ -221,6 +221,26 @@ impl House {
     where
         B: http_body::Body<Data = bytes::Bytes, Error = std::convert::Infallible> + Unpin + 'static,
     {
+        self.connect_http2_with(hyper::client::conn::http2::Builder::new(Local)).await
+    }
+
+    /// An HTTP/2 connection to the gateway that takes so many bytes of an answer, until they are read.
+    pub(super) async fn connect_http2_taking<B>(&self, bytes: u32) -> hyper::client::conn::http2::SendRequest<B>
+    where
+        B: http_body::Body<Data = bytes::Bytes, Error = std::convert::Infallible> + Unpin + 'static,
+    {
+        let mut client = hyper::client::conn::http2::Builder::new(Local);
+        client.initial_stream_window_size(bytes);
+        self.connect_http2_with(client).await
+    }
+
+    async fn connect_http2_with<B>(
+        &self,
+        builder: hyper::client::conn::http2::Builder<Local>,
+    ) -> hyper::client::conn::http2::SendRequest<B>
+    where
+        B: http_body::Body<Data = bytes::Bytes, Error = std::convert::Infallible> + Unpin + 'static,
+    {
         let (client, server) = tokio::io::duplex(64 * 1024);
         let (gateway, peer) = (Rc::clone(&self.gateway), Rc::clone(&self.peer));
         self.peer.spawn(async move {
@@ -232,8 +252,7 @@ impl House {
                 hyper::server::conn::http2::Builder::new(Local).serve_connection(TokioIo::new(server), service);
             let _ended = connection.await;
         });
-        let (sender, connection) =
-            hyper::client::conn::http2::handshake(Local, TokioIo::new(client)).await.expect("a handshake");
+        let (sender, connection) = builder.handshake(TokioIo::new(client)).await.expect("a handshake");
         self.peer.spawn(async move {
             let _ended = connection.await;
         });

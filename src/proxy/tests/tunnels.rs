@@ -1,5 +1,6 @@
 //! WebSockets, and what becomes of open streams when their key ends.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -7,10 +8,10 @@ use http::HeaderValue;
 use http_body_util::{BodyExt, Empty};
 
 use super::harness::{House, NOW, Plan, forward, in_house, token};
-use crate::key::{FlagSet, Grants};
-use crate::policy::{Access, FlagTemplate, RouteSpec};
+use crate::key::{FlagSet, Grants, TokenHash};
+use crate::policy::{Access, DenyList, FlagTemplate, RouteSpec};
 use crate::proxy::Settings;
-use crate::table::OnStale;
+use crate::table::{Head, OnStale};
 use std::error::Error;
 
 const ASK: &str = "Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
@@ -270,6 +271,36 @@ fn an_answer_that_nobody_reads_is_cut_at_its_source() {
 }
 
 #[test]
+fn an_answer_over_http_2_that_nobody_reads_is_cut_at_its_source_however_little_of_it_came() {
+    in_house(Plan::default(), async |house| {
+        for (number, window, length) in [(1, 1, "100000"), (2, 0, "100000"), (3, 1, "5000"), (4, 1, "100000000")] {
+            house.put(number, |_| {});
+            let mut client = house.connect_http2_taking::<Empty<Bytes>>(window).await;
+            let request = http::Request::get("https://api.example/any/much")
+                .header("authorization", format!("Bearer {}", token(number)))
+                .body(Empty::new())
+                .expect("a request");
+            let played = async {
+                let mut upstream = house.accept().await;
+                upstream.head().await;
+                let part = "x".repeat(4096);
+                upstream.send(&format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{part}")).await;
+                upstream
+            };
+            let (answer, mut upstream) = tokio::join!(client.send_request(request), played);
+            let _unread = answer.expect("an answer");
+            // What is said to be in force by now is.
+            house.put(number, |row| row.states.revoked = true);
+            let version = house.table.version();
+            let mut reviewed = house.table.reviewed();
+            reviewed.wait_for(|reviewed| *reviewed >= version).await.expect("the table lives");
+            let closed = tokio::time::timeout(Duration::from_secs(5), upstream.rest());
+            assert_eq!(closed.await.expect("cut"), "", "a window of {window}, {length} bytes");
+        }
+    });
+}
+
+#[test]
 fn streams_end_with_the_grace_of_their_key_and_with_keys_too_old_for_their_route() {
     let stale = |settings: &mut Settings| settings.on_stale = OnStale::Deny;
     for (reason, end) in [("superseded", 60), ("stale_keys", 3600)] {
@@ -292,4 +323,62 @@ fn streams_end_with_the_grace_of_their_key_and_with_keys_too_old_for_their_route
             assert!(text.contains(&format!("keyward_streams_cut_total{{reason=\"{reason}\"}} 1")), "{text}");
         });
     }
+}
+
+#[test]
+fn a_deny_list_cuts_open_streams_wherever_in_memory_it_comes_to_lie() {
+    in_house(Plan::default(), async |house| {
+        let mut client = house.connect();
+        client.get("/any/events", "").await;
+        let mut upstream = house.accept().await;
+        upstream.head().await;
+        upstream.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+        assert_eq!(client.head().await.status(), 200);
+        // Once the stream was looked at with the list that is there,
+        let mut reviewed = house.table.reviewed();
+        house.put(2, |_| {});
+        let version = house.table.version();
+        reviewed.wait_for(|reviewed| *reviewed >= version).await.expect("the table lives");
+        // another comes to lie where that one lay, if it can.
+        let (listing, faults) = DenyList::parse(TokenHash::of(token(1).as_bytes()).to_hex());
+        assert_eq!(faults, []);
+        let first = Arc::as_ptr(&house.shared.deny.load_full());
+        for _try in 0..1000 {
+            house.shared.deny.store(Arc::new(listing.clone()));
+            if Arc::as_ptr(&house.shared.deny.load_full()) == first {
+                break;
+            }
+        }
+        assert_eq!(client.rest().await, "");
+        assert_eq!(upstream.rest().await, "");
+        let text = house.metrics();
+        assert!(text.contains("keyward_streams_cut_total{reason=\"listed\"} 1"), "{text}");
+    });
+}
+
+#[test]
+fn a_key_that_was_imported_by_its_sha_256_is_listed_by_either_hash_of_its_token() {
+    in_house(Plan::default(), async |house| {
+        let text = token(7);
+        let digest = TokenHash::sha256_of(text.as_bytes());
+        for hash in [TokenHash::of(text.as_bytes()), digest] {
+            house.shared.deny.store(Arc::default());
+            house.put(7, |row| row.head = Head::from(&digest));
+            let ask = format!("GET /any/events HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {text}\r\n\r\n");
+            let mut client = house.connect();
+            client.send(&ask).await;
+            let mut upstream = house.accept().await;
+            upstream.head().await;
+            upstream.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+            assert_eq!(client.head().await.status(), 200);
+            house.shared.deny.store(Arc::new(DenyList::parse(hash.to_hex()).0));
+            assert_eq!(client.rest().await, "", "{hash:?}");
+            assert_eq!(upstream.rest().await, "", "{hash:?}");
+            let mut client = house.connect();
+            client.send(&ask).await;
+            assert_eq!(client.answer().await.0.status(), 401, "{hash:?}");
+        }
+        let text = house.metrics();
+        assert!(text.contains("keyward_streams_cut_total{reason=\"listed\"} 2"), "{text}");
+    });
 }

@@ -44,12 +44,16 @@ async fn acceptances(transaction: &Transaction) -> Result<Vec<Acceptance>, Fault
     Ok(found)
 }
 
-/// What gateways revoked and deleted again, and is so still.
+/// What gateways revoked and deleted again, and is so still by nobody else.
 async fn retold(transaction: &Transaction, after: u64) -> Result<Vec<Retold>, Fault> {
     let newest = acceptances(transaction).await?.last().map_or(0, |acceptance| acceptance.revision);
     let sql = "SELECT e.revision, e.key_id, e.user_id FROM keyward.events e \
                LEFT JOIN keyward.keys k ON k.id = e.key_id LEFT JOIN keyward.users u ON u.id = e.user_id \
                WHERE e.revision > $1 AND e.actor = $2 AND ((e.kind = $3 AND k.revoked) OR (e.kind = $4 AND u.deleted)) \
+               AND NOT EXISTS (SELECT 1 FROM keyward.events o WHERE o.key_id = e.key_id AND o.kind = e.kind \
+               AND o.actor <> $2 AND (o.revision, o.ordinal) > (e.revision, e.ordinal)) \
+               AND NOT EXISTS (SELECT 1 FROM keyward.events o WHERE o.user_id = e.user_id AND o.kind = e.kind \
+               AND o.actor <> $2 AND (o.revision, o.ordinal) > (e.revision, e.ordinal)) \
                ORDER BY e.revision, e.ordinal";
     let (after, actor) = (to_sql(after.max(newest)), Actor::Local(GATEWAY_LOGIN.to_owned()).to_string());
     let params: [Param<'_>; 4] = [

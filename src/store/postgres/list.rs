@@ -27,6 +27,8 @@ use crate::store::{KeyPage, KeyQuery};
 const LOOKED_AT_MAX: i64 = 4000;
 /// Up to how many rows a filter leaves few.
 const FEW: i64 = 2000;
+/// How often that many rows are looked at that turn out to be of another place.
+const WINDOWS_MAX: usize = 2;
 
 /// A value of a condition.
 #[derive(Debug, Clone)]
@@ -85,11 +87,13 @@ fn time(time: Timestamp) -> Value {
 /// A filter that an index serves.
 #[derive(Debug)]
 struct Way {
-    /// With the bound that begins the page.
+    /// With the bound that begins the page, where the index has its rows in order.
     conditions: Conditions,
     /// What the index gives its rows by, newest first; none where by something else, so that only all
     /// of them can be put in order.
     order: Option<&'static str>,
+    /// Whether it gives the rows of the query's place and no other.
+    is_place: bool,
 }
 
 /// The filters of `query` that an index serves, the narrowest first as far as one can say. Rows come
@@ -105,7 +109,7 @@ fn ways(query: &KeyQuery, before: i64, now: Timestamp) -> Vec<Way> {
         let with = |number| values.iter().cloned().chain([Value::Number(number)]);
         conditions.and(&format!("({columns}, k.number) < ({marks}, ?)"), with(before));
         conditions.and(&format!("({columns}, k.number) > ({marks}, ?)"), with(-1));
-        Way { conditions, order: Some(order) }
+        Way { conditions, order: Some(order), is_place: false }
     };
     if let Some(lineage) = query.lineage {
         let id = Value::Id(Uuid::from_u128(lineage.bits()));
@@ -118,13 +122,13 @@ fn ways(query: &KeyQuery, before: i64, now: Timestamp) -> Vec<Way> {
         let mut conditions = Conditions::default();
         conditions.and(condition, []);
         conditions.and("k.number < ?", [Value::Number(before)]);
-        Way { conditions, order: Some("k.number DESC") }
+        Way { conditions, order: Some("k.number DESC"), is_place: false }
     };
+    // No bound of numbers: an index by dates would be walked to its end for those few that are within it.
     let dated = |condition: &str, values: Vec<Value>| {
         let mut conditions = Conditions::default();
         conditions.and(condition, values);
-        conditions.and("k.number < ?", [Value::Number(before)]);
-        Way { conditions, order: None }
+        Way { conditions, order: None, is_place: false }
     };
     match query.status {
         Some(Status::Revoked) => ways.push(numbered("k.revoked")),
@@ -140,20 +144,19 @@ fn ways(query: &KeyQuery, before: i64, now: Timestamp) -> Vec<Way> {
         let ends = vec![time(now), time(now.plus(days(count)))];
         ways.push(dated("k.expires_at > ? AND k.expires_at <= ?", ends));
     }
-    match (&query.project, &query.environment) {
-        (Some(project), Some(environment)) => ways.push(placed(
+    let of_place = match (&query.project, &query.environment) {
+        (Some(project), Some(environment)) => Some(placed(
             "k.project, k.environment",
             "k.project DESC, k.environment DESC, k.number DESC",
             &[text(project.as_str()), text(environment.as_str())],
         )),
-        (Some(project), None) => {
-            ways.push(placed("k.project", "k.project DESC, k.number DESC", &[text(project.as_str())]));
-        }
+        (Some(project), None) => Some(placed("k.project", "k.project DESC, k.number DESC", &[text(project.as_str())])),
         (None, Some(environment)) => {
-            ways.push(placed("k.environment", "k.environment DESC, k.number DESC", &[text(environment.as_str())]));
+            Some(placed("k.environment", "k.environment DESC, k.number DESC", &[text(environment.as_str())]))
         }
-        (None, None) => {}
-    }
+        (None, None) => None,
+    };
+    ways.extend(of_place.map(|way| Way { is_place: true, ..way }));
     if query.status == Some(Status::Active) {
         ways.push(numbered("NOT k.revoked AND NOT k.disabled AND NOT k.superseded"));
     }
@@ -315,18 +318,23 @@ async fn window(transaction: &Transaction, query: &KeyQuery, before: i64, now: T
         return Ok(Window::Before(before));
     }
     for way in &ways(query, before, now) {
-        let numbers = numbers(transaction, way, FEW).await?;
+        let mut numbers = numbers(transaction, way, FEW).await?;
         if to_len(&numbers) < FEW {
+            numbers.retain(|number| *number < before);
             return Ok(Window::Numbers(numbers, None));
         }
     }
-    let mut top = before;
+    let (mut top, mut windows) = (before, 0);
     loop {
-        let ways = self::ways(query, top, now);
+        let mut ways = self::ways(query, top, now);
+        // A filter that gives row after row of other places is left for the place's own.
+        if windows >= WINDOWS_MAX && ways.iter().any(|way| way.is_place) {
+            ways.retain(|way| way.is_place);
+        }
         let way = ways.into_iter().find(|way| way.order.is_some()).unwrap_or_else(|| {
             let mut conditions = Conditions::default();
             conditions.and("k.number < ?", [Value::Number(top)]);
-            Way { conditions, order: Some("k.number DESC") }
+            Way { conditions, order: Some("k.number DESC"), is_place: false }
         });
         let mut numbers = numbers(transaction, &way, LOOKED_AT_MAX).await?;
         let oldest = numbers.iter().min().copied();
@@ -338,7 +346,7 @@ async fn window(transaction: &Transaction, query: &KeyQuery, before: i64, now: T
             numbers.retain(|looked_at| *looked_at >= number);
             return Ok(Window::Numbers(numbers, Some(next)));
         }
-        top = oldest;
+        (top, windows) = (oldest, windows + 1);
     }
 }
 

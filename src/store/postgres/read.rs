@@ -15,10 +15,10 @@ use super::rows::{
 };
 use super::session::{NOW, Param, READING, Transaction, unexpected};
 use crate::clock::Timestamp;
-use crate::key::{Event, EventKind, Key, KeyId, ProjectId, Stamp, Subject, TokenHash, User, UserId};
+use crate::key::{Actor, Event, EventKind, Key, KeyId, ProjectId, Stamp, Subject, TokenHash, User, UserId};
 use crate::store::{
-    Batch, COUNTED_MAX, CommitId, Cursor, Damaged, EventQuery, Kept, NumberedSecret, ONCE_KEPT, OnceKey, OwnedKey,
-    Poll, ReadRequest, Reading, RefusalQuery, RefusalTally, Row, StoreId, UserQuery,
+    Batch, COUNTED_MAX, CommitId, Cursor, Damaged, EventQuery, GATEWAY_LOGIN, Kept, NumberedSecret, ONCE_KEPT, OnceKey,
+    OwnedKey, Poll, ReadRequest, Reading, RefusalQuery, RefusalTally, Row, StoreId, UserQuery,
 };
 
 /// Reads everything that `request` asks for, outside of a mutation.
@@ -57,10 +57,14 @@ pub(super) async fn fill(
     }
     let with_usage: Vec<Uuid> = gathered.keys.iter().map(|key| id_of(key.id)).collect();
     if let Some(id) = request.descendants_of {
-        let condition = "k.id IN (WITH RECURSIVE minted (id) AS (SELECT id FROM keyward.keys WHERE minted_by = $1 \
-             UNION SELECT o.id FROM keyward.keys o JOIN minted ON o.minted_by = minted.id) SELECT id FROM minted) \
-             ORDER BY k.id";
-        gathered.keys(condition, &[(&id_of(id), Type::UUID)]).await?;
+        // A recursion goes no further than its rows are asked for.
+        let condition = format!(
+            "k.id IN (WITH RECURSIVE minted (id) AS (SELECT k.id FROM keyward.keys k WHERE k.minted_by = $1 AND {REAL} \
+             UNION SELECT k.id FROM keyward.keys k JOIN minted ON k.minted_by = minted.id WHERE {REAL}) \
+             SELECT id FROM minted LIMIT $2) ORDER BY k.id"
+        );
+        let most = limit(request.descendants_max);
+        gathered.keys(&condition, &[(&id_of(id), Type::UUID), (&most, Type::INT8)]).await?;
     }
     if let Some(user) = &request.keys_of_user {
         let condition = "k.user_id = $1 AND NOT k.revoked ORDER BY k.id";
@@ -87,6 +91,14 @@ pub(super) async fn fill(
     if let Some(id) = request.disabled {
         reading.disabled = last_disabled(transaction, id).await?;
     }
+    if let Some((id, most)) = request.newest_events {
+        let sql = format!(
+            "SELECT {EVENT_COLUMNS} FROM keyward.events e WHERE e.key_id = $1 \
+             ORDER BY e.key_id DESC, e.revision DESC, e.ordinal DESC LIMIT $2"
+        );
+        let rows = transaction.query(&sql, &[(&id_of(id), Type::UUID), (&to_count(most), Type::INT8)]).await?;
+        reading.newest_events = rows.iter().map(event).collect::<Result<_, _>>()?;
+    }
     let mut users: HashSet<&str> = request.users.iter().map(UserId::as_str).collect();
     users.extend(gathered.keys.iter().filter_map(|key| key.user.as_ref()).map(UserId::as_str));
     if !users.is_empty() {
@@ -106,6 +118,9 @@ pub(super) async fn fill(
         }
     }
     reading.keys = gathered.keys;
+    if request.ended_by_gateways {
+        reading.ended_by_gateways = ended_by_gateways(transaction, &reading).await?;
+    }
     Ok(reading)
 }
 
@@ -178,6 +193,36 @@ async fn last_disabled(transaction: &Transaction, id: KeyId) -> Result<Option<Ev
     );
     let params: [Param<'_>; 2] = [(&id_of(id), Type::UUID), (&EventKind::KeyDisabled.as_str(), Type::TEXT)];
     transaction.first(&sql, &params).await?.map(|row| event(&row)).transpose()
+}
+
+/// Of the keys and users in `reading`: those that a gateway ended last.
+async fn ended_by_gateways(transaction: &Transaction, reading: &Reading) -> Result<HashSet<Subject>, Fault> {
+    let gateway = Actor::Local(GATEWAY_LOGIN.to_owned()).to_string();
+    let newest = |of| {
+        format!(
+            "SELECT ended.{of} FROM (SELECT DISTINCT ON ({of}) {of}, actor FROM keyward.events \
+             WHERE {of} = ANY($1) AND kind = $2 ORDER BY {of}, revision DESC, ordinal DESC) ended WHERE actor = $3"
+        )
+    };
+    let mut ended = HashSet::new();
+    let revoked = reading.keys.iter().filter(|key| key.states.revoked);
+    let keys: Vec<Uuid> = revoked.map(|key| id_of(key.id)).collect();
+    if !keys.is_empty() {
+        let kind = EventKind::KeyRevoked.as_str();
+        let params: [Param<'_>; 3] = [(&keys, Type::UUID_ARRAY), (&kind, Type::TEXT), (&gateway, Type::TEXT)];
+        for row in transaction.query(&newest("key_id"), &params).await? {
+            ended.insert(Subject::Key(KeyId::from_bits(Columns::of(&row).bits()?)));
+        }
+    }
+    for user in reading.users.iter().filter(|user| user.deleted) {
+        let kind = EventKind::UserDeleted.as_str();
+        let id = [user.id.as_str()];
+        let params: [Param<'_>; 3] = [(&id.as_slice(), Type::TEXT_ARRAY), (&kind, Type::TEXT), (&gateway, Type::TEXT)];
+        if transaction.first(&newest("user_id"), &params).await?.is_some() {
+            ended.insert(Subject::User(user.id.clone()));
+        }
+    }
+    Ok(ended)
 }
 
 /// Refused attempts, newest first.

@@ -41,7 +41,7 @@ pub fn back_up(path: &Path, to: &Path, clock: &Arc<dyn Clock>) -> Result<Backup,
     let unfinished = beside(to);
     let written = || -> Result<Backup, Fault> {
         // It may be left of an attempt that was killed.
-        remove(&unfinished)?;
+        remove_with_log(&unfinished)?;
         file::make(&unfinished)?;
         let path = unfinished.to_str().ok_or_else(|| Fault::Around("its path is no text".to_owned()))?;
         opened.writer.execute("VACUUM INTO ?1", params![path])?;
@@ -76,7 +76,7 @@ pub fn restore(path: &Path, from: &Path, clock: &Arc<dyn Clock>) -> Result<Backu
     // A backup of an older program is brought up to date, and stays as it is all the same.
     let copied = beside(path);
     let prepared = (|| {
-        remove(&copied)?;
+        remove_with_log(&copied)?;
         file::make(&copied)?;
         fs::copy(from, &copied).map_err(|error| Fault::Around(error.to_string()))?;
         // A copy has the mode of what was copied.
@@ -106,17 +106,14 @@ pub fn restore(path: &Path, from: &Path, clock: &Arc<dyn Clock>) -> Result<Backu
         drop(there);
         replace(path, &copied).map(|()| backup).map_err(|fault| fault.told(&name))
     });
-    let _absent = remove(&copied);
+    let _absent = remove_with_log(&copied);
     restored
 }
 
 /// The prepared file becomes the store's.
 fn put(path: &Path, copied: &Path) -> Result<(), Fault> {
     let around = |error: std::io::Error| Fault::Around(error.to_string());
-    // A log that a lost file left would be replayed into this one.
-    for suffix in ["-wal", "-shm"] {
-        remove(&PathBuf::from(format!("{}{suffix}", path.display())))?;
-    }
+    remove_log(path)?;
     File::open(copied).and_then(|file| file.sync_all()).map_err(around)?;
     fs::rename(copied, path).map_err(around)?;
     file::sync_folder(path)
@@ -164,6 +161,22 @@ fn look(connection: &Connection) -> Result<Backup, Fault> {
 /// Where a file is made that becomes the one at `path`.
 fn beside(path: &Path) -> PathBuf {
     PathBuf::from(format!("{}.unfinished", path.display()))
+}
+
+/// Removes the file at `path`, and what SQLite keeps beside it.
+fn remove_with_log(path: &Path) -> Result<(), Fault> {
+    remove(path)?;
+    remove_log(path)
+}
+
+/// Removes what SQLite keeps beside the file at `path`. It knows a log by its name alone: one that a lost file
+/// left would be replayed into the next of that name.
+fn remove_log(path: &Path) -> Result<(), Fault> {
+    ["-wal", "-shm", "-journal"].iter().try_for_each(|suffix| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        remove(Path::new(&name))
+    })
 }
 
 fn remove(path: &Path) -> Result<(), Fault> {

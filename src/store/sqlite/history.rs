@@ -40,14 +40,18 @@ fn acceptances(connection: &Connection) -> Result<Vec<Acceptance>, Fault> {
     Ok(found)
 }
 
-/// What gateways revoked and deleted again, and is so still.
+/// What gateways revoked and deleted again, and is so still by nobody else.
 fn retold(connection: &Connection, after: u64) -> Result<Vec<Retold>, Fault> {
     let newest = acceptances(connection)?.last().map_or(0, |acceptance| acceptance.revision);
     let mut statement = connection.prepare_cached(
         "SELECT e.revision, e.key_id, e.user_id FROM events e \
          LEFT JOIN keys k ON k.id = e.key_id LEFT JOIN users u ON u.id = e.user_id \
          WHERE e.revision > ?1 AND e.actor = ?2 \
-         AND ((e.kind = ?3 AND k.revoked = 1) OR (e.kind = ?4 AND u.deleted = 1)) ORDER BY e.revision, e.ordinal",
+         AND ((e.kind = ?3 AND k.revoked = 1) OR (e.kind = ?4 AND u.deleted = 1)) \
+         AND NOT EXISTS (SELECT 1 FROM events o WHERE o.key_id = e.key_id AND o.kind = e.kind AND o.actor <> ?2 \
+         AND (o.revision, o.ordinal) > (e.revision, e.ordinal)) \
+         AND NOT EXISTS (SELECT 1 FROM events o WHERE o.user_id = e.user_id AND o.kind = e.kind AND o.actor <> ?2 \
+         AND (o.revision, o.ordinal) > (e.revision, e.ordinal)) ORDER BY e.revision, e.ordinal",
     )?;
     let actor = Actor::Local(GATEWAY_LOGIN.to_owned()).to_string();
     let (revoked, deleted) = (EventKind::KeyRevoked.as_str(), EventKind::UserDeleted.as_str());

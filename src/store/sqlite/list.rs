@@ -60,7 +60,12 @@ struct Way {
     condition: String,
     values: Vec<Value>,
     order: Order,
+    /// Whether it can be told only where few users are off.
+    needs_few_users: bool,
 }
+
+/// Which users are off, as the index of them has it.
+const USERS_OFF: &str = "active = 0 OR deleted = 1";
 
 /// In which order an index gives its rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,7 +80,8 @@ enum Order {
 fn ways(query: &KeyQuery, now: Timestamp) -> Vec<Way> {
     let mut ways = Vec::new();
     let mut add = |index, condition: &str, values: Vec<Value>, order| {
-        ways.push(Way { index, condition: condition.to_owned(), values, order });
+        let needs_few_users = index == "keys_by_user" && order == Order::Other;
+        ways.push(Way { index, condition: condition.to_owned(), values, order, needs_few_users });
     };
     if let Some(lineage) = query.lineage {
         let id = Value::Blob(lineage.bits().to_be_bytes().to_vec());
@@ -87,12 +93,14 @@ fn ways(query: &KeyQuery, now: Timestamp) -> Vec<Way> {
     match query.status {
         Some(Status::Revoked) => add("keys_revoked", "k.revoked = 1", vec![], Order::Listed),
         Some(Status::Disabled) => add("keys_disabled", "k.disabled = 1", vec![], Order::Listed),
-        Some(Status::UserDisabled) => add(
-            "keys_by_user",
-            "k.user_id IN (SELECT id FROM users WHERE active = 0 OR deleted = 1)",
-            vec![],
-            Order::Other,
-        ),
+        Some(Status::UserDisabled) => {
+            add(
+                "keys_by_user",
+                &format!("k.user_id IN (SELECT id FROM users WHERE {USERS_OFF})"),
+                vec![],
+                Order::Other,
+            );
+        }
         Some(Status::Expired) => add("keys_by_expiry", "k.expires_at <= ?", vec![time(now)], Order::Other),
         Some(Status::Grace) => add("keys_by_grace", "k.grace_expires_at > ?", vec![time(now)], Order::Other),
         Some(Status::Listed | Status::Superseded | Status::Active) | None => {}
@@ -327,13 +335,33 @@ fn statement(index: &str, filters: &Conditions) -> Statement {
 
 /// Whether `way` leaves few rows.
 fn is_narrow(connection: &Connection, way: &Way, before: i64) -> Result<bool, Fault> {
-    let sql = format!(
-        "SELECT count(*) FROM (SELECT 1 FROM keys k INDEXED BY {} WHERE ({}) AND k.number < ? LIMIT {FEW})",
-        way.index, way.condition
-    );
-    let values = way.values.iter().cloned().chain([Value::Integer(before)]);
+    if way.needs_few_users {
+        let sql =
+            format!("SELECT count(*) FROM (SELECT 1 FROM users INDEXED BY users_off WHERE {USERS_OFF} LIMIT {FEW})");
+        let count: i64 = connection.prepare_cached(&sql)?.query_row([], |row| row.get(0))?;
+        if count >= FEW {
+            return Ok(false);
+        }
+    }
+    let (sql, values) = few(way, before);
     let count: i64 = connection.prepare_cached(&sql)?.query_row(params_from_iter(values), |row| row.get(0))?;
     Ok(count < FEW)
+}
+
+/// Counts the rows of `way`, and looks at no more of them than it counts. Those before a number are together
+/// only where an index has them in order.
+fn few(way: &Way, before: i64) -> (String, Vec<Value>) {
+    let bound = match way.order {
+        Order::Listed => Some(Value::Integer(before)),
+        Order::Other => None,
+    };
+    let sql = format!(
+        "SELECT count(*) FROM (SELECT 1 FROM keys k INDEXED BY {} WHERE ({}){} LIMIT {FEW})",
+        way.index,
+        way.condition,
+        if bound.is_some() { " AND k.number < ?" } else { "" }
+    );
+    (sql, way.values.iter().cloned().chain(bound).collect())
 }
 
 /// The number of the last row of `way` that one page looks at; none where it looks at all.
@@ -431,6 +459,10 @@ mod tests {
             for way in &ways {
                 let sql = format!("SELECT k.number FROM keys k INDEXED BY {} WHERE ({})", way.index, way.condition);
                 is_searched(plan(&connection, &sql, &way.values));
+                let (sql, values) = few(way, 9000);
+                is_searched(plan(&connection, &sql, &values));
+                // Where the index has no order of numbers, one would be looked for through all of it.
+                assert_eq!(sql.contains("k.number < ?"), way.order == Order::Listed, "{sql}");
             }
             planned(&connection, &query, i64::MAX, now).expect("it can be asked");
         }

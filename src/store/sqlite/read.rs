@@ -14,10 +14,10 @@ use super::rows::{
     hash_at, id_at, kept, tally, to_sql, unsigned, user_at,
 };
 use crate::clock::Timestamp;
-use crate::key::{Event, EventKind, Key, KeyId, Stamp, Subject, TokenHash, User, UserId};
+use crate::key::{Actor, Event, EventKind, Key, KeyId, Stamp, Subject, TokenHash, User, UserId};
 use crate::store::{
-    Batch, COUNTED_MAX, CommitId, Cursor, Damaged, EventQuery, KeyUsage, NumberedSecret, OwnedKey, Poll, ReadRequest,
-    Reading, RefusalQuery, RefusalTally, Row, StoreId, UserQuery,
+    Batch, COUNTED_MAX, CommitId, Cursor, Damaged, EventQuery, GATEWAY_LOGIN, KeyUsage, NumberedSecret, OwnedKey, Poll,
+    ReadRequest, Reading, RefusalQuery, RefusalTally, Row, StoreId, UserQuery,
 };
 
 /// Reads everything that `request` asks for.
@@ -37,10 +37,15 @@ pub(super) fn reading(connection: &Connection, request: &ReadRequest, now: Times
     }
     let with_usage: Vec<KeyId> = gathered.keys.iter().map(|key| key.id).collect();
     if let Some(id) = request.descendants_of {
+        let mut minted = format!(
+            "SELECT k.id FROM keys k WHERE k.minted_by = ?1 AND {REAL} \
+             UNION SELECT k.id FROM minted JOIN keys k ON k.minted_by = minted.id WHERE {REAL}"
+        );
+        // Within the recursion, which then goes no further.
+        limited(&mut minted, request.descendants_max);
         let sql = format!(
-            "WITH RECURSIVE minted (id) AS (SELECT id FROM keys WHERE minted_by = ?1 \
-             UNION SELECT keys.id FROM keys JOIN minted ON keys.minted_by = minted.id) \
-             SELECT {KEY_COLUMNS} FROM minted m JOIN keys k ON k.id = m.id WHERE {REAL} ORDER BY k.id"
+            "WITH RECURSIVE minted (id) AS ({minted}) \
+             SELECT {KEY_COLUMNS} FROM minted m JOIN keys k ON k.id = m.id ORDER BY k.id"
         );
         gathered.keys(connection, &sql, params![id.bits().to_be_bytes()])?;
     }
@@ -73,6 +78,9 @@ pub(super) fn reading(connection: &Connection, request: &ReadRequest, now: Times
     if let Some(id) = request.disabled {
         reading.disabled = last_disabled(connection, id)?;
     }
+    if let Some((id, most)) = request.newest_events {
+        reading.newest_events = newest_events(connection, id, most)?;
+    }
     for id in &users {
         reading.users.extend(user(connection, &mut gathered.decoder, id)?);
     }
@@ -80,6 +88,9 @@ pub(super) fn reading(connection: &Connection, request: &ReadRequest, now: Times
         reading.usage.extend(usage(connection, id)?);
     }
     reading.keys = gathered.keys;
+    if request.ended_by_gateways {
+        reading.ended_by_gateways = ended_by_gateways(connection, &reading)?;
+    }
     Ok(reading)
 }
 
@@ -140,6 +151,44 @@ fn last_disabled(connection: &Connection, id: KeyId) -> Result<Option<Event>, Fa
     ))?;
     let mut rows = statement.query(params![id.bits().to_be_bytes(), EventKind::KeyDisabled.as_str()])?;
     rows.next()?.map(event).transpose()
+}
+
+/// The newest `most` events of a key, newest first.
+fn newest_events(connection: &Connection, id: KeyId, most: usize) -> Result<Vec<Event>, Fault> {
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT {EVENT_COLUMNS} FROM events e WHERE e.key_id = ?1 ORDER BY e.revision DESC, e.ordinal DESC LIMIT ?2"
+    ))?;
+    let most = i64::try_from(most).unwrap_or(i64::MAX);
+    let mut rows = statement.query(params![id.bits().to_be_bytes(), most])?;
+    let mut events = Vec::new();
+    while let Some(row) = rows.next()? {
+        events.push(event(row)?);
+    }
+    Ok(events)
+}
+
+/// Of the keys and users in `reading`: those that a gateway ended last.
+fn ended_by_gateways(connection: &Connection, reading: &Reading) -> Result<HashSet<Subject>, Fault> {
+    let gateway = Actor::Local(GATEWAY_LOGIN.to_owned()).to_string();
+    let newest = |of| {
+        format!("SELECT actor FROM events WHERE {of} = ?1 AND kind = ?2 ORDER BY revision DESC, ordinal DESC LIMIT 1")
+    };
+    let mut ended = HashSet::new();
+    let mut statement = connection.prepare_cached(&newest("key_id"))?;
+    for key in reading.keys.iter().filter(|key| key.states.revoked) {
+        let mut rows = statement.query(params![key.id.bits().to_be_bytes(), EventKind::KeyRevoked.as_str()])?;
+        if rows.next()?.map(|row| row.get::<_, String>(0)).transpose()?.is_some_and(|actor| actor == gateway) {
+            ended.insert(Subject::Key(key.id));
+        }
+    }
+    let mut statement = connection.prepare_cached(&newest("user_id"))?;
+    for user in reading.users.iter().filter(|user| user.deleted) {
+        let mut rows = statement.query(params![user.id.as_str(), EventKind::UserDeleted.as_str()])?;
+        if rows.next()?.map(|row| row.get::<_, String>(0)).transpose()?.is_some_and(|actor| actor == gateway) {
+            ended.insert(Subject::User(user.id.clone()));
+        }
+    }
+    Ok(ended)
 }
 
 /// Refused attempts, newest first.

@@ -202,6 +202,11 @@ impl StateDir {
         &self.gateway
     }
 
+    /// Its files.
+    pub(crate) fn disk(&self) -> Arc<dyn Disk> {
+        Arc::clone(&self.disk)
+    }
+
     /// Says in the folder that this process runs.
     ///
     /// # Errors

@@ -37,7 +37,7 @@ pub(crate) trait DiskFile: Write + Send + fmt::Debug {
 
 /// A folder of the machine. What is made in it is for its owner alone.
 #[derive(Debug)]
-pub(super) struct Folder(pub(super) PathBuf);
+pub(crate) struct Folder(pub(crate) PathBuf);
 
 impl Disk for Folder {
     fn read(&self, name: &str) -> io::Result<Vec<u8>> {

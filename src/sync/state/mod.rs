@@ -17,8 +17,9 @@ mod snapshot;
 
 pub use dir::StateError;
 pub(super) use dir::{Limits, Restored, StateDir};
+pub(super) use disk::Disk;
 #[cfg(test)]
-pub(super) use disk::{Disk, DiskFile};
+pub(super) use disk::{DiskFile, Folder};
 pub(super) use presence::Presence;
 pub use seal::MacKey;
 pub(super) use snapshot::Plan;

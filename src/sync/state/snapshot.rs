@@ -28,7 +28,7 @@ const NONE: u32 = u32::MAX;
 pub(crate) struct Header {
     /// The store.
     pub(super) store: StoreId,
-    /// Where in its history. No row is newer.
+    /// Where in its history. No row is newer, but for what has ended.
     pub(super) cursor: Cursor,
     /// When it was begun.
     pub(super) taken_at: Timestamp,
@@ -69,8 +69,9 @@ impl Plan {
             let newest = self.header.cursor.revision;
             table.for_each_key(|key| {
                 // What came since is in the journal, or comes by the feed again: a snapshot knows of one
-                // place of the history alone.
-                if key.stamp.revision > newest {
+                // place of the history alone. What ended stays ended in every history: a restored store may
+                // have gone back behind it, and nothing else remembers it then.
+                if key.stamp.revision > newest && !key.states.is_terminal() {
                     return;
                 }
                 put_key(&mut buffer, key, &mut tables);
@@ -159,7 +160,7 @@ struct Tables {
 impl Tables {
     fn users_of(&mut self, table: &Table, newest: u64) {
         table.for_each_user(|mut user| {
-            if user.stamp.revision > newest {
+            if user.stamp.revision > newest && !user.deleted {
                 return;
             }
             let numbers = (self.user_ids.number(&user.id), self.flag_sets.number(&user.flags));

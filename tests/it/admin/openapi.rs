@@ -1,12 +1,14 @@
 //! The description of the API, and that it tells the truth.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::process::Command;
 
 use serde_json::Value;
 
 use super::Place;
 use crate::harness::{Call, get};
+use crate::peers::python;
 
 /// The description as it is served: it is longer than the harness keeps of a body.
 fn described(place: &Place) -> Value {
@@ -45,6 +47,17 @@ fn whatever_is_described_is_there_and_wants_a_key() {
         }
     }
     assert!(operations.len() >= 17, "{operations:?}");
+}
+
+/// By a validator of OpenAPI that others wrote. `make lint-openapi` has others say what they think of it.
+#[test]
+fn the_description_is_one_by_the_rules_of_openapi() {
+    let place = Place::new();
+    let file = place.site.path("openapi.json");
+    fs::write(&file, place.site.run(["openapi"]).stdout).expect("a file");
+    let file = file.to_str().expect("a path of text");
+    let said = python::run(["-m", "openapi_spec_validator", "--schema", "3.1", file]);
+    assert_eq!(said.trim(), format!("{file}: OK"));
 }
 
 /// Every reference leads somewhere, and nothing is named that nobody uses.

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{Place, text};
-use crate::harness::{delete, get, put};
+use crate::harness::{Answer, delete, get, patch, put};
 
 #[test]
 fn a_user_bounds_its_keys_and_takes_them_with_it() {
@@ -33,6 +33,37 @@ fn a_user_bounds_its_keys_and_takes_them_with_it() {
     assert_eq!(place.asks(get("/v1/users/ann")).code(), "user_not_found");
     let again = user(json!({ "project_id": "acme", "flags": [] }));
     assert_eq!((again.status, again.code().as_str()), (409, "user_deleted"));
+}
+
+#[test]
+fn what_is_not_named_of_a_user_stays_as_it_is() {
+    let place = Place::new();
+    let patched = |fields: Value| place.asks(patch("/v1/users/ann").json(&fields));
+    let shown = |answer: &Answer| {
+        let user = answer.json();
+        (answer.status, user["project_id"].clone(), user["flags"].clone(), user["active"].clone())
+    };
+    let made = patched(json!({ "project_id": "acme" }));
+    assert_eq!(shown(&made), (201, json!("acme"), json!([]), json!(true)), "{}", made.text());
+    let changed = patched(json!({ "flags": ["a"] }));
+    assert_eq!(shown(&changed), (200, json!("acme"), json!(["a"]), json!(true)));
+    let changed = patched(json!({ "active": false }));
+    assert_eq!(shown(&changed), (200, json!("acme"), json!(["a"]), json!(false)));
+    assert_eq!(changed.header("keyward-applied"), Some("true"));
+    assert_eq!(shown(&patched(json!({}))), (200, json!("acme"), json!(["a"]), json!(false)));
+    place.made(&json!({ "project_id": "acme", "name": "ann's", "user_id": "ann" }));
+    let moved = patched(json!({ "project_id": "other" }));
+    assert_eq!((moved.status, moved.code().as_str()), (409, "conflicting_field"));
+    assert_eq!(shown(&patched(json!({ "project_id": null }))), (200, Value::Null, json!(["a"]), json!(false)));
+    // Where its operator has one project, it is of that, and none of another is there.
+    let operator = place.operator(&["keyward.users.*"], &["a"]);
+    let of_one = |id: &str, fields: &Value| place.asks_as(&operator, patch(&format!("/v1/users/{id}")).json(fields));
+    assert_eq!(shown(&of_one("bob", &json!({}))), (201, json!("acme"), json!([]), json!(true)));
+    assert_eq!(of_one("bob", &json!({ "flags": ["b"] })).code(), "may_not_grant");
+    assert_eq!(of_one("ann", &json!({ "active": true })).code(), "user_not_found");
+    assert_eq!(patched(json!({ "flags": null })).code(), "invalid_field");
+    assert_eq!(place.asks(delete("/v1/users/ann")).status, 204);
+    assert_eq!(patched(json!({ "active": true })).code(), "user_deleted");
 }
 
 #[test]

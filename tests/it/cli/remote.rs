@@ -146,15 +146,40 @@ fn users_are_made_changed_and_deleted_over_the_api() {
         place.over(&["keys", "create", "--project", "acme", "--name", "a", "--user", "ann@x", "--inherit", "--json"]);
     let id = text(&key.json(), "id");
     assert!(place.same(&["keys", "show", &id]).stdout.contains("user's flags   jobs:read"));
-    let set = place.over(&["users", "set", "ann@x", "--disabled", "--json"]).json();
+    let set = place.over(&["users", "set", "ann@x", "--disabled", "--wait", "20s", "--json"]).json();
     assert_eq!((&set["active"], &set["flags"]), (&Value::from(false), &serde_json::json!(["jobs:read"])));
     assert_eq!(text(&set, "project_id"), "acme", "what is not named stays");
     place.same(&["users", "list"]);
     place.same(&["users", "show", "ann@x", "--json"]);
-    let deleted = place.over(&["users", "delete", "ann@x", "--json"]).json();
+    let told = place.over(&["users", "set", "ann@x", "--enabled", "--wait", "20s"]).stdout;
+    assert!(told.ends_with("in force on the only gateway\n"), "{told}");
+    let deleted = place.over(&["users", "delete", "ann@x", "--wait", "20s", "--json"]).json();
     assert_eq!((&deleted["id"], &deleted["revoked"]), (&Value::from("ann@x"), &serde_json::json!([id])));
+    assert_eq!(deleted["confirmation"]["confirmed"], true);
     assert_one_line(&place.try_over(&place.url(), &["users", "show", "ann@x"]), 1, "404 user_not_found");
     assert_one_line(&place.try_over(&place.url(), &["users", "set", "ann@x"]), 1, "409 user_deleted");
+}
+
+/// Two who change different things of one user at once both get what they asked for.
+#[test]
+fn changes_of_a_user_by_several_at_once_do_not_undo_each_other() {
+    let place = Place::new();
+    place.over(&["users", "set", "ann", "--project", "acme"]);
+    let url = place.url();
+    let set = |arguments: &[&str]| {
+        let words = ["users", "set", "ann"].iter().chain(arguments);
+        let mut command = place.site.command(words.chain(&["--admin", &url, "--token-file", "operator.token"]));
+        command.stdout(Stdio::null()).spawn().expect("the program starts")
+    };
+    for round in 0..5 {
+        let flag = format!("round.{round}");
+        let state = if round % 2 == 0 { "--disabled" } else { "--enabled" };
+        for mut child in [set(&["--flag", &flag]), set(&[state])] {
+            assert!(child.wait().expect("a child").success());
+        }
+        let ann = place.over(&["users", "show", "ann", "--json"]).json();
+        assert_eq!((&ann["flags"], &ann["active"]), (&serde_json::json!([flag]), &Value::from(round % 2 == 1)));
+    }
 }
 
 #[test]

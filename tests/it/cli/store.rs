@@ -144,6 +144,36 @@ fn a_backup_is_whole_private_and_made_beside_a_gateway() {
     assert_eq!(status(&site.start(), &key), 200);
 }
 
+/// SQLite knows a log by its name alone, so one that is left would be replayed into the next file of that name.
+#[test]
+fn a_log_that_was_left_is_not_replayed_into_a_restored_store() {
+    let upstream = Upstream::start();
+    let site = site(&upstream);
+    let key = site.key(&[]);
+    store(&site, &["backup", "-c", "keyward.toml", "backup.db"]);
+    // As long as somebody has the store open, its log is not written back.
+    let open = Connection::open(site.path("data/keyward.db")).expect("the store");
+    let _one: i64 = open.query_row("SELECT revision FROM counter", [], |row| row.get(0)).expect("a revision");
+    site.revoke(&key);
+    let log = ["-wal", "-shm"].map(|suffix| (suffix, fs::read(site.path(&format!("data/keyward.db{suffix}")))));
+    drop(open);
+    fs::remove_file(site.path("data/keyward.db")).expect("the store");
+    for (suffix, bytes) in log {
+        let bytes = bytes.expect("a file beside the store");
+        assert!(!bytes.is_empty());
+        // Of the lost store, and of an attempt to restore that was killed.
+        for name in ["data/keyward.db", "data/keyward.db.unfinished"] {
+            fs::write(site.path(&format!("{name}{suffix}")), &bytes).expect("a file");
+        }
+    }
+    store(&site, &["restore", "-c", "keyward.toml", "backup.db"]);
+    assert_eq!(site.keys(&["show", &key.id, "--json"]).json()["status"], "active");
+    let names = fs::read_dir(site.path("data")).expect("a folder").map(|entry| entry.expect("an entry").file_name());
+    let left: Vec<_> = names.filter(|name| name.to_string_lossy().contains("unfinished")).collect();
+    assert!(left.is_empty(), "{left:?}");
+    assert_eq!(status(&site.start(), &key), 200);
+}
+
 #[test]
 fn a_restored_backup_revives_no_revoked_key_before_an_operator_accepts_it() {
     let upstream = Upstream::start();

@@ -190,12 +190,17 @@ enum Sender {
 impl Connection {
     /// Connects to `address`; over TLS where there is a certificate to trust.
     pub(crate) fn open(address: SocketAddr, trusted: Option<&CertificateDer<'static>>, http: Http) -> Self {
+        Self::try_open(address, trusted, http).expect("the gateway accepts connections")
+    }
+
+    /// The same; none where nobody listens.
+    pub(crate) fn try_open(address: SocketAddr, trusted: Option<&CertificateDer<'static>>, http: Http) -> Option<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let mut tasks = JoinSet::new();
         let sender = runtime.block_on(async {
-            let stream = TcpStream::connect(address).await.expect("the gateway accepts connections");
+            let stream = TcpStream::connect(address).await.ok()?;
             stream.set_nodelay(true).expect("a socket");
-            match trusted {
+            Some(match trusted {
                 None => Sender::over(stream, http, &mut tasks).await,
                 Some(certificate) => {
                     let name = ServerName::try_from("localhost").expect("a name");
@@ -203,11 +208,11 @@ impl Connection {
                     let stream = connector.connect(name, stream).await.expect("a TLS handshake");
                     Sender::over(stream, http, &mut tasks).await
                 }
-            }
-        });
+            })
+        })?;
         let scheme = if trusted.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
         let authority = format!("localhost:{}", address.port()).parse().expect("an authority");
-        Self { sender, tasks, authority, scheme, runtime }
+        Some(Self { sender, tasks, authority, scheme, runtime })
     }
 
     /// Sends a call and reads its answer whole.

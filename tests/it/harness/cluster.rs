@@ -81,12 +81,51 @@ impl Cluster {
     }
 
     fn sql_of(&self, database: &str, statements: &str) -> String {
-        let mut psql = Command::new(self::programs().join("psql"));
+        let mut psql = Command::new(client("psql"));
         psql.args(["-X", "-q", "-t", "-A", "-v", "ON_ERROR_STOP=1", "-h"]).arg(self.folder.path());
         psql.args(["-p", &self.port.to_string(), "-U", "keyward", "-d", database, "-c", statements]);
         let ran = psql.output().expect("psql runs");
         assert!(ran.status.success(), "{statements}: {}", String::from_utf8_lossy(&ran.stderr));
         String::from_utf8_lossy(&ran.stdout).trim().to_owned()
+    }
+
+    /// Its major version.
+    pub(crate) fn version(&self) -> u32 {
+        version_of(&self.programs.join("postgres"))
+    }
+
+    /// Another server that follows this one through `source`, a port of this machine. This one is stopped while its
+    /// data are copied, and started again.
+    pub(crate) fn standby(&mut self, source: u16) -> Self {
+        self.end(Signal::INT);
+        let folder = tempfile::Builder::new().prefix("kwpg").tempdir_in("/tmp").expect("a temporary folder");
+        let data = folder.path().join("data");
+        copy(&self.data(), &data);
+        self.restart();
+        File::create(data.join("standby.signal")).expect("a file");
+        give(folder.path());
+        let mut settings = self.settings.clone();
+        settings.push(format!(
+            "primary_conninfo=host=127.0.0.1 port={source} user=keyward sslmode=disable gssencmode=disable"
+        ));
+        let mut standby = Self { folder, programs: self.programs.clone(), settings, port: 0, server: None };
+        standby.launch();
+        standby
+    }
+
+    /// Makes a standby a server of its own, with what it has.
+    pub(crate) fn promote(&self) {
+        assert_eq!(self.sql_of("postgres", "SELECT pg_promote()"), "t", "{}", self.log());
+    }
+
+    /// Ends it as somebody does who cannot wait: its parts are told to stop where they are.
+    pub(crate) fn end_at_once(&mut self) {
+        self.end(Signal::QUIT);
+    }
+
+    /// Kills its main process alone: its parts notice that, some of them after the commit that they were at.
+    pub(crate) fn kill_main(&mut self) {
+        self.end(Signal::KILL);
     }
 
     /// Kills it as a crash would: all of its processes, and nothing is written any more.
@@ -207,8 +246,27 @@ fn status_of(process: i32) -> Option<(char, u32)> {
     Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
 }
 
-/// The folder of the newest PostgreSQL that this machine has.
+/// The folder of the server's programs: what `KEYWARD_POSTGRES_BIN` names, else of the newest that this machine has.
+#[expect(clippy::disallowed_methods, reason = "where the tests of every version choose theirs")]
 pub(crate) fn programs() -> PathBuf {
+    std::env::var_os("KEYWARD_POSTGRES_BIN").map_or_else(installed, PathBuf::from)
+}
+
+/// One of the server's clients. It need not be of the server's version.
+pub(crate) fn client(name: &str) -> PathBuf {
+    let beside = programs().join(name);
+    if beside.exists() { beside } else { installed().join(name) }
+}
+
+/// The major version of a program of PostgreSQL.
+pub(crate) fn version_of(program: &Path) -> u32 {
+    let ran = Command::new(program).arg("--version").output().expect("it runs");
+    let said = String::from_utf8_lossy(&ran.stdout);
+    let number = said.split_whitespace().find_map(|word| word.split('.').next()?.parse().ok());
+    number.unwrap_or_else(|| panic!("{} is of no version: {said}", program.display()))
+}
+
+fn installed() -> PathBuf {
     let installed = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let version = |path: &Path| path.file_name()?.to_str()?.parse::<u32>().ok();
     let newest = installed.map(|entry| entry.path()).max_by_key(|path| version(path));

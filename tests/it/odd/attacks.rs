@@ -75,6 +75,75 @@ fn bytes_that_bring_a_request_no_further_do_not_keep_it_going() {
     }
 }
 
+/// Reads one of the gateway's own answers, which end with their line of JSON.
+fn read_refusal(stream: &mut TcpStream) -> String {
+    let (mut answer, mut chunk) = (Vec::new(), [0; 4096]);
+    while !answer.ends_with(b"}\n") {
+        let count = stream.read(&mut chunk).expect("an answer");
+        assert!(count > 0, "closed after {:?}", String::from_utf8_lossy(&answer));
+        answer.extend_from_slice(&chunk[..count]);
+    }
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// Waits for as long as the gateway waits for the first byte of a connection.
+fn wait_for_first_byte(gateway: &Gateway) {
+    let _reset = connect(gateway).read_to_end(&mut Vec::new());
+}
+
+/// What comes until it is quiet for a while, or over.
+fn read_until_quiet(stream: &mut TcpStream) -> String {
+    stream.set_read_timeout(Some(Duration::from_millis(300))).expect("a socket");
+    let mut answers = Vec::new();
+    let _quiet = stream.read_to_end(&mut answers);
+    String::from_utf8_lossy(&answers).into_owned()
+}
+
+#[test]
+fn the_rest_of_a_refused_body_is_no_request_however_late_it_comes() {
+    // An idle connection gives its buffers back after a quarter of its time, which is here well over.
+    let scene = Scene::new("timeouts = { first_byte = '500ms', idle = '1s' }");
+    let rest = "GET /public/inside HTTP/1.1\r\nHost: a\r\n\r\n";
+    let after = "GET /public/after HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    for (length, stays) in [(10 + rest.len(), true), (100_000, false)] {
+        let mut stream = connect(&scene.gateway);
+        let head = format!("POST /any/x HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n0123456789");
+        stream.write_all(head.as_bytes()).expect("a socket");
+        let refusal = read_refusal(&mut stream);
+        assert!(refusal.starts_with("HTTP/1.1 401 ") && refusal.contains("connection: close") != stays, "{refusal}");
+        wait_for_first_byte(&scene.gateway);
+        stream.write_all(rest.as_bytes()).expect("a socket");
+        let _closing = stream.write_all(after.as_bytes());
+        let answers = read_until_quiet(&mut stream);
+        let arrived: Vec<_> = scene.recorder.take().into_iter().map(|request| request.target).collect();
+        assert_eq!(arrived, if stays { &["/r-public/public/after"][..] } else { &[] }, "{length}: {answers}");
+        assert_eq!(answers.matches("HTTP/1.1 ").count(), arrived.len(), "{length}: {answers}");
+        assert_eq!(scene.recorder.faults(), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn a_refused_body_that_comes_slowly_is_not_taken_for_a_slow_head() {
+    let scene = Scene::new("timeouts = { first_byte = '600ms', head = '200ms' }");
+    let mut stream = connect(&scene.gateway);
+    let head = "POST /any/x HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n";
+    stream.write_all(head.as_bytes()).expect("a socket");
+    assert!(read_refusal(&mut stream).starts_with("HTTP/1.1 401 "));
+    stream.write_all(b"01234").expect("a socket");
+    wait_for_first_byte(&scene.gateway);
+    assert_eq!(read_until_quiet(&mut stream), "", "nobody asked anything");
+    stream.write_all(b"56789GET /public/x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").expect("a socket");
+    assert!(read_until_quiet(&mut stream).starts_with("HTTP/1.1 200 "));
+    assert_eq!((scene.recorder.take().len(), scene.recorder.faults()), (1, vec![]));
+    // The same where all of it has come: the connection is idle, and no head is awaited.
+    let mut stream = connect(&scene.gateway);
+    stream.write_all(head.as_bytes()).expect("a socket");
+    assert!(read_refusal(&mut stream).starts_with("HTTP/1.1 401 "));
+    stream.write_all(b"0123456789").expect("a socket");
+    wait_for_first_byte(&scene.gateway);
+    assert_eq!(read_until_quiet(&mut stream), "", "nobody asked anything");
+}
+
 #[test]
 fn frames_that_say_nothing_keep_no_connection_and_no_body_going() {
     const PING: u8 = 6;

@@ -119,6 +119,31 @@ fn slow_connections_cost_honest_ones_nothing_and_are_all_shed() {
 }
 
 #[test]
+fn a_client_has_as_many_connections_as_it_may_and_others_are_served() {
+    let upstream = Upstream::start();
+    let limits = "connections_per_client = 2\nproxy_protocol = true\ntrusted_proxies = ['127.0.0.0/8']";
+    let site = Site::new(&Config::in_front_of(&upstream).gateway(limits));
+    let gateway = site.start();
+    let from = |client: &str| {
+        let mut stream = connect(&gateway);
+        let head = "GET /public/x HTTP/1.1\r\nHost: a\r\n\r\n";
+        stream.write_all(format!("PROXY TCP6 {client} ::1 4711 443\r\n{head}").as_bytes()).expect("a socket");
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).expect("an answer");
+        (stream, String::from_utf8_lossy(&answer).into_owned())
+    };
+    // Of one network of 56 bits.
+    let _held = ["2001:db8:0:100::1", "2001:db8:0:1ff::2"].map(|client| {
+        let (stream, answer) = from(client);
+        assert_eq!(answer, "HTTP/1.1 200");
+        stream
+    });
+    assert_eq!(from("2001:db8:0:1ab::3").1, "HTTP/1.1 503");
+    assert_eq!(from("2001:db8:0:200::1").1, "HTTP/1.1 200");
+    assert_eq!(metric(&gateway, "keyward_client_connections_refused_total{listener=\"gateway\"}"), 1);
+}
+
+#[test]
 fn the_client_is_whom_a_trusted_balancer_speaks_for() {
     let upstream = Upstream::start();
     let site =

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::harness::{Care, Cluster, Config, Site, Upstream, get, programs, until};
+use crate::harness::{Care, Cluster, Config, Site, Upstream, client, get, until, version_of};
 
 #[test]
 fn a_gateway_on_a_copy_serves_the_same_keys() {
@@ -39,6 +39,10 @@ fn a_gateway_on_a_copy_serves_the_same_keys() {
 #[test]
 fn a_dump_that_is_restored_revives_no_key_until_somebody_accepts_it() {
     let (upstream, cluster) = (Upstream::start(), Cluster::start(Care::Fast));
+    if version_of(&client("pg_dump")) < cluster.version() {
+        eprintln!("left out: a dump of PostgreSQL {} wants a pg_dump of that version", cluster.version());
+        return;
+    }
     let site = Site::new(&Config::in_front_of(&upstream).postgres(&cluster.url(), ""));
     let gateway = site.start();
     let (key, other) = (site.key(&["keyring.read"]), site.key(&["keyring.read"]));
@@ -62,6 +66,6 @@ fn a_dump_that_is_restored_revives_no_key_until_somebody_accepts_it() {
 
 /// Runs one of the server's own tools, which must succeed.
 fn tool(name: &str, arguments: &[&str]) {
-    let ran = Command::new(programs().join(name)).args(arguments).output().expect("it is installed");
+    let ran = Command::new(client(name)).args(arguments).output().expect("it is installed");
     assert!(ran.status.success(), "{name}: {}", String::from_utf8_lossy(&ran.stderr));
 }

@@ -1,6 +1,11 @@
 //! The server goes away and comes back.
+//!
+//! `KEYWARD_SOAK_OUTAGE_SECONDS` says for how long.
 
-use crate::harness::{Care, Cluster, Config, Site, Upstream, get, post, until};
+use std::thread;
+use std::time::Duration;
+
+use crate::harness::{Care, Cluster, Config, Site, Stopwatch, Upstream, get, post, times, until};
 
 #[test]
 fn known_keys_are_answered_while_the_server_is_down_and_changes_after_it_are_seen() {
@@ -20,6 +25,12 @@ fn known_keys_are_answered_while_the_server_is_down_and_changes_after_it_are_see
     let body = serde_json::json!({ "project_id": "acme", "name": "x" });
     let create = || gateway.api(post("/v1/api-keys").bearer(site.operator()).json(&body)).status;
     assert_eq!(create(), 503, "no key is made without a store");
+    let (watch, long) = (Stopwatch::start(), Duration::from_secs(times("KEYWARD_SOAK_OUTAGE_SECONDS", 0)));
+    while watch.elapsed() < long {
+        assert_eq!((status(&kept.token), status(&revoked.token)), (200, 401), "after {:?}", watch.elapsed());
+        assert_eq!(gateway.ops("/readyz").status, 200);
+        thread::sleep(Duration::from_millis(20));
+    }
 
     cluster.restart();
     until("the server", || status("a-token-of-some-other-shape-that-nobody-has-imported") == 401);
@@ -40,9 +51,14 @@ fn a_start_without_the_server_goes_on_from_the_snapshot() {
     assert!(gateway.ended().success());
 
     cluster.kill();
+    let watch = Stopwatch::start();
     let gateway = site.start();
     let status = |token: &str| gateway.send(get("/any/x").bearer(token)).status;
     assert_eq!((status(&known.token), status(&revoked.token)), (200, 401));
+    eprintln!("serving without the server {:?} after the start", watch.elapsed());
+    if times("KEYWARD_SOAK_OUTAGE_SECONDS", 0) > 0 {
+        assert!(watch.elapsed() < Duration::from_secs(1), "{:?}", watch.elapsed());
+    }
     cluster.restart();
     site.revoke(&known);
     until("the revocation", || status(&known.token) == 401);

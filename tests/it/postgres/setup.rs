@@ -34,7 +34,8 @@ fn init_makes_the_tables_once_and_the_secret_beside_the_configuration() {
 fn the_password_is_taken_from_a_file_or_the_environment_and_shown_nowhere() {
     const PASSWORD: &str = "hunter2-hunter2";
     let (upstream, cluster) = (Upstream::start(), Cluster::start(Care::Fast));
-    cluster.sql(&format!("ALTER ROLE keyward PASSWORD '{PASSWORD}'"));
+    // Version 13 would still keep it as MD5.
+    cluster.sql(&format!("SET password_encryption = 'scram-sha-256'; ALTER ROLE keyward PASSWORD '{PASSWORD}'"));
     let rules = "local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n";
     fs::write(cluster.data().join("pg_hba.conf"), rules).expect("the server's rules");
     cluster.sql("SELECT pg_reload_conf()");

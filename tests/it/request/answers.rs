@@ -1,5 +1,8 @@
 //! Who gets through, and what the others are told.
 
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+
 use crate::harness::{Answer, Call, Config, Http, Reply, Site, Upstream, get, post};
 
 /// The shape that every refusal has.
@@ -307,6 +310,48 @@ fn an_upstream_that_hangs_up_is_reported_and_a_post_is_not_sent_twice() {
     let gateway = site.start();
     assert_refused(&gateway.send(post("/any/x").bearer(&key.token).text("once")), 502, "upstream_broken");
     assert_eq!(upstream.count(), 1);
+}
+
+/// Reads until this has come.
+fn read_until(stream: &mut TcpStream, end: &str) -> String {
+    let (mut seen, mut chunk) = (String::new(), [0; 4096]);
+    while !seen.contains(end) {
+        let count = stream.read(&mut chunk).expect("a socket");
+        assert!(count > 0, "no {end:?}, but {seen:?}");
+        seen += &String::from_utf8_lossy(&chunk[..count]);
+    }
+    seen
+}
+
+#[test]
+fn an_upload_whose_connection_breaks_while_more_of_it_is_awaited_is_not_sent_again() {
+    const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let route = "name = 'public'\npath = '/public/{*rest}'\npublic = true";
+    let config = Config::to(listener.local_addr().expect("bound")).route(route).gateway_workers(1);
+    let service = std::thread::spawn(move || {
+        let (mut first, _) = listener.accept().expect("a connection");
+        read_until(&mut first, "\r\n\r\n");
+        first.write_all(OK).expect("a socket");
+        let upload = read_until(&mut first, "abc");
+        drop(first);
+        let (mut second, _) = listener.accept().expect("a connection");
+        let next = read_until(&mut second, "\r\n\r\n");
+        second.write_all(OK).expect("a socket");
+        (upload, next)
+    });
+    let site = Site::new(&config);
+    let gateway = site.start();
+    assert_eq!(gateway.send(get("/public/x")).status, 200);
+    let mut client = TcpStream::connect(gateway.address()).expect("the gateway accepts connections");
+    // What may be sent twice, but not once something of its body has been taken.
+    client.write_all(b"PUT /public/x HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nabc").expect("a socket");
+    let answer = read_until(&mut client, "\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
+    assert_eq!(gateway.send(get("/public/x")).status, 200);
+    let (upload, next) = service.join().expect("the service");
+    assert!(upload.starts_with("PUT /public/x ") && upload.contains("content-length: 100\r\n"), "{upload}");
+    assert!(next.starts_with("GET /public/x "), "{next}");
 }
 
 #[test]

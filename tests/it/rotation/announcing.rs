@@ -110,6 +110,59 @@ fn a_receiver_verifies_what_is_due_and_rotates_the_key() {
 }
 
 #[test]
+fn secrets_of_webhooks_follow_the_master_secret_while_the_gateway_serves() {
+    let upstream = Upstream::start();
+    let site = Site::new(&config(&upstream));
+    let receiver = Receiver::start(&site, 204);
+    let gateway = site.start();
+    let operator = |call: Call| gateway.api(call.bearer(site.operator())).json();
+    let hooked = || {
+        let fields = json!({
+            "project_id": "acme", "name": "farm", "rotation_interval_days": 30, "rotation_webhook_url": receiver.url(),
+        });
+        operator(post("/v1/api-keys").json(&fields))
+    };
+    let secrets = |arguments: &[&str]| {
+        let mark = gateway.log_mark();
+        site.run(["secrets"].iter().chain(arguments).chain(&["-c", "keyward.toml"]));
+        gateway.until_logged(mark, "master secrets taken over");
+    };
+    let signed = |id: &str, known: &[&str]| {
+        Receiver::knows(&site, known);
+        make_due(&site, &[id]);
+        let due = receiver.next();
+        (due["verified_by"].clone(), due["signatures"].clone())
+    };
+    let keys: Vec<Value> = (0..6).map(|_| hooked()).collect();
+    let told: Vec<&str> = keys.iter().map(|made| text(made, "rotation_webhook_secret")).collect();
+    Receiver::knows(&site, &told);
+    // What is sent while the secret is changed verifies, before, in the middle and after.
+    std::thread::scope(|scope| {
+        scope.spawn(|| keys.iter().for_each(|made| make_due(&site, &[text(made, "id")])));
+        secrets(&["rotate"]);
+    });
+    for _ in &keys {
+        let due = receiver.next();
+        assert!(due["verified_by"].is_number(), "{due}");
+    }
+
+    let old = text(&keys[0], "id");
+    assert_eq!(signed(old, &[told[0]]), (1.into(), 2.into()));
+    // Who is told now is told what the new master secret makes, and that alone verifies it.
+    let made = hooked();
+    assert_eq!(signed(text(&made, "id"), &[text(&made, "rotation_webhook_secret")]), (1.into(), 2.into()));
+    let changed = operator(post(&format!("/v1/api-keys/{old}/webhook-secret/rotate")));
+    let newer = text(&changed, "rotation_webhook_secret");
+    for known in [told[0], newer] {
+        assert_eq!(signed(old, &[known]), (1.into(), 4.into()), "two of each master secret");
+    }
+    secrets(&["forget", "1"]);
+    assert_eq!(signed(old, &[newer]), (1.into(), 2.into()));
+    assert_eq!(signed(old, &[told[0]]), (Value::Null, 2.into()), "what is forgotten signs nothing");
+    assert_eq!(signed(text(&made, "id"), &[text(&made, "rotation_webhook_secret")]), (1.into(), 1.into()));
+}
+
+#[test]
 fn what_failed_is_sent_again_by_whoever_comes_after_a_killed_process() {
     let upstream = Upstream::start();
     // Whoever is killed while sending holds what it sends for twice the timeout.

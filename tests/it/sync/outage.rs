@@ -57,6 +57,27 @@ fn a_gateway_told_to_deny_when_stale_does() {
 }
 
 #[test]
+fn a_reload_changes_what_becomes_of_a_stale_table_and_readiness_agrees() {
+    let upstream = Upstream::start();
+    let config = || Config::in_front_of(&upstream).sync("poll = '200ms'").sync("max_staleness = '1s'");
+    let site = Site::new(&config());
+    let key = site.key(&[]);
+    let gateway = site.start();
+    let send = || gateway.send(get("/any/x").bearer(&key.token));
+    site.hide_store();
+    site.write_config(&config().sync("on_stale = 'deny'"));
+    gateway.hang_up();
+    until("staleness", || send().code() == "stale_keys");
+    assert_eq!(gateway.ops("/readyz").status, 503, "every key is refused");
+    let mark = gateway.log_mark();
+    site.write_config(&config());
+    gateway.hang_up();
+    until("keys to be served again", || send().status == 200);
+    assert_eq!(gateway.ops("/readyz").status, 200, "no key is refused");
+    assert!(!gateway.log().lines().skip(mark).any(|line| line.contains("when the gateway starts again")));
+}
+
+#[test]
 fn a_route_told_to_deny_when_stale_does_while_others_go_on() {
     let upstream = Upstream::start();
     let strict = "name = 'strict'\npath = '/strict'\nany_key = true\non_stale = 'deny'";

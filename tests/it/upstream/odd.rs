@@ -150,6 +150,9 @@ fn a_body_that_does_not_come_to_its_end_is_no_whole_answer() {
         text(&format!("{chunked}3\nabcdef\n0\n\n")),
         text(&format!("{chunked}3\nabc\n3;{extension}\nabc\n0\n\n")),
         text(&format!("{chunked}3\nabc\n0\n{trailers}\n")),
+        // A line of a chunk's size that never ends: it is not waited for.
+        text(&format!("{chunked}3\nabc\n3;{}", "e".repeat(600))),
+        text(&format!("{chunked}3\nabc\n{}", "0".repeat(600))),
         // It pauses for ever.
         text("HTTP/1.1 200 OK\ncontent-length: 10\n\nabc"),
         text(&format!("{chunked}3\nabc\n")),

@@ -131,7 +131,8 @@ fn keep(key: &mut ImportedKey, name: &str, values: &[String]) {
 
 /// Names the key. What is no name is not quoted: in a file that was read the wrong way round it is a token.
 fn rename(key: &mut ImportedKey, name: &str) -> Result<(), String> {
-    check_key_name(name).map_err(|_quoted| "its name is not 1 to 200 bytes without control characters".to_owned())?;
+    check_key_name(name)
+        .map_err(|_quoted| "its name is not 1 to 200 characters, none of them a control character".to_owned())?;
     name.clone_into(&mut key.name);
     Ok(())
 }

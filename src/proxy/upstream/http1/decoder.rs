@@ -51,7 +51,10 @@ pub(super) enum Decoded {
 pub(super) enum BadBody {
     #[error("a chunk has no size")]
     Size,
-    #[error("the sizes of chunks carry more than {EXTENSION_BYTES_MAX} bytes beside them")]
+    #[error(
+        "the sizes of chunks carry more than {EXTENSION_BYTES_MAX} bytes beside them, or one is a line of more than \
+         {LINE_BYTES_MAX}"
+    )]
     Extensions,
     #[error("a chunk does not end where its size says")]
     Data,
@@ -129,9 +132,9 @@ impl Chunked {
         loop {
             match &mut self.part {
                 Part::Size => {
-                    let Some(end) = read.iter().position(|byte| *byte == b'\n') else {
-                        // With the CR of the line's end, which may be here already.
-                        let too_long = read.len() > DIGITS_MAX + EXTENSION_BYTES_MAX + 1;
+                    // With the CR and LF of its end.
+                    let Some(end) = read.iter().take(LINE_BYTES_MAX + 2).position(|byte| *byte == b'\n') else {
+                        let too_long = read.len() >= LINE_BYTES_MAX + 2;
                         return if too_long { Err(BadBody::Extensions) } else { Ok(Decoded::More) };
                     };
                     let line = read.split_to(end + 1);
@@ -222,6 +225,8 @@ fn trailers(read: &mut BytesMut) -> Result<Decoded, BadBody> {
 
 /// As many digits as a size of 64 bits has.
 const DIGITS_MAX: usize = 16;
+/// A signature of a chunk takes some 200.
+const LINE_BYTES_MAX: usize = 512;
 const EXTENSION_BYTES_MAX: usize = 16 * 1024;
 const TRAILER_BYTES_MAX: usize = 16 * 1024;
 const TRAILERS_MAX: usize = 100;
@@ -301,8 +306,17 @@ mod tests {
                 assert_eq!(decoded(text, at_a_time).map(|_| ()), Err(fault), "{:?}", text.escape_ascii().to_string());
             }
         }
-        let long = [b"1;".to_vec(), vec![b'a'; EXTENSION_BYTES_MAX + 100]].concat();
-        assert_eq!(decoded(&long, 1000).map(|_| ()), Err(BadBody::Extensions));
+        for (length, verdict) in [(LINE_BYTES_MAX, Ok(())), (LINE_BYTES_MAX + 1, Err(BadBody::Extensions))] {
+            let line = [b"1;".to_vec(), vec![b'a'; length - 2], b"\r\nx\r\n0\r\n\r\n".to_vec()].concat();
+            for at_a_time in [1, length, line.len()] {
+                assert_eq!(decoded(&line, at_a_time).map(|_| ()), verdict, "{length} by {at_a_time}");
+            }
+        }
+        // A line that never ends is not waited for.
+        for beginning in [&b"1;"[..], b"1", b"0"] {
+            let endless = [beginning.to_vec(), vec![beginning[0]; LINE_BYTES_MAX + 2]].concat();
+            assert_eq!(decoded(&endless, 100).map(|_| ()), Err(BadBody::Extensions));
+        }
         let many = b"1;0123456789abcdef\r\nx\r\n".repeat(1100);
         assert_eq!(decoded(&many, 1000).map(|_| ()), Err(BadBody::Extensions));
         let trailers = [b"0\r\n".to_vec(), b"a: b\r\n".repeat(4000)].concat();

@@ -25,7 +25,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::Response;
+use http::{HeaderMap, Response, Uri};
 use http_body::{Body, Frame, SizeHint};
 
 pub use answer::{AnswerEnd, AnswerRead, read_answer};
@@ -54,7 +54,21 @@ impl Http1Link {
 
     pub(super) async fn exchange(&mut self, mut request: Box<Asked>) -> Result<Response<Http1Body>, Lost> {
         self.wire.borrow_mut().begin(&request);
-        let answered = poll_fn(|cx| self.wire.borrow_mut().poll_exchange(cx, request.request.headers_mut())).await;
+        let mut let_go = false;
+        let answered = poll_fn(|cx| {
+            let mut wire = self.wire.borrow_mut();
+            let polled = wire.poll_exchange(cx, request.request.headers_mut());
+            if polled.is_pending() && !let_go && wire.awaits_body() {
+                // For as long as the client takes: its head is out, and a request whose body has begun is never
+                // sent again. As parts of what was read of the client its fields would keep the whole of that.
+                let_go = true;
+                wire.lighten();
+                (*request.request.headers_mut(), *request.request.uri_mut()) = (HeaderMap::new(), Uri::default());
+                request.added = Vec::new();
+            }
+            polled
+        })
+        .await;
         match answered {
             Ok(response) => {
                 if self.wire.borrow().is_sending() {
@@ -68,7 +82,7 @@ impl Http1Link {
                 wire.close();
                 let word = if wire.has_heard() { Word::Begun } else { Word::Silent };
                 let (untouched, written) =
-                    if wire.is_touched() { (None, Some(request)) } else { (Some(request), None) };
+                    if wire.is_touched() { (None, (!let_go).then_some(request)) } else { (Some(request), None) };
                 Err(Lost { untouched, written, word, cause: fault.into() })
             }
         }

@@ -74,6 +74,18 @@ impl Outgoing {
         }
     }
 
+    /// Whether all that there is was written, and more is waited for.
+    pub(super) const fn awaits_body(&self) -> bool {
+        self.touched && !self.has_more() && !matches!(self.framing, Framing::Over)
+    }
+
+    /// Holds no memory for what is yet to come.
+    pub(super) fn lighten(&mut self) {
+        if self.small.is_empty() {
+            self.small = Vec::new();
+        }
+    }
+
     /// Begins with another request; the last one is done with.
     pub(super) fn begin(&mut self, asked: &Asked) {
         let request = &asked.request;
@@ -131,7 +143,7 @@ impl Outgoing {
         }
     }
 
-    fn has_more(&self) -> bool {
+    const fn has_more(&self) -> bool {
         self.written < self.small.len() || !self.large.is_empty() || !self.after.is_empty()
     }
 

@@ -172,6 +172,19 @@ impl Wire {
         self.heard
     }
 
+    /// Whether all that there is of the request was written, and its body is waited for.
+    pub(super) const fn awaits_body(&self) -> bool {
+        self.outgoing.awaits_body()
+    }
+
+    /// Holds no memory for what is yet to come.
+    pub(super) fn lighten(&mut self) {
+        self.outgoing.lighten();
+        if self.read.is_empty() {
+            (self.read, self.step) = (BytesMut::new(), READ_BYTES_MIN);
+        }
+    }
+
     /// Whether some of the request is still to be sent.
     pub(super) const fn is_sending(&self) -> bool {
         !self.outgoing.is_over()
@@ -332,6 +345,10 @@ impl Wire {
     /// Reads what there is, in steps that grow while they are filled. 0 is the end.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, WireFault>> {
         let Some(socket) = &mut self.socket else { return Poll::Ready(Err(WireFault::Closed)) };
+        if self.read.capacity() == 0 {
+            // Made once there is something to read: an answer may be waited for as long as a body takes to come.
+            ready!(socket.poll_readable(cx))?;
+        }
         // What is left of the last step is enough for most answers, and the whole of it is used again once
         // nobody holds a part of it.
         let wanted = READ_BYTES_LEFT.max(self.step - READ_BYTES_MIN).max(self.expected);
