@@ -143,7 +143,8 @@ class Run:
         """Records where the proxy's time goes."""
         _title, _kind, words = SCENARIOS[name]
         port = self.peer.tls if "--tls" in words else self.peer.clear
-        words = [*words, "--target", f"127.0.0.1:{port}", "--keys", str(self.inputs.keys)]
+        keys = self.inputs.unknown if "--denied" in words else self.inputs.keys
+        words = [*(word for word in words if word != "--denied"), "--target", f"127.0.0.1:{port}", "--keys", str(keys)]
         data = self.folder / f"perf-{name}.data"
         load = subprocess.Popen(self.load("--seconds", "6", *words), stdout=subprocess.DEVNULL)
         time.sleep(1)

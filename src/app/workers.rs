@@ -6,9 +6,9 @@ use std::net::TcpListener;
 use std::rc::Rc;
 use std::thread::{self, JoinHandle};
 
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{Builder, LocalOptions, Runtime};
 use tokio::sync::{mpsc, watch};
-use tokio::task::{JoinSet, LocalSet};
+use tokio::task::JoinSet;
 
 use super::error::AppError;
 use super::supervisor::{Pulse, beat_every};
@@ -58,11 +58,20 @@ impl Workers {
         times: Times,
         make: impl FnOnce() -> Result<H, NoRandomness> + Send + 'static,
     ) -> Result<(), AppError> {
-        let runtime = runtime()?;
         let word = Word { name: name.clone(), ending: self.ending.clone() };
+        let (built, is_built) = std::sync::mpsc::sync_channel(1);
         let work = move || {
             let _word = word;
-            let served = LocalSet::new().block_on(&runtime, async {
+            // Its tasks are local, with no set of them between: whatever wakes one of a `LocalSet` outside of its turn
+            // wakes the whole set too, by a system call. It stays on its thread, and so is made there.
+            let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+            let (runtime, fault) = match runtime {
+                Ok(runtime) => (Some(runtime), Ok(())),
+                Err(error) => (None, Err(error)),
+            };
+            let _nobody_waits = built.send(fault);
+            let Some(runtime) = runtime else { return };
+            let served = runtime.block_on(async {
                 let handler = Rc::new(make().map_err(io::Error::other)?);
                 serve(handler, listeners, times).await
             });
@@ -73,7 +82,8 @@ impl Workers {
         let thread =
             thread::Builder::new().name(name).spawn(work).map_err(AppError::runtime("cannot start a thread"))?;
         self.threads.push(thread);
-        Ok(())
+        let built = is_built.recv().unwrap_or_else(|_gone| Err(io::ErrorKind::Other.into()));
+        built.map_err(AppError::runtime("cannot start a runtime"))
     }
 
     /// The name of a thread that ended. Cancel-safe.

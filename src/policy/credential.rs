@@ -112,10 +112,17 @@ pub fn mark_credential(headers: &mut HeaderMap, sources: &[CredentialSource]) {
 
 fn strip_bearer(headers: &mut HeaderMap) {
     let is_bearer = |value: &HeaderValue| bearer(value.as_bytes()).is_some();
-    if !headers.get_all(AUTHORIZATION).iter().any(is_bearer) {
+    let (mut found, mut others) = (false, Vec::new());
+    for value in headers.get_all(AUTHORIZATION) {
+        if is_bearer(value) {
+            found = true;
+        } else {
+            others.push(value.clone());
+        }
+    }
+    if !found {
         return;
     }
-    let others: Vec<_> = headers.get_all(AUTHORIZATION).iter().filter(|value| !is_bearer(value)).cloned().collect();
     headers.remove(AUTHORIZATION);
     for value in others {
         headers.append(AUTHORIZATION, value);

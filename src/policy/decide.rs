@@ -49,18 +49,18 @@ pub enum Presented<'a> {
 ///
 /// # Errors
 /// The refusal.
-pub fn decide(
+pub fn decide<'r>(
     found: &RouteMatch<'_, '_>,
-    presented: Presented<'_>,
+    presented: Presented<'r>,
     deny: &DenyList,
     now: Timestamp,
-) -> Result<Permit, Denial> {
+) -> Result<Permit<'r>, Denial> {
     let route = found.route;
     if route.spec.access == Access::Public {
         return Ok(Permit::new(route.index, PermitKind::Public));
     }
     match judge(found, presented, deny, now) {
-        Ok((record, status)) => Ok(Permit::new(route.index, PermitKind::Key { record: record.clone(), status })),
+        Ok((record, status)) => Ok(Permit::new(route.index, PermitKind::Key { record, status })),
         Err(denial) if may_watch(route, &denial, now) => Ok(Permit::new(route.index, PermitKind::Shadow(denial))),
         Err(denial) => Err(denial),
     }
@@ -163,7 +163,7 @@ mod tests {
         }
     }
 
-    fn decided(spec: RouteSpec, presented: Presented<'_>) -> Result<Permit, Denial> {
+    fn decided(spec: RouteSpec, presented: Presented<'_>) -> Result<Permit<'_>, Denial> {
         with_match(spec, "/rings/comms", |found| decide(found, presented, &DenyList::default(), at(100)))
     }
 

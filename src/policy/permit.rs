@@ -8,20 +8,20 @@ use crate::key::{Record, Status};
 /// A request may pass. Cannot be made outside of the decision, nor copied.
 #[derive(Debug)]
 #[must_use = "a permit is made to be forwarded with"]
-pub struct Permit {
+pub struct Permit<'r> {
     route: usize,
-    kind: PermitKind,
+    kind: PermitKind<'r>,
 }
 
 /// As what a request passes.
 #[derive(Debug)]
-pub enum PermitKind {
+pub enum PermitKind<'r> {
     /// The route asks for no key. No identity fields; a credential is stripped.
     Public,
     /// The key may. Identity fields are set.
     Key {
-        /// The key.
-        record: Record,
+        /// The key. Lent: a copy of it would count up and down what it shares with others, for each request.
+        record: &'r Record,
         /// How it stands: active or in grace.
         status: Status,
     },
@@ -30,8 +30,8 @@ pub enum PermitKind {
     Shadow(Denial),
 }
 
-impl Permit {
-    pub(super) const fn new(route: usize, kind: PermitKind) -> Self {
+impl<'r> Permit<'r> {
+    pub(super) const fn new(route: usize, kind: PermitKind<'r>) -> Self {
         Self { route, kind }
     }
 
@@ -43,13 +43,13 @@ impl Permit {
 
     /// As what the request passes.
     #[must_use]
-    pub const fn kind(&self) -> &PermitKind {
+    pub const fn kind(&self) -> &PermitKind<'r> {
         &self.kind
     }
 
     /// The key, where one was decided on.
     #[must_use]
-    pub const fn record(&self) -> Option<&Record> {
+    pub const fn record(&self) -> Option<&'r Record> {
         match &self.kind {
             PermitKind::Key { record, .. } => Some(record),
             PermitKind::Public | PermitKind::Shadow(_) => None,

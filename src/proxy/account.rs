@@ -14,6 +14,7 @@ use http::{Method, Version};
 use super::authenticate::SentToken;
 use super::cors::CorsFields;
 use super::metrics::{Outcome, RouteCells, WorkerCells};
+use super::worker::{RouteView, View};
 use crate::clock::{Clock, Timestamp};
 use crate::key::{KeyId, ProjectId, TokenPrefix};
 use crate::policy::{Code, Denial};
@@ -27,23 +28,25 @@ const SECRET_LETTERS: usize = 32;
 #[derive(Debug)]
 pub(super) struct Account {
     pub(super) ledger: Rc<Ledger>,
-    pub(super) cells: Arc<RouteCells>,
+    /// The configuration that it began with.
+    pub(super) view: Rc<View>,
     pub(super) started: Instant,
-    pub(super) logged: bool,
-    pub(super) prefix: TokenPrefix,
     pub(super) request_id: RequestId,
     pub(super) trace: TraceParent,
+    /// Whether that began elsewhere.
+    pub(super) trace_continues: bool,
     pub(super) method: Method,
     pub(super) version: Version,
     pub(super) client: IpAddr,
     pub(super) tls: bool,
+    pub(super) grpc: bool,
     pub(super) authority: Option<Authority>,
     pub(super) target: Option<PathAndQuery>,
-    pub(super) route: Option<Rc<str>>,
-    /// The name of the upstream, once there is one to reach.
-    pub(super) upstream: Option<Rc<str>>,
+    /// The place of its route in the view.
+    pub(super) route: Option<usize>,
     /// Whether it is to become a WebSocket.
     pub(super) websocket: bool,
+    /// Whose it is, where that is logged.
     pub(super) key: Option<(KeyId, Option<ProjectId>)>,
     /// What was decided, for as long as the answer lasts.
     pub(super) decided: Option<Decided>,
@@ -75,6 +78,8 @@ pub(super) struct Ledger {
     pub(super) cells: Arc<WorkerCells>,
     /// Requests in flight over all workers.
     pub(super) in_flight: Arc<AtomicUsize>,
+    /// The cells of requests that no route matched.
+    pub(super) unrouted: Arc<RouteCells>,
 }
 
 impl Ledger {
@@ -86,6 +91,11 @@ impl Ledger {
 }
 
 impl Account {
+    /// Its route, once it has one.
+    pub(super) fn route_view(&self) -> Option<&RouteView> {
+        self.route.and_then(|at| self.view.route(at))
+    }
+
     /// Notes a refusal.
     pub(super) fn refused(&mut self, denial: &Denial, outcome: Outcome) {
         self.ledger.cells.denied(denial);
@@ -109,10 +119,11 @@ impl Account {
 impl Drop for Account {
     fn drop(&mut self) {
         let took = self.ledger.clock.monotonic().saturating_duration_since(self.started);
-        self.cells.answered(self.outcome, self.status, took);
+        let cells = self.route_view().map_or(&self.ledger.unrouted, |route| &route.cells);
+        cells.answered(self.outcome, self.status, took);
         self.ledger.cells.in_flight.subtract(1);
         self.ledger.in_flight.fetch_sub(1, Ordering::Relaxed);
-        if self.logged {
+        if self.view.settings.access_log {
             self.log(took);
         }
     }
@@ -121,7 +132,7 @@ impl Drop for Account {
 impl Account {
     fn log(&self, took: Duration) {
         let trace = self.trace.trace_id();
-        let (path, query) = shown_target(self.target.as_ref(), &self.prefix);
+        let (path, query) = shown_target(self.target.as_ref(), &self.view.settings.token_prefix);
         let denial = self.denial.as_ref();
         tracing::info!(
             target: "keyward::access",
@@ -134,7 +145,7 @@ impl Account {
             protocol = protocol(self.version),
             tls = self.tls,
             client = %self.client,
-            route = self.route.as_deref(),
+            route = self.route_view().map(|route| &*route.name),
             key = self.key.as_ref().map(|(id, _)| tracing::field::display(id)),
             project = self.key.as_ref().and_then(|(_, project)| project.as_ref()).map(ProjectId::as_str),
             outcome = self.outcome.as_str(),

@@ -7,15 +7,13 @@ use http::HeaderMap;
 use crate::clock::Timestamp;
 use crate::key::{Form, Record, TokenHash, TokenPrefix};
 use crate::policy::{Credential, DenyList, Presented, RouteSpec, StaleRule, find_credential};
-use crate::table::{Freshness, MissAnswer, MissResolver, OnStale, Table};
+use crate::table::{BoxFuture, Freshness, MissAnswer, MissResolver, OnStale, Resolving, Table};
 
 /// Where keys are looked up, and by which rules.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Registry<'a> {
     /// The key set.
     pub(super) table: &'a Table,
-    /// Asked once where the table does not know a token.
-    pub(super) misses: &'a dyn MissResolver,
     /// Hashes that are refused though no key is known by them.
     pub(super) deny: &'a DenyList,
     /// What tokens of this installation begin with.
@@ -29,6 +27,8 @@ pub(super) struct Registry<'a> {
 pub(super) struct Authenticated {
     /// The one token that was sent, by which an open stream is decided again.
     pub(super) sent: Option<SentToken>,
+    /// What the table had seen before anybody asked.
+    pub(super) version: u64,
     answer: Answer,
 }
 
@@ -61,8 +61,8 @@ enum Answer {
 
 impl Authenticated {
     /// On a public route nobody looks.
-    pub(super) const fn nobody() -> Self {
-        Self { sent: None, answer: Answer::Plain(Presented::Missing) }
+    pub(super) fn nobody(table: &Table) -> Self {
+        Self { sent: None, version: table.version(), answer: Answer::Plain(Presented::Missing) }
     }
 
     /// As the decision wants it.
@@ -74,16 +74,44 @@ impl Authenticated {
     }
 }
 
-/// What `headers` present where the route looks for a credential. Waits only for a token that the
-/// table does not know.
-pub(super) async fn authenticate(
+/// A token that the table does not know, and the store is asked for.
+pub(super) struct Missing<'m> {
+    hash: TokenHash,
+    version: u64,
+    asked: BoxFuture<'m, MissAnswer>,
+}
+
+/// A token that the table did not know, and what the store says of it.
+#[derive(Debug)]
+pub(super) struct Told {
+    hash: TokenHash,
+    /// What the table had seen when the store was asked.
+    version: u64,
+    answer: MissAnswer,
+}
+
+impl Missing<'_> {
+    /// Waits for the store.
+    pub(super) async fn told(self) -> Told {
+        Told { hash: self.hash, version: self.version, answer: self.asked.await }
+    }
+}
+
+/// What `headers` present where the route looks for a credential. `misses` is asked once where the table does not
+/// know a token.
+///
+/// # Errors
+/// Where the store has to be waited for. What it then says is `told` to the same question, asked again.
+pub(super) fn authenticate<'m>(
     registry: Registry<'_>,
+    misses: &'m dyn MissResolver,
     headers: &HeaderMap,
     route: &RouteSpec,
-    client: IpAddr,
-    now: Timestamp,
-) -> Authenticated {
-    let plain = |presented| Authenticated { sent: None, answer: Answer::Plain(presented) };
+    (client, now): (IpAddr, Timestamp),
+    told: Option<Told>,
+) -> Result<Authenticated, Missing<'m>> {
+    let version = told.as_ref().map_or_else(|| registry.table.version(), |told| told.version);
+    let plain = |presented| Ok(Authenticated { sent: None, version, answer: Answer::Plain(presented) });
     let token = match find_credential(headers, &route.credential) {
         Credential::None => return plain(Presented::Missing),
         Credential::Repeated => return plain(Presented::Repeated),
@@ -94,15 +122,21 @@ pub(super) async fn authenticate(
     let hash = TokenHash::of(token);
     let sent = SentToken { known_as: hash, alias: None };
     if let Some(answer) = sent.known(registry, route, now) {
-        return Authenticated { sent: Some(sent), answer };
+        return Ok(Authenticated { sent: Some(sent), version, answer });
     }
     // A key that was imported by its SHA-256 is known by that alone.
     let imported = SentToken { known_as: TokenHash::sha256_of(token), alias: Some(hash) };
     if let Some(answer) = imported.known(registry, route, now) {
-        return Authenticated { sent: Some(imported), answer };
+        return Ok(Authenticated { sent: Some(imported), version, answer });
     }
-    let answer = missed(registry.misses.resolve(&hash, client, now).await, &hash, registry.deny);
-    Authenticated { sent: Some(sent), answer }
+    let answer = match told.filter(|told| told.hash == hash) {
+        Some(told) => told.answer,
+        None => match misses.resolve(hash, client, now) {
+            Resolving::Now(answer) => answer,
+            Resolving::Later(asked) => return Err(Missing { hash, version, asked }),
+        },
+    };
+    Ok(Authenticated { sent: Some(sent), version, answer: missed(answer, &hash, registry.deny) })
 }
 
 /// The same question again for a stream that is open: the table alone answers, without waiting.
@@ -112,10 +146,11 @@ pub(super) fn again(
     route: &RouteSpec,
     now: Timestamp,
 ) -> Authenticated {
-    let Some(token) = sent else { return Authenticated::nobody() };
+    let Some(token) = sent else { return Authenticated::nobody(registry.table) };
+    let version = registry.table.version();
     let unknown = || missed(MissAnswer::Unknown, &token.known_as, registry.deny);
     let answer = token.known(registry, route, now).unwrap_or_else(unknown);
-    Authenticated { sent, answer }
+    Authenticated { sent, version, answer }
 }
 
 /// What the table says of a token; none if it does not know it.

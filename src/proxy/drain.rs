@@ -41,6 +41,11 @@ impl Unread {
         }
     }
 
+    /// The same, for somebody else to look after.
+    pub(super) fn let_go(&mut self) -> Self {
+        Self { source: self.source.take(), peer: Rc::clone(&self.peer), version: self.version }
+    }
+
     /// Where it comes from, while somebody may still read it.
     pub(super) fn source(&self) -> Option<Rc<Source>> {
         self.source.clone()

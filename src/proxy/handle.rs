@@ -1,26 +1,25 @@
 //! One request from its head to its answer. [`Gateway::handle`] has one exit: it opens the account,
-//! lets [`admit`] walk the straight line, and turns a refusal into the answer for it.
+//! lets [`walk`] go the straight line, waits for the upstream, and turns a refusal into the answer for it.
 
 use std::cell::RefCell;
 use std::net::IpAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use http::header::ALLOW;
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Request, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use tokio::task::JoinSet;
 
 use super::account::{Account, Decided};
 use super::answer::{AnswerBody, Content};
-use super::authenticate::{Authenticated, authenticate};
+use super::authenticate::{Authenticated, Missing, Told, authenticate};
 use super::cors::{self, CorsFields};
 use super::drain::{KEPT_BYTES_MAX, drain};
-use super::forward::{Forwarding, forward};
-use super::gate;
+use super::forward::{Forwarding, Outbound, prepare};
+use super::gate::{self, Gated};
 use super::headers::REQUEST_ID;
 use super::jwks;
 use super::metrics::Outcome;
@@ -29,9 +28,9 @@ use super::tunnel::Tunnel;
 use super::upstream::ClientBody;
 use super::worker::{Shared, View, Worker, ends_at};
 use crate::listen::{Handler, Peer};
-use crate::policy::{Access, Code, Denial, Found, PermitKind, canonicalize, decide};
+use crate::policy::{Access, Code, Denial, Found, PermitKind, Presented, canonicalize, decide};
 use crate::secret::NoRandomness;
-use crate::wire::{Inbound, RequestId, TraceParent, Transfer, client_address, trim_values};
+use crate::wire::{Inbound, RequestId, TraceParent, client_address, trim_values};
 
 /// The data plane of one worker: lets through what a key, or a public route, allows.
 #[derive(Debug)]
@@ -100,67 +99,103 @@ pub(super) enum Admitted {
     Tunnel(Response<()>, Box<Tunnel>),
 }
 
+/// How far a request comes without waiting for anybody.
+enum Step<'m> {
+    /// It is answered here.
+    Answer(Response<Content>),
+    /// To its upstream.
+    Onward(Outbound),
+    /// The store has to be asked for its token; then the step is taken again.
+    Missing(Missing<'m>),
+}
+
 impl Handler for Gateway {
     type Body = AnswerBody;
 
-    async fn handle(&self, request: Request<Incoming>, peer: &Rc<Peer>) -> Response<AnswerBody> {
-        let worker = &*self.worker;
-        let view = worker.view();
-        let in_flight = worker.ledger.begin();
-        let (mut parts, body) = request.into_parts();
-        if parts.version == Version::HTTP_2 {
-            // hyper has done so for HTTP/1.
-            trim_values(&mut parts.headers);
-        }
-        let mut account = open_account(worker, &view, &parts, !body.is_end_stream(), peer);
-        let grpc = is_grpc(&parts.headers);
-        let head = is_head(&parts.method);
-        let expects = parts.headers.contains_key(http::header::EXPECT);
-        let admitted = if in_flight > view.settings.requests_max {
-            let (body, _) = limited(body, None, false, peer);
-            Err(Refused::new(Code::Overloaded, Some(body)))
-        } else {
-            Box::pin(admit(worker, &view, parts, body, peer, &mut account)).await
-        };
-        match admitted {
-            Ok(Admitted::Answer(response)) => {
-                account.status = response.status().as_u16();
-                response.map(|content| AnswerBody::new(content, account))
+    #[expect(clippy::manual_async_fn, reason = "an async fn would keep the request twice, and each is copied thrice")]
+    fn handle(&self, request: Request<Incoming>, peer: &Rc<Peer>) -> impl Future<Output = Response<AnswerBody>> {
+        async move {
+            let worker = &*self.worker;
+            let view = worker.view();
+            let in_flight = worker.ledger.begin();
+            let (mut parts, body) = request.into_parts();
+            if parts.version == Version::HTTP_2 {
+                // hyper has done so for HTTP/1.
+                trim_values(&mut parts.headers);
             }
-            Ok(Admitted::Tunnel(response, tunnel)) => {
-                account.status = response.status().as_u16();
-                tunnel.run(peer, account);
-                response.map(|()| AnswerBody::none())
-            }
-            Err(refused) => {
-                account.refused(&refused.denial, refused.outcome);
-                let close = settle_unread(&refused, account.version, expects);
-                let was_cut = refused.outcome == Outcome::Cut;
-                let status = |denial: &Denial| if was_cut { denial.grpc_status_of_cut() } else { denial.grpc_status() };
-                let grpc = grpc.then(|| status(&refused.denial));
-                let asked = Asked {
-                    version: account.version,
-                    head,
-                    grpc,
-                    request_id: &account.request_id,
-                    realm: &view.settings.realm,
-                    reveal_reason: view.settings.reveal_reason,
-                };
-                let mut response = answer(&refused.denial, asked, refused.allow, close);
-                if let Some(cors) = &account.cors {
-                    cors.write(response.headers_mut());
+            let mut account = open_account(worker, &view, &parts, !body.is_end_stream(), peer);
+            let expects = parts.headers.contains_key(http::header::EXPECT);
+            let too_many = in_flight > view.settings.requests_max;
+            let mut told = None;
+            let step = loop {
+                if too_many {
+                    break Err(Refused::new(Code::Overloaded, None));
                 }
-                account.status = response.status().as_u16();
-                if let Some(body) = refused.unread
-                    && !expects
-                    && account.version != Version::HTTP_2
-                {
-                    drain(peer, body);
+                match walk(worker, &view, &mut parts, &body, peer, &mut account, told.take()) {
+                    Ok(Step::Missing(missing)) => told = Some(missing.told().await),
+                    step => break step,
                 }
-                response.map(|text| AnswerBody::new(Content::Own((!text.is_empty()).then_some(text)), account))
+            };
+            let admitted = match step {
+                Ok(Step::Onward(outbound)) => {
+                    let mut sending = outbound.with(body, peer, &mut account);
+                    sending.send(worker, &view, &mut account).await
+                }
+                Ok(Step::Answer(response)) => Ok(Admitted::Answer(response)),
+                Ok(Step::Missing(_)) => Err(Refused::new(Code::Internal, unread(body, peer))),
+                Err(mut refused) => {
+                    refused.unread = unread(body, peer);
+                    Err(refused)
+                }
+            };
+            match admitted {
+                Ok(Admitted::Answer(response)) => {
+                    account.status = response.status().as_u16();
+                    response.map(|content| AnswerBody::new(content, account))
+                }
+                Ok(Admitted::Tunnel(response, tunnel)) => {
+                    account.status = response.status().as_u16();
+                    tunnel.run(peer, account);
+                    response.map(|()| AnswerBody::none())
+                }
+                Err(refused) => turn_away(*refused, account, peer, expects, parts.headers),
             }
         }
     }
+}
+
+/// The answer to a request that is refused, or that its upstream did not answer.
+fn turn_away(
+    refused: Refused,
+    mut account: Box<Account>,
+    peer: &Rc<Peer>,
+    expects: bool,
+    map: HeaderMap,
+) -> Response<AnswerBody> {
+    account.refused(&refused.denial, refused.outcome);
+    let close = settle_unread(&refused, account.version, expects);
+    let was_cut = refused.outcome == Outcome::Cut;
+    let status = |denial: &Denial| if was_cut { denial.grpc_status_of_cut() } else { denial.grpc_status() };
+    let asked = Asked {
+        version: account.version,
+        head: is_head(&account.method),
+        grpc: account.grpc.then(|| status(&refused.denial)),
+        request_id: &account.request_id,
+        realm: &account.view.settings.realm,
+        reveal_reason: account.view.settings.reveal_reason,
+    };
+    let mut response = answer(&refused.denial, asked, refused.allow, close, map);
+    if let Some(cors) = &account.cors {
+        cors.write(response.headers_mut());
+    }
+    account.status = response.status().as_u16();
+    if let Some(body) = refused.unread
+        && !expects
+        && account.version != Version::HTTP_2
+    {
+        drain(peer, body);
+    }
+    response.map(|text| AnswerBody::new(Content::Own((!text.is_empty()).then_some(text)), account))
 }
 
 /// Whether the connection closes after a refusal. It stays where nothing is left of the body, or so
@@ -175,28 +210,28 @@ fn settle_unread(refused: &Refused, version: Version, expects: bool) -> bool {
         || left.is_some_and(|body| expects || body.size_hint().upper().is_none_or(|upper| upper > KEPT_BYTES_MAX))
 }
 
-fn open_account(worker: &Worker, view: &View, parts: &Parts, has_body: bool, peer: &Peer) -> Box<Account> {
+fn open_account(worker: &Worker, view: &Rc<View>, parts: &Parts, has_body: bool, peer: &Peer) -> Box<Account> {
     let settings = &view.settings;
     let trusted = is_trusted(settings, peer.address.ip());
-    let request_id = parts.headers.get(REQUEST_ID).filter(|_| trusted).and_then(RequestId::from_trusted);
-    let trace = TraceParent::find(&parts.headers)
-        .map_or_else(|| TraceParent::fresh(&worker.ids), |trace| trace.continued(&worker.ids));
+    let request_id = if trusted { parts.headers.get(REQUEST_ID).and_then(RequestId::from_trusted) } else { None };
+    let begun = TraceParent::find(&parts.headers);
+    let trace_continues = begun.is_some();
+    let trace = begun.map_or_else(|| TraceParent::fresh(&worker.ids), |trace| trace.continued(&worker.ids));
     Box::new(Account {
         ledger: Rc::clone(&worker.ledger),
-        cells: Arc::clone(worker.unrouted()),
+        view: Rc::clone(view),
         started: worker.shared.clock.monotonic(),
-        logged: settings.access_log,
-        prefix: settings.token_prefix.clone(),
         request_id: request_id.unwrap_or_else(|| RequestId::fresh(&worker.ids)),
         trace,
+        trace_continues,
         method: parts.method.clone(),
         version: parts.version,
         client: client_address(peer.address.ip(), &parts.headers, &settings.trusted_proxies),
         tls: peer.tls.is_some(),
+        grpc: is_grpc(&parts.headers),
         authority: None,
         target: parts.uri.path_and_query().map(|target| if has_body { apart(target) } else { target.clone() }),
         route: None,
-        upstream: None,
         websocket: false,
         key: None,
         decided: None,
@@ -222,126 +257,131 @@ fn is_trusted(settings: &super::Settings, peer: IpAddr) -> bool {
     settings.trusted_proxies.iter().any(|network| network.contains(peer))
 }
 
-/// A request's body with its limit and pace.
-fn limited(body: Incoming, limit: Option<u64>, trailers: bool, peer: &Peer) -> (ClientBody, Rc<Transfer>) {
-    let transfer = Rc::new(Transfer::default());
-    let body = Inbound::new(peer.paced(body), limit.unwrap_or(u64::MAX), trailers, Rc::clone(&transfer));
-    (body, transfer)
+/// What nobody will read of a request's body; none where there is nothing.
+fn unread(body: Incoming, peer: &Peer) -> Option<ClientBody> {
+    if body.is_end_stream() {
+        return None;
+    }
+    Some(Inbound::new(peer.paced(body), u64::MAX, false, Rc::default()))
 }
 
-/// The straight line: gate, route, key, decision, forwarding.
-async fn admit(
-    worker: &Worker,
-    view: &Rc<View>,
-    parts: Parts,
-    body: Incoming,
+/// The straight line: gate, route, key, decision, and the request as its upstream gets it. Waits for nobody: what is
+/// on its stack is not copied from future to future.
+fn walk<'m>(
+    worker: &'m Worker,
+    view: &View,
+    parts: &mut Parts,
+    body: &Incoming,
     peer: &Rc<Peer>,
     account: &mut Account,
-) -> Result<Admitted, Box<Refused>> {
-    let settings = &view.settings;
-    let refuse = |denial: Denial, body: Incoming| Refused::new(denial, Some(limited(body, None, false, peer).0));
-
-    let gated = match gate::check(&parts, |method| settings.routes.knows_method(method)) {
-        Ok(gated) => gated,
-        Err(code) => return Err(refuse(code.into(), body)),
-    };
-    account.authority.clone_from(&gated.authority);
+    told: Option<Told>,
+) -> Result<Step<'m>, Box<Refused>> {
+    let gated = gate::check(parts, |method| view.settings.routes.knows_method(method));
+    let gated = gated.map_err(|code| Refused::new(code, None))?;
     if gated.asterisk {
-        return Ok(Admitted::Answer(nothing_to_say(account)));
+        account.authority = gated.authority;
+        return Ok(Step::Answer(nothing_to_say(account)));
     }
+    let step = walk_on(worker, view, parts, &gated, body, peer, account, told);
+    account.authority = gated.authority;
+    step
+}
 
+#[expect(clippy::too_many_arguments, reason = "the second half of one function")]
+fn walk_on<'m>(
+    worker: &'m Worker,
+    view: &View,
+    parts: &mut Parts,
+    gated: &Gated,
+    body: &Incoming,
+    peer: &Rc<Peer>,
+    account: &mut Account,
+    told: Option<Told>,
+) -> Result<Step<'m>, Box<Refused>> {
+    let settings = &view.settings;
+    let refuse = |denial: Denial| Refused::new(denial, None);
+    let host = gated.host();
     let target = account.target.clone();
-    let path = match canonicalize(target.as_ref().map_or("", PathAndQuery::path)) {
-        Ok(path) => path,
-        Err(_fault) => return Err(refuse(Code::AmbiguousPath.into(), body)),
-    };
+    let path = target.as_ref().map_or("", PathAndQuery::path);
+    let path = canonicalize(path).map_err(|_fault| refuse(Code::AmbiguousPath.into()))?;
     if settings.jwks && path.as_str() == jwks::PATH {
-        return match jwks::answer(&parts.method, &worker.shared.signers.load(), account) {
-            Ok(response) => Ok(Admitted::Answer(response)),
-            Err(allow) => {
-                let mut refused = refuse(Code::MethodNotAllowed.into(), body);
+        return jwks::answer(&parts.method, &worker.shared.signers.load(), account).map(Step::Answer).map_err(
+            |allow| {
+                let mut refused = refuse(Code::MethodNotAllowed.into());
                 refused.allow = Some(allow);
-                Err(refused)
-            }
-        };
+                refused
+            },
+        );
     }
-    if let Some(method) = cors::asked_method(&parts)
-        && let Found::Route(found) = settings.routes.find(gated.host().as_deref(), &method, &path)
+    if let Some(method) = cors::asked_method(parts)
+        && let Found::Route(found) = settings.routes.find(host.as_deref(), &method, &path)
         && let Some(rules) = &found.route.spec().forward.cors
     {
-        if let Some(route_view) = view.route(found.route.index()) {
-            account.route = Some(Rc::clone(&route_view.name));
-            account.cells = Arc::clone(&route_view.cells);
-        }
+        account.route = Some(found.route.index());
         let mut response = nothing_to_say(account);
         response.headers_mut().remove(ALLOW);
         cors::write_preflight(rules, &parts.headers, response.headers_mut());
-        return Ok(Admitted::Answer(response));
+        return Ok(Step::Answer(response));
     }
-    let found = match settings.routes.find(gated.host().as_deref(), &parts.method, &path) {
+    let found = match settings.routes.find(host.as_deref(), &parts.method, &path) {
         Found::Route(found) => found,
-        Found::NoRoute => return Err(refuse(Code::NoRoute.into(), body)),
-        Found::Ambiguous(_fault) => return Err(refuse(Code::AmbiguousPath.into(), body)),
+        Found::NoRoute => return Err(refuse(Code::NoRoute.into())),
+        Found::Ambiguous(_fault) => return Err(refuse(Code::AmbiguousPath.into())),
         Found::WrongMethod(allow) => {
-            let mut refused = refuse(Code::MethodNotAllowed.into(), body);
+            let mut refused = refuse(Code::MethodNotAllowed.into());
             refused.allow = Some(allow.to_value());
             return Err(refused);
         }
     };
     let route = found.route.spec();
-    let Some(route_view) = view.route(found.route.index()) else {
-        return Err(refuse(Code::Internal.into(), body));
-    };
-    account.route = Some(Rc::clone(&route_view.name));
-    account.cells = Arc::clone(&route_view.cells);
-    account.upstream = Some(Rc::clone(&route_view.upstream));
+    account.route = Some(found.route.index());
     account.cors = route.forward.cors.as_ref().map(|rules| CorsFields::of(rules, &parts.headers));
 
-    let version = worker.shared.table.version();
     let deny = worker.shared.deny.load();
-    let authenticated = if route.access == Access::Public {
-        Authenticated::nobody()
-    } else {
-        let registry = worker.registry(settings, &deny);
-        authenticate(registry, &parts.headers, route, account.client, worker.shared.clock.now()).await
-    };
     let now = worker.shared.clock.now();
-    let permit = match decide(&found, authenticated.presented(), &deny, now) {
-        Ok(permit) => permit,
-        Err(denial) => {
-            if let crate::policy::Presented::Record(record) = authenticated.presented() {
-                account.key = Some((record.id, record.project.clone()));
-            }
-            return Err(refuse(denial, body));
+    let authenticated = if route.access == Access::Public {
+        Authenticated::nobody(&worker.shared.table)
+    } else {
+        let (registry, misses) = (worker.registry(settings, &deny), &*worker.shared.misses);
+        match authenticate(registry, misses, &parts.headers, route, (account.client, now), told) {
+            Ok(authenticated) => authenticated,
+            Err(missing) => return Ok(Step::Missing(missing)),
         }
     };
-    drop(deny);
-    match permit.kind() {
-        PermitKind::Public => account.outcome = Outcome::Public,
-        PermitKind::Shadow(denial) => account.refused(&denial.clone(), Outcome::Shadow),
-        PermitKind::Key { record, .. } => {
-            account.outcome = Outcome::Allowed;
-            account.key = Some((record.id, record.project.clone()));
-            worker.shared.table.used(record.slot, now);
-        }
+    if settings.access_log
+        && let Presented::Record(record) = authenticated.presented()
+    {
+        account.key = Some((record.id, record.project.clone()));
     }
-    account.decided = Some(Decided { sent: authenticated.sent, version, ends_at: ends_at(&permit, route) });
+    let permit = decide(&found, authenticated.presented(), &deny, now).map_err(refuse)?;
+    drop(deny);
+    // It stands once there is an answer; until then the client may still go away.
+    let outcome = match permit.kind() {
+        PermitKind::Public => Outcome::Public,
+        PermitKind::Shadow(denial) => {
+            account.refused(denial, Outcome::Abandoned);
+            Outcome::Shadow
+        }
+        PermitKind::Key { record, .. } => {
+            worker.shared.table.used(record.slot, now);
+            Outcome::Allowed
+        }
+    };
+    let (sent, version) = (authenticated.sent, authenticated.version);
+    account.decided = Some(Decided { sent, version, ends_at: ends_at(&permit, route) });
 
-    // The outcome stands once there is an answer; until then the client may still go away.
-    let outcome = std::mem::replace(&mut account.outcome, Outcome::Abandoned);
     let forwarding = Forwarding {
         worker,
         settings,
-        route,
-        service: route_view.service.as_ref(),
+        route: found.route,
+        view,
         peer,
         trusted: is_trusted(settings, peer.address.ip()),
+        authority: gated.authority.as_ref(),
         path: &path,
         now,
     };
-    let admitted = forward(forwarding, permit, parts, body, account).await?;
-    account.outcome = outcome;
-    Ok(admitted)
+    prepare(&forwarding, permit, outcome, parts, body, account).map(Step::Onward)
 }
 
 /// `OPTIONS *` asks about the server as a whole: 204, and never forwarded.

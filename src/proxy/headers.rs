@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -83,11 +84,17 @@ pub(super) struct Passage<'a> {
     pub(super) assertion: Option<HeaderValue>,
 }
 
-/// Rewrites the fields of a request that `permit` lets through.
+/// Rewrites the fields of a request that `permit` lets through. What the gateway adds goes to the end of `added`, and
+/// nothing of the same name stays in `headers`.
 ///
 /// # Errors
 /// [`Code::BadRequest`] when `Connection` names what is not the client's to remove.
-pub(super) fn rewrite_request(headers: &mut HeaderMap, permit: &Permit, passage: Passage<'_>) -> Result<(), Code> {
+pub(super) fn rewrite_request(
+    headers: &mut HeaderMap,
+    added: &mut Vec<(HeaderName, HeaderValue)>,
+    permit: &Permit<'_>,
+    passage: Passage<'_>,
+) -> Result<(), Code> {
     let keep = Upstreamward {
         keep_forwarding: passage.trusted,
         keep_overrides: &passage.forward.keep_override_fields,
@@ -113,21 +120,21 @@ pub(super) fn rewrite_request(headers: &mut HeaderMap, permit: &Permit, passage:
         remove_spellings(headers, name);
         headers.insert(name.clone(), value.clone());
     }
-    let host = set_framing(headers, &passage);
-    set_way(headers, &passage, host);
+    let host = set_framing(headers, added, &passage);
+    set_way(headers, added, &passage, host.as_ref());
     match permit.kind() {
         PermitKind::Public => {}
         PermitKind::Shadow(_) => {
-            headers.insert(SHADOW, HeaderValue::from_static("denied"));
+            added.push((SHADOW, HeaderValue::from_static("denied")));
         }
         PermitKind::Key { status, .. } => {
             if let Some(identity) = passage.identity {
-                identity.write(headers);
+                identity.write(added);
             }
             if let Some(assertion) = passage.assertion {
-                headers.insert(ASSERTION, assertion);
+                added.push((ASSERTION, assertion));
             }
-            headers.insert(KEY_STATUS, HeaderValue::from_static(status.as_str()));
+            added.push((KEY_STATUS, HeaderValue::from_static(status.as_str())));
         }
     }
     Ok(())
@@ -147,18 +154,22 @@ fn apply(rules: &FieldRules, headers: &mut HeaderMap) {
     }
 }
 
+/// The most fields that are added.
+pub(super) const ADDED_MAX: usize = 15;
+
 /// Host, length, and what is said to the next hop alone. Returns the host that the client named.
-fn set_framing(headers: &mut HeaderMap, passage: &Passage<'_>) -> Option<HeaderValue> {
+fn set_framing(
+    headers: &mut HeaderMap,
+    added: &mut Vec<(HeaderName, HeaderValue)>,
+    passage: &Passage<'_>,
+) -> Option<HeaderValue> {
     let host = headers.remove(HOST);
-    match (&passage.forward.host, passage.authority) {
-        (HostForward::Client, Some(authority)) => set(headers, HOST, authority.as_str()),
-        (HostForward::Client, None) | (HostForward::Target, _) => {
-            if let Some(target) = passage.target {
-                headers.insert(HOST, target.clone());
-            }
-        }
-        (HostForward::Fixed(host), _) => set(headers, HOST, host),
-    }
+    let sent = match (&passage.forward.host, passage.authority) {
+        (HostForward::Client, Some(authority)) => said(authority, host.as_ref()),
+        (HostForward::Client, None) | (HostForward::Target, _) => passage.target.cloned(),
+        (HostForward::Fixed(host), _) => text(host),
+    };
+    added.extend(sent.map(|host| (HOST, host)));
     // Spelt anew: `010` and `10, 10` are read in more than one way.
     match passage.length {
         Some(length) => {
@@ -178,9 +189,21 @@ fn set_framing(headers: &mut HeaderMap, passage: &Passage<'_>) -> Option<HeaderV
     host
 }
 
+/// An authority as a field's value: the client's own, where that says the same. Not printable: better no field than
+/// half of one.
+fn said(authority: &Authority, host: Option<&HeaderValue>) -> Option<HeaderValue> {
+    let same = |host: &&HeaderValue| host.as_bytes() == authority.as_str().as_bytes();
+    host.filter(same).cloned().or_else(|| text(authority.as_str()))
+}
+
 /// The way the request came, its id and its trace. `host` is the client's field, used again where it says what
 /// was understood.
-fn set_way(headers: &mut HeaderMap, passage: &Passage<'_>, host: Option<HeaderValue>) {
+fn set_way(
+    headers: &mut HeaderMap,
+    added: &mut Vec<(HeaderName, HeaderValue)>,
+    passage: &Passage<'_>,
+    host: Option<&HeaderValue>,
+) {
     let before = headers.get_all(FORWARDED_FOR).iter().fold(BytesMut::new(), |mut joined, value| {
         if !joined.is_empty() {
             joined.extend_from_slice(b", ");
@@ -188,35 +211,32 @@ fn set_way(headers: &mut HeaderMap, passage: &Passage<'_>, host: Option<HeaderVa
         joined.extend_from_slice(value.as_bytes());
         joined
     });
-    if before.is_empty() {
-        headers.insert(FORWARDED_FOR, passage.peer.clone());
-    } else {
+    let mut way = Some(passage.peer.clone());
+    if !before.is_empty() {
         let mut joined = before;
         joined.extend_from_slice(b", ");
         joined.extend_from_slice(passage.peer.as_bytes());
-        if let Ok(value) = HeaderValue::from_maybe_shared(joined.freeze()) {
-            headers.insert(FORWARDED_FOR, value);
-        }
+        way = HeaderValue::from_maybe_shared(joined.freeze()).ok();
+    }
+    if let Some(way) = way {
+        headers.remove(FORWARDED_FOR);
+        added.push((FORWARDED_FOR, way));
     }
     if !is_one(headers, &FORWARDED_PROTO, |value| value == b"http" || value == b"https") {
+        headers.remove(FORWARDED_PROTO);
         let scheme = if passage.tls { "https" } else { "http" };
-        headers.insert(FORWARDED_PROTO, HeaderValue::from_static(scheme));
+        added.push((FORWARDED_PROTO, HeaderValue::from_static(scheme)));
     }
     if !is_one(headers, &FORWARDED_HOST, |value| !value.is_empty()) {
-        let same = |value: &HeaderValue, authority: &Authority| value.as_bytes() == authority.as_str().as_bytes();
-        match (passage.authority, host) {
-            (Some(authority), Some(host)) if same(&host, authority) => {
-                headers.insert(FORWARDED_HOST, host);
-            }
-            (Some(authority), _) => set(headers, FORWARDED_HOST, authority.as_str()),
-            (None, _) => {
-                headers.remove(FORWARDED_HOST);
-            }
-        }
+        headers.remove(FORWARDED_HOST);
+        let named = passage.authority.and_then(|authority| said(authority, host));
+        added.extend(named.map(|host| (FORWARDED_HOST, host)));
     }
-    headers.append(VIA, HeaderValue::from_static("1.1 keyward"));
-    headers.insert(REQUEST_ID, passage.request_id.value().clone());
-    headers.insert(TRACE_PARENT, passage.trace.value());
+    added.push((VIA, HeaderValue::from_static("1.1 keyward")));
+    headers.remove(REQUEST_ID);
+    added.push((REQUEST_ID, passage.request_id.value().clone()));
+    headers.remove(TRACE_PARENT);
+    added.push((TRACE_PARENT, passage.trace.value()));
     if !passage.trace_continues {
         headers.remove(TRACE_STATE);
     }
@@ -225,18 +245,6 @@ fn set_way(headers: &mut HeaderMap, passage: &Passage<'_>, host: Option<HeaderVa
 fn is_one(headers: &HeaderMap, name: &HeaderName, good: impl Fn(&[u8]) -> bool) -> bool {
     let mut values = headers.get_all(name).iter();
     values.next().is_some_and(|value| good(value.as_bytes())) && values.next().is_none()
-}
-
-fn set(headers: &mut HeaderMap, name: HeaderName, text: &str) {
-    match HeaderValue::from_maybe_shared(Bytes::copy_from_slice(text.as_bytes())) {
-        Ok(value) => {
-            headers.insert(name, value);
-        }
-        // Not printable: better no field than half of one.
-        Err(_unprintable) => {
-            headers.remove(name);
-        }
-    }
 }
 
 /// HTTP/2 may send a cookie a field (RFC 9113, 8.2.3); HTTP/1 has one field for all.
@@ -266,7 +274,7 @@ impl<'r> Notice<'r> {
     /// What is to be told of an answer to what `permit` let through, over a route with these
     /// credentials.
     pub(super) fn of(
-        permit: &Permit,
+        permit: &Permit<'_>,
         keyed: &'r [CredentialSource],
         forward: &Forward,
         expiry_notice: std::time::Duration,
@@ -303,8 +311,13 @@ pub(super) fn rewrite_response(
     for source in notice.keyed {
         vary_on(headers, source.field());
     }
-    if notice.private && !says_who_may_share(headers) {
-        into_one_field(headers, &CACHE_CONTROL, Some(HeaderValue::from_static("private")));
+    if notice.private {
+        let private = HeaderValue::from_static("private");
+        if !headers.contains_key(CACHE_CONTROL) {
+            headers.insert(CACHE_CONTROL, private);
+        } else if !says_who_may_share(headers) {
+            into_one_field(headers, &CACHE_CONTROL, Some(private));
+        }
     }
 }
 
@@ -323,14 +336,20 @@ fn says_who_may_share(headers: &HeaderMap) -> bool {
 /// several `Vary` some caches, nginx 1.22 among them, see only one, and serve one caller's answer to
 /// another.
 pub(super) fn vary_on(headers: &mut HeaderMap, name: &HeaderName) {
-    let entry = if varies_on(headers, name) {
+    let is_first = !headers.contains_key(VARY);
+    let entry = if !is_first && varies_on(headers, name) {
         None
     } else if *name == AUTHORIZATION {
         Some(HeaderValue::from_static("authorization"))
     } else {
         Some(name.clone().into())
     };
-    into_one_field(headers, &VARY, entry);
+    match entry {
+        Some(entry) if is_first => {
+            headers.insert(VARY, entry);
+        }
+        entry => into_one_field(headers, &VARY, entry),
+    }
 }
 
 /// Joins the fields of a list, and one more entry, into one field.
@@ -386,17 +405,13 @@ impl Identity {
         &self.shared
     }
 
-    fn write(self, headers: &mut HeaderMap) {
+    fn write(self, added: &mut Vec<(HeaderName, HeaderValue)>) {
         let SharedIdentity { project, environment, flags } = &*self.shared;
         let key_id = self.key_id.unwrap_or_else(|| HeaderValue::from_static(""));
-        headers.insert(KEY_ID, key_id);
+        added.push((KEY_ID, key_id));
         let shared = [(PROJECT, project), (ENVIRONMENT, environment), (FLAGS, flags)];
-        for (name, value) in shared.into_iter().filter_map(|(name, value)| Some((name, value.clone()?))) {
-            headers.insert(name, value);
-        }
-        if let Some(user) = self.user {
-            headers.insert(USER, user);
-        }
+        added.extend(shared.into_iter().filter_map(|(name, value)| Some((name, value.clone()?))));
+        added.extend(self.user.map(|user| (USER, user)));
     }
 }
 
@@ -419,12 +434,36 @@ fn flags_text(flags: &RecordFlags) -> String {
 /// written sooner than looked up.
 #[derive(Debug, Default)]
 pub(super) struct Identities {
-    known: RefCell<HashMap<Places, Known>>,
+    known: RefCell<HashMap<Places, Known, BuildHasherDefault<OfPlaces>>>,
 }
 
 /// Where project, environment and sets of flags lie. They are shared by all keys that have the same, and never
 /// change in place.
 type Places = [usize; 4];
+
+/// A hash of places, which nobody outside chooses.
+#[derive(Debug, Default)]
+struct OfPlaces(u64);
+
+impl Hasher for OfPlaces {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64(u64::from(*byte)));
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        // The upper bits count as the lower ones do.
+        let mixed = (self.0.rotate_left(5) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = mixed ^ (mixed >> 32);
+    }
+
+    fn write_usize(&mut self, word: usize) {
+        self.write_u64(u64::try_from(word).unwrap_or(0));
+    }
+}
 
 /// Holds on to what its place is known by, so that nothing else can come to lie there.
 #[derive(Debug)]

@@ -10,6 +10,7 @@ use http::{Method, Response, StatusCode, Version};
 
 use bytes::Bytes;
 
+use super::headers::REQUEST_ID;
 use crate::policy::Denial;
 use crate::wire::{PROBLEM_JSON, Problem, RequestId};
 
@@ -40,15 +41,24 @@ pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
 }
 
 /// The answer to a request that is refused. `allow` names the methods of a 405. `close` ends the
-/// connection after it.
-pub(super) fn answer(denial: &Denial, asked: Asked<'_>, allow: Option<HeaderValue>, close: bool) -> Response<Bytes> {
-    let mut response = match asked.grpc {
-        Some(status) => trailers_only(denial, asked, status),
-        None => problem(denial, asked),
-    };
+/// connection after it. `map` is one that is no longer needed: a flood of refusals makes none anew.
+pub(super) fn answer(
+    denial: &Denial,
+    asked: Asked<'_>,
+    allow: Option<HeaderValue>,
+    close: bool,
+    map: HeaderMap,
+) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    *response.headers_mut() = map;
+    response.headers_mut().clear();
+    match asked.grpc {
+        Some(status) => trailers_only(denial, asked, status, &mut response),
+        None => problem(denial, asked, &mut response),
+    }
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert("x-request-id", asked.request_id.value().clone());
+    headers.insert(REQUEST_ID, asked.request_id.value().clone());
     if let Some(allow) = allow {
         headers.insert(ALLOW, allow);
     }
@@ -58,7 +68,7 @@ pub(super) fn answer(denial: &Denial, asked: Asked<'_>, allow: Option<HeaderValu
     response
 }
 
-fn problem(denial: &Denial, asked: Asked<'_>) -> Response<Bytes> {
+fn problem(denial: &Denial, asked: Asked<'_>, response: &mut Response<Bytes>) {
     let status = denial.status();
     let body = Problem {
         status: status.as_u16(),
@@ -69,7 +79,9 @@ fn problem(denial: &Denial, asked: Asked<'_>) -> Response<Bytes> {
     }
     .to_json();
     let length = body.len();
-    let mut response = Response::new(if asked.head { Bytes::new() } else { body });
+    if !asked.head {
+        *response.body_mut() = body;
+    }
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
@@ -82,12 +94,10 @@ fn problem(denial: &Denial, asked: Asked<'_>) -> Response<Bytes> {
     if let Some(seconds) = denial.retry_after_seconds() {
         headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
-    response
 }
 
 /// gRPC reads no bodies of errors: 200 with the status among the fields, and nothing after.
-fn trailers_only(denial: &Denial, asked: Asked<'_>, status: u8) -> Response<Bytes> {
-    let mut response = Response::new(Bytes::new());
+fn trailers_only(denial: &Denial, asked: Asked<'_>, status: u8, response: &mut Response<Bytes>) {
     *response.status_mut() = StatusCode::OK;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
@@ -97,7 +107,6 @@ fn trailers_only(denial: &Denial, asked: Asked<'_>, status: u8) -> Response<Byte
     if let Some(seconds) = denial.retry_after_seconds() {
         headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
-    response
 }
 
 /// `code: detail`, percent-encoded as gRPC has it; our texts hold nothing that would need it.
@@ -127,7 +136,7 @@ mod tests {
             realm: "keyward",
             reveal_reason,
         };
-        answer(denial, asked, None, denial.code.closes())
+        answer(denial, asked, None, denial.code.closes(), HeaderMap::new())
     }
 
     fn field<'a>(response: &'a Response<Bytes>, name: &str) -> &'a str {

@@ -26,7 +26,7 @@ pub(super) struct Streams {
     /// Not looked at since they were opened.
     fresh: RefCell<Vec<Weak<OpenStream>>>,
     opened: Notify,
-    round: Notify,
+    round: Rc<Notify>,
 }
 
 /// One stream, and what it was decided by.
@@ -70,7 +70,7 @@ impl Streams {
             method: account.method.clone(),
             authority: account.authority.clone(),
             target: account.target.clone()?,
-            upstream: account.upstream.clone()?,
+            upstream: Rc::clone(&account.route_view()?.upstream),
             websocket: account.websocket,
             decided: Cell::new(account.decided?),
             held: RefCell::default(),
@@ -91,6 +91,12 @@ impl Streams {
     /// Ends at the next round. What still waits then is watched over.
     pub(super) fn next_round(&self) -> Notified<'_> {
         self.round.notified()
+    }
+
+    /// Notified of each round, of which there are some a second: by it a timer that will hardly ever be needed is
+    /// made only for what still waits then.
+    pub(super) fn rounds(&self) -> Rc<Notify> {
+        Rc::clone(&self.round)
     }
 
     /// A round begins.

@@ -68,7 +68,6 @@ pub(super) struct Worker {
     pub(super) peers: PeerText,
     pub(super) streams: Rc<Streams>,
     cells: Arc<WorkerCells>,
-    unrouted: Arc<RouteCells>,
     dial: Rc<Connector>,
     pools: RefCell<HashMap<TargetName, Rc<Pool<Connector>>>>,
     view: RefCell<Option<Rc<View>>>,
@@ -88,7 +87,7 @@ pub(super) struct View {
 /// A route, with what this worker needs for it.
 #[derive(Debug)]
 pub(super) struct RouteView {
-    pub(super) name: Rc<str>,
+    pub(super) name: Box<str>,
     pub(super) upstream: Rc<str>,
     pub(super) cells: Arc<RouteCells>,
     /// None where the configuration names an upstream that it does not define, which its check
@@ -140,6 +139,7 @@ impl Worker {
             clock: Arc::clone(&shared.clock),
             cells: Arc::clone(&cells),
             in_flight: Arc::clone(&shared.in_flight),
+            unrouted: cells.route("none"),
         });
         Ok(Rc::new(Self {
             ledger,
@@ -148,7 +148,6 @@ impl Worker {
             assertions: Assertions::default(),
             peers: PeerText::default(),
             streams: Rc::default(),
-            unrouted: cells.route("none"),
             cells,
             dial: Rc::default(),
             pools: RefCell::default(),
@@ -172,11 +171,6 @@ impl Worker {
         view
     }
 
-    /// The cells of requests that no route matched.
-    pub(super) const fn unrouted(&self) -> &Arc<RouteCells> {
-        &self.unrouted
-    }
-
     fn view_of(&self, settings: Arc<Settings>) -> View {
         let standings = &self.shared.metrics.standings;
         let mut kept = HashMap::new();
@@ -197,7 +191,14 @@ impl Worker {
                 });
                 let (clock, cells) = (Arc::clone(&self.shared.clock), self.cells.upstream(name));
                 let pools = pools.collect();
-                let service = Service::new(upstream.clone(), pools, Arc::clone(standings), clock, Arc::clone(&cells));
+                let service = Service::new(
+                    upstream.clone(),
+                    pools,
+                    Arc::clone(standings),
+                    clock,
+                    Arc::clone(&cells),
+                    self.streams.rounds(),
+                );
                 (name.as_str(), (Rc::new(service), cells))
             })
             .collect();
@@ -343,18 +344,12 @@ impl Worker {
 
     /// Where keys are looked up under this configuration.
     pub(super) fn registry<'a>(&'a self, settings: &'a Settings, deny: &'a DenyList) -> Registry<'a> {
-        Registry {
-            table: &self.shared.table,
-            misses: &*self.shared.misses,
-            deny,
-            prefix: &settings.token_prefix,
-            on_stale: settings.on_stale,
-        }
+        Registry { table: &self.shared.table, deny, prefix: &settings.token_prefix, on_stale: settings.on_stale }
     }
 }
 
 /// When a permit ends by the clock alone: with its key, or with the watching of its route.
-pub(super) fn ends_at(permit: &Permit, route: &RouteSpec) -> Option<Timestamp> {
+pub(super) fn ends_at(permit: &Permit<'_>, route: &RouteSpec) -> Option<Timestamp> {
     match permit.kind() {
         PermitKind::Public => None,
         PermitKind::Key { .. } => permit.ends_at(),

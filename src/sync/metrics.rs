@@ -15,6 +15,8 @@ pub struct SyncMetrics {
     pub(super) in_contact: IntGauge,
     store_errors: IntCounterVec,
     misses: IntCounterVec,
+    /// The counter of those of which there may be a flood.
+    failed_too_often: IntCounter,
     alarms: IntCounterVec,
     pub(super) snapshot_at: IntGauge,
     pub(super) snapshot_failures: IntCounter,
@@ -106,6 +108,12 @@ impl SyncMetrics {
             }
             family
         };
+        let misses = family(
+            "keyward_misses_total",
+            "Tokens that the table did not know, by what came of them.",
+            "outcome",
+            &OUTCOMES,
+        );
         Self {
             keys: gauge("keyward_table_keys", "Keys in the table, revoked ones included."),
             applied: gauge("keyward_applied_revision", "The newest revision applied whole."),
@@ -121,12 +129,8 @@ impl SyncMetrics {
                 "operation",
                 &OPERATIONS,
             ),
-            misses: family(
-                "keyward_misses_total",
-                "Tokens that the table did not know, by what came of them.",
-                "outcome",
-                &OUTCOMES,
-            ),
+            failed_too_often: misses.with_label_values(&["too_many_failures"]),
+            misses,
             alarms: family(
                 "keyward_divergence_alarms_total",
                 "Disagreements between store, table and state folder that an operator must look at.",
@@ -221,7 +225,7 @@ impl SyncMetrics {
             MissAnswer::Found(_) => "found",
             MissAnswer::Unknown => "unknown",
             MissAnswer::UnknownYet => "unknown_yet",
-            MissAnswer::TooManyFailures { .. } => "too_many_failures",
+            MissAnswer::TooManyFailures { .. } => return self.failed_too_often.inc(),
             MissAnswer::Overloaded => "overloaded",
         };
         self.misses.with_label_values(&[outcome]).inc();

@@ -18,7 +18,7 @@ use super::metrics::SyncMetrics;
 use crate::clock::Timestamp;
 use crate::key::{Record, TokenHash};
 use crate::store::{SharedStore, StoreError};
-use crate::table::{BoxFuture, Head, KeyRow, MissAnswer, MissResolver, Table, UserRow};
+use crate::table::{Head, KeyRow, MissAnswer, MissResolver, Resolving, Table, UserRow};
 use crate::wire::{FailureLimit, Failures};
 
 /// The miss path over a store.
@@ -72,23 +72,24 @@ impl Misses {
         }
     }
 
-    async fn answer(&self, hash: &TokenHash, client: IpAddr, now: Timestamp) -> MissAnswer {
+    /// What can be said without asking the store.
+    fn at_once(&self, hash: &TokenHash, client: IpAddr, now: Timestamp) -> Option<MissAnswer> {
         // The feed may have brought it since the caller looked, and a revoked key is no junk.
         if let Some(record) = self.table.lookup(hash) {
-            return MissAnswer::Found(record);
+            return Some(MissAnswer::Found(record));
         }
         if let Err(retry_after) = self.failures.take(client, now) {
-            return MissAnswer::TooManyFailures { retry_after };
+            return Some(MissAnswer::TooManyFailures { retry_after });
         }
-        let head = Head::from(hash);
-        let known_in_vain = self.in_vain.get(&head);
+        let known_in_vain = self.in_vain.get(&Head::from(hash));
         if known_in_vain.is_some_and(|known| now < known.until && known.version == self.table.version()) {
-            return MissAnswer::Unknown;
+            return Some(MissAnswer::Unknown);
         }
-        if let Some(answer) = self.without_store(now) {
-            return answer;
-        }
-        let flight = Flight::join(&self.flights, head);
+        self.without_store(now)
+    }
+
+    async fn ask_store(&self, hash: &TokenHash, client: IpAddr, now: Timestamp) -> MissAnswer {
+        let flight = Flight::join(&self.flights, Head::from(hash));
         let answer = flight.answer(self.find(hash, now)).await;
         if let MissAnswer::Found(_) = answer {
             self.failures.give_back(client, now);
@@ -154,12 +155,16 @@ impl Misses {
 }
 
 impl MissResolver for Misses {
-    fn resolve<'a>(&'a self, hash: &'a TokenHash, client: IpAddr, now: Timestamp) -> BoxFuture<'a, MissAnswer> {
-        Box::pin(async move {
-            let answer = self.answer(hash, client, now).await;
+    fn resolve(&self, hash: TokenHash, client: IpAddr, now: Timestamp) -> Resolving<'_> {
+        if let Some(answer) = self.at_once(&hash, client, now) {
+            self.metrics.miss(&answer);
+            return Resolving::Now(answer);
+        }
+        Resolving::Later(Box::pin(async move {
+            let answer = self.ask_store(&hash, client, now).await;
             self.metrics.miss(&answer);
             answer
-        })
+        }))
     }
 }
 

@@ -15,9 +15,38 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Finds out about tokens that the table does not know, within bounds.
 pub trait MissResolver: Send + Sync + fmt::Debug {
-    /// What is known of `hash`, which `client` sent. May be dropped at any await: another caller
-    /// that waits for the same hash then goes on with it.
-    fn resolve<'a>(&'a self, hash: &'a TokenHash, client: IpAddr, now: Timestamp) -> BoxFuture<'a, MissAnswer>;
+    /// What is known of `hash`, which `client` sent. What has to be waited for may be dropped at any await:
+    /// another caller that waits for the same hash then goes on with it.
+    fn resolve(&self, hash: TokenHash, client: IpAddr, now: Timestamp) -> Resolving<'_>;
+}
+
+/// What is known of a token, or will be. A flood of junk is mostly answered at once: it waits for nothing, and
+/// nothing is made for it to wait with.
+#[must_use]
+pub enum Resolving<'a> {
+    /// This much is known.
+    Now(MissAnswer),
+    /// The store is asked.
+    Later(BoxFuture<'a, MissAnswer>),
+}
+
+impl Resolving<'_> {
+    /// The answer, waited for if need be. Cancel-safe.
+    pub async fn answer(self) -> MissAnswer {
+        match self {
+            Self::Now(answer) => answer,
+            Self::Later(answer) => answer.await,
+        }
+    }
+}
+
+impl fmt::Debug for Resolving<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Now(answer) => f.debug_tuple("Now").field(answer).finish(),
+            Self::Later(_) => f.write_str("Later"),
+        }
+    }
 }
 
 /// What came of a miss.

@@ -29,7 +29,7 @@ mod usage;
 pub use compare::{Difference, repair_stamp};
 pub use head::Head;
 pub use load::{Few, Lane, Load, LoadRefused, Merged};
-pub use miss::{BoxFuture, MissAnswer, MissResolver};
+pub use miss::{BoxFuture, MissAnswer, MissResolver, Resolving};
 pub use reviews::Reviewer;
 pub use row::{KeyRef, KeyRow, Row, UserRow};
 pub use shared::{Applied, Conflict, NotBrought, Table};

@@ -19,7 +19,8 @@ impl RequestId {
     pub fn fresh(source: &IdSource) -> Self {
         let mut digits = [0; 32];
         hex(source.bits(), &mut digits);
-        let value = HeaderValue::from_maybe_shared(Bytes::copy_from_slice(&digits));
+        // With an owner: it is shared from the beginning, by request and answer, and not only made so by the first copy.
+        let value = HeaderValue::from_maybe_shared(Bytes::from_owner(digits));
         Self(value.unwrap_or_else(|_impossible| HeaderValue::from_static("0")))
     }
 
@@ -96,14 +97,15 @@ const fn mix(value: u64) -> u64 {
     value ^ (value >> 31)
 }
 
-/// Writes the last digits of `bits` in lower-case hexadecimal.
+/// Writes the last digits of `bits` in lower-case hexadecimal, an even number of them.
 pub(super) fn hex(bits: u128, out: &mut [u8]) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut rest = bits;
-    for place in out.iter_mut().rev() {
-        let digit = usize::try_from(rest & 15).unwrap_or(0);
-        *place = DIGITS.get(digit).copied().unwrap_or(b'0');
-        rest >>= 4;
+    const fn digit(four: u8) -> u8 {
+        if four < 10 { b'0' + four } else { b'a' + four - 10 }
+    }
+    for (pair, byte) in out.rchunks_exact_mut(2).zip(bits.to_le_bytes()) {
+        if let [high, low] = pair {
+            (*high, *low) = (digit(byte >> 4), digit(byte & 15));
+        }
     }
 }
 

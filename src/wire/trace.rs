@@ -1,11 +1,12 @@
 //! W3C Trace Context, level 1: the `traceparent` field.
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::request_id::{IdSource, hex};
 
 const LENGTH: usize = 55;
+const NAME: HeaderName = HeaderName::from_static("traceparent");
 
 /// The place of a request in a trace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +27,7 @@ impl TraceParent {
     /// The one valid `traceparent` of `headers`; none where it is absent, repeated or malformed.
     #[must_use]
     pub fn find(headers: &HeaderMap) -> Option<Self> {
-        let mut values = headers.get_all("traceparent").iter();
+        let mut values = headers.get_all(NAME).iter();
         let value = values.next()?;
         if values.next().is_some() {
             return None;
@@ -52,11 +53,8 @@ impl TraceParent {
     #[must_use]
     pub fn value(&self) -> HeaderValue {
         let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
-        let (trace, rest) = text.split_at_mut(35);
-        let (span, flags) = rest.split_at_mut(17);
-        for (place, bits) in [(trace, self.trace), (span, u128::from(self.span)), (flags, u128::from(self.flags))] {
-            let skipped = place.iter().rposition(|byte| *byte == b'-').map_or(0, |at| at + 1);
-            if let Some(digits) = place.get_mut(skipped..) {
+        for (place, bits) in [(3..35, self.trace), (36..52, u128::from(self.span)), (53..55, u128::from(self.flags))] {
+            if let Some(digits) = text.get_mut(place) {
                 hex(bits, digits);
             }
         }

@@ -23,7 +23,7 @@ use crate::policy::{
 };
 use crate::proxy::{Gateway, Metrics, Settings, Shared, Speaks, Target, Upstream};
 use crate::secret::{MasterSecret, MasterSecrets};
-use crate::table::{BoxFuture, Head, KeyRow, MissAnswer, MissResolver, OnStale, Row, Table};
+use crate::table::{Head, KeyRow, MissAnswer, MissResolver, OnStale, Resolving, Row, Table};
 
 pub(super) const NOW: Timestamp = Timestamp::from_seconds(1_800_000_000);
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -66,11 +66,9 @@ impl Clock for HouseClock {
 struct NothingElse;
 
 impl MissResolver for NothingElse {
-    fn resolve<'a>(&'a self, _hash: &'a TokenHash, client: IpAddr, _now: Timestamp) -> BoxFuture<'a, MissAnswer> {
-        Box::pin(async move {
-            assert!(client.is_loopback());
-            MissAnswer::Unknown
-        })
+    fn resolve(&self, _hash: TokenHash, client: IpAddr, _now: Timestamp) -> Resolving<'_> {
+        assert!(client.is_loopback());
+        Resolving::Later(Box::pin(std::future::ready(MissAnswer::Unknown)))
     }
 }
 

@@ -9,8 +9,8 @@ use std::rc::{Rc, Weak};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::Response;
 use http::uri::Scheme;
-use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use rustls::pki_types::ServerName;
@@ -20,7 +20,7 @@ use tokio_rustls::TlsConnector;
 
 use super::http1::{Http1Body, Http1Link, Socket, Tunnel};
 use super::http2::Http2Link;
-use super::link::{Dial, Endpoint, Link, LinkState, Lost, Upload};
+use super::link::{Asked, Dial, Endpoint, Link, LinkState, Lost};
 use crate::proxy::settings::Speaks;
 
 /// Dials upstreams and runs their connections on this worker.
@@ -142,10 +142,11 @@ impl Link for AnyLink {
         }
     }
 
-    async fn exchange(&mut self, request: Box<Request<Upload>>) -> Result<Response<AnyBody>, Lost> {
+    async fn exchange(&mut self, request: Box<Asked>) -> Result<Response<AnyBody>, Lost> {
         match self {
             Self::Http1(link) => link.exchange(request).await.map(|response| response.map(AnyBody::Http1)),
-            Self::Http2(link) => link.exchange(request).await.map(|response| response.map(AnyBody::Http2)),
+            // On the heap: it would make every request's future larger by a kilobyte.
+            Self::Http2(link) => Box::pin(link.exchange(request)).await.map(|response| response.map(AnyBody::Http2)),
         }
     }
 
@@ -166,6 +167,16 @@ pub(crate) enum AnyBody {
 
 /// Why an answer's body broke off. Of HTTP/2 the reason is among its sources.
 pub(crate) type BodyFault = Box<dyn Error + Send + Sync>;
+
+impl AnyBody {
+    /// All that is left of the body, where all of it is here already.
+    pub(crate) fn take_whole(&self) -> Option<Bytes> {
+        match self {
+            Self::Http1(body) => body.take_whole(),
+            Self::Http2(_) => None,
+        }
+    }
+}
 
 impl Body for AnyBody {
     type Data = Bytes;

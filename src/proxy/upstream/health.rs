@@ -9,7 +9,7 @@ use http::header::{CONTENT_TYPE, HOST, TE, USER_AGENT};
 use http::{HeaderValue, Method, Request};
 use http_body_util::{BodyExt, Limited};
 
-use super::link::{Dial, Link, Upload};
+use super::link::{Asked, Dial, Link, Upload};
 use super::pool::Pool;
 use crate::proxy::settings::{HealthCheck, Probe, Upstream};
 
@@ -60,7 +60,7 @@ async fn answered<L: Link>(link: L, host: &str, mut request: Request<Upload>, gr
     request.headers_mut().insert(HOST, host.parse()?);
     let shared = link.share();
     let mut link = shared.unwrap_or(link);
-    let response = link.exchange(Box::new(request)).await.map_err(|lost| lost.cause)?;
+    let response = link.exchange(Box::new(Asked::of(request))).await.map_err(|lost| lost.cause)?;
     if !response.status().is_success() {
         return Err(format!("the answer is {}", response.status().as_u16()).into());
     }

@@ -18,7 +18,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::connect::OnWorker;
-use super::link::{LinkState, Lost, Upload, Word};
+use super::link::{Asked, LinkState, Lost, Upload, Word};
 
 /// How much of one response is taken before its reader has read it.
 const STREAM_WINDOW: u32 = 256 * 1024;
@@ -102,15 +102,17 @@ impl Http2Link {
         self.connection.open.get() > usize::from(self.counted)
     }
 
-    pub(super) async fn exchange(&self, mut request: Box<Request<Upload>>) -> Result<Response<Incoming>, Lost> {
+    pub(super) async fn exchange(&self, mut asked: Box<Asked>) -> Result<Response<Incoming>, Lost> {
+        asked.settle();
+        let mut request = asked.request;
         address(&mut request, &self.connection.scheme);
-        let sent = self.connection.sender.borrow_mut().try_send_request(*request);
+        let sent = self.connection.sender.borrow_mut().try_send_request(request);
         match sent.await {
             Ok(response) => Ok(response),
             Err(mut failed) => {
                 let untouched = failed.take_message().map(|mut request| {
                     unaddress(&mut request);
-                    Box::new(request)
+                    Box::new(Asked::of(request))
                 });
                 let error = failed.into_error();
                 Err(Lost { untouched, written: None, word: word_in(&error), cause: error.into() })

@@ -25,10 +25,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderValue, Method, Request, Response};
+use tokio::sync::Notify;
 
 pub(crate) use connect::{AnyBody, AnyLink, BodyFault, Connector};
 pub use http1::{AnswerEnd, AnswerRead, read_answer};
-pub(crate) use link::{ClientBody, Dial, Link, Source, Upload};
+pub(crate) use link::{Asked, ClientBody, Dial, Link, Source, Upload};
 pub(crate) use pool::{Lease, Pool};
 pub(crate) use standing::{Standings, Told};
 
@@ -54,6 +55,8 @@ pub(crate) struct Service<D: Dial> {
     standings: Arc<Standings>,
     clock: Arc<dyn Clock>,
     cells: Arc<UpstreamCells>,
+    /// Notified some times a second.
+    rounds: Rc<Notify>,
 }
 
 /// A response's head, and the connection that its body comes over.
@@ -83,7 +86,7 @@ pub(crate) enum Failure {
 enum Tried<D: Dial> {
     Answered(Exchange<D>),
     /// Not processed: another target may have it.
-    Back(Box<Request<Upload>>, Failure),
+    Back(Box<Asked>, Failure),
     /// It may have been processed.
     Failed(Failure),
 }
@@ -95,11 +98,12 @@ impl<D: Dial> Service<D> {
         standings: Arc<Standings>,
         clock: Arc<dyn Clock>,
         cells: Arc<UpstreamCells>,
+        rounds: Rc<Notify>,
     ) -> Self {
         let chooser = Chooser::new(upstream.balance, upstream.slow_start);
         let budget = Budget::new(upstream.retries);
         let target_name = upstream.targets.first().and_then(|target| HeaderValue::from_str(target.host_field()).ok());
-        Self { upstream, target_name, pools, chooser, budget, standings, clock, cells }
+        Self { upstream, target_name, pools, chooser, budget, standings, clock, cells, rounds }
     }
 
     /// Lets go of idle connections that have died or grown too old, and begins the checks that are due.
@@ -129,23 +133,26 @@ impl<D: Dial> Service<D> {
         }
     }
 
-    /// Sends `request`. `transfer` tells how far its body has come. `http1`: nothing else will do.
+    /// Sends `request`, `now`. `transfer` tells how far its body has come. `http1`: nothing else will do.
     pub(crate) async fn send(
         &self,
-        request: Box<Request<Upload>>,
+        request: Box<Asked>,
         transfer: &Transfer,
         http1: bool,
+        now: std::time::Instant,
     ) -> Result<Exchange<D>, Failure> {
         self.budget.earn();
         let mut request = request;
         let mut tried = 0;
         let mut last = None;
+        // The clock is asked again only where time may have passed.
+        let mut now = Some(now);
         while let Some((at, pool)) = self.next(tried) {
             tried |= 1 << at;
             if last.is_some() && !self.may_retry(Retry::Target) {
                 break;
             }
-            match self.try_target(pool, request, transfer, http1).await {
+            match self.try_target(pool, request, transfer, http1, now.take()).await {
                 Tried::Answered(exchange) => {
                     pool.standing.succeeded();
                     return Ok(exchange);
@@ -203,15 +210,17 @@ impl<D: Dial> Service<D> {
     async fn try_target(
         &self,
         pool: &Rc<Pool<D>>,
-        request: Box<Request<Upload>>,
+        request: Box<Asked>,
         transfer: &Transfer,
         http1: bool,
+        now: Option<std::time::Instant>,
     ) -> Tried<D> {
-        let replayable = is_idempotent(request.method()) && transfer.is_ended() && transfer.bytes() == 0;
+        let replayable = is_idempotent(request.request.method()) && transfer.is_ended() && transfer.bytes() == 0;
         let mut request = request;
-        let (mut use_pool, mut said_no) = (true, 0);
+        let (mut use_pool, mut said_no, mut now) = (true, 0, now);
         loop {
-            let pooled = if use_pool { pool.pooled(&self.upstream, http1) } else { None };
+            let now = now.take().unwrap_or_else(|| self.clock.monotonic());
+            let pooled = if use_pool { pool.pooled(&self.upstream, http1, now) } else { None };
             let reused = pooled.is_some();
             let mut lease = match pooled {
                 Some(lease) => lease,
@@ -293,19 +302,22 @@ impl<D: Dial> Service<D> {
     async fn exchange(
         &self,
         link: &mut D::Link,
-        request: Box<Request<Upload>>,
+        request: Box<Asked>,
         transfer: &Transfer,
     ) -> Result<Response<<D::Link as Link>::Body>, ExchangeFault> {
         tokio::select! {
             biased;
             answer = link.exchange(request) => answer.map_err(ExchangeFault::Lost),
-            () = silence(self.upstream.head_timeout, transfer) => Err(ExchangeFault::TimedOut),
+            () = silence(self.upstream.head_timeout, transfer, &self.rounds) => Err(ExchangeFault::TimedOut),
         }
     }
 }
 
 /// How often one target may say that it did not process a request.
 const REFUSALS_MAX: u32 = 4;
+
+/// Longer than the rounds are apart, however busy the worker is.
+pub(crate) const LONG: Duration = Duration::from_secs(5);
 
 enum ExchangeFault {
     Lost(Lost),
@@ -314,10 +326,16 @@ enum ExchangeFault {
 
 /// Ends when the upstream has had `limit` since the whole request was with it, or since it last took
 /// something of the body. Never because the client is slow: that is the body's own timer.
-async fn silence(limit: Duration, transfer: &Transfer) {
+///
+/// Nearly every answer is here before the next of the `rounds`, and a timer for each would be made in vain: one that
+/// is long begins only with it, and ends that much later.
+async fn silence(limit: Duration, transfer: &Transfer, rounds: &Notify) {
+    if limit >= LONG {
+        rounds.notified().await;
+    }
     loop {
         let seen = (transfer.bytes(), transfer.is_ended());
-        tokio::time::sleep(limit).await;
+        Box::pin(tokio::time::sleep(limit)).await;
         let moved = seen != (transfer.bytes(), transfer.is_ended());
         let with_client = !transfer.is_ended() && transfer.is_waiting_for_sender();
         if !moved && !with_client {
@@ -332,17 +350,18 @@ fn is_idempotent(method: &Method) -> bool {
 }
 
 /// The same request once more, as far as its body is the same for both: see [`again`].
-fn copy_of(request: &Request<Upload>) -> Box<Request<Upload>> {
-    let mut copy = Box::new(Request::new(request.body().kept()));
+fn copy_of(asked: &Asked) -> Box<Asked> {
+    let request = &asked.request;
+    let mut copy = Request::new(request.body().kept());
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();
     *copy.headers_mut() = request.headers().clone();
-    copy
+    Box::new(Asked { request: copy, added: asked.added.clone() })
 }
 
 /// Takes the body away from where the request was sent before.
-fn again(mut copy: Box<Request<Upload>>) -> Box<Request<Upload>> {
-    let body = copy.body().again();
-    *copy.body_mut() = body;
+fn again(mut copy: Box<Asked>) -> Box<Asked> {
+    let body = copy.request.body().again();
+    *copy.request.body_mut() = body;
     copy
 }

@@ -106,6 +106,12 @@ impl<D: Dial> Drop for Active<D> {
 impl<D: Dial> Lease<D> {
     /// Back to the idle ones, if it still lives and there is room.
     pub(crate) fn give_back(self) {
+        let now = self.at.0.clock.monotonic();
+        self.give_back_at(now);
+    }
+
+    /// The same for who knows what the time is.
+    pub(crate) fn give_back_at(self, now: Instant) {
         let Self { link, open, until, at: Active(ref pool), size, rested: _ } = self;
         // One that is shared is still there.
         if link.is_multiplexed() || link.state() == LinkState::Closed {
@@ -116,7 +122,7 @@ impl<D: Dial> Lease<D> {
             idle.pop_front();
         }
         if idle.len() < size {
-            idle.push_back(Idle { link, open, until, since: pool.clock.monotonic() });
+            idle.push_back(Idle { link, open, until, since: now });
         }
         pool.count(idle.len());
     }
@@ -172,17 +178,16 @@ impl<D: Dial> Pool<D> {
         now < entry.until && now.saturating_duration_since(entry.since) < upstream.pool_idle
     }
 
-    /// A connection that is there already, if one is good. `http1` takes none that is shared.
-    pub(super) fn pooled(self: &Rc<Self>, upstream: &Upstream, http1: bool) -> Option<Lease<D>> {
+    /// A connection that is there already, if one is good `now`. `http1` takes none that is shared.
+    pub(super) fn pooled(self: &Rc<Self>, upstream: &Upstream, http1: bool, now: Instant) -> Option<Lease<D>> {
         let shared = self.shares.get() == Some(true) && !http1;
-        if shared && let Some(lease) = self.shared_lease(upstream) {
+        if shared && let Some(lease) = self.shared_lease(upstream, now) {
             return Some(lease);
         }
         let mut idle = self.idle.borrow_mut();
         if idle.is_empty() {
             return None;
         }
-        let now = self.clock.monotonic();
         let mut at = idle.len();
         while let Some(next) = at.checked_sub(1) {
             at = next;
@@ -214,8 +219,7 @@ impl<D: Dial> Pool<D> {
     }
 
     /// A share of a connection that others use too.
-    fn shared_lease(self: &Rc<Self>, upstream: &Upstream) -> Option<Lease<D>> {
-        let now = self.clock.monotonic();
+    fn shared_lease(self: &Rc<Self>, upstream: &Upstream, now: Instant) -> Option<Lease<D>> {
         let mut shared = self.shared.borrow_mut();
         let good = |entry: &Idle<D::Link>| entry.link.state() == LinkState::Ready && now < entry.until;
         let entry = shared.iter_mut().find(|entry| good(entry))?;
@@ -272,7 +276,7 @@ impl<D: Dial> Pool<D> {
                 return self.dial_any(upstream, http1).await.map(Ok);
             }
             let _turn = self.dialling.lock().await;
-            if let Some(lease) = self.shared_lease(upstream) {
+            if let Some(lease) = self.shared_lease(upstream, self.clock.monotonic()) {
                 return Ok(Err(lease));
             }
             self.dial_any(upstream, http1).await.map(Ok)

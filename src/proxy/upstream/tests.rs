@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::connect::{AnyLink, Connector};
-use super::link::{Dial, Endpoint, Upload};
+use super::link::{Asked, Dial, Endpoint, Upload};
 use super::{Pool, Service, Standings};
 use crate::clock::{Clock, ManualClock, Timestamp};
 use crate::proxy::metrics::{PoolCells, UpstreamCells};
@@ -82,7 +82,8 @@ impl House {
         let (standings, cells) = (Arc::new(Standings::default()), Arc::new(PoolCells::default()));
         let standing = standings.of("service", &target.authority, false);
         let pool = Pool::new(target, None, standing, Rc::clone(&dial), Arc::clone(&shared), Arc::clone(&cells));
-        let service = Service::new(upstream, vec![pool], standings, shared, Arc::new(UpstreamCells::default()));
+        let service =
+            Service::new(upstream, vec![pool], standings, shared, Arc::new(UpstreamCells::default()), Rc::default());
         Self { dial, clock, service, cells, tasks: RefCell::default() }
     }
 
@@ -124,7 +125,9 @@ impl House {
         request.headers_mut().insert("host", "service.example".parse().expect("a value"));
         let transfer = Transfer::default();
         transfer.end();
-        let Ok(exchange) = self.service.send(Box::new(request), &transfer, false).await else {
+        let Ok(exchange) =
+            self.service.send(Box::new(Asked::of(request)), &transfer, false, self.clock.monotonic()).await
+        else {
             return "nobody".to_owned();
         };
         let name = exchange.response.into_body().collect().await.expect("an answer").to_bytes();

@@ -476,7 +476,7 @@ impl Gateway {
         }
         let here = std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
         let lost_at = run.table.contact_lost_at();
-        let answer = run.sync.misses.resolve(&hash, here, now).await;
+        let answer = run.sync.misses.resolve(hash, here, now).answer().await;
         run.asked[usize::from(number)] = true;
         let is_well = *self.link.mood.lock() != Mood::Gone;
         let held = Arc::clone(&self.link.database.0.lock().held);

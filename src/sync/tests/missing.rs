@@ -57,9 +57,10 @@ async fn many_who_ask_for_one_token_cost_one_read_and_one_who_leaves_stops_nobod
     house.store.commit(keys([key(1)]));
     let all = house.store.gate.acquire_many(1_000_000).await.expect("the gate is open");
     let (now, wanted) = (house.clock.now(), hash(1));
-    let mut first = run.sync.misses.resolve(&wanted, HERE, now);
+    let ask = || Box::pin(run.sync.misses.resolve(wanted, HERE, now).answer());
+    let mut first = ask();
     assert!(futures_poll_once(&mut first).is_none());
-    let mut others: Vec<_> = (0..20).map(|_| run.sync.misses.resolve(&wanted, HERE, now)).collect();
+    let mut others: Vec<_> = (0..20).map(|_| ask()).collect();
     for other in &mut others {
         assert!(futures_poll_once(other).is_none());
     }
@@ -76,7 +77,7 @@ async fn many_who_ask_for_one_token_cost_one_read_and_one_who_leaves_stops_nobod
     assert_eq!(house.store.finds.load(Ordering::SeqCst), 2);
 }
 
-fn futures_poll_once<T>(future: &mut std::pin::Pin<Box<dyn Future<Output = T> + Send + '_>>) -> Option<T> {
+fn futures_poll_once<F: Future + ?Sized>(future: &mut std::pin::Pin<Box<F>>) -> Option<F::Output> {
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     match future.as_mut().poll(&mut context) {
         std::task::Poll::Ready(value) => Some(value),
@@ -135,7 +136,7 @@ async fn a_key_that_only_the_feed_may_bring_is_found_once_the_feed_has_brought_i
     owned.user = Some("ann".parse().expect("a user id"));
     house.store.commit(vec![Row::Key(Box::new(owned))]);
     let (misses, hash) = (Arc::clone(&run.sync.misses), hash(1));
-    let mut found = misses.resolve(&hash, HERE, house.clock.now());
+    let mut found = Box::pin(misses.resolve(hash, HERE, house.clock.now()).answer());
     assert!(futures_poll_once(&mut found).is_none(), "a stream of it would be cut as that of an unknown key");
     run.turn().await;
     let MissAnswer::Found(record) = found.await else { panic!("the store has it") };

@@ -104,7 +104,7 @@ impl Run {
     }
 
     async fn resolve(&self, number: u32) -> MissAnswer {
-        self.sync.misses.resolve(&hash(number), HERE, self.clock.now()).await
+        self.sync.misses.resolve(hash(number), HERE, self.clock.now()).answer().await
     }
 
     /// Lends the state folder.

@@ -82,6 +82,13 @@ impl Decoder {
         }
     }
 
+    /// Takes a body of a known length out of `read`, where all of it is there.
+    pub(super) fn take_whole(&self, read: &mut BytesMut) -> Option<Bytes> {
+        let Self::Length(left) = self else { return None };
+        let count = usize::try_from(*left).ok().filter(|count| *count <= read.len())?;
+        Some(read.split_to(count).freeze())
+    }
+
     /// Takes what comes next out of `read`.
     ///
     /// # Errors

@@ -1,5 +1,7 @@
 //! The head of an answer, and what it says of the body behind it (RFC 9112, 4 to 6).
 
+use std::mem::MaybeUninit;
+
 use bytes::BytesMut;
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version};
@@ -66,7 +68,7 @@ pub(super) fn read(
         let is_new = progress.tried == 0 || read.get(progress.tried..).is_some_and(|new| new.contains(&b'\n'));
         let before = read.len();
         let parsed = if is_new { parse(read, fields)? } else { None };
-        let Some(response) = parsed else {
+        let Some((response, named)) = parsed else {
             progress.tried = before;
             let too_large = progress.passed + before > HEAD_BYTES_MAX;
             return if too_large { Err(BadHead::Large) } else { Ok(Read::Partial) };
@@ -79,18 +81,34 @@ pub(super) fn read(
         if response.status().is_informational() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
             continue;
         }
-        return Ok(Read::Head(framed(response, method)?));
+        return Ok(Read::Head(framed(response, named, method)?));
     }
     Ok(Read::Partial)
 }
 
 /// One head off the front of `read`; none where it is not whole.
-fn parse(read: &mut BytesMut, used: &mut HeaderMap) -> Result<Option<Response<()>>, BadHead> {
-    let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
+fn parse(read: &mut BytesMut, used: &mut HeaderMap) -> Result<Option<(Response<()>, Named)>, BadHead> {
+    // Room for the most fields is 6 KiB that would be wiped for each answer.
+    match parse_up_to::<FIELDS_USUAL>(read, used) {
+        Err(BadHead::Malformed(httparse::Error::TooManyHeaders)) => parse_up_to::<FIELDS_MAX>(read, used),
+        parsed => parsed,
+    }
+}
+
+fn parse_up_to<const FIELDS: usize>(
+    read: &mut BytesMut,
+    used: &mut HeaderMap,
+) -> Result<Option<(Response<()>, Named)>, BadHead> {
+    let mut fields = [const { MaybeUninit::uninit() }; FIELDS];
     // Where each field lies: the head is cut off as one piece of memory, of which every value is a part.
-    let mut places = [Place::default(); FIELDS_MAX];
-    let mut parsed = httparse::Response::new(&mut fields);
-    let httparse::Status::Complete(length) = parsed.parse(read)? else { return Ok(None) };
+    let mut places = [Place::default(); FIELDS];
+    let mut parsed = httparse::Response::new(&mut []);
+    let parser = httparse::ParserConfig::default();
+    let httparse::Status::Complete(length) =
+        parser.parse_response_with_uninit_headers(&mut parsed, read, &mut fields)?
+    else {
+        return Ok(None);
+    };
     let status = StatusCode::from_u16(parsed.code.unwrap_or(0)).map_err(http::Error::from)?;
     let version = if parsed.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
     let start = read.as_ptr().addr();
@@ -112,14 +130,26 @@ fn parse(read: &mut BytesMut, used: &mut HeaderMap) -> Result<Option<Response<()
     *headers = std::mem::take(used);
     headers.clear();
     headers.reserve(count + ADDED);
+    let mut named = Named::default();
     for place in places.iter().take(count) {
         let name = whole.get(place.name..place.name_end).unwrap_or_default();
         let name = HeaderName::from_bytes(name).map_err(http::Error::from)?;
         let value = whole.slice_ref(whole.get(place.value..place.value_end).unwrap_or_default());
         let value = HeaderValue::from_maybe_shared(value).map_err(http::Error::from)?;
+        named.coding |= name == TRANSFER_ENCODING;
+        named.length |= name == CONTENT_LENGTH;
+        named.connection |= name == CONNECTION;
         headers.append(name, value);
     }
-    Ok(Some(response))
+    Ok(Some((response, named)))
+}
+
+/// Which of the fields that say where a message ends are there: looking each up takes longer than to see it pass.
+#[derive(Debug, Clone, Copy, Default)]
+struct Named {
+    coding: bool,
+    length: bool,
+    connection: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -130,7 +160,7 @@ struct Place {
     value_end: usize,
 }
 
-fn framed(mut response: Response<()>, method: &Method) -> Result<Head, BadHead> {
+fn framed(mut response: Response<()>, named: Named, method: &Method) -> Result<Head, BadHead> {
     let (status, is_1_0) = (response.status(), response.version() == Version::HTTP_10);
     let headers = response.headers_mut();
     let switches = status == StatusCode::SWITCHING_PROTOCOLS;
@@ -139,7 +169,8 @@ fn framed(mut response: Response<()>, method: &Method) -> Result<Head, BadHead> 
         headers.remove(CONTENT_LENGTH);
         headers.remove(TRANSFER_ENCODING);
     }
-    let (coded, measured) = (headers.contains_key(TRANSFER_ENCODING), headers.contains_key(CONTENT_LENGTH));
+    // A switch of protocols was just rid of both.
+    let (coded, measured) = (named.coding && !switches, named.length && !switches);
     let bodiless =
         switches || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED || *method == Method::HEAD;
     let decoder = if bodiless {
@@ -155,14 +186,11 @@ fn framed(mut response: Response<()>, method: &Method) -> Result<Head, BadHead> 
         Decoder::UntilEnd
     };
     // What says two things of its body, or of one that it cannot have, may be followed by one of them.
-    let doubtful = coded && measured || status == StatusCode::NO_CONTENT && (coded || is_more_than_none(headers));
-    let keep = keeps(headers, is_1_0) && !doubtful && !switches && !matches!(decoder, Decoder::UntilEnd);
+    let doubtful =
+        coded && measured || status == StatusCode::NO_CONTENT && (coded || measured && length(headers) != Some(0));
+    let keeps = if named.connection { keeps(headers, is_1_0) } else { !is_1_0 };
+    let keep = keeps && !doubtful && !switches && !matches!(decoder, Decoder::UntilEnd);
     Ok(Head { response, decoder, keep, switches })
-}
-
-/// Whether a length is told that is not 0.
-fn is_more_than_none(headers: &HeaderMap) -> bool {
-    headers.contains_key(CONTENT_LENGTH) && length(headers) != Some(0)
 }
 
 /// Whether the connection stays, by what the head says. One `close` counts, whatever else is said.
@@ -201,6 +229,8 @@ fn length(headers: &HeaderMap) -> Option<u64> {
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// The fields of an answer.
 const FIELDS_MAX: usize = 100;
+/// As many as most answers have.
+const FIELDS_USUAL: usize = 24;
 /// Room for those that are put on later, so that the map need not grow.
 const ADDED: usize = 6;
 

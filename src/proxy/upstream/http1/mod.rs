@@ -25,14 +25,14 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, Uri};
+use http::{HeaderMap, Response, Uri};
 use http_body::{Body, Frame, SizeHint};
 
 pub use answer::{AnswerEnd, AnswerRead, read_answer};
 pub(super) use socket::{Socket, Tunnel};
 
 use super::connect::OnWorker;
-use super::link::{LinkState, Lost, Upload, Word};
+use super::link::{Asked, LinkState, Lost, Word};
 use wire::Wire;
 pub(crate) use wire::WireFault;
 
@@ -52,18 +52,19 @@ impl Http1Link {
         self.wire.borrow_mut().state()
     }
 
-    pub(super) async fn exchange(&mut self, mut request: Box<Request<Upload>>) -> Result<Response<Http1Body>, Lost> {
+    pub(super) async fn exchange(&mut self, mut request: Box<Asked>) -> Result<Response<Http1Body>, Lost> {
         self.wire.borrow_mut().begin(&request);
         let mut let_go = false;
         let answered = poll_fn(|cx| {
             let mut wire = self.wire.borrow_mut();
-            let polled = wire.poll_exchange(cx, request.headers_mut());
+            let polled = wire.poll_exchange(cx, request.request.headers_mut());
             if polled.is_pending() && !let_go && wire.awaits_body() {
                 // For as long as the client takes: its head is out, and a request whose body has begun is never
                 // sent again. As parts of what was read of the client its fields would keep the whole of that.
                 let_go = true;
                 wire.lighten();
-                (*request.headers_mut(), *request.uri_mut()) = (HeaderMap::new(), Uri::default());
+                (*request.request.headers_mut(), *request.request.uri_mut()) = (HeaderMap::new(), Uri::default());
+                request.added = Vec::new();
             }
             polled
         })
@@ -118,6 +119,11 @@ impl Http1Body {
     /// The connection itself, behind a 101.
     pub(super) fn into_tunnel(self) -> io::Result<Tunnel> {
         self.present().and_then(|mut wire| wire.hand_over()).ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    /// All that is left of it, where all of it is here already.
+    pub(super) fn take_whole(&self) -> Option<Bytes> {
+        self.present()?.take_whole()
     }
 
     fn present(&self) -> Option<RefMut<'_, Wire>> {

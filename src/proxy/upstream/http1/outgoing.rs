@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderName, Request};
 use http_body::Body;
 use tokio::io::AsyncWrite;
 
-use crate::proxy::upstream::link::{CutShort, Upload};
+use crate::proxy::upstream::link::{Asked, CutShort, Upload};
 
 /// What is still to be written of a request: its head and whatever else is small, then one large piece of its
 /// body, then the rest of the body.
@@ -87,11 +87,12 @@ impl Outgoing {
     }
 
     /// Begins with another request; the last one is done with.
-    pub(super) fn begin(&mut self, request: &Request<Upload>) {
+    pub(super) fn begin(&mut self, asked: &Asked) {
+        let request = &asked.request;
         self.small.clear();
         self.framing = framing(request);
         self.body = if matches!(self.framing, Framing::Over) { Upload::Empty } else { request.body().kept() };
-        write_head(&mut self.small, request, &self.framing);
+        write_head(&mut self.small, asked, &self.framing);
         (self.written, self.large, self.after) = (0, Bytes::new(), b"");
         (self.flushed, self.touched) = (false, false);
     }
@@ -276,7 +277,7 @@ fn framing(request: &Request<Upload>) -> Framing {
     }
 }
 
-fn write_head(into: &mut Vec<u8>, request: &Request<Upload>, framing: &Framing) {
+fn write_head(into: &mut Vec<u8>, Asked { request, added }: &Asked, framing: &Framing) {
     let headers = request.headers();
     let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
     for part in [request.method().as_str(), " ", target, " HTTP/1.1\r\n"] {
@@ -288,6 +289,9 @@ fn write_head(into: &mut Vec<u8>, request: &Request<Upload>, framing: &Framing) 
         if *name != TRANSFER_ENCODING && !(is_chunked && *name == CONTENT_LENGTH) {
             write_field(into, name, value);
         }
+    }
+    for (name, value) in added {
+        write_field(into, name, value);
     }
     match framing {
         Framing::Chunked(_) => into.extend_from_slice(b"transfer-encoding: chunked\r\n"),
@@ -376,15 +380,15 @@ mod tests {
         }
     }
 
-    fn request(body: Upload, fields: &[(HeaderName, &'static str)]) -> Request<Upload> {
+    fn request(body: Upload, fields: &[(HeaderName, &'static str)]) -> Asked {
         let mut request = Request::new(body);
         request
             .headers_mut()
             .extend(fields.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value))));
-        request
+        Asked::of(request)
     }
 
-    fn sent(request: &Request<Upload>, socket: &mut Narrow) -> Result<(), Unsent> {
+    fn sent(request: &Asked, socket: &mut Narrow) -> Result<(), Unsent> {
         let (mut outgoing, mut cx) = (Outgoing::nothing(), Context::from_waker(Waker::noop()));
         outgoing.begin(request);
         for _ in 0..100 {

@@ -5,7 +5,7 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Method, Request, Response};
+use http::{HeaderMap, Method, Response};
 use http_body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncReadExt as _, ReadBuf};
 
@@ -13,7 +13,7 @@ use super::decoder::{BadBody, Decoded, Decoder};
 use super::head::{self, BadHead, Head, Progress, Read};
 use super::outgoing::{Outgoing, Unsent};
 use super::socket::{Socket, Tunnel};
-use crate::proxy::upstream::link::{LinkState, Upload};
+use crate::proxy::upstream::link::{Asked, LinkState};
 
 /// One connection.
 #[derive(Debug)]
@@ -23,6 +23,9 @@ pub(super) struct Wire {
     read: BytesMut,
     /// How much is read at a time.
     step: usize,
+    /// How much of the present answer was read, and how much of the one before: the next is about as long.
+    read_bytes: usize,
+    expected: usize,
     outgoing: Outgoing,
     /// Why the request is sent no further. Its answer may be here all the same.
     unsent: Option<Unsent>,
@@ -95,6 +98,8 @@ impl Wire {
             socket: Some(socket),
             read: BytesMut::new(),
             step: READ_BYTES_MIN,
+            read_bytes: 0,
+            expected: 0,
             outgoing: Outgoing::nothing(),
             unsent: None,
             method: Method::GET,
@@ -144,11 +149,12 @@ impl Wire {
     }
 
     /// Begins an exchange.
-    pub(super) fn begin(&mut self, request: &Request<Upload>) {
-        self.outgoing.begin(request);
-        self.method.clone_from(request.method());
+    pub(super) fn begin(&mut self, asked: &Asked) {
+        self.outgoing.begin(asked);
+        self.method.clone_from(asked.request.method());
         (self.unsent, self.coming, self.heard) = (None, Coming::Head, false);
         (self.progress, self.number) = (Progress::default(), self.number.wrapping_add(1));
+        (self.read_bytes, self.expected) = (0, self.read_bytes.min(READ_BYTES_MIN));
     }
 
     /// Which exchange this is.
@@ -279,6 +285,17 @@ impl Wire {
         }
     }
 
+    /// All that is left of a body that has its length, where all of it was read with its head, as of most answers.
+    pub(super) fn take_whole(&mut self) -> Option<Bytes> {
+        let whole = match &self.coming {
+            Coming::Nothing => Bytes::new(),
+            Coming::Body(decoder) => decoder.take_whole(&mut self.read)?,
+            Coming::Head | Coming::Switched => return None,
+        };
+        self.coming = Coming::Nothing;
+        Some(whole)
+    }
+
     /// The next piece of the answer's body; none at its end.
     pub(super) fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, WireFault>>> {
         let polled = self.poll_frame(cx);
@@ -334,7 +351,8 @@ impl Wire {
         }
         // What is left of the last step is enough for most answers, and the whole of it is used again once
         // nobody holds a part of it.
-        if self.read.capacity() - self.read.len() < READ_BYTES_LEFT.max(self.step - READ_BYTES_MIN) {
+        let wanted = READ_BYTES_LEFT.max(self.step - READ_BYTES_MIN).max(self.expected);
+        if self.read.capacity() - self.read.len() < wanted {
             self.read.reserve(self.step);
         }
         let space = self.read.capacity() - self.read.len();
@@ -345,6 +363,8 @@ impl Wire {
             self.step = (self.step / 2).max(READ_BYTES_MIN);
         }
         self.heard |= count > 0;
+        self.read_bytes += count;
+        self.expected = 0;
         Poll::Ready(Ok(count))
     }
 
@@ -356,7 +376,8 @@ impl Wire {
     }
 }
 
-const READ_BYTES_MIN: usize = 8 * 1024;
+/// As much as a record of TLS has: with less an answer of 10 KiB was read, encrypted and written in two pieces.
+const READ_BYTES_MIN: usize = 16 * 1024;
 /// A connection that waits keeps no more than this.
 const READ_BYTES_KEPT: usize = 16 * 1024;
 const READ_BYTES_MAX: usize = 64 * 1024;
