@@ -44,11 +44,12 @@ impl Config {
     }
 
     /// One route, `/any/…` for any key and `/public/…` for none, to a service that these lines of
-    /// TOML define.
+    /// TOML define. WebSockets pass where the service can have any.
     pub(crate) fn towards(service: &str) -> Self {
         let upstreams = vec![format!("[upstreams.service]\n{service}")];
+        let upgrades = if service.contains("h2c://") { "" } else { "upgrades = ['websocket']" };
         Self { upstreams, ..Self::default() }
-            .route("name = 'any'\npath = '/any/{*rest}'\nany_key = true\nupgrades = ['websocket']")
+            .route(&format!("name = 'any'\npath = '/any/{{*rest}}'\nany_key = true\n{upgrades}"))
             .route("name = 'public'\npath = '/public/{*rest}'\npublic = true")
     }
 

@@ -272,11 +272,13 @@ impl Gateway {
 
     /// Waits until the process that serves, which is not the first any more, has ended.
     pub(crate) fn successor_ended(&self) {
-        let status = format!("/proc/{}/stat", self.process().as_raw_nonzero());
-        // Nobody here can wait for a grandchild: it may stay as a zombie.
+        let process = format!("/proc/{}", self.process().as_raw_nonzero());
+        // Nobody here can wait for a grandchild: it may stay as a zombie. What it holds is free once the last
+        // of its threads has ended.
+        let threads = || fs::read_dir(format!("{process}/task")).map_or(0, Iterator::count);
         until("the end of the process", || {
-            fs::read_to_string(&status)
-                .map_or(true, |text| text.rsplit(") ").next().is_some_and(|it| it.starts_with('Z')))
+            fs::read_to_string(format!("{process}/stat"))
+                .map_or(true, |text| text.rsplit(") ").next().is_some_and(|it| it.starts_with('Z')) && threads() <= 1)
         });
     }
 
