@@ -47,8 +47,10 @@ impl Config {
     /// TOML define.
     pub(crate) fn towards(service: &str) -> Self {
         let upstreams = vec![format!("[upstreams.service]\n{service}")];
+        // A WebSocket needs HTTP/1.1.
+        let upgrades = if service.contains("h2c://") { "" } else { "\nupgrades = ['websocket']" };
         Self { upstreams, ..Self::default() }
-            .route("name = 'any'\npath = '/any/{*rest}'\nany_key = true\nupgrades = ['websocket']")
+            .route(&format!("name = 'any'\npath = '/any/{{*rest}}'\nany_key = true{upgrades}"))
             .route("name = 'public'\npath = '/public/{*rest}'\npublic = true")
     }
 
