@@ -40,7 +40,7 @@ SCENARIOS ?=
 PEERS ?=
 ENVOY ?= 1.40.0
 
-.PHONY: run test soak soak-postgres lint lint-openapi bench bench-micro bench-build bench-peers release profile fuzz ci tools
+.PHONY: run test soak soak-postgres lint lint-openapi bench bench-micro bench-table bench-build bench-peers release profile fuzz ci tools
 
 # A gateway to try things on, with everything it needs made in ./keyward-data.
 run:
@@ -128,6 +128,13 @@ bench: tools bench-peers $(if $(filter file,$(origin KEYWARD_BIN)),bench-build)
 	python3 benches/loopback/run.py --folder $(BENCH) --keyward $(KEYWARD_BIN) --rounds $(ROUNDS) --seconds $(SECONDS_EACH) \
 		$(if $(SCENARIOS),--scenarios "$(SCENARIOS)") $(if $(PEERS),--peers "$(PEERS)") \
 		$(if $(RESUME),--resume) $(if $(PAGE),--page)
+	$(if $(SCENARIOS)$(PEERS),,$(MAKE) bench-table)
+
+# The key table at its largest: loading ten million keys from PostgreSQL and from a snapshot, their memory, look-ups
+# (docs/SCALE.md). It wants 12 GB of disk below /tmp, 8 GB of memory and some ten minutes.
+KEYS ?= 10000000
+bench-table: tools
+	KEYWARD_BENCH_KEYS=$(KEYS) cargo bench --locked --bench table
 
 bench-build:
 	cargo build --locked --profile $(PROFILE) --bin keyward

@@ -6,22 +6,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyward::clock::{Clock, SystemClock};
-use keyward::key::{Event, Key, Subject, TokenHash, User};
+use keyward::key::{Event, KeyCore, Subject, TokenHash, User};
 use keyward::store::{
-    Answer, Batch, BoxFuture, CommitId, Cursor, EventQuery, KeyPage, KeyQuery, NumberedSecret, Outcome, OwnedKey, Plan,
-    Poll, ReadRequest, Reading, RefusalQuery, RefusalTally, Row, StageId, Staging, Store, StoreError, StoreId,
-    UsageUpdate, UserQuery,
+    Answer, Batch, BoxFuture, CommitId, Cursor, EventQuery, KeyPage, KeyQuery, LoadLane, Loaded, NumberedSecret,
+    Outcome, OwnedKey, Plan, Poll, ReadRequest, Reading, RefusalQuery, RefusalTally, StageId, Staging, Store,
+    StoreError, StoreId, UsageUpdate, UserQuery,
 };
 
 /// The store: keys by number.
 #[derive(Debug)]
 pub(crate) struct Generated {
     size: u32,
-    make: fn(u32) -> Key,
+    make: fn(u32) -> KeyCore,
 }
 
 impl Generated {
-    pub(crate) fn new(size: u32, make: fn(u32) -> Key) -> Arc<Self> {
+    pub(crate) fn new(size: u32, make: fn(u32) -> KeyCore) -> Arc<Self> {
         Arc::new(Self { size, make })
     }
 
@@ -54,18 +54,26 @@ impl Store for Generated {
         Box::pin(tokio::time::sleep(at_most))
     }
 
-    fn changes_after(&self, _cursor: Cursor, mut sink: Box<dyn FnMut(Batch) + Send>) -> Answer<'_, ()> {
+    fn changes_after(&self, _cursor: Cursor, _sink: Box<dyn FnMut(Batch) + Send>) -> Answer<'_, ()> {
+        no()
+    }
+
+    fn load(&self, lanes: Vec<LoadLane>) -> Answer<'_, Poll> {
         let (size, make) = (self.size, self.make);
         Box::pin(async move {
-            let made = tokio::task::spawn_blocking(move || {
-                for number in 0..size {
-                    let key = make(number);
-                    sink(Batch::Row(key.stamp, Row::Key(Box::new(key))));
-                }
-                sink(Batch::End(Self::newest()));
-            });
-            made.await
-                .map_err(|error| StoreError::Unavailable { store: "generated".to_owned(), cause: error.to_string() })
+            let each = size.div_ceil(u32::try_from(lanes.len()).unwrap_or(1));
+            let mut making = tokio::task::JoinSet::new();
+            for (at, mut lane) in (0..).zip(lanes) {
+                let numbers = at * each..size.min((at + 1) * each);
+                making.spawn_blocking(move || numbers.for_each(|number| lane(Loaded::Key(make(number)))));
+            }
+            while let Some(made) = making.join_next().await {
+                made.map_err(|error| StoreError::Unavailable {
+                    store: "generated".to_owned(),
+                    cause: error.to_string(),
+                })?;
+            }
+            Ok(Self::newest())
         })
     }
 

@@ -22,7 +22,7 @@ pub use jwt::{
     ASSERTION_JWT_TYPE, ASSERTION_SECONDS, Jwks, JwtParts, KEY_JWT_TYPE, NoJwks, Signature, Signers, is_assertion,
 };
 pub use mint::MintJwt;
-pub use record::{Record, RecordFlags};
+pub use record::{KeyCore, Label, Record, RecordFlags};
 pub use row::{
     FLAGS_PER_KEY_MAX, Format, Grants, Key, OperatorScope, ROTATION_OVERDUE_AFTER, Rotation, RotationState, Stamp,
     User, check_key_name,

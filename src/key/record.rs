@@ -1,10 +1,70 @@
-//! What the table knows of a key: all that a request is decided on, and no more.
+//! What the table knows of a key: all that a request is decided on, and no more. Handed to it as a
+//! [`KeyCore`], and out of it as a [`Record`].
 //!
 //! Names, props and history stay in the store.
 
 use std::sync::Arc;
 
-use super::{EnvironmentId, FlagSet, Grant, Grants, Key, KeyId, LineageId, ProjectId, Standing, User, UserId};
+use super::{
+    EnvironmentId, FlagSet, Grant, Grants, Key, KeyId, LineageId, ProjectId, Stamp, Standing, States, TokenHash, User,
+    UserId,
+};
+use crate::clock::Timestamp;
+
+/// What a key shares with many others.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Label {
+    /// The project; none for operators of all projects.
+    pub project: Option<ProjectId>,
+    /// The environment.
+    pub environment: EnvironmentId,
+    /// What the key may do; none where it inherits.
+    pub flags: Option<Arc<FlagSet>>,
+}
+
+/// The part of a key that requests are decided on, as it is read from a store by the million: what many keys
+/// share is kept once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyCore {
+    /// Its id.
+    pub id: KeyId,
+    /// Its lineage.
+    pub lineage: LineageId,
+    /// SHA-512 of its token.
+    pub hash: TokenHash,
+    /// Its project, environment and flags.
+    pub label: Arc<Label>,
+    /// Its user.
+    pub user: Option<UserId>,
+    /// What is true of it at every time.
+    pub states: States,
+    /// From this instant on it is refused.
+    pub expires_at: Option<Timestamp>,
+    /// It was replaced, and from this instant on it is refused.
+    pub grace_expires_at: Option<Timestamp>,
+    /// The change that last wrote it.
+    pub stamp: Stamp,
+}
+
+impl From<Key> for KeyCore {
+    fn from(key: Key) -> Self {
+        let flags = match key.grants {
+            Grants::Only(flags) => Some(Arc::new(flags)),
+            Grants::Inherit => None,
+        };
+        Self {
+            id: key.id,
+            lineage: key.lineage,
+            hash: key.hash,
+            label: Arc::new(Label { project: key.project, environment: key.environment, flags }),
+            user: key.user,
+            states: key.states,
+            expires_at: key.expires_at,
+            grace_expires_at: key.grace_expires_at,
+            stamp: key.stamp,
+        }
+    }
+}
 
 /// A key as the table hands it out: cheap to clone, consistent in itself.
 #[derive(Debug, Clone)]

@@ -8,12 +8,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use serde::Serialize;
 
 use crate::clock::Timestamp;
 use crate::key::{
-    Actor, EnvironmentId, Event, EventKind, Key, KeyId, LineageId, ProjectId, Stamp, Status, Subject, TokenHash, User,
-    UserId,
+    Actor, EnvironmentId, Event, EventKind, Key, KeyCore, KeyId, LineageId, ProjectId, Stamp, Status, Subject,
+    TokenHash, User, UserId,
 };
 
 /// A boxed future, so that the trait can be an object.
@@ -478,6 +479,20 @@ pub enum Damaged {
     Unnamed,
 }
 
+/// What a load hands over, one row at a time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Loaded {
+    /// A key.
+    Key(KeyCore),
+    /// A user.
+    User(User),
+    /// A row that cannot be read, with why; see [`Batch::Damaged`].
+    Damaged(Damaged, String),
+}
+
+/// Takes what one lane of a load hands over.
+pub type LoadLane = Box<dyn FnMut(Loaded) + Send>;
+
 /// Which keys to list. Newest first, in the order in which they were stored.
 #[derive(Debug, Clone, Default)]
 pub struct KeyQuery {
@@ -636,6 +651,38 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// # Errors
     /// The store failed: what was handed over is no complete revision and must be dropped.
     fn changes_after(&self, cursor: Cursor, sink: Box<dyn FnMut(Batch) + Send>) -> Answer<'_, ()>;
+
+    /// Hands over the whole content, each row once and of a key no more than decides on requests, to
+    /// whichever of `lanes`: as many are served at the same time as the store finds good, each by one thread
+    /// at a time. All of it is of the snapshot that the answer describes, for a reader at revision 0.
+    /// [`Store::changes_after`] revision 0 hands over the same, whole and in one lane.
+    ///
+    /// # Errors
+    /// The store failed: what was handed over must be dropped.
+    fn load(&self, lanes: Vec<LoadLane>) -> Answer<'_, Poll> {
+        Box::pin(async move {
+            let end = Arc::new(Mutex::new(None));
+            let mut lane = lanes.into_iter().next();
+            let sink = {
+                let end = Arc::clone(&end);
+                move |batch| {
+                    let loaded = match batch {
+                        Batch::Row(_, Row::Key(key)) => Loaded::Key(KeyCore::from(*key)),
+                        Batch::Row(_, Row::User(user)) => Loaded::User(user),
+                        Batch::Damaged(_, what, cause) => Loaded::Damaged(what, cause),
+                        Batch::End(poll) => return *end.lock() = Some(poll),
+                    };
+                    if let Some(lane) = &mut lane {
+                        lane(loaded);
+                    }
+                }
+            };
+            self.changes_after(Cursor::default(), Box::new(sink)).await?;
+            let end = end.lock().take();
+            let early = || "it ended its answer early".to_owned();
+            end.ok_or_else(|| StoreError::Unavailable { store: self.name().to_owned(), cause: early() })
+        })
+    }
 
     /// Hands over one page of everything that is stored: users by id, then keys by id, those after
     /// `after` and at most `limit` rows; then [`Batch::End`] for a reader at `cursor`, all of one

@@ -16,9 +16,9 @@ use super::{
     Settlement, Unannounced,
 };
 use super::{
-    Batch, BoxFuture, Committed, Cursor, EventQuery, KeyPage, KeyQuery, NumberedSecret, Planned, Poll, ReadRequest,
-    Reading, RefusalQuery, RefusalTally, SharedStore, StageId, Staging, Store, StoreError, StoreId, UsageUpdate,
-    UserQuery, check_secrets,
+    Batch, BoxFuture, Committed, Cursor, EventQuery, KeyPage, KeyQuery, LoadLane, NumberedSecret, Planned, Poll,
+    ReadRequest, Reading, RefusalQuery, RefusalTally, SharedStore, StageId, Staging, Store, StoreError, StoreId,
+    UsageUpdate, UserQuery, check_secrets,
 };
 use super::{Fleet, FleetStore, GatewayId, GatewayReport, Incarnation, Reported};
 use crate::clock::Timestamp;
@@ -162,6 +162,10 @@ impl Store for AwaitedStore {
         sink: Box<dyn FnMut(Batch) + Send>,
     ) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(async move { self.store().await?.changes_after(cursor, sink).await })
+    }
+
+    fn load(&self, lanes: Vec<LoadLane>) -> Answer<'_, Poll> {
+        Box::pin(async move { self.store().await?.load(lanes).await })
     }
 
     fn walk(

@@ -56,6 +56,7 @@ macro_rules! contract {
             what_a_user_makes_for_itself_is_counted,
             no_more_is_read_of_what_a_key_minted_than_was_asked_for,
             the_newest_events_of_a_key_are_read,
+            a_load_says_what_the_feed_says_from_its_beginning,
         );
     };
     ($fixture:ident: $($name:ident,)*) => {
@@ -176,6 +177,43 @@ impl Followed {
         self.cursor = poll.expect("every feed ends").newest;
         self
     }
+}
+
+/// What a load hands over, by lane, and where it ends.
+pub(super) async fn load(store: &SharedStore, lanes: usize) -> (Vec<Vec<Loaded>>, Poll) {
+    let taken = Arc::new(Mutex::new(vec![Vec::new(); lanes]));
+    let lane = |at: usize| -> LoadLane {
+        let taken = Arc::clone(&taken);
+        Box::new(move |loaded| taken.lock()[at].push(loaded))
+    };
+    let poll = store.load((0..lanes).map(lane).collect()).await.expect("a load");
+    (std::mem::take(&mut *taken.lock()), poll)
+}
+
+pub(super) async fn a_load_says_what_the_feed_says_from_its_beginning(f: Fixture) {
+    assert_eq!(load(&f.store, 2).await.0, vec![Vec::new(), Vec::new()], "there is nothing");
+    let ann = user("ann");
+    let (mut inherits, mut ended, mut bare) = (key(1), key(2), key(3));
+    (inherits.user, inherits.grants) = (Some(ann.id.clone()), Grants::Inherit);
+    ended.states = States { revoked: true, disabled: true, superseded: true };
+    (ended.expires_at, ended.grace_expires_at) = (Some(at(9000)), Some(at(8000)));
+    (bare.project, bare.lineage, bare.grants) = (None, key(2).lineage, Grants::Only(FlagSet::default()));
+    write(&f.store, vec![write_user(ann), write_key(inherits), write_key(ended)]).await.expect("a commit");
+    write(&f.store, vec![write_key(bare), write_key(key(4))]).await.expect("a commit");
+
+    let (lanes, poll) = load(&f.store, 2).await;
+    let followed = Followed::default().follow(&f.store).await;
+    assert_eq!((poll.newest, poll.at_cursor), (followed.cursor, Some(CommitId::default())));
+    let (mut keys, mut users) = (BTreeMap::new(), BTreeMap::new());
+    for loaded in lanes.into_iter().flatten() {
+        match loaded {
+            Loaded::Key(key) => assert!(keys.insert(key.id, key).is_none(), "each once"),
+            Loaded::User(user) => assert!(users.insert(user.id.clone(), user).is_none(), "each once"),
+            Loaded::Damaged(what, cause) => panic!("{what:?}: {cause}"),
+        }
+    }
+    let of_feed: BTreeMap<KeyId, KeyCore> = followed.keys.into_iter().map(|(id, key)| (id, key.into())).collect();
+    assert_eq!((keys, users), (of_feed, followed.users));
 }
 
 pub(super) async fn a_change_and_its_event_are_committed_together(f: Fixture) {

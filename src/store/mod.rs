@@ -11,6 +11,7 @@ mod contract;
 mod copy;
 #[cfg(test)]
 mod copy_contract;
+mod decode;
 mod fleet;
 #[cfg(test)]
 mod fleet_contract;
@@ -29,9 +30,10 @@ mod staging_contract;
 
 pub use api::{
     Answer, Batch, BoxFuture, COUNTED_MAX, Change, Changes, CommitId, Committed, Cursor, Damaged, EventQuery, Keep,
-    Kept, KeyPage, KeyQuery, KeyUsage, ListedKey, NewEvent, NumberedSecret, ONCE_KEPT, OnceKey, Outcome, OwnedKey,
-    Plan, Planned, Poll, REFUSALS_KEPT, ReadRequest, Reading, Refusal, RefusalQuery, RefusalTally, Row, STAGE_KEPT,
-    SharedStore, StageId, Staged, StagedKey, Staging, Store, StoreError, StoreId, UsageUpdate, UserQuery,
+    Kept, KeyPage, KeyQuery, KeyUsage, ListedKey, LoadLane, Loaded, NewEvent, NumberedSecret, ONCE_KEPT, OnceKey,
+    Outcome, OwnedKey, Plan, Planned, Poll, REFUSALS_KEPT, ReadRequest, Reading, Refusal, RefusalQuery, RefusalTally,
+    Row, STAGE_KEPT, SharedStore, StageId, Staged, StagedKey, Staging, Store, StoreError, StoreId, UsageUpdate,
+    UserQuery,
 };
 pub use awaited::{AwaitedStore, Opener};
 pub use copy::{Column, Copied, CopyFault, CopyPlace, CopyRow, CopyStore, CopyTable, Head, Kind, Step, Value, copy};

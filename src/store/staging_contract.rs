@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::contract::{Fixture, at, key, newest, user, write, write_key};
+use super::contract::{Fixture, at, key, load, newest, user, write, write_key};
 use super::*;
 use crate::key::*;
 
@@ -71,7 +71,24 @@ async fn fed(store: &SharedStore, cursor: Cursor) -> Vec<(Stamp, KeyId)> {
         }
     };
     store.changes_after(cursor, Box::new(sink)).await.expect("a feed");
-    rows.lock().clone()
+    let fed = rows.lock().clone();
+    if cursor == Cursor::default() {
+        let (lanes, _end) = load(store, 1).await;
+        let mut loaded: Vec<_> = lanes.into_iter().flatten().filter_map(key_of).collect();
+        loaded.sort_unstable();
+        let mut sorted = fed.clone();
+        sorted.sort_unstable();
+        assert_eq!(loaded, sorted, "a load is what the feed is from its beginning");
+    }
+    fed
+}
+
+fn key_of(loaded: Loaded) -> Option<(Stamp, KeyId)> {
+    match loaded {
+        Loaded::Key(key) => Some((key.stamp, key.id)),
+        Loaded::User(_) => None,
+        Loaded::Damaged(what, cause) => panic!("{what:?}: {cause}"),
+    }
 }
 
 async fn listed(store: &SharedStore, query: KeyQuery) -> Vec<KeyId> {

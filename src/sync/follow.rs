@@ -4,27 +4,26 @@
 //! What a row says is enforced as soon as it is read. It is reported as applied once it would also
 //! survive a restart of this gateway without the store.
 
-use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
 use super::Settings;
-use super::accept::Accepted;
-use super::loan::{Ask, Holding};
+use super::loan::Ask;
 use super::metrics::{Alarm, SyncMetrics, shown};
+use super::read::{self, Read, ReadFault};
 use super::reconcile::{Place, Repair};
+use super::remember::{Anew, Memory, Standing, aside};
 use super::report::Reporter;
 use super::retell::Retelling;
-use super::state::{Plan, Restored, StateDir};
+use super::state::Restored;
 use crate::clock::{Clock, Timestamp};
 use crate::key::{Stamp, Subject};
-use crate::store::{Batch, CommitId, Cursor, Damaged, Poll, Row as StoredRow, SharedStore, StoreError, StoreId};
-use crate::table::{Applied, Conflict, KeyRow, Load, Merged, Row, Table, UserRow};
+use crate::store::{CommitId, Cursor, Damaged, Poll, SharedStore, StoreError, StoreId};
+use crate::table::{Applied, Conflict, Merged, Row, Table};
 
 /// Follows the store; see the module.
 #[derive(Debug)]
@@ -34,10 +33,9 @@ pub(super) struct Follower {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) settings: Settings,
     pub(super) metrics: Arc<SyncMetrics>,
-    pub(super) state: Arc<Mutex<StateDir>>,
+    memory: Memory,
     pub(super) wake: Arc<Notify>,
     retelling: Retelling,
-    accepted: Accepted,
     /// All acceptances up to where this began are known.
     has_learnt: bool,
     reporter: Arc<Reporter>,
@@ -50,9 +48,6 @@ pub(super) struct Follower {
     following: Option<StoreId>,
     /// What was found in the state folder may be served without the store.
     restored: bool,
-    /// It may not be, and nothing else is known yet: written down anew, it would pass for good at the next start.
-    refused_state: bool,
-    owed: Owed,
     failures: u32,
     /// The monotonic instant of the last contact.
     contact: Option<std::time::Instant>,
@@ -60,10 +55,7 @@ pub(super) struct Follower {
     refused: Option<(std::time::Instant, Cursor)>,
     /// When it is this gateway's turn to load everything anew.
     reload_at: Option<std::time::Instant>,
-    marked_at: Option<Instant>,
-    snapshots: Snapshots,
     asked: mpsc::UnboundedReceiver<Ask>,
-    holding: Holding,
     /// Where this stands, for whoever holds the table against the store.
     place: Place,
     repairs: mpsc::UnboundedReceiver<Repair>,
@@ -71,27 +63,6 @@ pub(super) struct Follower {
     reload_wanted: bool,
     /// What was found in the state folder goes up to here, and must be of the store's history.
     reached: Option<Cursor>,
-}
-
-/// What must be remembered before it is reported as applied.
-#[derive(Debug, Default)]
-struct Owed {
-    rows: Vec<Row>,
-    /// The table was loaded anew: what was remembered before is no longer all.
-    forget: bool,
-}
-
-#[derive(Debug, Default)]
-struct Snapshots {
-    /// Since when the newest snapshot lacks something.
-    lacking_since: Option<Instant>,
-    begun_at: Option<Instant>,
-    writing: Option<tokio::task::JoinHandle<std::io::Result<()>>>,
-    plan: Option<Arc<Plan>>,
-    /// Nothing is reported before one is written of what was loaded.
-    awaited: bool,
-    /// The one that is being written was begun before everything was loaded anew.
-    outdated: bool,
 }
 
 /// Why following did not get on.
@@ -119,7 +90,6 @@ enum Stuck {
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long the first poll may take where there is a snapshot to serve from meanwhile.
 const PATIENCE_AT_START: Duration = Duration::from_millis(350);
-const ROWS_PATIENCE: Duration = Duration::from_secs(5);
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
 /// After a reload was refused, the next is not tried before.
@@ -127,64 +97,6 @@ const REFUSED_FOR: Duration = Duration::from_secs(30);
 /// Over how long a fleet spreads its reloads: a second for so many keys, and no longer than this.
 const KEYS_A_SECOND: u64 = 100_000;
 const SPREAD_MAX: Duration = Duration::from_secs(30);
-/// A snapshot is begun so long after the first change, to be written within a second of it.
-const SNAPSHOT_AFTER: Duration = Duration::from_millis(300);
-const SNAPSHOT_EVERY: Duration = Duration::from_secs(30);
-const MARK_EVERY: Duration = Duration::from_secs(60);
-
-/// What a read of the feed brought.
-#[derive(Debug, Default)]
-struct Staged {
-    rows: Vec<Row>,
-    load: Option<Load>,
-    /// Rows that cannot be read, with why.
-    damaged: Vec<(Damaged, Stamp, String)>,
-    /// What has ended of what went into the load, as far as that is little.
-    ended: Vec<Row>,
-    handed: u64,
-    end: Option<Poll>,
-}
-
-/// So much that has ended is written into the journal when everything was read. Where it is more, the
-/// snapshot is waited for.
-const ENDED_MAX: usize = 20_000;
-
-impl Staged {
-    fn take(&mut self, batch: Batch) {
-        match batch {
-            Batch::Row(_, StoredRow::Key(key)) => self.key(KeyRow::from(*key)),
-            Batch::Row(_, StoredRow::User(user)) => self.user(UserRow::from(user)),
-            Batch::Damaged(stamp, what, cause) => {
-                match &what {
-                    Damaged::Key { id, hash: Some(hash) } => self.key(KeyRow::refused(*id, hash, stamp)),
-                    Damaged::User(id) => self.user(UserRow::refused(id.clone(), stamp)),
-                    Damaged::Key { hash: None, .. } | Damaged::Unnamed => self.handed += 1,
-                }
-                self.damaged.push((what, stamp, cause));
-            }
-            Batch::End(poll) => self.end = Some(poll),
-        }
-    }
-
-    fn key(&mut self, key: KeyRow) {
-        self.handed += 1;
-        let Some(load) = &self.load else { return self.rows.push(Row::Key(Box::new(key))) };
-        load.key(&key.view());
-        if key.states.is_terminal() && self.ended.len() <= ENDED_MAX {
-            self.ended.push(Row::Key(Box::new(key)));
-        }
-    }
-
-    fn user(&mut self, user: UserRow) {
-        self.handed += 1;
-        let Some(load) = &self.load else { return self.rows.push(Row::User(user)) };
-        load.user(&user);
-        if user.deleted && self.ended.len() <= ENDED_MAX {
-            self.ended.push(Row::User(user));
-        }
-    }
-}
-
 impl Follower {
     #[expect(clippy::too_many_arguments, reason = "the parts of one thing, each of another type")]
     pub(super) fn new(
@@ -193,22 +105,20 @@ impl Follower {
         clock: Arc<dyn Clock>,
         settings: Settings,
         metrics: Arc<SyncMetrics>,
-        state: Arc<Mutex<StateDir>>,
+        memory: Memory,
         wake: Arc<Notify>,
         retelling: Retelling,
         reporter: Arc<Reporter>,
         asked: mpsc::UnboundedReceiver<Ask>,
         (place, repairs): (Place, mpsc::UnboundedReceiver<Repair>),
     ) -> Self {
-        let accepted = Accepted::read(state.lock().disk());
         Self {
-            accepted,
             store,
             table,
             clock,
             settings,
             metrics,
-            state,
+            memory,
             wake,
             retelling,
             has_learnt: false,
@@ -218,16 +128,11 @@ impl Follower {
             at: Cursor::default(),
             following: None,
             restored: false,
-            refused_state: false,
-            owed: Owed::default(),
             failures: 0,
             contact: None,
             refused: None,
             reload_at: None,
-            marked_at: None,
-            snapshots: Snapshots::default(),
             asked,
-            holding: Holding::Ours,
             place,
             repairs,
             reload_wanted: false,
@@ -241,7 +146,6 @@ impl Follower {
         self.at = restored.cursor;
         self.following = Some(restored.store);
         self.restored = restored.refusal.is_none();
-        self.refused_state = !self.restored;
         self.reload_wanted = !restored.is_one_history;
         self.reached = Some(restored.reached).filter(|reached| *reached != restored.cursor);
         // Nothing is known yet that could be lost.
@@ -249,8 +153,7 @@ impl Follower {
         self.table.set_reached(restored.cursor.revision);
         self.table.contact_made(restored.contact_at);
         self.report();
-        // Journal and snapshot become one again.
-        self.snapshots.lacking_since = Some(Instant::now());
+        self.memory.found(self.restored);
         let silent = self.clock.now().since(restored.contact_at);
         self.contact = self.clock.monotonic().checked_sub(silent);
     }
@@ -276,9 +179,7 @@ impl Follower {
             Ok(()) => {
                 self.failures = 0;
                 self.reached = None;
-                if std::mem::take(&mut self.refused_state) {
-                    self.snapshots.lacking_since = Some(Instant::now());
-                }
+                self.memory.confirmed();
                 self.contact = Some(self.clock.monotonic());
                 if self.table.contact_lost_at().is_some() {
                     tracing::info!(store = self.store.name(), "in contact with the store");
@@ -365,8 +266,7 @@ impl Follower {
             // Nothing of it is known yet.
             return self.reload().await;
         }
-        let mut staged = self.read(self.at, None).await?;
-        let end = staged.end.take().ok_or_else(|| Stuck::Early { store: self.store_name() })?;
+        let (mut staged, end) = self.outcome(read::changes(&*self.store, self.at).await)?;
         if end.store != poll.store || end.at_cursor != Some(self.commit_at_cursor()) {
             return self.diverged(end.newest).await;
         }
@@ -386,7 +286,7 @@ impl Follower {
     async fn learn_acceptances(&mut self) -> Result<(), Stuck> {
         if let Some(history) = self.store.history() {
             let acceptances = history.acceptances().await?;
-            self.accepted.learn(acceptances.iter().filter(|acceptance| acceptance.revision <= self.at.revision));
+            self.memory.learn(acceptances.iter().filter(|acceptance| acceptance.revision <= self.at.revision));
         }
         self.has_learnt = true;
         Ok(())
@@ -416,35 +316,17 @@ impl Follower {
         }
     }
 
-    /// Reads all that changed after `cursor`, into `load` where there is one. Given up when no row
-    /// comes for a while, however long the whole takes.
-    async fn read(&self, cursor: Cursor, load: Option<Load>) -> Result<Staged, Stuck> {
-        let staged = Arc::new(Mutex::new(Staged { load, ..Staged::default() }));
-        let sink = {
-            let staged = Arc::clone(&staged);
-            Box::new(move |batch| staged.lock().take(batch))
-        };
-        let mut reading = self.store.changes_after(cursor, sink);
-        let mut handed = 0;
-        loop {
-            match tokio::time::timeout(ROWS_PATIENCE, &mut reading).await {
-                Ok(Ok(())) => break,
-                Ok(Err(error)) => {
-                    self.metrics.store_error("changes");
-                    return Err(error.into());
-                }
-                Err(_elapsed) => {
-                    let now_handed = staged.lock().handed;
-                    if now_handed == handed {
-                        self.metrics.store_error("changes");
-                        return Err(Stuck::Slow { store: self.store_name() });
-                    }
-                    handed = now_handed;
-                }
-            }
-        }
-        let staged = std::mem::take(&mut *staged.lock());
-        Ok(staged)
+    /// What was read of the store, or why that was not all.
+    fn outcome(&self, read: Result<(Read, Poll), ReadFault>) -> Result<(Read, Poll), Stuck> {
+        read.map_err(|fault| {
+            let stuck = match fault {
+                ReadFault::Store(error) => error.into(),
+                ReadFault::Slow => Stuck::Slow { store: self.store_name() },
+                ReadFault::Early => return Stuck::Early { store: self.store_name() },
+            };
+            self.metrics.store_error("changes");
+            stuck
+        })
     }
 
     /// The row that refuses a key whose stored row does not even have its hash any more.
@@ -489,8 +371,7 @@ impl Follower {
             tracing::error!(rows = applied.full, "no room in the table: these keys are refused");
         }
         self.ends |= !applied.changed.is_empty();
-        self.owed.rows.extend(applied.changed);
-        self.snapshots.lacking_since.get_or_insert_with(Instant::now);
+        self.memory.owe(applied.changed);
     }
 
     /// Whether everything may be read anew.
@@ -529,7 +410,7 @@ impl Follower {
         let keys = u64::try_from(self.table.keys()).unwrap_or(u64::MAX);
         let spread = Duration::from_millis(keys.saturating_mul(1_000) / KEYS_A_SECOND).min(SPREAD_MAX);
         let mut hasher = std::hash::DefaultHasher::new();
-        (self.state.lock().gateway().digits(), self.at.commit).hash(&mut hasher);
+        (self.memory.gateway(), self.at.commit).hash(&mut hasher);
         let part = u32::try_from(hasher.finish() % 1_000).unwrap_or(0) + 1;
         spread.saturating_mul(part) / 1_000
     }
@@ -541,11 +422,9 @@ impl Follower {
             Some(history) => history.acceptances().await?,
             None => Vec::new(),
         };
-        let is_meant = self.following.is_some() && self.accepted.lacks_newest(&acceptances);
-        let mut staged = self.read(Cursor::default(), Some(self.table.load())).await?;
-        let (Some(end), Some(load)) = (staged.end.take(), staged.load.take()) else {
-            return Err(Stuck::Early { store: self.store_name() });
-        };
+        let is_meant = self.following.is_some() && self.memory.lacks_newest(&acceptances);
+        let load = self.table.load();
+        let (staged, end) = self.outcome(read::everything(&*self.store, &load).await)?;
         if self.following.is_some_and(|following| following != end.store) {
             self.alarm(Alarm::OtherStore, "the store is another one than was followed");
             return Err(Stuck::OtherStore { store: self.store_name() });
@@ -561,7 +440,7 @@ impl Follower {
             }
             table.swap(load, drop_max)
         };
-        let swapped = tokio::task::spawn_blocking(swap).await;
+        let swapped = aside(self.memory.pace(), swap).await;
         let mut merged = match swapped {
             Ok(Ok(merged)) => merged,
             Ok(Err(refused)) => {
@@ -577,26 +456,11 @@ impl Follower {
         self.reload_wanted = false;
         self.table.set_reached(end.newest.revision);
         self.following = Some(end.store);
-        self.state.lock().set_store(end.store);
         self.at = end.newest;
         self.reporter.begin_anew();
         self.ends = true;
-        // Nothing that was remembered is all of what lies in the table now. Until a snapshot is written
-        // it is all that remembers what the store has forgotten, together with what is owed.
-        self.owed.rows.extend(std::mem::take(&mut merged.rows));
-        if is_meant {
-            // What ended in the history before shall not be owed, and only a snapshot takes it back.
-            self.owed.rows.clear();
-            self.snapshots.awaited = true;
-        } else if staged.ended.len() > ENDED_MAX {
-            self.snapshots.awaited = true;
-        } else {
-            self.owed.rows.append(&mut staged.ended);
-        }
-        self.owed.forget = true;
-        self.snapshots.lacking_since = Some(Instant::now());
-        self.snapshots.begun_at = None;
-        self.snapshots.outdated = self.snapshots.writing.is_some();
+        let kept = std::mem::take(&mut merged.rows);
+        self.memory.begin_anew(Anew { store: end.store, kept, ended: staged.rows, is_meant });
         self.metrics.reloads.inc();
         tracing::info!(keys, revision = end.newest.revision, "loaded the key set from the store");
         if is_meant {
@@ -604,7 +468,7 @@ impl Follower {
                 "the restored store was accepted by an operator: what it does not know as ended works again"
             );
         }
-        self.accepted.learn(&acceptances);
+        self.memory.learn(&acceptances);
         for key in &merged.keys {
             tracing::error!(%key, "the store no longer has this key as revoked or superseded: it stays refused here");
         }
@@ -623,69 +487,18 @@ impl Follower {
         Ok(())
     }
 
-    /// Remembers what is owed, and reports as applied what then is.
+    /// Has remembered what is owed, and reports as applied what then is.
     async fn settle(&mut self) {
-        match self.holding {
-            Holding::Ours => {}
-            // It would not survive a crash of both.
-            Holding::Lent if self.owes() => return,
-            Holding::Lent => return self.report(),
-            Holding::Given => {
-                self.owed = Owed::default();
-                return self.report();
-            }
+        let in_contact = self.following.is_some() && self.failures == 0;
+        if self.memory.settle(Standing { at: self.at, in_contact }).await {
+            self.report();
         }
-        let (contact_at, now, at) = (self.contact_at(), self.clock.now(), self.at);
-        let due = self.marked_at.is_none_or(|marked_at| marked_at.elapsed() >= MARK_EVERY);
-        let mark = due && self.following.is_some() && self.failures == 0;
-        if self.owes() || mark {
-            let (state, owed) = (Arc::clone(&self.state), std::mem::take(&mut self.owed));
-            let remembering = tokio::task::spawn_blocking(move || {
-                let mut state = state.lock();
-                let mut owed = owed;
-                let result = remember(&mut state, &mut owed, (mark, at), (contact_at, now));
-                (owed, result, state.journal_bytes())
-            });
-            match remembering.await {
-                Ok((owed, Ok(()), journal_bytes)) => {
-                    self.owed = owed;
-                    self.marked_at = Some(Instant::now());
-                    self.metrics.journal_bytes.set(shown(journal_bytes));
-                }
-                Ok((owed, Err(error), _)) => {
-                    self.owed = owed;
-                    self.alarm(Alarm::Journal, "changes cannot be remembered across a restart");
-                    tracing::error!(%error, "changes are enforced but not reported as applied: the state folder fails");
-                    return;
-                }
-                Err(_panicked) => {
-                    // Nothing more can be remembered by itself, but a snapshot holds it all.
-                    self.owed.forget = true;
-                    return;
-                }
-            }
-        }
-        if !self.snapshots.awaited
-            && let Err(error) = self.accepted.write()
-        {
-            // The first contact after a restart makes up for it.
-            tracing::error!(%error, "that a restored store was taken over cannot be remembered: the state folder fails");
-        }
-        self.report();
     }
 
     /// Everything up to where this stands is applied, and remembered.
     fn report(&mut self) {
-        if self.snapshots.awaited {
-            return;
-        }
         self.table.report(self.at.revision);
         self.reporter.applied(self.at, self.table.version(), std::mem::take(&mut self.ends));
-    }
-
-    /// Whether something is applied and not remembered.
-    fn owes(&self) -> bool {
-        self.owed.forget || !self.owed.rows.is_empty()
     }
 
     /// Puts right what differed from the store, unless everything was read anew since.
@@ -713,50 +526,23 @@ impl Follower {
     pub(super) async fn answer(&mut self, ask: Ask) {
         match ask {
             Ask::Lend(reply) => {
-                if self.snapshots.writing.is_some() {
-                    self.turn_snapshot().await;
-                }
+                self.end_snapshot().await;
                 self.settle().await;
-                let lent = if self.owes() {
-                    Err(std::io::Error::other("changes cannot be remembered: the state folder fails"))
-                } else {
-                    self.state.lock().lend()
-                };
-                if lent.is_ok() {
-                    self.holding = Holding::Lent;
-                    self.snapshots.lacking_since = None;
-                }
-                if reply.send(lent).is_err() {
+                if reply.send(self.memory.lend()).is_err() {
                     self.take_back();
                 }
             }
             Ask::TakeBack => self.take_back(),
-            Ask::Give => {
-                self.holding = Holding::Given;
-                self.state.lock().let_go();
-            }
+            Ask::Give => self.memory.give(),
         }
     }
 
     fn take_back(&mut self) {
-        if self.holding != Holding::Lent {
-            return;
+        let written = self.memory.take_back();
+        if !written.is_empty() {
+            let applied = self.table.apply(written);
+            self.note(applied);
         }
-        self.holding = Holding::Ours;
-        let written = self.state.lock().take_back();
-        match written {
-            Ok(rows) => {
-                let applied = self.table.apply(rows);
-                self.note(applied);
-            }
-            Err(fault) => {
-                self.alarm(Alarm::State, "what another process wrote into the state folder cannot be read");
-                tracing::error!(fault, "the state folder is written anew");
-                self.owed.forget = true;
-            }
-        }
-        self.snapshots.lacking_since = Some(Instant::now());
-        self.snapshots.begun_at = None;
     }
 
     /// Waits for news, for a reason to write a snapshot, or for the pause to pass.
@@ -780,7 +566,7 @@ impl Follower {
                 Some(ask) = self.asked.recv() => return self.answer(ask).await,
                 Some(repair) = self.repairs.recv() => return self.repair(repair),
                 () = wake.notified() => return,
-                () = self.snapshots.step() => self.turn_snapshot().await,
+                () = self.memory.step() => self.turn_snapshot().await,
                 () = news => return,
             }
         }
@@ -788,70 +574,29 @@ impl Follower {
 
     /// Begins a snapshot that is due, or ends one that was written.
     pub(super) async fn turn_snapshot(&mut self) {
-        let Some(writing) = &mut self.snapshots.writing else {
+        if self.memory.is_writing_snapshot() {
+            self.end_snapshot().await;
+        } else {
             self.begin_snapshot();
-            return;
-        };
-        let written = writing.await;
-        self.snapshots.writing = None;
-        let Some(plan) = self.snapshots.plan.take() else { return };
-        let (state, contact_at, now) = (Arc::clone(&self.state), self.contact_at(), self.clock.now());
-        let finished = match written {
-            Ok(Ok(())) => {
-                let plan = Arc::clone(&plan);
-                tokio::task::spawn_blocking(move || state.lock().finish_snapshot(&plan, contact_at, now)).await
-            }
-            Ok(Err(error)) => Ok(Err(error)),
-            Err(panicked) => Err(panicked),
-        };
-        match finished {
-            Ok(Ok(())) => {
-                self.metrics.snapshot_at.set(plan.taken_at().seconds());
-                if !std::mem::take(&mut self.snapshots.outdated) && std::mem::take(&mut self.snapshots.awaited) {
-                    self.settle().await;
-                }
-            }
-            Ok(Err(error)) => self.snapshot_failed(&error),
-            Err(panicked) => self.snapshot_failed(&panicked),
         }
     }
 
-    fn snapshot_failed(&mut self, error: &dyn fmt::Display) {
-        self.metrics.snapshot_failures.inc();
-        tracing::error!(%error, "a snapshot could not be written");
-        self.snapshots.lacking_since.get_or_insert_with(Instant::now);
+    async fn end_snapshot(&mut self) {
+        if self.memory.end_snapshot().await {
+            self.settle().await;
+        }
     }
 
     pub(super) fn begin_snapshot(&mut self) {
-        if self.holding != Holding::Ours || self.refused_state {
-            self.snapshots.lacking_since = None;
-            return;
-        }
-        // What is owed is in the table but in no journal; a snapshot taken now would hold it, and
-        // is all the more wanted.
-        let (contact_at, now) = (self.contact_at(), self.clock.now());
-        let Some(plan) = self.state.lock().begin_snapshot(self.at, contact_at, now) else {
-            self.snapshots.lacking_since = None;
-            return;
-        };
-        let plan = Arc::new(plan);
-        let (writer, table) = (Arc::clone(&plan), Arc::clone(&self.table));
-        self.snapshots.lacking_since = None;
-        self.snapshots.begun_at = Some(Instant::now());
-        self.snapshots.writing = Some(tokio::task::spawn_blocking(move || writer.write(&table)));
-        self.snapshots.plan = Some(plan);
+        self.memory.begin_snapshot(self.at);
     }
 
     /// The last snapshot of a process that ends.
     pub(super) async fn finish(&mut self) {
-        if self.snapshots.writing.is_some() {
-            self.turn_snapshot().await;
-        }
-        if self.following.is_some() && self.snapshots.lacking_since.is_some() {
+        self.end_snapshot().await;
+        if self.following.is_some() && self.memory.lacks() {
             self.begin_snapshot();
-            if self.snapshots.writing.is_some() {
-                self.turn_snapshot().await;
-            }
+            self.end_snapshot().await;
         }
     }
 
@@ -864,7 +609,7 @@ impl Follower {
     /// Whether a snapshot is being written, or was and is not taken note of.
     #[cfg(test)]
     pub(super) const fn is_writing_snapshot(&self) -> bool {
-        self.snapshots.writing.is_some()
+        self.memory.is_writing_snapshot()
     }
 
     fn contact_at(&self) -> Timestamp {
@@ -920,26 +665,6 @@ fn tell_lost(merged: &Merged) {
     }
 }
 
-/// Writes down what is owed; what was written is no longer owed.
-fn remember(
-    state: &mut StateDir,
-    owed: &mut Owed,
-    (mark, at): (bool, Cursor),
-    (contact_at, now): (Timestamp, Timestamp),
-) -> std::io::Result<()> {
-    if !owed.rows.is_empty() {
-        state.append(&owed.rows, at, (contact_at, now))?;
-        owed.rows.clear();
-    } else if mark && !owed.forget {
-        state.mark(contact_at, now)?;
-    }
-    if owed.forget {
-        state.forget_older(contact_at, now)?;
-        owed.forget = false;
-    }
-    Ok(())
-}
-
 /// What to wait for, and how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pause {
@@ -954,21 +679,5 @@ impl Pause {
         match self {
             Self::News(length) | Self::Backoff(length) => length,
         }
-    }
-}
-
-impl Snapshots {
-    /// Ends when a snapshot is due, or the one being written is written. Cancel-safe.
-    async fn step(&mut self) {
-        if let Some(writing) = &mut self.writing {
-            while !writing.is_finished() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-            return;
-        }
-        let Some(lacking_since) = self.lacking_since else { return std::future::pending().await };
-        let soon = lacking_since + SNAPSHOT_AFTER;
-        let due = self.begun_at.map_or(soon, |begun_at| soon.max(begun_at + SNAPSHOT_EVERY));
-        tokio::time::sleep_until(due).await;
     }
 }

@@ -4,7 +4,6 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, watch};
 
 use super::Settings;
@@ -13,6 +12,7 @@ use super::loan::StateLoan;
 use super::metrics::{Alarm, SyncMetrics};
 use super::misses::Misses;
 use super::reconcile::{Place, Reconciler};
+use super::remember::Memory;
 use super::report::{Reporter, ReporterParts, StalePolicy};
 use super::retell::{Reassert, Retelling};
 use super::state::{Limits, MacKey, StateDir, StateError};
@@ -123,13 +123,14 @@ impl Sync {
             repairs,
             (settings.reconcile_every, settings.reload_drop_max_percent),
         );
+        let memory = Memory::new(state, Arc::clone(&table), Arc::clone(&clock), Arc::clone(&metrics));
         let mut follower = Follower::new(
             store,
             Arc::clone(&table),
             clock,
             settings,
             Arc::clone(&metrics),
-            Arc::new(Mutex::new(state)),
+            memory,
             Arc::clone(&wake),
             Retelling::by(reassert),
             Arc::clone(&reporter),

@@ -14,21 +14,12 @@ use super::slot::{Fields, Rest, Slot};
 use super::usage::Usage;
 use crate::clock::Timestamp;
 use crate::key::{
-    EnvironmentId, FlagSet, KeyId, LineageId, ProjectId, Record, RecordFlags, Stamp, Standing, States, UserId,
+    EnvironmentId, FlagSet, KeyId, Label, LineageId, ProjectId, Record, RecordFlags, Stamp, Standing, States, UserId,
     UserStanding,
 };
 
 /// More keys than fit in memory.
 const KEYS_MAX: u64 = 1 << 28;
-
-/// What a key shares with others, under one number.
-#[derive(Debug)]
-struct Label {
-    project: Option<ProjectId>,
-    environment: EnvironmentId,
-    /// None where the key inherits.
-    flags: Option<Arc<FlagSet>>,
-}
 
 /// What a label consists of, by number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -41,7 +32,7 @@ struct LabelParts {
 /// What keys share: each label, and each part of one, is forgotten with the last key that has it.
 /// Whoever may change flags could else fill the memory with sets that nobody has any more.
 #[derive(Debug)]
-struct Labels {
+pub(super) struct Labels {
     numbers: Counted<LabelParts>,
     values: Slab<ArcSwapOption<Label>>,
     projects: Counted<ProjectId>,
@@ -68,7 +59,7 @@ impl Labels {
     }
 
     /// One more use of the label of `key`: its number.
-    fn take(&self, key: &KeyRef<'_>) -> Option<u32> {
+    pub(super) fn take(&self, key: &KeyRef<'_>) -> Option<u32> {
         let project = key.project.map(|project| self.projects.take(project, || project.clone(), |_| ()));
         let environment = self.environments.take(key.environment, || key.environment.clone(), |_| ());
         let flags = key.flags.map(|flags| self.take_flags(flags));
@@ -102,22 +93,32 @@ impl Labels {
         Some(number)
     }
 
+    /// So many more uses of the label of this number, which is in use.
+    pub(super) fn take_more(&self, number: u32, uses: u32) {
+        self.numbers.take_more(number, uses);
+    }
+
     fn give_back(&self, number: u32) {
+        self.give_all_back(number, 1);
+    }
+
+    /// So many uses less.
+    pub(super) fn give_all_back(&self, number: u32, uses: u32) {
         let end = || {
             if let Some(place) = self.values.get(number) {
                 place.store(None);
             }
         };
-        if let Some(parts) = self.numbers.give_back(number, end) {
+        if let Some(parts) = self.numbers.give_back(number, uses, end) {
             self.give_parts_back(parts);
         }
     }
 
     fn give_parts_back(&self, parts: LabelParts) {
         if let Some(project) = parts.project {
-            self.projects.give_back(project, || ());
+            self.projects.give_back(project, 1, || ());
         }
-        self.environments.give_back(parts.environment, || ());
+        self.environments.give_back(parts.environment, 1, || ());
         if let Some(flags) = parts.flags {
             self.give_flags_back(flags);
         }
@@ -128,7 +129,7 @@ impl Labels {
     }
 
     fn give_flags_back(&self, number: u32) {
-        self.flag_sets.give_back(number, || ());
+        self.flag_sets.give_back(number, 1, || ());
     }
 }
 
@@ -199,7 +200,7 @@ pub(super) struct Content {
     map: Map,
     /// By slot number, as the slots themselves.
     rests: Slab<Rest>,
-    labels: Labels,
+    pub(super) labels: Labels,
     lineages: Interner<LineageId>,
     user_ids: Interner<UserId>,
     users: Slab<UserSlot>,
@@ -294,15 +295,25 @@ impl Content {
     /// Takes a key over, where nothing newer is known of it. `previous` is the content that this
     /// one will replace: its keys keep their slot numbers.
     pub(super) fn apply_key(&self, key: &KeyRef<'_>, numbers: &Numbers, previous: Option<&Self>) -> Fate {
+        self.apply_labelled_key(key, || self.labels.take(key), (numbers, previous))
+    }
+
+    /// The same, with one use of the key's label from `label`, which is asked only if the key is taken over.
+    pub(super) fn apply_labelled_key(
+        &self,
+        key: &KeyRef<'_>,
+        label: impl FnOnce() -> Option<u32>,
+        (numbers, previous): (&Numbers, Option<&Self>),
+    ) -> Fate {
         // A chunk of slots is large; no look-up shall wait while it is made.
         let next = numbers.make_room();
         self.map.make_room(next);
         self.rests.make(next);
         let place = || previous.and_then(|previous| previous.number(&key.head)).unwrap_or_else(|| numbers.take());
         let fate = self.map.put(&key.head, place, |was, number, slot| match was {
-            Was::Known => self.overwrite(number, slot, key),
+            Was::Known => self.overwrite(number, slot, key, label),
             Was::New => {
-                let room = self.write(number, slot, key, key.states, None);
+                let room = self.write(number, slot, key, key.states, (label(), None));
                 self.keys.fetch_add(1, Ordering::Relaxed);
                 if room { Fate::New } else { Fate::Full }
             }
@@ -314,7 +325,7 @@ impl Content {
         self.map.read(head, |number, _slot| number)
     }
 
-    fn overwrite(&self, number: u32, slot: &Slot, key: &KeyRef<'_>) -> Fate {
+    fn overwrite(&self, number: u32, slot: &Slot, key: &KeyRef<'_>, label: impl FnOnce() -> Option<u32>) -> Fate {
         let rest = self.rests.get(number);
         if rest.is_some_and(|rest| key.stamp <= rest.stamp()) {
             return Fate::Unchanged;
@@ -329,7 +340,7 @@ impl Content {
         };
         let is_as_told = kept == key.states && grace == key.grace_expires_at;
         let key = KeyRef { grace_expires_at: grace, ..*key };
-        if !self.write(number, slot, &key, kept, Some(slot.label())) {
+        if !self.write(number, slot, &key, kept, (label(), Some(slot.label()))) {
             return Fate::Full;
         }
         if is_as_told { Fate::Changed } else { Fate::Conflict }
@@ -351,10 +362,16 @@ impl Content {
         self.map.change(head, keep).unwrap_or(false)
     }
 
-    /// Whether there was room for everything; where not, the key is switched off. `before` is the label
-    /// that it had.
-    fn write(&self, number: u32, slot: &Slot, key: &KeyRef<'_>, states: States, before: Option<u32>) -> bool {
-        let label = self.labels.take(key);
+    /// Whether there was room for everything; where not, the key is switched off. `label` is the one that it
+    /// gets, and `before` the one that it had.
+    fn write(
+        &self,
+        number: u32,
+        slot: &Slot,
+        key: &KeyRef<'_>,
+        states: States,
+        (label, before): (Option<u32>, Option<u32>),
+    ) -> bool {
         let lineage = (key.lineage != key.id.lineage()).then(|| self.lineages.number_of(&key.lineage));
         let user = key.user.map(|user| self.user_number(user));
         let Some(rest) = self.rests.make(number) else { return false };

@@ -37,15 +37,17 @@ impl Head {
         self.0.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word))
     }
 
-    /// The first bytes. They are as good as any hash of them, and hashing them again would cost more
-    /// than the look-up.
-    pub(super) fn hash(&self) -> u64 {
-        self.words().next().unwrap_or(0)
+    /// The first byte: in which of 256 parts of the table the key is. The bytes are as good as any hash of
+    /// them, and hashing them again would cost more than the look-up.
+    pub(super) const fn shard(&self) -> u8 {
+        let [first, ..] = self.0;
+        first
     }
 
-    /// As many of the first bytes as an address has.
-    pub(super) fn shard_bits(&self) -> usize {
-        self.0.first_chunk().map_or(0, |bytes| usize::from_le_bytes(*bytes))
+    /// Others of the first bytes, by which it is found in that part.
+    pub(super) const fn tag(&self) -> u32 {
+        let [_, _, _, _, a, b, c, d, ..] = self.0;
+        u32::from_le_bytes([a, b, c, d])
     }
 }
 
@@ -67,7 +69,7 @@ impl Eq for Head {}
 
 impl Hash for Head {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(Self::hash(self));
+        state.write_u64(self.words().next().unwrap_or(0));
     }
 }
 

@@ -112,11 +112,18 @@ impl<T: Clone + Eq + Hash> Counted<T> {
         Some((number, value))
     }
 
-    /// One use less. The value, if that was the last one: `end` is told before the number may be another's.
-    pub(super) fn give_back(&self, number: u32, end: impl FnOnce()) -> Option<T> {
+    /// So many more uses of the value of this number, which is in use.
+    pub(super) fn take_more(&self, number: u32, more: u32) {
+        if let Some((uses, _kept)) = self.0.lock().uses.get_mut(index(number)) {
+            *uses = uses.saturating_add(more);
+        }
+    }
+
+    /// So many uses less. The value, if no more are left: `end` is told before the number may be another's.
+    pub(super) fn give_back(&self, number: u32, fewer: u32, end: impl FnOnce()) -> Option<T> {
         let counts = &mut *self.0.lock();
         let (uses, kept) = counts.uses.get_mut(index(number))?;
-        *uses = uses.saturating_sub(1);
+        *uses = uses.saturating_sub(fewer);
         if *uses > 0 {
             return None;
         }

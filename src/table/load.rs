@@ -1,26 +1,28 @@
 //! A key set built beside the one in use, and merged with it when it takes its place.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
 use super::content::{Content, Numbers};
+use super::head::Head;
 use super::row::{KeyRef, KeyRow, Row, UserRow};
 use crate::clock::Timestamp;
-use crate::key::{KeyId, Subject, UserId};
+use crate::key::{KeyCore, KeyId, Label, Subject, UserId};
 
-/// A key set being built. Dropping it leaves the table as it was.
-#[derive(Debug)]
+/// A key set being built. Dropping it leaves the table as it was. Clones are one.
+#[derive(Debug, Clone)]
 pub struct Load {
-    pub(super) content: Content,
+    pub(super) content: Arc<Content>,
     pub(super) previous: Arc<Content>,
     pub(super) numbers: Arc<Numbers>,
-    turn: Mutex<()>,
+    turn: Arc<Mutex<()>>,
 }
 
 impl Load {
     pub(super) fn beside(previous: Arc<Content>, numbers: Arc<Numbers>) -> Self {
-        Self { content: Content::new(), previous, numbers, turn: Mutex::new(()) }
+        Self { content: Arc::new(Content::new()), previous, numbers, turn: Arc::default() }
     }
 
     /// Takes a key over.
@@ -32,6 +34,12 @@ impl Load {
     pub fn user(&self, user: &UserRow) {
         let _turn = self.turn.lock();
         self.content.apply_user(user);
+    }
+
+    /// A way to take many keys over, one of several threads' own.
+    #[must_use]
+    pub fn lane(&self) -> Lane {
+        Lane { load: self.clone(), lent: HashMap::new() }
     }
 
     /// How many keys were taken over.
@@ -99,6 +107,88 @@ impl Load {
             }
         });
         Ok(merged)
+    }
+}
+
+/// Takes keys over by the million: what many of them share is looked for once, and its uses are counted in
+/// bulk.
+#[derive(Debug)]
+pub struct Lane {
+    load: Load,
+    /// By the place of the label in memory, where it stays as long as it is kept here.
+    lent: HashMap<usize, Lent>,
+}
+
+/// A label, and uses of it that no key has yet.
+#[derive(Debug)]
+struct Lent {
+    _label: Arc<Label>,
+    number: u32,
+    uses: u32,
+}
+
+/// More labels are not kept: a set in which none is like another would fill the memory.
+const LENT_MAX: usize = 4_096;
+/// So many uses are counted at once.
+const LENT_AT_ONCE: u32 = 1_024;
+
+impl Lane {
+    /// Takes a key over.
+    pub fn key(&mut self, key: &KeyCore) {
+        self.take(&KeyRef::from(key), &key.label);
+    }
+
+    /// Takes a key over whose project, environment and flags are those of `label`.
+    pub fn take(&mut self, key: &KeyRef<'_>, label: &Arc<Label>) {
+        let Self { load: Load { content, previous, numbers, .. }, lent } = self;
+        let number = || number_of(lent, content, key, label);
+        content.apply_labelled_key(key, number, (numbers, Some(previous)));
+    }
+}
+
+/// One use of `label`.
+fn number_of(lent: &mut HashMap<usize, Lent>, content: &Content, key: &KeyRef<'_>, label: &Arc<Label>) -> Option<u32> {
+    let place = Arc::as_ptr(label).addr();
+    if let Some(lent) = lent.get_mut(&place) {
+        // The last one stays here: without any, the number could be another label's.
+        if lent.uses <= 1 {
+            content.labels.take_more(lent.number, LENT_AT_ONCE);
+            lent.uses += LENT_AT_ONCE;
+        }
+        lent.uses -= 1;
+        return Some(lent.number);
+    }
+    let number = content.labels.take(key)?;
+    if lent.len() < LENT_MAX {
+        content.labels.take_more(number, LENT_AT_ONCE);
+        lent.insert(place, Lent { _label: Arc::clone(label), number, uses: LENT_AT_ONCE });
+    }
+    Some(number)
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        for Lent { number, uses, .. } in self.lent.values() {
+            self.load.content.labels.give_all_back(*number, *uses);
+        }
+    }
+}
+
+impl<'a> From<&'a KeyCore> for KeyRef<'a> {
+    fn from(key: &'a KeyCore) -> Self {
+        Self {
+            head: Head::from(&key.hash),
+            id: key.id,
+            lineage: key.lineage,
+            states: key.states,
+            project: key.label.project.as_ref(),
+            environment: &key.label.environment,
+            user: key.user.as_ref(),
+            flags: key.label.flags.as_deref(),
+            expires_at: key.expires_at,
+            grace_expires_at: key.grace_expires_at,
+            stamp: key.stamp,
+        }
     }
 }
 

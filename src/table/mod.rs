@@ -1,6 +1,6 @@
 //! The key set in memory: what requests are looked up in.
 //!
-//! The whole set, by hash: a dashmap of slot numbers by digest, and in the slots the digest's first
+//! The whole set, by hash: buckets of slot numbers by digest, and in the slots the digest's first
 //! 32 bytes with the fields of the key, as atomics, so that a key costs less than 200 bytes. The
 //! fields of a slot are written only under the write guard of its map shard and read only under
 //! its read guard: a look-up sees a row whole or not at all. No guard outlives a call.
@@ -28,7 +28,7 @@ mod usage;
 
 pub use compare::{Difference, repair_stamp};
 pub use head::Head;
-pub use load::{Few, Load, LoadRefused, Merged};
+pub use load::{Few, Lane, Load, LoadRefused, Merged};
 pub use miss::{BoxFuture, MissAnswer, MissResolver, Resolving};
 pub use reviews::Reviewer;
 pub use row::{KeyRef, KeyRow, Row, UserRow};

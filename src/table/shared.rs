@@ -302,7 +302,7 @@ impl Table {
     pub fn swap(&self, load: Load, drop_max_percent: u8) -> Result<Merged, LoadRefused> {
         let mut ahead = self.writing.lock();
         let merged = load.merge(drop_max_percent)?;
-        self.content.store(Arc::new(load.content));
+        self.content.store(load.content);
         *ahead = Ahead::default();
         self.generation.fetch_add(1, Ordering::AcqRel);
         self.changes.send_modify(|version| *version += 1);
@@ -313,7 +313,7 @@ impl Table {
     /// is known no more. Only where somebody has said that this is meant. Usage counters stay.
     pub fn replace(&self, load: Load) {
         let mut ahead = self.writing.lock();
-        self.content.store(Arc::new(load.content));
+        self.content.store(load.content);
         // Found in another history than this, which will not bring it.
         ahead.found.clear();
         self.generation.fetch_add(1, Ordering::AcqRel);

@@ -13,11 +13,17 @@ const FIRST_BITS: u32 = 9;
 /// So many chunks, as a power of two, are made before their size doubles.
 const STEP_BITS: u32 = 4;
 
+/// No slab has more: these hold every number that there is.
+const CHUNKS_MAX: usize = ((u32::BITS - FIRST_BITS + 1) << STEP_BITS) as usize + 1;
+
 impl<T: Default> Slab<T> {
     /// Room for at least `places` places, none of them made yet.
     pub(super) fn with_room_for(places: u64) -> Self {
-        let (last, ..) = place_of(places);
-        Self { chunks: (0..=last).map(|_| OnceLock::new()).collect() }
+        let (last, ..) = place(u32::try_from(places).unwrap_or(u32::MAX));
+        // Written at once: a key set has several of these, and tests make many.
+        let mut chunks = Vec::from(Box::new([const { OnceLock::new() }; CHUNKS_MAX]) as Box<[_]>);
+        chunks.truncate(last + 1);
+        Self { chunks: chunks.into() }
     }
 
     /// The place of this number, if it was made.

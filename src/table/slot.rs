@@ -71,12 +71,6 @@ impl Slot {
         mine.zip(head.words()).fold(0, |differs, (a, b)| differs | (a ^ b)).ct_eq(&0).into()
     }
 
-    /// The word of the head that is its hash.
-    pub(super) fn hash(&self) -> u64 {
-        let [first, ..] = &self.head;
-        first.load(Ordering::Relaxed)
-    }
-
     /// The head, where there is a key. Needs no guard.
     pub(super) fn head(&self) -> Option<Head> {
         self.is_present().then(|| Head::of_words(self.head.each_ref().map(|word| word.load(Ordering::Relaxed))))

@@ -60,7 +60,8 @@ pub(in crate::admin) struct ToVerify {
 impl ToVerify {
     /// How its fields go together.
     pub(in crate::admin) fn rules() -> Vec<Value> {
-        vec![serde_json::json!({ "description": "A route or flags.", "not": { "required": ["route", "flags"] } })]
+        let both = serde_json::json!({ "properties": { "route": {}, "flags": {} }, "required": ["route", "flags"] });
+        vec![serde_json::json!({ "description": "A route or flags.", "not": both })]
     }
 }
 

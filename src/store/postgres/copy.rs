@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::PostgresStore;
 use super::fault::Fault;
+use super::read::{Stretch, stretches};
 use super::rows::{Columns, REAL, to_count, to_sql, unsigned};
 use super::session::{Kind as For, Param, Transaction, unexpected};
 use crate::clock::Timestamp;
@@ -35,6 +36,9 @@ impl CopyStore for PostgresStore {
     fn rows(&self, table: CopyTable, after: Option<CopyPlace>, limit: usize) -> Answer<'_, Vec<CopyRow>> {
         self.read_with(For::Read, move |transaction| {
             Box::pin(async move {
+                if table == CopyTable::Events {
+                    return events(transaction, after.as_ref(), limit).await;
+                }
                 let marks: Vec<String> = (1..=table.key_width()).map(|number| format!("${number}")).collect();
                 let related = |arm: &Arm| match &after {
                     Some(_) => format!("WHERE {} AND ({}) > ({})", arm.real, arm.key, marks.join(", ")),
@@ -124,6 +128,47 @@ impl CopyStore for PostgresStore {
             Box::pin(async move { finish(transaction, &head, &name).await })
         })
     }
+}
+
+/// Up to `limit` events after `after`. Those of an import lie under its stage's number: a stretch of the history
+/// is read after the other, each from where it begins, so that a page costs no more than its rows.
+async fn events(transaction: &Transaction, after: Option<&CopyPlace>, limit: usize) -> Result<Vec<CopyRow>, Fault> {
+    let after = match after.map(Vec::as_slice) {
+        None => Stamp::default(),
+        Some([Value::Number(revision), Value::Number(ordinal)]) => {
+            Stamp { revision: unsigned(*revision)?, ordinal: unsigned(*ordinal)? }
+        }
+        Some(_) => return Err(of_another_kind()),
+    };
+    let sql = events_sql();
+    let mut events = Vec::new();
+    for stretch in stretches(transaction, after).await? {
+        let left = to_count(limit.saturating_sub(events.len()));
+        let [first, after, last] = stretch.values();
+        let params = [(&first, Type::INT8), (&after, Type::INT8), (&last, Type::INT8), (&left, Type::INT8)];
+        let params = params.map(|(value, of)| (value as &(dyn ToSql + Sync), of));
+        for row in transaction.query(&sql, &params).await? {
+            events.push(read_row(CopyTable::Events, &row)?);
+        }
+        if events.len() >= limit {
+            break;
+        }
+    }
+    Ok(events)
+}
+
+pub(super) fn events_sql() -> String {
+    let of_stage = |name: &str| format!("(SELECT s.{name} FROM keyward.stages s WHERE s.number = e.revision)");
+    let column = |name: &str| match name {
+        "revision" | "at" => format!("CASE WHEN e.revision > 0 THEN e.{name} ELSE {} END", of_stage(name)),
+        other => format!("e.{other}"),
+    };
+    let columns: Vec<String> = CopyTable::Events.columns().iter().map(|it| column(it.name)).collect();
+    format!(
+        "SELECT {} FROM keyward.events e WHERE {} ORDER BY e.revision, e.ordinal LIMIT $4",
+        columns.join(", "),
+        Stretch::CONDITION
+    )
 }
 
 async fn finish(transaction: &Transaction, head: &Head, name: &str) -> Result<(), Fault> {

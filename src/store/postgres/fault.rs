@@ -10,7 +10,7 @@ use crate::store::StoreError;
 
 /// A failure that does not know yet in which store it happened.
 #[derive(Debug)]
-pub(super) enum Fault {
+pub(in crate::store) enum Fault {
     /// PostgreSQL or the connection to it says so.
     Sql(tokio_postgres::Error),
     /// A stored value breaks a rule.

@@ -14,9 +14,9 @@ use tokio_postgres::types::{ToSql, Type};
 use uuid::Uuid;
 
 use super::fault::Fault;
-use super::read::{damaged_key, days, limit};
+use super::read::{days, limit};
 use super::rows::{
-    Columns, Decoder, KEY_COLUMNS, KEY_WIDTH, REAL, USER_COLUMNS, USER_WIDTH, hash_at, id_at, id_of, usage_at,
+    Columns, Decoder, KEY_COLUMNS, KEY_WIDTH, REAL, USER_COLUMNS, USER_WIDTH, damaged_key, hash_at, id_at, id_of,
 };
 use super::session::{Param, Transaction};
 use crate::clock::Timestamp;
@@ -296,7 +296,7 @@ pub(super) async fn list_keys(transaction: &Transaction, query: &KeyQuery) -> Re
         if query.status.is_some_and(|status| key.status(user.as_ref(), now) != status) {
             continue;
         }
-        let usage = usage_at(&row, KEY_WIDTH + USER_WIDTH, key.id)?;
+        let usage = Columns { row: &row, next: KEY_WIDTH + USER_WIDTH }.usage(key.id)?;
         page.keys.push((key, user, usage));
     }
     page.next = if query.limit > 0 && seen == query.limit { last_seen } else { last };

@@ -11,6 +11,7 @@ mod fault;
 mod fleet;
 mod history;
 mod list;
+mod load;
 mod news;
 mod read;
 mod rotation;
@@ -41,7 +42,7 @@ use self::schema::Empty;
 use self::session::{Kind, Transaction};
 use self::write::{Member, SecretChange, Swept};
 use super::{
-    Answer, Batch, BoxFuture, CopyStore, Cursor, EventQuery, FleetStore, HistoryStore, KeyPage, KeyQuery,
+    Answer, Batch, BoxFuture, CopyStore, Cursor, EventQuery, FleetStore, HistoryStore, KeyPage, KeyQuery, LoadLane,
     NumberedSecret, Outcome, OwnedKey, Plan, Poll, ReadRequest, Reading, RefusalQuery, RefusalTally, RotationStore,
     StageId, Staging, Store, StoreError, StoreId, UsageUpdate, UserQuery,
 };
@@ -455,6 +456,14 @@ impl Store for PostgresStore {
             read::changes_after(&transaction, cursor, &mut *sink).await?;
             transaction.leave();
             Ok(())
+        })
+    }
+
+    fn load(&self, lanes: Vec<LoadLane>) -> Answer<'_, Poll> {
+        let (lane, spare, shared) = (Arc::clone(&self.feeds), Arc::clone(&self.readers), Arc::clone(&self.shared));
+        self.run(async move {
+            let permit = lane.acquire_owned().await.ok();
+            load::load(&shared, permit, spare, lanes).await
         })
     }
 

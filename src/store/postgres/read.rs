@@ -11,14 +11,14 @@ use super::Shared;
 use super::fault::Fault;
 use super::rows::{
     Columns, Decoder, EVENT_COLUMNS, KEY_COLUMNS, KEY_WIDTH, REAL, TALLY_COLUMNS, USER_COLUMNS, USER_WIDTH, event,
-    hash_at, id_at, id_of, tally, to_count, to_sql, unsigned, usage_at, user_at,
+    id_at, id_of, tally, to_count, to_sql, unsigned,
 };
 use super::session::{NOW, Param, READING, Transaction, unexpected};
 use crate::clock::Timestamp;
 use crate::key::{Actor, Event, EventKind, Key, KeyId, ProjectId, Stamp, Subject, TokenHash, User, UserId};
 use crate::store::{
-    Batch, COUNTED_MAX, CommitId, Cursor, Damaged, EventQuery, GATEWAY_LOGIN, Kept, NumberedSecret, ONCE_KEPT, OnceKey,
-    OwnedKey, Poll, ReadRequest, Reading, RefusalQuery, RefusalTally, Row, StoreId, UserQuery,
+    Batch, COUNTED_MAX, CommitId, Cursor, EventQuery, GATEWAY_LOGIN, Kept, NumberedSecret, ONCE_KEPT, OnceKey,
+    OwnedKey, Poll, ReadRequest, Reading, RefusalQuery, RefusalTally, StoreId, UserQuery,
 };
 
 /// Reads everything that `request` asks for, outside of a mutation.
@@ -114,7 +114,7 @@ pub(super) async fn fill(
                    WHERE key_id = ANY($1) GROUP BY key_id";
         for row in transaction.query(sql, &[(&with_usage, Type::UUID_ARRAY)]).await? {
             let key = KeyId::from_bits(Columns::of(&row).bits()?);
-            reading.usage.extend(usage_at(&row, 1, key)?);
+            reading.usage.extend(Columns { row: &row, next: 1 }.usage(key)?);
         }
     }
     reading.keys = gathered.keys;
@@ -154,7 +154,7 @@ async fn kept(transaction: &Transaction, once: OnceKey, now: Timestamp) -> Resul
     let mut columns = Columns::of(&row);
     let (request, key) = (columns.bytes()?, columns.bits_or_none()?.map(KeyId::from_bits));
     let revision = unsigned(columns.integer()?)?;
-    let sealed = columns.bytes_or_none()?;
+    let sealed = columns.bytes_or_none()?.map(<[u8]>::to_vec);
     let is_kept = now < columns.time()?;
     Ok(Some(Kept { request, key, revision, sealed: sealed.filter(|_| is_kept) }))
 }
@@ -327,7 +327,7 @@ pub(super) async fn list_users(transaction: &Transaction, query: &UserQuery) -> 
 
 /// A stretch of the history: the events from one revision to another, or under a stage's number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stretch {
+pub(super) struct Stretch {
     first: i64,
     last: i64,
     /// The ordinal of `first` after which it begins; -1 for all of it.
@@ -335,11 +335,16 @@ struct Stretch {
 }
 
 impl Stretch {
-    const CONDITION: &str = "(e.revision, e.ordinal) > ($1, $2) AND e.revision <= $3";
+    pub(super) const CONDITION: &str = "(e.revision, e.ordinal) > ($1, $2) AND e.revision <= $3";
+
+    /// What the condition wants, in its order.
+    pub(super) const fn values(self) -> [i64; 3] {
+        [self.first, self.after, self.last]
+    }
 }
 
 /// The history after `after`, in order.
-async fn stretches(transaction: &Transaction, after: Stamp) -> Result<Vec<Stretch>, Fault> {
+pub(super) async fn stretches(transaction: &Transaction, after: Stamp) -> Result<Vec<Stretch>, Fault> {
     let start = to_sql(after.revision);
     let mut begin = (start, i64::from(after.ordinal));
     let sql = "SELECT revision, number FROM keyward.stages WHERE revision >= $1 ORDER BY revision";
@@ -477,11 +482,7 @@ async fn users(
 ) -> Result<(), Fault> {
     let mut rows = transaction.stream(sql, params).await?;
     while let Some(row) = rows.next().await? {
-        sink(match decoder.user(&row, 0) {
-            Ok(user) => Batch::Row(user.stamp, Row::User(user)),
-            Err(Fault::Stored(cause)) => Batch::Damaged(Stamp::default(), damaged_user(user_at(&row, 0)), cause),
-            Err(fault) => return Err(fault),
-        });
+        sink(decoder.user_read(&row)?);
     }
     Ok(())
 }
@@ -496,13 +497,7 @@ async fn keys(
 ) -> Result<(), Fault> {
     let mut rows = transaction.stream(sql, params).await?;
     while let Some(row) = rows.next().await? {
-        sink(match decoder.key(&row, 0) {
-            Ok(key) => Batch::Row(key.stamp, Row::Key(Box::new(key))),
-            Err(Fault::Stored(cause)) => {
-                Batch::Damaged(Stamp::default(), damaged_key(id_at(&row, 0), hash_at(&row, 0)), cause)
-            }
-            Err(fault) => return Err(fault),
-        });
+        sink(decoder.key_read(&row)?);
     }
     Ok(())
 }
@@ -519,7 +514,6 @@ async fn changes_of(
     stretch: Stretch,
     sink: &mut (dyn FnMut(Batch) + Send),
 ) -> Result<(), Fault> {
-    const EVENT: usize = KEY_WIDTH + USER_WIDTH;
     let mut decoder = Decoder::default();
     let sql = format!(
         "SELECT {KEY_COLUMNS}, {USER_COLUMNS}, CASE WHEN e.revision > 0 THEN e.revision ELSE \
@@ -532,30 +526,7 @@ async fn changes_of(
         [(&stretch.first, Type::INT8), (&stretch.after, Type::INT8), (&stretch.last, Type::INT8)];
     let mut rows = transaction.stream(&sql, &params).await?;
     while let Some(row) = rows.next().await? {
-        let mut columns = Columns { row: &row, next: EVENT };
-        let stamp = columns.stamp()?;
-        let changed = if columns.yes()? {
-            decoder.user(&row, KEY_WIDTH).map(Row::User)
-        } else {
-            decoder.key(&row, 0).map(|key| Row::Key(Box::new(key)))
-        };
-        // The event says of what it is, whatever became of the row.
-        sink(match (changed, id_at(&row, EVENT + 3)) {
-            (Ok(changed), _) => Batch::Row(stamp, changed),
-            (Err(Fault::Stored(cause)), id @ Some(_)) => {
-                Batch::Damaged(stamp, damaged_key(id, hash_at(&row, 0)), cause)
-            }
-            (Err(Fault::Stored(cause)), None) => Batch::Damaged(stamp, damaged_user(user_at(&row, EVENT + 4)), cause),
-            (Err(fault), _) => return Err(fault),
-        });
+        sink(decoder.changed_read(&row)?);
     }
     Ok(())
-}
-
-pub(super) fn damaged_key(id: Option<KeyId>, hash: Option<TokenHash>) -> Damaged {
-    id.map_or(Damaged::Unnamed, |id| Damaged::Key { id, hash })
-}
-
-fn damaged_user(id: Option<UserId>) -> Damaged {
-    id.map_or(Damaged::Unnamed, Damaged::User)
 }

@@ -11,12 +11,12 @@ use super::schema::Empty;
 use super::{Address, Clocks, PostgresSettings, PostgresStore};
 use crate::clock::{ManualClock, Timestamp};
 use crate::key::Actor;
-use crate::store::contract::{Fixture, contract, key, newest, write, write_key};
+use crate::store::contract::{Fixture, contract, key, load, newest, write, write_key};
 use crate::store::copy_contract::{self, copy_contract};
 use crate::store::fleet_contract::fleet_contract;
 use crate::store::rotation_contract::rotation_contract;
 use crate::store::staging_contract::staging_contract;
-use crate::store::{Changes, Cursor, Damaged, KeyQuery, ReadRequest, Reading, SharedStore, Store, StoreError};
+use crate::store::{Changes, Cursor, Damaged, KeyQuery, Loaded, ReadRequest, Reading, SharedStore, Store, StoreError};
 use cluster::{Care, Cluster};
 
 fn settings(cluster: &Cluster) -> PostgresSettings {
@@ -156,6 +156,59 @@ async fn a_damaged_row_is_named_and_the_others_are_listed_and_followed() {
             (2 - usize::try_from(revision).expect("small"), [named.clone()].as_slice())
         );
     }
+}
+
+/// Keys by the thousand, as one revision. What the server makes up is damaged where its number is `damaged`.
+fn fill(cluster: &Cluster, keys: u32, damaged: u32) {
+    cluster.sql(&format!(
+        "INSERT INTO keyward.keys (id, lineage, hash, format, name, environment, inherit, flags, props, may_grant, \
+         operates, self_rotate, revoked, disabled, superseded, webhook_secret_version, created_at, updated_at, \
+         revision, ordinal) SELECT id, id, sha512(int4send(n)), 'imported', repeat('n', 200), 'live', false, \
+         CASE n WHEN {damaged} THEN 'no..flag' ELSE 'jobs:read' END, '{{}}', '', false, false, false, false, false, 1, 1, \
+         1, 1, n FROM (SELECT n, md5(n::text)::uuid AS id FROM generate_series(1, {keys}) AS n OFFSET 0) AS made; \
+         UPDATE keyward.counter SET revision = 1, commit_id = gen_random_uuid()"
+    ));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_keys_are_loaded_by_two_connections_and_each_once() {
+    const KEYS: u32 = 22_000;
+    let cluster = Cluster::start(Care::Fast);
+    let store = create(&cluster);
+    fill(&cluster, KEYS, 777);
+    for lanes in [1, 2] {
+        let (taken, poll) = load(&store, lanes).await;
+        assert_eq!(poll.newest.revision, 1);
+        assert!(taken.iter().all(|lane| !lane.is_empty()), "every lane takes some");
+        let mut ordinals = std::collections::BTreeSet::new();
+        for loaded in taken.into_iter().flatten() {
+            match loaded {
+                Loaded::Key(key) => assert!(ordinals.insert(key.stamp.ordinal), "{key:?} came twice"),
+                Loaded::Damaged(Damaged::Key { id, hash: Some(_) }, cause) => {
+                    assert!(cause.starts_with(&id.to_string()), "{cause}");
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(ordinals.len(), usize::try_from(KEYS - 1).expect("few"));
+    }
+}
+
+#[tokio::test]
+async fn a_page_of_events_of_an_import_is_sought_and_not_sorted() {
+    let cluster = Cluster::start(Care::Fast);
+    let _store = create(&cluster);
+    cluster.sql(
+        "INSERT INTO keyward.stages (number, id, keys, touched_at, lost, revision, at) \
+         SELECT -n, gen_random_uuid(), 1000, 1, false, n, 1 FROM generate_series(1, 5) AS n; \
+         INSERT INTO keyward.events (revision, ordinal, at, kind, actor, key_id, changes) \
+         SELECT -s, n, 1, 'key_imported', 'system', gen_random_uuid(), '{}' \
+         FROM generate_series(1, 5) AS s, generate_series(0, 999) AS n; ANALYZE keyward.events; ANALYZE keyward.stages",
+    );
+    let sql = super::copy::events_sql();
+    let sql = sql.replace("$1", "-3").replace("$2", "500").replace("$3", "-3").replace("$4", "100");
+    let plan = cluster.sql(&format!("EXPLAIN {sql}"));
+    assert!(plan.contains("Index Scan using events_pkey") && !plan.contains("Sort"), "{plan}");
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use crate::store::StoreError;
 
 /// A failure that does not know yet in which store it happened.
 #[derive(Debug)]
-pub(super) enum Fault {
+pub(in crate::store) enum Fault {
     /// SQLite says so.
     Sql(rusqlite::Error),
     /// A stored value breaks a rule.

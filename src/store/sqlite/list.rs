@@ -9,8 +9,10 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, params_from_iter};
 
 use super::fault::Fault;
-use super::read::{damaged_key, days, usage_at};
-use super::rows::{Columns, Decoder, KEY_COLUMNS, KEY_WIDTH, REAL, USER_COLUMNS, USER_WIDTH, hash_at, id_at};
+use super::read::days;
+use super::rows::{
+    Columns, Decoder, KEY_COLUMNS, KEY_WIDTH, REAL, USER_COLUMNS, USER_WIDTH, damaged_key, hash_at, id_at,
+};
 use crate::clock::Timestamp;
 use crate::key::{EnvironmentId, KeyId, ProjectId, Status, UserId};
 use crate::store::{KeyPage, KeyQuery};
@@ -229,7 +231,7 @@ pub(super) fn list_keys(connection: &Connection, query: &KeyQuery, now: Timestam
         if query.status.is_some_and(|status| key.status(user.as_ref(), now) != status) {
             continue;
         }
-        let usage = usage_at(&mut Columns { row, next: KEY_WIDTH + USER_WIDTH }, key.id)?;
+        let usage = Columns { row, next: KEY_WIDTH + USER_WIDTH }.usage(key.id)?;
         let id = key.id;
         page.keys.push((key, user, usage));
         if page.keys.len() == query.limit {

@@ -38,7 +38,7 @@ use self::fault::Fault;
 use self::file::{Empty, Identity, Log, Opened, Role};
 use self::write::{Member, Request};
 use super::{
-    Answer, Batch, BoxFuture, CopyStore, Cursor, EventQuery, FleetStore, HistoryStore, KeyPage, KeyQuery,
+    Answer, Batch, BoxFuture, CopyStore, Cursor, EventQuery, FleetStore, HistoryStore, KeyPage, KeyQuery, LoadLane,
     NumberedSecret, Outcome, OwnedKey, Plan, Poll, ReadRequest, Reading, RefusalQuery, RefusalTally, RotationStore,
     StageId, Staging, Store, StoreError, StoreId, UsageUpdate, UserQuery,
 };
@@ -410,6 +410,19 @@ impl Store for SqliteStore {
     fn changes_after(&self, cursor: Cursor, mut sink: Box<dyn FnMut(Batch) + Send>) -> Answer<'_, ()> {
         self.read_with(OfStore::Any, move |connection, shared| {
             read::changes_after(connection, cursor, shared.clock.now(), &mut *sink)
+        })
+    }
+
+    fn load(&self, lanes: Vec<LoadLane>) -> Answer<'_, Poll> {
+        self.read_with(OfStore::Any, move |connection, shared| {
+            // One lane: a second connection would not see the same moment for sure.
+            let mut lane = lanes.into_iter().next();
+            let mut sink = |loaded| {
+                if let Some(lane) = &mut lane {
+                    lane(loaded);
+                }
+            };
+            read::load(connection, shared.clock.now(), &mut sink)
         })
     }
 

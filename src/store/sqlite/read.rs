@@ -10,14 +10,14 @@ use rusqlite::{Connection, Params, params, params_from_iter};
 use super::fault::Fault;
 use super::list::Conditions;
 use super::rows::{
-    Columns, Decoder, EVENT_COLUMNS, KEY_COLUMNS, KEY_WIDTH, REAL, TALLY_COLUMNS, USER_COLUMNS, USER_WIDTH, event,
-    hash_at, id_at, kept, tally, to_sql, unsigned, user_at,
+    Columns, Decoder, EVENT_COLUMNS, KEY_COLUMNS, KEY_WIDTH, LOADED_COLUMNS, REAL, TALLY_COLUMNS, USER_COLUMNS, event,
+    kept, tally, to_sql, unsigned,
 };
 use crate::clock::Timestamp;
 use crate::key::{Actor, Event, EventKind, Key, KeyId, Stamp, Subject, TokenHash, User, UserId};
 use crate::store::{
-    Batch, COUNTED_MAX, CommitId, Cursor, Damaged, EventQuery, GATEWAY_LOGIN, KeyUsage, NumberedSecret, OwnedKey, Poll,
-    ReadRequest, Reading, RefusalQuery, RefusalTally, Row, StoreId, UserQuery,
+    Batch, COUNTED_MAX, CommitId, Cursor, EventQuery, GATEWAY_LOGIN, KeyUsage, Loaded, NumberedSecret, OwnedKey, Poll,
+    ReadRequest, Reading, RefusalQuery, RefusalTally, StoreId, UserQuery,
 };
 
 /// Reads everything that `request` asks for.
@@ -229,16 +229,7 @@ fn usage(connection: &Connection, key: KeyId) -> Result<Option<KeyUsage>, Fault>
     let mut statement =
         connection.prepare_cached("SELECT max(last_used_at), sum(count) FROM key_usage WHERE key_id = ?1")?;
     let mut rows = statement.query(params![key.bits().to_be_bytes()])?;
-    rows.next()?.map_or(Ok(None), |row| usage_at(&mut Columns { row, next: 0 }, key))
-}
-
-pub(super) fn usage_at(columns: &mut Columns<'_, '_>, key: KeyId) -> Result<Option<KeyUsage>, Fault> {
-    match (columns.integer_or_none()?, columns.integer_or_none()?) {
-        (Some(last), Some(count)) => {
-            Ok(Some(KeyUsage { key, last_used_at: Timestamp::from_nanos(last), count: unsigned(count)? }))
-        }
-        (None, _) | (_, None) => Ok(None),
-    }
+    rows.next()?.map_or(Ok(None), |row| Columns { row, next: 0 }.usage(key))
 }
 
 /// The newest revision and its commit id.
@@ -260,7 +251,7 @@ pub(super) fn poll(connection: &Connection, cursor: Cursor, now: Timestamp) -> R
     let Some(row) = rows.next()? else { return Err(Fault::Stored("it has no counter".to_owned())) };
     let mut columns = Columns { row, next: 0 };
     let store = StoreId(columns.bits()?);
-    let newest = Cursor { revision: unsigned(columns.integer()?)?, commit: CommitId(columns.bits()?) };
+    let newest = columns.cursor()?;
     let recorded = columns.commit_or_none()?;
     let at_cursor = if cursor.revision == 0 { Some(CommitId::default()) } else { recorded };
     Ok(Poll { store, newest, at_cursor, now })
@@ -428,6 +419,26 @@ fn everything(connection: &Connection, sink: &mut dyn FnMut(Batch)) -> Result<()
     Ok(())
 }
 
+/// The whole content, as much of it as decides on requests. Lists are in the order of numbers, and so is the
+/// file: in that order nothing is sought.
+pub(super) fn load(connection: &Connection, now: Timestamp, sink: &mut dyn FnMut(Loaded)) -> Result<Poll, Fault> {
+    let mut decoder = Decoder::default();
+    {
+        let mut statement = connection.prepare_cached(&format!("SELECT {USER_COLUMNS} FROM users u"))?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            sink(decoder.user_loaded(row)?);
+        }
+    }
+    let sql = format!("SELECT {LOADED_COLUMNS} FROM keys k WHERE {REAL} ORDER BY k.number");
+    let mut statement = connection.prepare_cached(&sql)?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        sink(decoder.loaded(row)?);
+    }
+    poll(connection, Cursor::default(), now)
+}
+
 /// One page of everything, for a reader at a cursor: what comes after a subject, at most so many rows.
 pub(super) fn walk(
     connection: &Connection,
@@ -467,11 +478,7 @@ fn users(
     let (mut statement, mut handed) = (connection.prepare_cached(sql)?, 0);
     let mut rows = statement.query(values)?;
     while let Some(row) = rows.next()? {
-        sink(match decoder.user(row, 0) {
-            Ok(user) => Batch::Row(user.stamp, Row::User(user)),
-            Err(Fault::Stored(cause)) => Batch::Damaged(Stamp::default(), damaged_user(user_at(row, 0)), cause),
-            Err(fault) => return Err(fault),
-        });
+        sink(decoder.user_read(row)?);
         handed += 1;
     }
     Ok(handed)
@@ -488,13 +495,7 @@ fn keys(
     let (mut statement, mut handed) = (connection.prepare_cached(sql)?, 0);
     let mut rows = statement.query(values)?;
     while let Some(row) = rows.next()? {
-        sink(match decoder.key(row, 0) {
-            Ok(key) => Batch::Row(key.stamp, Row::Key(Box::new(key))),
-            Err(Fault::Stored(cause)) => {
-                Batch::Damaged(Stamp::default(), damaged_key(id_at(row, 0), hash_at(row, 0)), cause)
-            }
-            Err(fault) => return Err(fault),
-        });
+        sink(decoder.key_read(row)?);
         handed += 1;
     }
     Ok(handed)
@@ -520,29 +521,7 @@ fn changes_of(connection: &Connection, stretch: Stretch, sink: &mut dyn FnMut(Ba
     ))?;
     let mut rows = statement.query(params_from_iter(stretch.values()))?;
     while let Some(row) = rows.next()? {
-        const EVENT: usize = KEY_WIDTH + USER_WIDTH;
-        let mut columns = Columns { row, next: EVENT };
-        let stamp = columns.stamp()?;
-        let changed = if columns.integer()? == 0 {
-            decoder.key(row, 0).map(|key| Row::Key(Box::new(key)))
-        } else {
-            decoder.user(row, KEY_WIDTH).map(Row::User)
-        };
-        // The event says of what it is, whatever became of the row.
-        sink(match (changed, id_at(row, EVENT + 3)) {
-            (Ok(changed), _) => Batch::Row(stamp, changed),
-            (Err(Fault::Stored(cause)), id @ Some(_)) => Batch::Damaged(stamp, damaged_key(id, hash_at(row, 0)), cause),
-            (Err(Fault::Stored(cause)), None) => Batch::Damaged(stamp, damaged_user(user_at(row, EVENT + 4)), cause),
-            (Err(fault), _) => return Err(fault),
-        });
+        sink(decoder.changed_read(row)?);
     }
     Ok(())
-}
-
-pub(super) fn damaged_key(id: Option<KeyId>, hash: Option<TokenHash>) -> Damaged {
-    id.map_or(Damaged::Unnamed, |id| Damaged::Key { id, hash })
-}
-
-fn damaged_user(id: Option<UserId>) -> Damaged {
-    id.map_or(Damaged::Unnamed, Damaged::User)
 }

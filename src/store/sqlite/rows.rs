@@ -1,19 +1,18 @@
-//! Rows as SQLite keeps them: written and read column by column, cheaply enough to read a million
-//! at start.
+//! Rows as SQLite keeps them: which columns are read, what each holds, and how they are written.
 
-use std::collections::{BTreeMap, HashSet};
-use std::str::FromStr;
-
-use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Row, params};
 
 use super::fault::Fault;
 use crate::clock::Timestamp;
-use crate::key::{
-    EnvironmentId, Event, FlagSet, Format, Grants, Key, KeyId, LineageId, OperatorScope, ProjectId, Rotation, Stamp,
-    States, Subject, TokenHash, User, UserId,
+use crate::key::{EnvironmentId, Event, Grants, Key, KeyId, ProjectId, Stamp, Subject, User, UserId};
+use crate::store::decode::{self, Cells, OfRow, json};
+pub(super) use crate::store::decode::{
+    Decoder, KEY_WIDTH, TALLY_COLUMNS, USER_WIDTH, damaged_key, event, hash_at, id_at, tally,
 };
-use crate::store::{CommitId, Keep, Kept, ONCE_KEPT, OnceKey, RefusalTally};
+use crate::store::{Keep, Kept, ONCE_KEPT, OnceKey, RefusalTally};
+
+/// A row's columns, read one after the other.
+pub(super) type Columns<'a, 'statement> = decode::Columns<'a, Row<'statement>>;
 
 /// The columns of a key in the order in which [`Decoder::key`] reads them.
 pub(super) const KEY_COLUMNS: &str = "k.id, k.lineage, k.hash, k.format, k.shown_prefix, k.last_four, k.name, \
@@ -24,13 +23,14 @@ pub(super) const KEY_COLUMNS: &str = "k.id, k.lineage, k.hash, k.format, k.shown
      CASE WHEN k.revision > 0 THEN k.updated_at ELSE (SELECT s.at FROM stages s WHERE s.number = k.revision) END, \
      CASE WHEN k.revision > 0 THEN k.revision ELSE (SELECT s.revision FROM stages s WHERE s.number = k.revision) END, \
      k.ordinal";
-/// How many those are.
-pub(super) const KEY_WIDTH: usize = 35;
+/// The columns of a key in the order in which [`Decoder::loaded`] reads them.
+pub(super) const LOADED_COLUMNS: &str = "k.id, k.lineage, k.hash, k.project, k.environment, k.inherit, k.flags, \
+     k.user_id, k.revoked, k.disabled, k.superseded, k.expires_at, k.grace_expires_at, \
+     CASE WHEN k.revision > 0 THEN k.revision ELSE (SELECT s.revision FROM stages s WHERE s.number = k.revision) END, \
+     k.ordinal";
 /// The columns of a user in the order in which [`Decoder::user`] reads them.
 pub(super) const USER_COLUMNS: &str =
     "u.id, u.project, u.flags, u.active, u.deleted, u.created_at, u.updated_at, u.revision, u.ordinal";
-/// How many those are.
-pub(super) const USER_WIDTH: usize = 9;
 /// The columns of an event in the order in which [`event`] reads them.
 pub(super) const EVENT_COLUMNS: &str = "\
      CASE WHEN e.revision > 0 THEN e.revision ELSE (SELECT s.revision FROM stages s WHERE s.number = e.revision) END, \
@@ -59,153 +59,6 @@ pub(super) fn to_sql(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-/// Reads rows, and keeps one copy of names that come again and again.
-#[derive(Debug, Default)]
-pub(super) struct Decoder {
-    projects: HashSet<ProjectId>,
-    environments: HashSet<EnvironmentId>,
-}
-
-/// More names than this are not kept, so that a store of many projects does not fill the memory.
-const NAMES_KEPT_MAX: usize = 4096;
-
-impl Decoder {
-    /// The key whose columns begin at `first`.
-    pub(super) fn key(&mut self, row: &Row<'_>, first: usize) -> Result<Key, Fault> {
-        self.try_key(row, first).map_err(|fault| match (fault, id_at(row, first)) {
-            (Fault::Stored(cause), Some(id)) => Fault::Stored(format!("{id}: {cause}")),
-            (fault, _) => fault,
-        })
-    }
-
-    fn try_key(&mut self, row: &Row<'_>, first: usize) -> Result<Key, Fault> {
-        let mut columns = Columns { row, next: first };
-        let id = KeyId::from_bits(columns.bits()?);
-        let lineage = LineageId::from_bits(columns.bits()?);
-        let hash = TokenHash::from_bytes(columns.bytes()?);
-        let format = match columns.text()? {
-            "opaque" => Format::Opaque,
-            "jwt" => Format::Jwt,
-            "imported" => Format::Imported,
-            other => return Err(Fault::Stored(format!("a key has the format {other:?}"))),
-        };
-        let shown_prefix = columns.text_or_none()?.map(str::to_owned);
-        let last_four = columns.text_or_none()?.map(str::to_owned);
-        let name = columns.text()?.to_owned();
-        let project = columns.text_or_none()?.map(|text| named(&mut self.projects, text)).transpose()?;
-        let environment = named(&mut self.environments, columns.text()?)?;
-        let user = columns.text_or_none()?.map(parsed::<UserId>).transpose()?;
-        let inherit = columns.yes()?;
-        let flags = flags(columns.text()?)?;
-        let grants = if inherit { Grants::Inherit } else { Grants::Only(flags) };
-        let props = map(columns.text()?)?;
-        let may_grant = self::flags(columns.text()?)?;
-        let operates = columns.yes()?;
-        let scope = OperatorScope {
-            project: columns.text_or_none()?.map(|text| named(&mut self.projects, text)).transpose()?,
-            environment: columns.text_or_none()?.map(|text| named(&mut self.environments, text)).transpose()?,
-        };
-        Ok(Key {
-            id,
-            lineage,
-            hash,
-            format,
-            shown_prefix,
-            last_four,
-            name,
-            project,
-            environment,
-            user,
-            grants,
-            props,
-            may_grant,
-            operates_on: operates.then_some(scope),
-            self_rotate: columns.yes()?,
-            minted_by: columns.bits_or_none()?.map(KeyId::from_bits),
-            states: States { revoked: columns.yes()?, disabled: columns.yes()?, superseded: columns.yes()? },
-            revoked_at: columns.time_or_none()?,
-            replaced_by: columns.bits_or_none()?.map(KeyId::from_bits),
-            expires_at: columns.time_or_none()?,
-            grace_expires_at: columns.time_or_none()?,
-            rotation: Rotation {
-                interval_days: columns.integer_or_none()?.map(unsigned).transpose()?,
-                next_at: columns.time_or_none()?,
-                webhook_url: columns.text_or_none()?.map(str::to_owned),
-                secret_version: unsigned(columns.integer()?)?,
-                old_secret_until: columns.time_or_none()?,
-            },
-            created_at: columns.time()?,
-            updated_at: columns.time()?,
-            stamp: columns.stamp()?,
-        })
-    }
-
-    /// The user whose columns begin at `first`.
-    pub(super) fn user(&mut self, row: &Row<'_>, first: usize) -> Result<User, Fault> {
-        let mut columns = Columns { row, next: first };
-        Ok(User {
-            id: parsed(columns.text()?)?,
-            project: columns.text_or_none()?.map(|text| named(&mut self.projects, text)).transpose()?,
-            flags: flags(columns.text()?)?,
-            active: columns.yes()?,
-            deleted: columns.yes()?,
-            created_at: columns.time()?,
-            updated_at: columns.time()?,
-            stamp: columns.stamp()?,
-        })
-    }
-
-    /// The user whose columns begin at `first`, if the outer join found one.
-    pub(super) fn user_or_none(&mut self, row: &Row<'_>, first: usize) -> Result<Option<User>, Fault> {
-        match row.get_ref(first)? {
-            ValueRef::Null => Ok(None),
-            ValueRef::Integer(_) | ValueRef::Real(_) | ValueRef::Text(_) | ValueRef::Blob(_) => {
-                self.user(row, first).map(Some)
-            }
-        }
-    }
-}
-
-/// The id of the key whose columns begin at `first`, if that much can be read.
-pub(super) fn id_at(row: &Row<'_>, first: usize) -> Option<KeyId> {
-    Columns { row, next: first }.bits().ok().map(KeyId::from_bits)
-}
-
-/// The hash of the key whose columns begin at `first`, if that much can be read.
-pub(super) fn hash_at(row: &Row<'_>, first: usize) -> Option<TokenHash> {
-    Columns { row, next: first + 2 }.bytes().ok().map(TokenHash::from_bytes)
-}
-
-/// The id of the user whose columns begin at `first`, if that much can be read.
-pub(super) fn user_at(row: &Row<'_>, first: usize) -> Option<UserId> {
-    Columns { row, next: first }.text().ok()?.parse().ok()
-}
-
-/// The event of a row that holds [`EVENT_COLUMNS`].
-pub(super) fn event(row: &Row<'_>) -> Result<Event, Fault> {
-    let mut columns = Columns { row, next: 0 };
-    let stamp = columns.stamp()?;
-    let at = columns.time()?;
-    let kind = parsed_or(columns.text()?, "event kind")?;
-    let actor = parsed_or(columns.text()?, "actor")?;
-    let subject = subject(&mut columns)?;
-    let subject = subject.ok_or_else(|| Fault::Stored("an event has no one subject".to_owned()))?;
-    let changes = map(columns.text()?)?;
-    let from = columns.text_or_none()?.map(|text| parsed_or(text, "address")).transpose()?;
-    Ok(Event { stamp, at, kind, actor, from, subject, changes })
-}
-
-/// What the next two columns name: a key or a user; none where neither or both are there.
-fn subject(columns: &mut Columns<'_, '_>) -> Result<Option<Subject>, Fault> {
-    let key = columns.bits_or_none()?.map(KeyId::from_bits);
-    let user = columns.text_or_none()?.map(parsed::<UserId>).transpose()?;
-    Ok(match (key, user) {
-        (Some(key), None) => Some(Subject::Key(key)),
-        (None, Some(user)) => Some(Subject::User(user)),
-        (None, None) | (Some(_), Some(_)) => None,
-    })
-}
-
 /// A key's and a user's id, one of them none.
 fn subject_columns(subject: Option<&Subject>) -> (Option<[u8; 16]>, Option<&str>) {
     match subject {
@@ -213,24 +66,6 @@ fn subject_columns(subject: Option<&Subject>) -> (Option<[u8; 16]>, Option<&str>
         Some(Subject::User(user)) => (None, Some(user.as_str())),
         None => (None, None),
     }
-}
-
-/// The columns of refused attempts in the order in which [`tally`] reads them.
-pub(super) const TALLY_COLUMNS: &str = "minute, actor, address, operation, code, key_id, user_id, count, last_at";
-
-/// The refused attempts of a row that holds [`TALLY_COLUMNS`].
-pub(super) fn tally(row: &Row<'_>) -> Result<RefusalTally, Fault> {
-    let mut columns = Columns { row, next: 0 };
-    let minute = columns.time()?;
-    let actor = parsed_or(columns.text()?, "actor")?;
-    let from = match columns.text()? {
-        "" => None,
-        text => Some(parsed_or(text, "address")?),
-    };
-    let (operation, code) = (columns.text()?.to_owned(), columns.text()?.to_owned());
-    let subject = subject(&mut columns)?;
-    let count = unsigned(columns.integer()?)?;
-    Ok(RefusalTally { minute, actor, from, operation, code, subject, count, last_at: columns.time()? })
 }
 
 /// Adds up refused attempts.
@@ -285,7 +120,7 @@ pub(super) fn kept(connection: &Connection, once: OnceKey, now: Timestamp) -> Re
     let mut columns = Columns { row, next: 0 };
     let (request, key) = (columns.bytes()?, columns.bits_or_none()?.map(KeyId::from_bits));
     let revision = unsigned(columns.integer()?)?;
-    let sealed = columns.value()?.as_blob_or_null().map_err(|error| columns.wrong(&error))?.map(<[u8]>::to_vec);
+    let sealed = columns.bytes_or_none()?.map(<[u8]>::to_vec);
     let is_kept = now < columns.time()?;
     Ok(Some(Kept { request, key, revision, sealed: sealed.filter(|_| is_kept) }))
 }
@@ -402,120 +237,57 @@ pub(super) fn write_event(connection: &Connection, event: &Event, place: Place) 
     Ok(())
 }
 
-/// A row's columns, read one after the other.
-pub(super) struct Columns<'a, 'statement> {
-    /// The row.
-    pub(super) row: &'a Row<'statement>,
-    /// The column to read next.
-    pub(super) next: usize,
+impl Cells for Row<'_> {
+    type Fault = Fault;
+
+    fn text(&self, at: usize) -> Result<Option<&str>, Fault> {
+        self.get_ref(at)?.as_str_or_null().map_err(|error| wrong(at, &error))
+    }
+
+    fn integer(&self, at: usize) -> Result<Option<i64>, Fault> {
+        self.get_ref(at)?.as_i64_or_null().map_err(|error| wrong(at, &error))
+    }
+
+    fn yes(&self, at: usize) -> Result<Option<bool>, Fault> {
+        Ok(self.integer(at)?.map(|number| number != 0))
+    }
+
+    fn bits(&self, at: usize) -> Result<Option<u128>, Fault> {
+        let Some(bytes) = self.bytes(at)? else { return Ok(None) };
+        let bits = bytes.try_into().map(u128::from_be_bytes);
+        bits.map(Some).map_err(|_other_length| Fault::Stored(format!("{} bytes where 16 belong", bytes.len())))
+    }
+
+    fn bytes(&self, at: usize) -> Result<Option<&[u8]>, Fault> {
+        self.get_ref(at)?.as_blob_or_null().map_err(|error| wrong(at, &error))
+    }
 }
 
-impl<'a> Columns<'a, '_> {
-    fn value(&mut self) -> Result<ValueRef<'a>, Fault> {
-        let value = self.row.get_ref(self.next)?;
-        self.next += 1;
-        Ok(value)
+fn wrong(at: usize, error: &rusqlite::types::FromSqlError) -> Fault {
+    Fault::Stored(format!("column {} of a row: {error}", at + 1))
+}
+
+impl OfRow for Fault {
+    fn stored(cause: String) -> Self {
+        Self::Stored(cause)
     }
 
-    fn text_or_none(&mut self) -> Result<Option<&'a str>, Fault> {
-        self.value()?.as_str_or_null().map_err(|error| self.wrong(&error))
-    }
-
-    pub(super) fn text(&mut self) -> Result<&'a str, Fault> {
-        self.value()?.as_str().map_err(|error| self.wrong(&error))
-    }
-
-    pub(super) fn integer(&mut self) -> Result<i64, Fault> {
-        self.value()?.as_i64().map_err(|error| self.wrong(&error))
-    }
-
-    pub(super) fn integer_or_none(&mut self) -> Result<Option<i64>, Fault> {
-        self.value()?.as_i64_or_null().map_err(|error| self.wrong(&error))
-    }
-
-    fn yes(&mut self) -> Result<bool, Fault> {
-        Ok(self.integer()? != 0)
-    }
-
-    pub(super) fn time(&mut self) -> Result<Timestamp, Fault> {
-        self.integer().map(Timestamp::from_nanos)
-    }
-
-    fn time_or_none(&mut self) -> Result<Option<Timestamp>, Fault> {
-        Ok(self.integer_or_none()?.map(Timestamp::from_nanos))
-    }
-
-    pub(super) fn bytes<const N: usize>(&mut self) -> Result<[u8; N], Fault> {
-        let blob = self.value()?.as_blob().map_err(|error| self.wrong(&error))?;
-        blob.try_into().map_err(|_other_length| Fault::Stored(format!("{} bytes where {N} belong", blob.len())))
-    }
-
-    pub(super) fn bits(&mut self) -> Result<u128, Fault> {
-        self.bytes().map(u128::from_be_bytes)
-    }
-
-    pub(super) fn bits_or_none(&mut self) -> Result<Option<u128>, Fault> {
-        if matches!(self.row.get_ref(self.next)?, ValueRef::Null) {
-            self.next += 1;
-            return Ok(None);
+    fn of_key(self, id: KeyId) -> Self {
+        match self {
+            Self::Stored(cause) => Self::Stored(format!("{id}: {cause}")),
+            other => other,
         }
-        self.bits().map(Some)
     }
 
-    pub(super) fn commit_or_none(&mut self) -> Result<Option<CommitId>, Fault> {
-        Ok(self.bits_or_none()?.map(CommitId))
-    }
-
-    pub(super) fn stamp(&mut self) -> Result<Stamp, Fault> {
-        Ok(Stamp { revision: unsigned(self.integer()?)?, ordinal: unsigned(self.integer()?)? })
-    }
-
-    fn wrong(&self, error: &rusqlite::types::FromSqlError) -> Fault {
-        Fault::Stored(format!("column {} of a row: {error}", self.next))
+    fn cause(self) -> Result<String, Self> {
+        match self {
+            Self::Stored(cause) => Ok(cause),
+            other => Err(other),
+        }
     }
 }
 
 /// A stored number that is never negative.
 pub(super) fn unsigned<T: TryFrom<i64>>(number: i64) -> Result<T, Fault> {
-    T::try_from(number).map_err(|_outside| Fault::Stored(format!("the number {number} where it cannot be")))
-}
-
-fn parsed<T: FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, Fault> {
-    text.parse().map_err(|error: T::Err| Fault::Stored(error.to_string()))
-}
-
-fn parsed_or<T: FromStr>(text: &str, what: &str) -> Result<T, Fault> {
-    text.parse().map_err(|_unhelpful| Fault::Stored(format!("{text:?} is no {what}")))
-}
-
-fn named<T>(known: &mut HashSet<T>, text: &str) -> Result<T, Fault>
-where
-    T: FromStr<Err: std::fmt::Display> + std::borrow::Borrow<str> + Clone + Eq + std::hash::Hash,
-{
-    if let Some(name) = known.get(text) {
-        return Ok(name.clone());
-    }
-    let name: T = parsed(text)?;
-    if known.len() < NAMES_KEPT_MAX {
-        known.insert(name.clone());
-    }
-    Ok(name)
-}
-
-fn flags(text: &str) -> Result<FlagSet, Fault> {
-    if text.is_empty() {
-        return Ok(FlagSet::default());
-    }
-    FlagSet::parse(text.split(' ')).map_err(|error| Fault::Stored(error.to_string()))
-}
-
-fn map(text: &str) -> Result<BTreeMap<String, String>, Fault> {
-    if text == "{}" {
-        return Ok(BTreeMap::new());
-    }
-    serde_json::from_str(text).map_err(|error| Fault::Stored(format!("props or changes: {error}")))
-}
-
-fn json(map: &BTreeMap<String, String>) -> String {
-    serde_json::to_string(map).expect("a map of text to text is always JSON")
+    decode::unsigned(number)
 }

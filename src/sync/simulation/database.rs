@@ -2,7 +2,7 @@
 //! know at a place of its history can be asked afterwards.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -57,18 +57,27 @@ pub(super) fn of_user(key: u8) -> bool {
     key >= OWNED
 }
 
-pub(super) fn ann() -> UserId {
-    "ann".parse().expect("a user id")
+/// The keys as they are made. What is asked for at every step of every history is made once.
+static NEW: LazyLock<Vec<Key>> = LazyLock::new(|| (0..KEYS).map(make).collect());
+static ANN: LazyLock<UserId> = LazyLock::new(|| "ann".parse().expect("a user id"));
+
+pub(super) fn ann() -> &'static UserId {
+    &ANN
+}
+
+/// The key of this number as it is made.
+pub(super) fn new_key(number: u8) -> &'static Key {
+    &NEW[usize::from(number)]
 }
 
 pub(super) fn id_of(key: u8) -> KeyId {
-    fake::key(u32::from(key)).id
+    new_key(key).id
 }
 
-fn new_key(number: u8) -> Key {
+fn make(number: u8) -> Key {
     let mut key = fake::key(u32::from(number));
     if of_user(number) {
-        key.user = Some(ann());
+        key.user = Some(ann().clone());
         if number == KEYS - 1 {
             key.grants = Grants::Inherit;
         }
@@ -116,10 +125,10 @@ struct Version {
 #[derive(Debug, Default)]
 pub(super) struct Inner {
     numbering: Numbering,
-    pub(super) held: Held,
+    pub(super) held: Arc<Held>,
     /// What it held after each commit of this history.
-    past: Vec<Held>,
-    backup: Option<Held>,
+    past: Vec<Arc<Held>>,
+    backup: Option<Arc<Held>>,
     begun: Vec<(Option<u64>, u8)>,
     histories: Vec<History>,
     history_of: HashMap<CommitId, usize>,
@@ -137,8 +146,8 @@ impl Database {
     pub(super) fn new(numbering: Numbering) -> Self {
         let mut inner = Inner { numbering, next_commit: 1, ..Inner::default() };
         inner.histories.push(History { parent: 0, left_at: 0 });
-        inner.held.commits.insert(0, CommitId::default());
-        inner.past.push(inner.held.clone());
+        Arc::make_mut(&mut inner.held).commits.insert(0, CommitId::default());
+        inner.past.push(Arc::clone(&inner.held));
         Self(Mutex::new(inner))
     }
 
@@ -150,7 +159,7 @@ impl Database {
 impl Inner {
     fn does(&mut self, deed: Deed) {
         let key = |inner: &Self, number: u8| inner.held.keys.get(&id_of(number % KEYS)).cloned();
-        let user = self.held.users.get(&ann()).filter(|user| !user.deleted).cloned();
+        let user = self.held.users.get(ann()).filter(|user| !user.deleted).cloned();
         match deed {
             Deed::Create(number) => self.create(number % KEYS),
             Deed::Revoke(number) => self.change(key(self, number), |key| key.states.revoked = true),
@@ -176,7 +185,7 @@ impl Inner {
                     }
                 }
             }
-            Deed::Backup => self.backup = Some(self.held.clone()),
+            Deed::Backup => self.backup = Some(Arc::clone(&self.held)),
             Deed::Restore => {
                 if let Some(backup) = self.backup.clone() {
                     self.becomes(backup);
@@ -184,24 +193,25 @@ impl Inner {
             }
             Deed::Failover(lost) => {
                 let at = self.past.len().saturating_sub(usize::from(lost % 4) + 1);
-                let standby = self.past[at].clone();
+                let standby = Arc::clone(&self.past[at]);
                 self.becomes(standby);
             }
         }
     }
 
     fn next_number(&mut self) -> u64 {
-        self.held.sequence = self.held.sequence.max(self.held.newest.revision) + 1;
-        self.held.sequence
+        let held = Arc::make_mut(&mut self.held);
+        held.sequence = held.sequence.max(held.newest.revision) + 1;
+        held.sequence
     }
 
     fn create(&mut self, number: u8) {
-        let key = new_key(number);
+        let key = new_key(number).clone();
         if self.held.keys.contains_key(&key.id) {
             return;
         }
         let mut rows = Vec::new();
-        if of_user(number) && !self.held.users.contains_key(&ann()) {
+        if of_user(number) && !self.held.users.contains_key(ann()) {
             rows.push(Row::User(fake::user("ann", flags(true))));
         }
         rows.push(Row::Key(Box::new(key)));
@@ -226,7 +236,7 @@ impl Inner {
     }
 
     fn delete_user(&mut self) {
-        let Some(mut user) = self.held.users.get(&ann()).filter(|user| !user.deleted).cloned() else { return };
+        let Some(mut user) = self.held.users.get(ann()).filter(|user| !user.deleted).cloned() else { return };
         user.deleted = true;
         let mut rows = vec![Row::User(user)];
         for mut key in self.held.keys.values().filter(|key| key.user.is_some()).cloned() {
@@ -243,33 +253,35 @@ impl Inner {
         };
         let commit = CommitId(self.next_commit);
         self.next_commit += 1;
-        if revision > self.held.newest.revision {
-            self.held.newest = Cursor { revision, commit };
+        let held = Arc::make_mut(&mut self.held);
+        if revision > held.newest.revision {
+            held.newest = Cursor { revision, commit };
         }
-        self.held.commits.insert(revision, commit);
-        self.history_of.insert(commit, self.held.history);
+        held.commits.insert(revision, commit);
+        self.history_of.insert(commit, held.history);
         for (ordinal, mut row) in (0..).zip(rows) {
             let stamp = Stamp { revision, ordinal };
             match &mut row {
                 Row::Key(key) => key.stamp = stamp,
                 Row::User(user) => user.stamp = stamp,
             }
-            self.versions.push(Version { history: self.held.history, row: row.clone() });
-            self.held.take(row);
+            self.versions.push(Version { history: held.history, row: row.clone() });
+            held.take(row);
         }
-        self.past.push(self.held.clone());
+        self.past.push(Arc::clone(&self.held));
     }
 
     /// Goes on from what was held before, in a history of its own.
-    fn becomes(&mut self, before: Held) {
+    fn becomes(&mut self, before: Arc<Held>) {
         self.begun.clear();
         self.histories.push(History { parent: before.history, left_at: before.newest.revision });
-        self.held = Held { history: self.histories.len() - 1, sequence: 0, ..before };
-        self.past = vec![self.held.clone()];
+        let before = Arc::unwrap_or_clone(before);
+        self.held = Arc::new(Held { history: self.histories.len() - 1, sequence: 0, ..before });
+        self.past = vec![Arc::clone(&self.held)];
     }
 
     /// Which of its histories the database is in.
-    pub(super) const fn history(&self) -> usize {
+    pub(super) fn history(&self) -> usize {
         self.held.history
     }
 
@@ -351,11 +363,11 @@ pub(super) struct Link {
 }
 
 impl Link {
-    fn well(&self) -> Result<Held, StoreError> {
+    fn well(&self) -> Result<Arc<Held>, StoreError> {
         if *self.mood.lock() == Mood::Gone {
             return Err(gone());
         }
-        Ok(self.database.0.lock().held.clone())
+        Ok(Arc::clone(&self.database.0.lock().held))
     }
 
     fn poll_of(&self, held: &Held, cursor: Cursor) -> Poll {
@@ -396,7 +408,10 @@ impl Store for Link {
     }
 
     fn poll(&self, cursor: Cursor) -> Answer<'_, Poll> {
-        Box::pin(async move { Ok(self.poll_of(&self.well()?, cursor)) })
+        Box::pin(async move {
+            let held = self.well()?;
+            Ok(self.poll_of(&held, cursor))
+        })
     }
 
     fn wait_for_news(&self, _at_most: Duration) -> BoxFuture<'_, ()> {

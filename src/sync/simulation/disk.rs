@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::sync::state::{Disk, DiskFile};
+use crate::sync::state::{Disk, DiskFile, Pace};
 
 /// The disk of one gateway; clones are one.
 #[derive(Debug, Clone, Default)]
@@ -79,6 +79,10 @@ fn missing() -> io::Error {
 }
 
 impl Disk for SimDisk {
+    fn pace(&self) -> Pace {
+        Pace::Simulated
+    }
+
     fn read(&self, name: &str) -> io::Result<Vec<u8>> {
         let files = self.0.lock();
         let number = files.names.get(name).ok_or_else(missing)?;

@@ -7,12 +7,11 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::clock::SimClock;
-use super::database::{BEGIN, Database, Deed, KEYS, Link, Mood, Numbering, Retells, ann, id_of, of_user};
+use super::database::{BEGIN, Database, Deed, KEYS, Link, Mood, Numbering, Retells, ann, id_of, new_key, of_user};
 use super::disk::SimDisk;
 use crate::clock::{Clock, Timestamp};
 use crate::key::{Key, Record, User};
 use crate::store::{Cursor, Store};
-use crate::sync::fake::hash;
 use crate::sync::follow::Pause;
 use crate::sync::metrics::{Alarm, SyncMetrics};
 use crate::sync::reconcile::Went;
@@ -74,6 +73,38 @@ pub(super) enum Step {
     PassLong(u8),
 }
 
+/// What a gateway knows changes by a step of its own, or by time.
+enum Whose {
+    Nobodys,
+    One(u8),
+    All,
+}
+
+impl Step {
+    const fn whose(self) -> Whose {
+        match self {
+            Self::Does(_) => Whose::Nobodys,
+            Self::Pass(_) | Self::PassLong(_) => Whose::All,
+            Self::Turn(gateway)
+            | Self::TurnDuring(gateway, _)
+            | Self::Ask(gateway, _)
+            | Self::Settle(gateway)
+            | Self::PowerCut(gateway, _)
+            | Self::BeginSnapshot(gateway)
+            | Self::EndSnapshot(gateway)
+            | Self::Kill(gateway)
+            | Self::LosePower(gateway, _)
+            | Self::Drain(gateway)
+            | Self::Start(gateway)
+            | Self::Reach(gateway, _)
+            | Self::Fills(gateway, _)
+            | Self::HasRoom(gateway)
+            | Self::SetClock(gateway, _)
+            | Self::Reconcile(gateway) => Whose::One(gateway),
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reach {
     Well,
@@ -123,6 +154,23 @@ struct Run {
     turns: u32,
 }
 
+/// What is not simulated, and the same in every history: making it takes longer than a history does.
+pub(super) struct Around {
+    /// Where processes say that they run.
+    folder: Arc<TempDir>,
+    /// One gateway's each. Only what is added to them counts.
+    metrics: Vec<Arc<SyncMetrics>>,
+}
+
+impl Around {
+    pub(super) fn new() -> Self {
+        // In memory where there is such a folder: a history makes a dozen files.
+        let folder = tempfile::tempdir_in("/dev/shm").or_else(|_none| tempfile::tempdir());
+        let folder = Arc::new(folder.expect("a folder for the test"));
+        Self { folder, metrics: (0..GATEWAYS).map(|_| Arc::new(SyncMetrics::new())).collect() }
+    }
+}
+
 /// Everything together.
 pub(super) struct World {
     database: Arc<Database>,
@@ -137,10 +185,9 @@ const SNAPSHOT_MAX_AGE: Duration = Duration::from_secs(24 * 3600);
 const UNKNOWN_GRACE: Duration = Duration::from_secs(60);
 
 impl World {
-    pub(super) fn new(planted: Planted) -> Self {
+    pub(super) fn new(planted: Planted, around: &Around) -> Self {
         let numbering = if planted == Planted::SequenceForCounter { Numbering::Sequence } else { Numbering::Counter };
         let database = Arc::new(Database::new(numbering));
-        let folder = Arc::new(tempfile::tempdir().expect("a folder for the test"));
         let gateway = |name: u8| {
             // Clocks are minutes apart from the beginning.
             let clock = Arc::new(SimClock::at(BEGIN.plus(Duration::from_secs(u64::from(name) * 240))));
@@ -153,11 +200,11 @@ impl World {
             });
             Gateway {
                 name,
-                folder: Arc::clone(&folder),
+                folder: Arc::clone(&around.folder),
                 disk: SimDisk::that_forgets_journals(planted == Planted::JournalNotFlushed),
                 clock,
                 link,
-                metrics: Arc::new(SyncMetrics::new()),
+                metrics: Arc::clone(&around.metrics[usize::from(name)]),
                 run: None,
                 reported: None,
                 reported_in: None,
@@ -176,7 +223,7 @@ impl World {
         world
     }
 
-    /// Takes one step, and looks whether everything is as it must be.
+    /// Takes one step, and looks whether everything is as it must be of whoever may have changed.
     pub(super) async fn step(&mut self, step: Step) -> Result<(), Wrong> {
         let database = Arc::clone(&self.database);
         let of = |gateway: u8| usize::from(gateway % GATEWAYS);
@@ -226,6 +273,15 @@ impl World {
             Step::Pass(seconds) => self.pass(Duration::from_secs(u64::from(seconds))),
             Step::PassLong(hours) => self.pass(Duration::from_secs(u64::from(hours % 6) * 3600)),
         }
+        match step.whose() {
+            Whose::Nobodys => Ok(()),
+            Whose::One(gateway) => self.gateways[of(gateway)].check(),
+            Whose::All => self.check(),
+        }
+    }
+
+    /// What must be true of every gateway at every moment.
+    pub(super) fn check(&self) -> Result<(), Wrong> {
         self.gateways.iter().try_for_each(Gateway::check)
     }
 
@@ -324,7 +380,7 @@ impl Gateway {
                 let key = known.keys.get(&id_of(number));
                 run.ended[usize::from(number)] |= key.is_some_and(|key| key.states.is_terminal());
             }
-            run.user_ended |= known.users.get(&ann()).is_some_and(|user| user.deleted);
+            run.user_ended |= known.users.get(ann()).is_some_and(|user| user.deleted);
             if self.metrics.alarms_of(Alarm::Journal) == unremembered {
                 if run.table.applied() != at.revision {
                     return Err(format!("gateway {} has remembered {at:?} and does not report it", self.name));
@@ -414,7 +470,7 @@ impl Gateway {
     async fn ask(&mut self, number: u8) -> Result<(), Wrong> {
         let Some(run) = &mut self.run else { return Ok(()) };
         let now = self.clock.now();
-        let hash = hash(u32::from(number));
+        let hash = new_key(number).hash;
         if run.table.freshness(now) == Freshness::Empty || run.table.lookup(&hash).is_some() {
             return Ok(());
         }
@@ -423,7 +479,7 @@ impl Gateway {
         let answer = run.sync.misses.resolve(hash, here, now).answer().await;
         run.asked[usize::from(number)] = true;
         let is_well = *self.link.mood.lock() != Mood::Gone;
-        let held = self.link.database.0.lock().held.clone();
+        let held = Arc::clone(&self.link.database.0.lock().held);
         let key = held.keys.get(&id_of(number));
         let wrong = |what: &str| Err(format!("gateway {} says of key {number} {what}", self.name));
         match answer {
@@ -431,7 +487,7 @@ impl Gateway {
                 if run.ended[usize::from(number)] && is_allowed(&record, now) {
                     return wrong("that it works, and it has ended");
                 }
-                if !key.is_some_and(|key| is_allowed(&record_of(key, held.users.get(&ann())), now))
+                if !key.is_some_and(|key| is_allowed(&record_of(key, held.users.get(ann())), now))
                     && is_allowed(&record, now)
                 {
                     return wrong("that it works, and it does not");
@@ -472,7 +528,7 @@ impl Gateway {
         let known = at.map(|at| database.at(at)).unwrap_or_default();
         let kept = self.snapshot.map(|at| database.at(at)).unwrap_or_default();
         for number in 0..KEYS {
-            let record = run.table.lookup(&hash(u32::from(number)));
+            let record = run.table.lookup(&new_key(number).hash);
             let allowed = record.as_ref().is_some_and(|record| is_allowed(record, now));
             let place = usize::from(number);
             let wrong = |what: &str| {
@@ -484,7 +540,7 @@ impl Gateway {
                 return wrong("has ended for good and works");
             }
             let key = known.keys.get(&id_of(number));
-            let must = key.map(|key| is_allowed(&record_of(key, known.users.get(&ann())), now));
+            let must = key.map(|key| is_allowed(&record_of(key, known.users.get(ann())), now));
             match must {
                 Some(false) if allowed && (run.followed || !self.unsettled) => {
                     return wrong("works, and must not at what is applied");

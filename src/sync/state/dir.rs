@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use data_encoding::HEXLOWER;
 
-use super::disk::{Disk, Folder};
+use super::disk::{Disk, Folder, Pace};
 use super::high_water::HighWater;
 use super::journal::{self, Entry, Journal};
 use super::presence::Presence;
@@ -205,6 +205,11 @@ impl StateDir {
     /// Its files.
     pub(crate) fn disk(&self) -> Arc<dyn Disk> {
         Arc::clone(&self.disk)
+    }
+
+    /// How what takes long here is done.
+    pub(crate) fn pace(&self) -> Pace {
+        self.disk.pace()
     }
 
     /// Says in the folder that this process runs.

@@ -7,8 +7,22 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
+/// How what takes a disk long is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pace {
+    /// On a thread of its own, where nobody waits for it but who must.
+    Aside,
+    /// By whoever wants it: on a disk that takes no time, and always in the same order.
+    #[cfg(test)]
+    Simulated,
+}
+
 /// Files by name, in one folder.
 pub(crate) trait Disk: Send + Sync + fmt::Debug {
+    /// How it is to be used.
+    fn pace(&self) -> Pace {
+        Pace::Aside
+    }
     /// The whole content of a file.
     fn read(&self, name: &str) -> io::Result<Vec<u8>>;
     /// The names of all files.

@@ -17,7 +17,7 @@ mod snapshot;
 
 pub use dir::StateError;
 pub(super) use dir::{Limits, Restored, StateDir};
-pub(super) use disk::Disk;
+pub(super) use disk::{Disk, Pace};
 #[cfg(test)]
 pub(super) use disk::{DiskFile, Folder};
 pub(super) use presence::Presence;

@@ -1,7 +1,7 @@
 //! The whole table in one file.
 //!
-//! Keys are records of one size, which name projects, environments, users and flag sets by number;
-//! the tables of these follow behind. A million keys read back in well under a second.
+//! Keys are records of one size, which name projects, environments, users and flag sets by number; the tables
+//! of these follow behind. Read back by two threads where there are many.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -12,7 +12,7 @@ use super::codec::{Nonsense, Put, Reader, bits_of, states_of};
 use super::disk::Disk;
 use super::seal::{self, Broken, MacKey};
 use crate::clock::Timestamp;
-use crate::key::{EnvironmentId, FlagSet, KeyId, LineageId, ProjectId, UserId};
+use crate::key::{EnvironmentId, FlagSet, KeyId, Label, LineageId, ProjectId, UserId};
 use crate::store::{CommitId, Cursor, StoreId};
 use crate::table::{Head, KeyRef, Load, Table, UserRow};
 
@@ -56,6 +56,12 @@ impl Plan {
     /// When it was begun.
     pub(crate) const fn taken_at(&self) -> Timestamp {
         self.header.taken_at
+    }
+
+    /// Whether a simulated disk writes it no sooner than it is asked for: the table may have changed by then.
+    #[cfg(test)]
+    pub(crate) const fn is_late(&self) -> bool {
+        self.number.is_multiple_of(2)
     }
 
     /// Writes it. The table may change meanwhile: what is newer will be in the journal too.
@@ -219,30 +225,64 @@ fn parse_header(bytes: &[u8]) -> Result<Header, Nonsense> {
     })
 }
 
+/// A snapshot of fewer keys is taken over by one thread.
+const SHARED_KEYS_MIN: usize = 50_000;
+
 impl Sealed {
     /// Hands everything to `load`.
     pub(super) fn load(&self, load: &Load) -> Result<(), Broken> {
-        self.parse(|key| load.key(key), |user| load.user(user)).map_err(|Nonsense| Broken::Content)
+        let parsed = Parsed::of(&self.bytes).map_err(|Nonsense| Broken::Content)?;
+        parsed.users.iter().for_each(|user| load.user(user));
+        let keys = parsed.records.len() / KEY_BYTES;
+        let first = if keys < SHARED_KEYS_MIN { keys } else { keys / 2 };
+        let (first, second) = parsed.records.split_at_checked(first * KEY_BYTES).ok_or(Broken::Content)?;
+        let taken = std::thread::scope(|scope| {
+            let other = (!second.is_empty()).then(|| scope.spawn(|| parsed.take_over(second, load)));
+            let taken = parsed.take_over(first, load);
+            taken.and(other.map_or(Ok(()), |other| other.join().unwrap_or(Err(Nonsense))))
+        });
+        taken.map_err(|Nonsense| Broken::Content)
     }
 
     /// Hands only keys and users that have ended to `load`.
     pub(super) fn load_ended(&self, load: &Load) -> Result<(), Broken> {
-        let key = |key: &KeyRef<'_>| {
-            if key.states.is_terminal() {
-                load.key(key);
+        let ended = || {
+            let parsed = Parsed::of(&self.bytes)?;
+            parsed.users.iter().filter(|user| user.deleted).for_each(|user| load.user(user));
+            let mut reader = Reader::new(parsed.records);
+            while !reader.is_empty() {
+                let (key, _label) = parsed.key(&mut reader)?;
+                if key.states.is_terminal() {
+                    load.key(&key);
+                }
             }
+            Ok(())
         };
-        let user = |user: &UserRow| {
-            if user.deleted {
-                load.user(user);
-            }
-        };
-        self.parse(key, user).map_err(|Nonsense| Broken::Content)
+        ended().map_err(|Nonsense| Broken::Content)
     }
+}
 
-    fn parse(&self, each_key: impl Fn(&KeyRef<'_>), each_user: impl Fn(&UserRow)) -> Result<(), Nonsense> {
-        let trailer = self.bytes.len().checked_sub(TRAILER_BYTES).ok_or(Nonsense)?;
-        let (content, trailer) = self.bytes.split_at_checked(trailer).ok_or(Nonsense)?;
+/// No more labels than this are kept by one thread, so that a set in which each key has another does not fill
+/// the memory.
+const LABELS_KEPT_MAX: usize = 4_096;
+
+/// The numbers of a key's project, environment and flags.
+type LabelNumbers = [u32; 3];
+
+/// A snapshot whose tables were read, and its keys not yet.
+struct Parsed<'a> {
+    records: &'a [u8],
+    projects: Vec<ProjectId>,
+    environments: Vec<EnvironmentId>,
+    user_ids: Vec<UserId>,
+    flag_sets: Vec<Arc<FlagSet>>,
+    users: Vec<UserRow>,
+}
+
+impl<'a> Parsed<'a> {
+    fn of(bytes: &'a [u8]) -> Result<Self, Nonsense> {
+        let trailer = bytes.len().checked_sub(TRAILER_BYTES).ok_or(Nonsense)?;
+        let (content, trailer) = bytes.split_at_checked(trailer).ok_or(Nonsense)?;
         let mut trailer = Reader::new(trailer);
         let keys = usize::try_from(trailer.u64()?).map_err(|_large| Nonsense)?;
         let at = usize::try_from(trailer.u64()?).map_err(|_large| Nonsense)?;
@@ -255,32 +295,58 @@ impl Sealed {
         let projects: Vec<ProjectId> = many(&mut reader, Reader::text)?;
         let environments: Vec<EnvironmentId> = many(&mut reader, Reader::text)?;
         let user_ids: Vec<UserId> = many(&mut reader, Reader::text)?;
-        let flag_sets: Vec<FlagSet> = many(&mut reader, Reader::flags)?;
+        let flag_sets: Vec<Arc<FlagSet>> = many(&mut reader, |reader| reader.flags().map(Arc::new))?;
         let users = many(&mut reader, |reader| {
             Ok(UserRow {
                 id: user_ids.get(index(reader.u32()?)).ok_or(Nonsense)?.clone(),
-                flags: flag_sets.get(index(reader.u32()?)).ok_or(Nonsense)?.clone(),
+                flags: flag_sets.get(index(reader.u32()?)).ok_or(Nonsense)?.as_ref().clone(),
                 active: reader.u8()? != 0,
                 deleted: reader.u8()? != 0,
                 stamp: reader.stamp()?,
             })
         })?;
-        users.iter().for_each(each_user);
-        let mut reader = Reader::new(records);
+        Ok(Self { records, projects, environments, user_ids, flag_sets, users })
+    }
+
+    /// The next key.
+    fn key(&self, reader: &mut Reader<'_>) -> Result<(KeyRef<'_>, LabelNumbers), Nonsense> {
+        let (head, id) = (Head::from_bytes(reader.array()?), KeyId::from_bits(reader.u128()?));
+        let (lineage, states) = (LineageId::from_bits(reader.u128()?), states_of(reader.u8()?)?);
+        let (project, environment, user, flags) = (reader.u32()?, reader.u32()?, reader.u32()?, reader.u32()?);
+        let key = KeyRef {
+            head,
+            id,
+            lineage,
+            states,
+            project: named(&self.projects, project)?,
+            environment: named(&self.environments, environment)?.ok_or(Nonsense)?,
+            user: named(&self.user_ids, user)?,
+            flags: named(&self.flag_sets, flags)?.map(AsRef::as_ref),
+            expires_at: reader.optional_time()?,
+            grace_expires_at: reader.optional_time()?,
+            stamp: reader.stamp()?,
+        };
+        Ok((key, [project, environment, flags]))
+    }
+
+    /// Hands the keys of these records to `load`.
+    fn take_over(&self, records: &[u8], load: &Load) -> Result<(), Nonsense> {
+        let (mut lane, mut reader) = (load.lane(), Reader::new(records));
+        let mut labels: HashMap<LabelNumbers, Arc<Label>> = HashMap::new();
         while !reader.is_empty() {
-            each_key(&KeyRef {
-                head: Head::from_bytes(reader.array()?),
-                id: KeyId::from_bits(reader.u128()?),
-                lineage: LineageId::from_bits(reader.u128()?),
-                states: states_of(reader.u8()?)?,
-                project: named(&projects, reader.u32()?)?,
-                environment: named(&environments, reader.u32()?)?.ok_or(Nonsense)?,
-                user: named(&user_ids, reader.u32()?)?,
-                flags: named(&flag_sets, reader.u32()?)?,
-                expires_at: reader.optional_time()?,
-                grace_expires_at: reader.optional_time()?,
-                stamp: reader.stamp()?,
+            let (key, numbers) = self.key(&mut reader)?;
+            if labels.len() > LABELS_KEPT_MAX {
+                labels.clear();
+            }
+            let label = labels.entry(numbers).or_insert_with(|| {
+                let [_, _, flags] = numbers;
+                Arc::new(Label {
+                    project: key.project.cloned(),
+                    environment: key.environment.clone(),
+                    flags: self.flag_sets.get(index(flags)).cloned(),
+                })
             });
+            lane.take(&key, label);
         }
         Ok(())
     }
