@@ -60,7 +60,7 @@ async fn pauses(mut stream: super::peer::AnyIo) {
         let Ok(count @ 1..) = stream.read(&mut chunk).await else { return };
         seen.extend_from_slice(&chunk[..count]);
     }
-    let head = b"HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nhalf";
+    let head = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 8\r\n\r\nhalf";
     let paused = stream.write_all(head).await;
     tokio::time::sleep(PAUSE).await;
     let _gone = stream.write_all(b"half").await.and(paused);
