@@ -68,7 +68,7 @@ fn found<'t, 'p>(table: &'t RouteTable, path: &'p CanonicalPath<'_>) -> RouteMat
     }
 }
 
-fn whole_request(table: &RouteTable, record: &Record, deny: &DenyList, raw: &str) -> Permit {
+fn whole_request<'r>(table: &RouteTable, record: &'r Record, deny: &DenyList, raw: &str) -> Permit<'r> {
     let path = canonicalize(black_box(raw)).expect("a path");
     let found = found(table, &path);
     decide(&found, Presented::Record(black_box(record)), deny, Timestamp::EPOCH).expect("a permit")
