@@ -41,13 +41,13 @@ pub struct Listening {
 
 /// Accepts and serves connections until `stop` is true or its sender gone, then drains. Returns when all is done.
 ///
-/// Runs inside a `LocalSet`. On drop it closes the listener; connections end with the `LocalSet`.
+/// Runs on a local runtime, or inside a `LocalSet`. On drop it closes the listener; connections end with the runtime.
 ///
 /// # Errors
 /// When the runtime cannot watch the socket.
 ///
 /// # Panics
-/// Outside a `LocalSet`.
+/// Outside a local runtime or `LocalSet`.
 pub async fn serve<H: Handler>(
     listener: std::net::TcpListener,
     handler: Rc<H>,

@@ -11,6 +11,7 @@ use http::{Method, Request};
 use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -151,9 +152,8 @@ async fn answer(mut stream: TcpStream, name: &'static str) {
 }
 
 fn in_house<F: Future<Output = ()>>(test: impl FnOnce(House) -> F) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let local = tokio::task::LocalSet::new();
-    local.block_on(&runtime, async {
+    let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+    runtime.expect("a runtime").block_on(async {
         tokio::time::timeout(Duration::from_secs(20), test(House::new())).await.expect("the test hangs");
     });
 }
