@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 
-use super::harness::{Plan, in_house, target};
+use super::harness::{Plan, Wire, in_house, target};
 use crate::proxy::{Settings, Upstream};
 
 const EMPTY: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
@@ -194,6 +194,55 @@ fn targets_take_turns() {
         two.get("/any/x", "").await;
         let (first, second) = tokio::join!(house.upstream.accept(), other.accept());
         assert!(first.is_ok() && second.is_ok());
+    });
+}
+
+#[test]
+fn what_a_reload_took_away_is_let_go_of_though_a_stream_that_began_before_goes_on() {
+    in_house(Plan::default(), async |house| {
+        let other = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let stays = house.upstream.local_addr().expect("an address");
+        retarget(&house.shared.settings, vec![stays, other.local_addr().expect("an address")]);
+        let mut clients = [house.connect(), house.connect(), house.connect(), house.connect()];
+        for client in &mut clients {
+            client.get("/any/x", "").await;
+        }
+        let (mut first, mut second) = (house.accept().await, house.accept().await);
+        let mut gone = [Wire::accept(&other).await, Wire::accept(&other).await];
+        // The target that stays sends a stream; of the other one connection lies idle, and one is in use.
+        for upstream in &mut gone {
+            upstream.head().await;
+        }
+        for upstream in [&mut first, &mut second] {
+            upstream.head().await;
+            upstream.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+        }
+        gone[0].send(EMPTY).await;
+        let target = other.local_addr().expect("an address");
+        let series = format!("keyward_upstream_idle_connections{{upstream=\"api\",target=\"{target}\"}} ");
+        let is_idle = |count: u64| house.metrics().lines().any(|line| line == format!("{series}{count}"));
+        while !is_idle(1) {
+            tokio::task::yield_now().await;
+        }
+        retarget(&house.shared.settings, vec![stays]);
+        let [kept, used] = &mut gone;
+        assert_eq!(kept.rest().await, "");
+        assert!(is_idle(0));
+        used.send(EMPTY).await;
+        assert_eq!(used.rest().await, "");
+        assert!(is_idle(0));
+        first.send("2\r\nok\r\n0\r\n\r\n").await;
+        second.send("2\r\nok\r\n0\r\n\r\n").await;
+        let mut streamed = 0;
+        for client in &mut clients {
+            let head = client.head().await;
+            assert_eq!(head.status(), 200);
+            if head.field("transfer-encoding").is_some() {
+                assert_eq!(client.take(12).await, "2\r\nok\r\n0\r\n\r\n");
+                streamed += 1;
+            }
+        }
+        assert_eq!(streamed, 2);
     });
 }
 
