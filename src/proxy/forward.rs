@@ -168,7 +168,7 @@ impl Outbound {
             Some(Source::new(Inbound::new(body, limit, grpc, Rc::clone(&transfer))))
         };
         let upload = source.as_ref().map_or(Upload::Empty, Upload::of);
-        let to_prove = (self.length == Some(0)).then(|| upload.kept());
+        let to_prove = (self.length == Some(0) && source.is_some()).then(|| upload.kept());
         *request.request.body_mut() = upload;
         if self.length.is_none() && source.is_some() {
             // Said by name: hyper's client takes a GET without it for one without a body, and drops what there is.
@@ -243,10 +243,13 @@ impl Sending {
         let answered = {
             // Once and in its place: each await that it is moved into would hold it once more.
             let mut sending = pin!(async {
+                let mut now = Some(sent);
                 if let Some(upload) = to_prove {
                     prove_empty(upload).await?;
+                    // That may have taken a while.
+                    now = None;
                 }
-                service.send(request, &self.transfer, self.upgrade.is_some(), sent).await
+                service.send(request, &self.transfer, self.upgrade.is_some(), now).await
             });
             tokio::select! {
                 biased;

@@ -1,10 +1,12 @@
 //! Connections to upstreams: kept, found dead, replaced; and requests that are sent once.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::net::TcpListener;
 
-use super::harness::{Plan, Wire, in_house, target};
+use super::harness::{Plan, Wire, in_house, target, token};
 use crate::proxy::{Settings, Upstream};
 
 const EMPTY: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
@@ -124,6 +126,52 @@ fn a_connection_is_not_kept_past_its_time() {
             upstream.send(EMPTY).await;
             assert_eq!(client.head().await.status(), 200);
         }
+    });
+}
+
+/// A body that ends when it is told to.
+struct EndsWhenTold(tokio::sync::oneshot::Receiver<()>);
+
+impl http_body::Body for EndsWhenTold {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, Self::Error>>> {
+        std::pin::Pin::new(&mut self.0).poll(cx).map(|_told| None)
+    }
+}
+
+#[test]
+fn a_connection_is_as_old_as_it_is_once_a_body_was_proved_empty() {
+    let short = |upstream: &mut Upstream| upstream.pool_idle = Duration::from_secs(30);
+    in_house(Plan { upstream: Some(short), ..Plan::default() }, async |house| {
+        let mut client = house.connect();
+        client.get("/any/x", "").await;
+        let mut old = house.accept().await;
+        old.head().await;
+        old.send(EMPTY).await;
+        assert_eq!(client.head().await.status(), 200);
+        // Said to be empty, and not yet at its end: it waits, and the connection grows too old meanwhile.
+        let mut sender = house.connect_http2().await;
+        let (end, told) = tokio::sync::oneshot::channel();
+        let request = http::Request::post("https://api.example/any/y")
+            .header("authorization", format!("Bearer {}", token(1)))
+            .header("content-length", "0")
+            .body(EndsWhenTold(told))
+            .expect("a request");
+        let answer = tokio::task::spawn_local(sender.send_request(request));
+        while house.shared.in_flight.load(Ordering::Relaxed) == 0 {
+            tokio::task::yield_now().await;
+        }
+        house.clock.pass(Duration::from_secs(60));
+        end.send(()).expect("the request waits");
+        let mut fresh = house.accept().await;
+        assert_eq!(fresh.head().await.line(), "POST /any/y HTTP/1.1");
+        fresh.send(EMPTY).await;
+        assert_eq!(answer.await.expect("no panic").expect("an answer").status(), 200);
     });
 }
 

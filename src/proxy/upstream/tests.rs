@@ -126,9 +126,7 @@ impl House {
         request.headers_mut().insert("host", "service.example".parse().expect("a value"));
         let transfer = Transfer::default();
         transfer.end();
-        let Ok(exchange) =
-            self.service.send(Box::new(Asked::of(request)), &transfer, false, self.clock.monotonic()).await
-        else {
+        let Ok(exchange) = self.service.send(Box::new(Asked::of(request)), &transfer, false, None).await else {
             return "nobody".to_owned();
         };
         let name = exchange.response.into_body().collect().await.expect("an answer").to_bytes();
