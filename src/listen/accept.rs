@@ -134,7 +134,6 @@ impl<H: Handler> Acceptor<H> {
             metrics.refused_of_client.inc();
             return refuse(&tcp, tls.is_none());
         }
-        metrics.accepted.inc();
         self.accepted += 1;
         let local = if self.bound.ip().is_unspecified() { tcp.local_addr().unwrap_or(self.bound) } else { self.bound };
         self.worker.ticker.resolve(shortest(&settings));
