@@ -1,6 +1,6 @@
 //! The accept loop of one worker, and its drain.
 
-use std::io;
+use std::io::{self, Read as _, Write as _};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -190,10 +191,12 @@ fn shortest(settings: &Settings) -> Duration {
 }
 
 /// Closes a connection that is over the cap: in clear text with an answer, as far as the socket takes it at once.
+/// Asks the socket itself: the runtime has not heard of a new one that it is ready for anything.
 pub(super) fn refuse(tcp: &TcpStream, clear: bool) {
     if clear {
-        let _unread = tcp.try_read(&mut [0; 1024]);
-        let _untaken = tcp.try_write(&Refusal::Overloaded.raw());
+        let socket = SockRef::from(tcp);
+        let _unread = (&*socket).read(&mut [0; 1024]);
+        let _untaken = (&*socket).write(&Refusal::Overloaded.raw());
     }
 }
 
