@@ -274,6 +274,24 @@ impl House {
         sender
     }
 
+    /// A request by a client of its own, with the token of key 1, these fields, each with its line end, and this much
+    /// of a body, that has reached its upstream over a connection of its own.
+    pub(super) async fn ask(
+        &self,
+        method: &str,
+        path: &str,
+        fields: &str,
+        body: &str,
+    ) -> (Wire<DuplexStream>, Wire<TcpStream>) {
+        let mut client = self.connect();
+        client.request(method, path, fields).await;
+        client.send(body).await;
+        let mut upstream = self.accept().await;
+        upstream.head().await;
+        assert_eq!(upstream.take(body.len()).await, body);
+        (client, upstream)
+    }
+
     /// The next connection that the gateway makes to its upstream.
     pub(super) async fn accept(&self) -> Wire<TcpStream> {
         Wire::accept(&self.upstream).await

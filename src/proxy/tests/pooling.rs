@@ -86,10 +86,7 @@ fn a_request_that_may_have_had_an_effect_is_never_sent_twice() {
 #[test]
 fn a_request_whose_answer_had_begun_is_not_sent_again() {
     in_house(Plan::default(), async |house| {
-        let mut client = house.connect();
-        client.get("/any/x", "").await;
-        let mut upstream = house.accept().await;
-        upstream.head().await;
+        let (mut client, mut upstream) = house.ask("GET", "/any/x", "", "").await;
         upstream.send(EMPTY).await;
         client.head().await;
         client.get("/any/x", "").await;
@@ -178,10 +175,7 @@ fn a_connection_is_as_old_as_it_is_once_a_body_was_proved_empty() {
 #[test]
 fn an_answer_with_length_and_coding_is_read_by_its_coding_and_closes() {
     in_house(Plan::default(), async |house| {
-        let mut client = house.connect();
-        client.get("/any/x", "").await;
-        let mut upstream = house.accept().await;
-        upstream.head().await;
+        let (mut client, mut upstream) = house.ask("GET", "/any/x", "", "").await;
         upstream
             .send("HTTP/1.1 200 OK\r\nContent-Length: 100\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n")
             .await;
