@@ -115,7 +115,8 @@ fn an_answer_before_the_end_of_the_upload_is_relayed_and_then_both_sides_close()
 #[test]
 fn a_bad_chunk_ends_the_upstream_connection_without_a_last_chunk() {
     in_house(Plan::default(), async |house| {
-        let (mut client, mut upstream) = house.ask("POST", "/any/x", "Transfer-Encoding: chunked\r\n", "3\r\nabc\r\n").await;
+        let (mut client, mut upstream) =
+            house.ask("POST", "/any/x", "Transfer-Encoding: chunked\r\n", "3\r\nabc\r\n").await;
         client.send("zz\r\n").await;
         assert_eq!(upstream.rest().await, "");
         let head = client.head().await;
@@ -126,7 +127,8 @@ fn a_bad_chunk_ends_the_upstream_connection_without_a_last_chunk() {
 #[test]
 fn an_upload_that_breaks_off_beside_its_answer_is_no_fault_of_the_upstream() {
     in_house(Plan::default(), async |house| {
-        let (mut client, mut upstream) = house.ask("POST", "/any/x", "Transfer-Encoding: chunked\r\n", "3\r\nabc\r\n").await;
+        let (mut client, mut upstream) =
+            house.ask("POST", "/any/x", "Transfer-Encoding: chunked\r\n", "3\r\nabc\r\n").await;
         upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc").await;
         assert_eq!(client.head().await.status(), 200);
         assert_eq!(client.take(3).await, "abc");
@@ -142,7 +144,8 @@ fn an_upload_that_breaks_off_beside_its_answer_is_no_fault_of_the_upstream() {
 #[test]
 fn an_upload_over_the_limit_is_broken_off() {
     in_house(Plan::default(), async |house| {
-        let (mut client, mut upstream) = house.ask("POST", "/small", "Transfer-Encoding: chunked\r\n", "9\r\n123456789\r\n").await;
+        let (mut client, mut upstream) =
+            house.ask("POST", "/small", "Transfer-Encoding: chunked\r\n", "9\r\n123456789\r\n").await;
         client.send("2\r\nab\r\n").await;
         assert_eq!(upstream.rest().await, "");
         let (head, body) = client.answer().await;
