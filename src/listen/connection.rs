@@ -80,6 +80,7 @@ impl<H: Handler> Accepted<H> {
                 None => return,
             }
         }
+        self.metrics.accepted.inc();
         match self.tls.clone() {
             Some(config) => self.serve_tls(tcp, flow, config).await,
             None => self.serve_clear(tcp, flow).await,

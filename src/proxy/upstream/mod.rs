@@ -133,20 +133,20 @@ impl<D: Dial> Service<D> {
         }
     }
 
-    /// Sends `request`, `now`. `transfer` tells how far its body has come. `http1`: nothing else will do.
+    /// Sends `request`, `now` where that is known. `transfer` tells how far its body has come. `http1`: nothing else will do.
     pub(crate) async fn send(
         &self,
         request: Box<Asked>,
         transfer: &Transfer,
         http1: bool,
-        now: std::time::Instant,
+        now: Option<std::time::Instant>,
     ) -> Result<Exchange<D>, Failure> {
         self.budget.earn();
         let mut request = request;
         let mut tried = Vec::new();
         let mut last = None;
         // The clock is asked again only where time may have passed.
-        let mut now = Some(now);
+        let mut now = now;
         while let Some((at, pool)) = self.next(&tried) {
             if last.is_some() && !self.may_retry(Retry::Target) {
                 break;
