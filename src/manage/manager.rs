@@ -22,8 +22,8 @@ use super::{
 use crate::clock::Timestamp;
 use crate::key::{Event, Key, KeyId, MintJwt, Stamp, Subject, Token, TokenHash, TokenPrefix, User, UserId};
 use crate::store::{
-    Changes, Committed, Cursor, EventQuery, Keep, KeyQuery, KeyUsage, Planned, ReadRequest, Reading, RefusalQuery,
-    RefusalTally, SharedStore, StoreError, UsageUpdate, UserQuery,
+    Changes, Committed, Cursor, EventQuery, Keep, KeyQuery, KeyUsage, OnceKey, Planned, ReadRequest, Reading,
+    RefusalQuery, RefusalTally, SharedStore, StoreError, UsageUpdate, UserQuery,
 };
 
 /// How many keys a user may have that mints its own, where nothing else is said.
@@ -714,7 +714,7 @@ impl Manager {
     ) -> Result<Answered<U>, ManageError> {
         let Asked { operation, subject, mut read, first, glance } = asked;
         if let Some((glance, subject)) = glance.zip(subject.as_ref()) {
-            self.glance(caller, operation, glance, subject).await?;
+            self.glance(caller, (operation, glance), subject, kept.as_ref().map(|kept| kept.once.key)).await?;
         }
         read.keys.extend(caller.key());
         let came = Arc::new(Mutex::new(Came { done: None, now: Timestamp::EPOCH }));
@@ -745,25 +745,29 @@ impl Manager {
     }
 
     /// Refuses, by the caller's row and the subject's alone, whoever may not do this: so that nothing
-    /// more is read for it, and the store's one writer does not wait for that.
+    /// more is read for it, and the store's one writer does not wait for that. Nobody is refused what was done
+    /// before. Whether it was not, as far as `once` tells.
     pub(super) async fn glance(
         &self,
         caller: &Caller,
-        operation: &'static str,
-        glance: Operation,
+        (operation, glance): (&'static str, Operation),
         subject: &Subject,
-    ) -> Result<(), ManageError> {
-        if caller.key().is_none() {
-            return Ok(());
+        once: Option<OnceKey>,
+    ) -> Result<bool, ManageError> {
+        if caller.key().is_none() && once.is_none() {
+            return Ok(true);
         }
-        let mut read = ReadRequest::default();
+        let mut read = ReadRequest { once, ..ReadRequest::default() };
         match subject {
             Subject::Key(id) => read.keys.push(*id),
             Subject::User(id) => read.users.push(id.clone()),
         }
         let reading = self.asked(caller, read).await?;
+        if reading.once.is_some() || caller.key().is_none() {
+            return Ok(reading.once.is_none());
+        }
         match plan::glance(caller, glance, subject, &reading) {
-            Ok(()) => Ok(()),
+            Ok(()) => Ok(true),
             Err(error) => Err(self.refused(caller, operation, Some(subject.clone()), error, reading.now).await),
         }
     }
