@@ -180,10 +180,15 @@ impl Table {
         let _closed = applied.wait_for(|&applied| applied >= revision).await;
     }
 
-    /// Waits until `revision` of the store's history as it is now is applied: one that was applied before may
-    /// have been of a history that the store has left. Cancel-safe.
-    pub async fn wait_applied_now(&self, revision: u64) {
-        let begun = self.turns.begun.load(Ordering::Acquire);
+    /// The turn that was begun last, to be asked for before whoever follows the store is woken.
+    #[must_use]
+    pub fn turns_begun(&self) -> u64 {
+        self.turns.begun.load(Ordering::Acquire)
+    }
+
+    /// Waits until `revision` of the store's history as it is after the turn `begun` is applied: one that was
+    /// applied before may have been of a history that the store has left. Cancel-safe.
+    pub async fn wait_applied_after(&self, begun: u64, revision: u64) {
         if self.applied() >= revision {
             let mut whole = self.turns.whole.subscribe();
             // As above.
