@@ -14,10 +14,11 @@ use super::mint::Minter;
 use super::once::Once;
 use super::plan::{self, Plan};
 use super::refusals::Refusals;
+use super::revoke::revocation;
 use super::staged::IMPORTED_AT_ONCE_MAX;
 use super::{
     Answered, Authenticated, Caller, Changed, Created, ImportOptions, Imported, ImportedKey, KeyChange, KeyList,
-    KeyView, ManageError, NewKey, Rotated, UserDeleted, UserPatch, UserSet, Webhooks, import,
+    KeyView, ManageError, NewKey, RevokeScope, Rotated, UserDeleted, UserPatch, UserSet, Webhooks, import,
 };
 use crate::clock::Timestamp;
 use crate::key::{Event, Key, KeyId, MintJwt, Stamp, Subject, Token, TokenHash, TokenPrefix, User, UserId};
@@ -454,13 +455,7 @@ impl Manager {
     /// When the user is not there, the caller may not, or the store fails.
     pub async fn delete_user(&self, caller: &Caller, id: UserId) -> Result<UserDeleted, ManageError> {
         let by = caller.clone();
-        let read = ReadRequest {
-            users: vec![id.clone()],
-            keys_of_user: Some(id.clone()),
-            ended_by_gateways: !caller.is_gateway(),
-            ..ReadRequest::default()
-        };
-        let asked = Asked::of("delete_user", Some(Subject::User(id.clone())), read);
+        let asked = deletion(caller, &id);
         let plan = move |reading: &Reading| plan::delete_user(&by, &id, reading);
         let finish = |done: Done<(User, Vec<Key>)>| {
             let (mut user, mut keys) = done.outcome.clone();
@@ -470,8 +465,33 @@ impl Manager {
             }
             UserDeleted { user, keys, committed: done.committed }
         };
-        let asked = Asked { first: First::Change, glance: Some(Operation::DeleteUser), ..asked };
         self.change(caller, asked, plan, finish).await
+    }
+
+    /// Revokes a key or deletes a user that ended before, in a store that has forgotten it, unless the history of
+    /// the store is another by now than that of which `at` is a place: somebody may have said that it is meant to
+    /// be forgotten. Whether it was the same.
+    ///
+    /// # Errors
+    /// When the key or user is not there, the caller may not, or the store fails.
+    pub async fn end_again(&self, caller: &Caller, subject: Subject, at: Cursor) -> Result<bool, ManageError> {
+        let mut asked = match &subject {
+            Subject::Key(id) => revocation(caller, *id, RevokeScope::Key),
+            Subject::User(id) => deletion(caller, id),
+        };
+        asked.read.leads_on_from = Some(at);
+        let by = caller.clone();
+        let plan = move |reading: &Reading| {
+            if !reading.leads_on {
+                return Ok(Plan { changes: vec![], outcome: false });
+            }
+            let changes = match &subject {
+                Subject::Key(id) => plan::revoke(&by, *id, RevokeScope::Key, reading)?.changes,
+                Subject::User(id) => plan::delete_user(&by, id, reading)?.changes,
+            };
+            Ok(Plan { changes, outcome: true })
+        };
+        self.change(caller, asked, plan, |done| done.outcome).await
     }
 
     /// Whose token this is. Counts as a use of its key.
@@ -827,6 +847,17 @@ fn decision<T: 'static, U: Send + 'static>(
 
 fn keep<U>(kept: &Kept<U>, done: &U, answer: &[u8], now: Timestamp) -> Result<Keep, ManageError> {
     Ok(kept.once.keep(answer, (kept.key)(done), now)?)
+}
+
+fn deletion(caller: &Caller, id: &UserId) -> Asked {
+    let read = ReadRequest {
+        users: vec![id.clone()],
+        keys_of_user: Some(id.clone()),
+        ended_by_gateways: !caller.is_gateway(),
+        ..ReadRequest::default()
+    };
+    let asked = Asked::of("delete_user", Some(Subject::User(id.clone())), read);
+    Asked { first: First::Change, glance: Some(Operation::DeleteUser), ..asked }
 }
 
 /// What is of all projects is for whoever manages all of them.

@@ -226,6 +226,11 @@ pub(super) async fn what_gateways_told_a_restored_store_again_is_taken_back(fixt
         assert!(poll.at_cursor != Some(place.commit) && poll.newest.revision == acceptance.revision, "{poll:?}");
     }
     let now = newest(store).await;
+    let leads_on = async |cursor| {
+        let request = ReadRequest { leads_on_from: Some(cursor), ..ReadRequest::default() };
+        store.read(request).await.expect("a reading").leads_on
+    };
+    assert_eq!([leads_on(middle).await, leads_on(before).await, leads_on(now).await], [false, false, true]);
     assert_eq!(store.poll(now).await.expect("a poll").at_cursor, Some(now.commit));
     let events =
         store.list_events(EventQuery { after: Stamp { ordinal: u32::MAX, ..stamp(before) }, ..EventQuery::default() });
