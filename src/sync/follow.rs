@@ -179,6 +179,8 @@ impl Follower {
             Ok(()) => {
                 self.failures = 0;
                 self.reached = None;
+                // A history that was another for a while only is read anew when it is so again.
+                self.reload_at = None;
                 self.memory.confirmed();
                 self.contact = Some(self.clock.monotonic());
                 if self.table.contact_lost_at().is_some() {
