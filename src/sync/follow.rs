@@ -219,8 +219,7 @@ impl Follower {
         let silent = self.contact.map(|contact| self.clock.monotonic().saturating_duration_since(contact));
         let silent = silent.is_some_and(|silent| silent > self.settings.max_staleness);
         self.table.set_overdue(silent || self.reporter.is_given_up());
-        self.settle().await;
-        if is_like_the_store && self.table.applied() == self.at.revision {
+        if self.settle().await && is_like_the_store {
             self.table.end_turn(turn);
         }
         self.show();
@@ -498,12 +497,14 @@ impl Follower {
         Ok(())
     }
 
-    /// Has remembered what is owed, and reports as applied what then is.
-    async fn settle(&mut self) {
+    /// Has remembered what is owed, and reports as applied what then is. Whether that is all that was followed.
+    async fn settle(&mut self) -> bool {
         let in_contact = self.following.is_some() && self.failures == 0;
-        if self.memory.settle(Standing { at: self.at, in_contact }).await {
+        let is_all = self.memory.settle(Standing { at: self.at, in_contact }).await;
+        if is_all {
             self.report();
         }
+        is_all
     }
 
     /// Everything up to where this stands is applied, and remembered.
