@@ -106,15 +106,25 @@ const fn mix(value: u64) -> u64 {
 
 /// Writes the last digits of `bits` in lower-case hexadecimal, an even number of them.
 pub(super) fn hex(bits: u128, out: &mut [u8]) {
-    const fn digit(four: u8) -> u8 {
-        if four < 10 { b'0' + four } else { b'a' + four - 10 }
-    }
     for (pair, byte) in out.rchunks_exact_mut(2).zip(bits.to_le_bytes()) {
-        if let [high, low] = pair {
-            (*high, *low) = (digit(byte >> 4), digit(byte & 15));
+        if let Some(digits) = PAIRS.get(usize::from(byte)) {
+            pair.copy_from_slice(digits);
         }
     }
 }
+
+/// The two digits of each byte: a request has 41 such pairs.
+#[expect(clippy::indexing_slicing, reason = "a byte is below 256, and four bits below 16; checked when compiled")]
+static PAIRS: [[u8; 2]; 256] = {
+    let digits = *b"0123456789abcdef";
+    let mut pairs = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        pairs[byte] = [digits[byte >> 4], digits[byte & 15]];
+        byte += 1;
+    }
+    pairs
+};
 
 #[cfg(test)]
 mod tests {

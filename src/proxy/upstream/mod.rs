@@ -29,7 +29,7 @@ use tokio::sync::Notify;
 
 pub(crate) use connect::{AnyBody, AnyLink, BodyFault, Connector};
 pub use http1::{AnswerEnd, AnswerRead, read_answer};
-pub(crate) use link::{Asked, ClientBody, Dial, Link, Source, Upload};
+pub(crate) use link::{Added, Asked, ClientBody, Dial, Link, Source, Upload};
 pub(crate) use pool::{Lease, Pool};
 pub(crate) use standing::{Standings, Told};
 
