@@ -14,6 +14,7 @@ use tokio::time::MissedTickBehavior;
 use super::account::{Decided, Ledger};
 use super::assertion::Assertions;
 use super::authenticate::{Registry, again};
+use super::gate::Hosts;
 use super::headers::{Identities, PeerText};
 use super::metrics::{Metrics, RouteCells, UpstreamCells, WorkerCells};
 use super::settings::Settings;
@@ -66,6 +67,7 @@ pub(super) struct Worker {
     pub(super) identities: Identities,
     pub(super) assertions: Assertions,
     pub(super) peers: PeerText,
+    pub(super) hosts: Hosts,
     pub(super) streams: Rc<Streams>,
     cells: Arc<WorkerCells>,
     dial: Rc<Connector>,
@@ -147,6 +149,7 @@ impl Worker {
             identities: Identities::default(),
             assertions: Assertions::default(),
             peers: PeerText::default(),
+            hosts: Hosts::default(),
             streams: Rc::default(),
             cells,
             dial: Rc::default(),

@@ -116,7 +116,7 @@ impl<D: Dial> Lease<D> {
     pub(crate) fn give_back_at(self, now: Instant) {
         let Self { link, open, until, at: Active(ref pool), size, rested: _ } = self;
         // One that is shared is still there.
-        if link.is_multiplexed() || link.state() == LinkState::Closed || pool.retired.get() {
+        if link.is_multiplexed() || !link.is_kept() || pool.retired.get() {
             return;
         }
         let mut idle = pool.idle.borrow_mut();
