@@ -48,6 +48,14 @@ macro_rules! uuid_id {
             pub const fn bits(self) -> u128 {
                 self.0
             }
+
+            /// The text, written into `space`: what `Display` takes a string for, and several calls.
+            pub fn write_into(self, space: &mut [u8; 36]) -> &[u8] {
+                let (prefix, digits) = space.split_at_mut($prefix.len());
+                prefix.copy_from_slice($prefix.as_bytes());
+                Uuid::from_u128(self.0).simple().encode_lower(digits);
+                space
+            }
         }
 
         impl fmt::Display for $name {

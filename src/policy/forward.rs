@@ -57,6 +57,14 @@ pub struct FieldRules {
     pub add: Vec<(HeaderName, HeaderValue)>,
 }
 
+impl FieldRules {
+    /// Whether there are none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.remove.is_empty() && self.set.is_empty() && self.add.is_empty()
+    }
+}
+
 /// What scripts of other origins may do with a route, by the rules that browsers keep (CORS).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cors {

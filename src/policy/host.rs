@@ -95,22 +95,49 @@ pub(super) fn bare_host(authority: &str) -> Option<&str> {
     let mut end = authority.len();
     let mut after_dot = true;
     for (at, byte) in authority.bytes().enumerate() {
-        match byte {
-            b':' => {
+        match KINDS.get(usize::from(byte)) {
+            Some(Kind::Letter) => after_dot = false,
+            Some(Kind::Dot) if !after_dot => after_dot = true,
+            Some(Kind::Colon) => {
                 end = at;
                 break;
             }
-            b'.' if after_dot => return None,
-            b'.' => after_dot = true,
-            b'-' | b'_' => after_dot = false,
-            _ if byte.is_ascii_alphanumeric() => after_dot = false,
-            _ => return None,
+            Some(Kind::Dot | Kind::Other) | None => return None,
         }
     }
     let (host, port) = authority.split_at(end);
     let host = host.strip_suffix('.').unwrap_or(host);
     ((1..=HOST_BYTES_MAX).contains(&host.len()) && is_port(port)).then_some(host)
 }
+
+/// What a byte is in the name of a host.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    /// A letter, a digit, a dash or an underscore.
+    Letter,
+    Dot,
+    Colon,
+    Other,
+}
+
+/// By byte, for the host of each request is looked at.
+static KINDS: [Kind; 256] = {
+    let mut kinds = [Kind::Other; 256];
+    let mut byte = 0u8;
+    while byte < 128 {
+        #[expect(clippy::indexing_slicing, reason = "a byte is below 256; checked when compiled")]
+        {
+            kinds[byte as usize] = match byte {
+                b':' => Kind::Colon,
+                b'.' => Kind::Dot,
+                b'-' | b'_' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => Kind::Letter,
+                _ => Kind::Other,
+            };
+        }
+        byte += 1;
+    }
+    kinds
+};
 
 /// Whether `text` is nothing, or a colon and a port that may be empty (RFC 3986, 3.2.3).
 fn is_port(text: &str) -> bool {

@@ -173,9 +173,26 @@ impl Required {
     pub(super) fn is_met(&self, filling: &Filling<'_>, flags: &RecordFlags) -> bool {
         self.fill(filling).is_some_and(|flag| flags.meets(&flag.segments()))
     }
+
+    /// Whether it has no captures, and `flags` meet it. What `fill` looks at was looked at when it was parsed.
+    fn is_met_as_written(&self, flags: &RecordFlags) -> bool {
+        self.segments.iter().all(|part| matches!(part, Part::Literal(_)))
+            && flags.meets(&self.segments.iter().map(|part| match part {
+                Part::Literal(text) => &**text,
+                Part::Capture(_) => "",
+            }))
+    }
 }
 
 impl Requirement {
+    /// Whether `flags` meet it whatever the path is, because nothing of the path goes into it. Most requirements are
+    /// of this kind, and cost less for being told apart.
+    pub(super) fn is_met_as_written(&self, flags: &RecordFlags) -> bool {
+        (self.any.is_empty() || self.any.iter().any(|flag| flag.is_met_as_written(flags)))
+            && self.all.iter().all(|flag| flag.is_met_as_written(flags))
+            && !(self.any.is_empty() && self.all.is_empty())
+    }
+
     /// Whether `flags` meet it: some of `any`, and each of `all`.
     pub(super) fn is_met(&self, filling: &Filling<'_>, flags: &RecordFlags) -> bool {
         (self.any.is_empty() || self.any.iter().any(|flag| flag.is_met(filling, flags)))

@@ -31,6 +31,8 @@ pub(super) struct Account {
     /// The configuration that it began with.
     pub(super) view: Rc<View>,
     pub(super) started: Instant,
+    /// When its answer was here whole; none where it comes bit by bit, and ends when it is dropped.
+    pub(super) ended: Option<Instant>,
     pub(super) request_id: RequestId,
     pub(super) trace: TraceParent,
     /// Whether that began elsewhere.
@@ -118,7 +120,8 @@ impl Account {
 
 impl Drop for Account {
     fn drop(&mut self) {
-        let took = self.ledger.clock.monotonic().saturating_duration_since(self.started);
+        let ended = self.ended.unwrap_or_else(|| self.ledger.clock.monotonic());
+        let took = ended.saturating_duration_since(self.started);
         let cells = self.route_view().map_or(&self.ledger.unrouted, |route| &route.cells);
         cells.answered(self.outcome, self.status, took);
         self.ledger.cells.in_flight.subtract(1);

@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::HeaderValue;
 
-use super::headers::{Identity, SharedIdentity};
+use super::headers::SharedIdentity;
 use crate::clock::Timestamp;
 use crate::key::{KeyId, Record, Signers, UserId};
 
@@ -40,11 +40,11 @@ struct Made {
 }
 
 impl Assertions {
-    /// That the key of `record`, whose fields are `identity`, was let through to `upstream` at `now`.
+    /// That the key of `record`, which has `identity` in common with others, was let through to `upstream` at `now`.
     pub(super) fn of(
         &self,
         record: &Record,
-        identity: &Identity,
+        identity: &Rc<SharedIdentity>,
         upstream: &Rc<str>,
         signers: &Arc<Signers>,
         now: Timestamp,
@@ -53,7 +53,7 @@ impl Assertions {
         let ends_at = record.standing.ends_at();
         let key = (record.id, Rc::clone(upstream));
         if let Some(known) = made.get(&key)
-            && Rc::ptr_eq(&known.identity, identity.shared())
+            && Rc::ptr_eq(&known.identity, identity)
             && known.user == record.user
             && Arc::ptr_eq(&known.signers, signers)
             && known.ends_at == ends_at
@@ -68,7 +68,7 @@ impl Assertions {
         let text = Bytes::from(signers.assert(record, upstream, now));
         let mut value = HeaderValue::from_maybe_shared(text).expect("a JWT is ASCII without spaces");
         value.set_sensitive(true);
-        let (identity, signers) = (Rc::clone(identity.shared()), Arc::clone(signers));
+        let (identity, signers) = (Rc::clone(identity), Arc::clone(signers));
         let user = record.user.clone();
         made.insert(key, Made { value: value.clone(), identity, user, signers, ends_at, at: now });
         value

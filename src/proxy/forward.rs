@@ -28,18 +28,18 @@ use super::answer::{Content, RelayRules, Relayed, RequestLeft, UNWATCHED_BYTES_M
 use super::drain::Unread;
 use super::handle::{Admitted, Refused};
 use super::handshake::{Handshake, handshake};
-use super::headers::{ADDED_MAX, Notice, Passage, rewrite_request, rewrite_response};
+use super::headers::{Notice, Passage, rewrite_request, rewrite_response};
 use super::metrics::{Outcome, UpstreamCells, UpstreamError};
 use super::settings::Settings;
 use super::streams::{OpenStream, Streams};
 use super::tunnel::Tunnel;
-use super::upstream::{Asked, Connector, Exchange, Failure, LONG, Service, Source, Upload};
+use super::upstream::{Added, Asked, Connector, Exchange, Failure, LONG, Service, Source, Upload};
 use super::worker::{View, Worker};
 use crate::clock::Timestamp;
 use crate::key::Status;
 use crate::listen::{BodyFault, Peer};
 use crate::policy::{Access, CanonicalPath, Code, Denial, Forward, Permit, Route, RouteSpec};
-use crate::wire::{Inbound, InboundFault, Transfer};
+use crate::wire::{Inbound, InboundFault, Seen, Transfer};
 
 /// What forwarding needs to know of a request beside its permit.
 #[derive(Debug, Clone, Copy)]
@@ -50,6 +50,8 @@ pub(super) struct Forwarding<'a> {
     pub(super) view: &'a View,
     pub(super) peer: &'a Rc<Peer>,
     pub(super) trusted: bool,
+    /// Which fields it has.
+    pub(super) seen: Seen,
     pub(super) authority: Option<&'a Authority>,
     pub(super) path: &'a CanonicalPath<'a>,
     pub(super) now: Timestamp,
@@ -84,11 +86,11 @@ pub(super) fn prepare(
     body: &Incoming,
     account: &mut Account,
 ) -> Result<Outbound, Box<Refused>> {
-    let Forwarding { worker, settings, view, peer, now, .. } = *forwarding;
+    let Forwarding { worker, settings, view, peer, seen, now, .. } = *forwarding;
     let route = forwarding.route.spec();
     let grpc = account.grpc;
     let limit = route.forward.request_body_max.unwrap_or(u64::MAX);
-    let length = declared_length(parts, body);
+    let length = declared_length(seen, body);
     if length.is_some_and(|length| length > limit) {
         return Err(Refused::new(Code::BodyTooLarge, None));
     }
@@ -100,7 +102,9 @@ pub(super) fn prepare(
     };
 
     let upgrade = parts.extensions.remove::<OnUpgrade>();
-    let websocket = match handshake(&parts.method, parts.version, &parts.headers) {
+    let asks =
+        if seen.has(Seen::UPGRADE) { handshake(&parts.method, parts.version, &parts.headers) } else { Handshake::None };
+    let websocket = match asks {
         Handshake::Asked => route.forward.websocket && upgrade.is_some(),
         Handshake::Wrong if route.forward.websocket => return Err(Refused::new(Code::BadRequest, None)),
         Handshake::Wrong | Handshake::None => false,
@@ -110,8 +114,7 @@ pub(super) fn prepare(
     let target = upstream_target(forwarding.path, route, std::mem::take(&mut parts.uri));
     let target = target.map_err(|code| Refused::new(code, None))?;
     let identity = permit.record().map(|record| (worker.identities.of(record), record));
-    let assertion = identity.as_ref().filter(|_| route.forward.assertion);
-    let assertion = assertion.map(|(identity, record)| {
+    let assertion = identity.as_ref().filter(|_| route.forward.assertion).map(|(identity, record)| {
         let signers = worker.shared.signers.load();
         worker.assertions.of(record, identity, &route_view.upstream, &signers, now)
     });
@@ -120,6 +123,7 @@ pub(super) fn prepare(
         trusted: forwarding.trusted,
         tls: peer.tls.is_some(),
         version: parts.version,
+        seen,
         authority: forwarding.authority,
         target: service.target_name.as_ref(),
         request_id: &account.request_id,
@@ -138,7 +142,7 @@ pub(super) fn prepare(
     request.method_mut().clone_from(&account.method);
     *request.uri_mut() = target;
     *request.headers_mut() = std::mem::take(&mut parts.headers);
-    asked.added.reserve_exact(ADDED_MAX);
+    asked.added = Added::begin();
     let rewritten = rewrite_request(request.headers_mut(), &mut asked.added, &permit, passage);
     rewritten.map_err(|code| Refused::new(code, None))?;
     Ok(Outbound {
@@ -168,7 +172,7 @@ impl Outbound {
             Some(Source::new(Inbound::new(body, limit, grpc, Rc::clone(&transfer))))
         };
         let upload = source.as_ref().map_or(Upload::Empty, Upload::of);
-        let to_prove = (self.length == Some(0)).then(|| upload.kept());
+        let to_prove = (self.length == Some(0) && source.is_some()).then(|| upload.kept());
         *request.request.body_mut() = upload;
         if self.length.is_none() && source.is_some() {
             // Said by name: hyper's client takes a GET without it for one without a body, and drops what there is.
@@ -221,7 +225,7 @@ enum Interrupted {
 }
 
 impl Sending {
-    /// Sends it, and makes of what comes back the answer for the client.
+    /// Sends it, now that it is `sent`, and makes of what comes back the answer for the client.
     ///
     /// # Errors
     /// When the upstream did not answer.
@@ -230,6 +234,7 @@ impl Sending {
         worker: &Worker,
         view: &View,
         account: &mut Account,
+        sent: std::time::Instant,
     ) -> Result<Admitted, Box<Refused>> {
         let (Some(route), Some(request)) = (view.settings.routes.routes().get(self.route), self.request.take()) else {
             return Err(Refused::new(Code::Internal, None));
@@ -237,16 +242,18 @@ impl Sending {
         let Some((service, cells)) = view.route(self.route).and_then(|route| route.service.as_ref()) else {
             return Err(Refused::new(Code::NoTarget, None));
         };
-        let sent = worker.shared.clock.monotonic();
         self.deadline = service.upstream.total_timeout.map(|total| Instant::from_std(sent + total));
         let to_prove = self.to_prove.take();
         let answered = {
             // Once and in its place: each await that it is moved into would hold it once more.
             let mut sending = pin!(async {
+                let mut now = Some(sent);
                 if let Some(upload) = to_prove {
                     prove_empty(upload).await?;
+                    // That may have taken a while.
+                    now = None;
                 }
-                service.send(request, &self.transfer, self.upgrade.is_some(), sent).await
+                service.send(request, &self.transfer, self.upgrade.is_some(), now).await
             });
             tokio::select! {
                 biased;
@@ -270,6 +277,10 @@ impl Sending {
         let route = route.spec();
         let admitted = self.relay(exchange, worker, (service, cells), route, account, now)?;
         account.outcome = self.outcome;
+        if matches!(&admitted, Admitted::Answer(answer) if matches!(answer.body(), Content::Own(_))) {
+            // The clock is not asked again for the moment that it takes to write what is here whole.
+            account.ended = Some(now);
+        }
         Ok(admitted)
     }
 
@@ -361,12 +372,12 @@ const fn keyed(route: &RouteSpec) -> &[crate::policy::CredentialSource] {
 
 /// The length that the client declared, as it was parsed. A request that declares none and has no
 /// body gets none.
-fn declared_length(parts: &Parts, body: &Incoming) -> Option<u64> {
+fn declared_length(seen: Seen, body: &Incoming) -> Option<u64> {
     let exact = body.size_hint().exact();
-    if parts.headers.contains_key(TRANSFER_ENCODING) {
+    if seen.has(Seen::TRANSFER_ENCODING) {
         return None;
     }
-    exact.filter(|length| *length > 0 || parts.headers.contains_key(CONTENT_LENGTH))
+    exact.filter(|length| *length > 0 || seen.has(Seen::CONTENT_LENGTH))
 }
 
 /// The target that the upstream is asked for: the canonical path that was decided on, its prefix
@@ -450,6 +461,7 @@ impl Sending {
         now: std::time::Instant,
     ) -> Result<Admitted, Box<Refused>> {
         let Exchange { mut response, lease } = exchange;
+        let seen = Seen::of(response.headers());
         let keyed = keyed(route);
         let private = !keyed.is_empty() && !route.forward.shared_cache;
         let notice = Notice { expiry: self.expiry, keyed, private };
@@ -460,7 +472,7 @@ impl Sending {
                 // Nobody asked for it.
                 return Err(self.broken(cells));
             };
-            rewrite_response(response.headers_mut(), &route.forward, &notice, &account.request_id, false);
+            rewrite_response(response.headers_mut(), seen, &route.forward, &notice, &account.request_id, false);
             let mut switching = Response::new(());
             *switching.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
             switching.headers_mut().clone_from(response.headers());
@@ -471,13 +483,15 @@ impl Sending {
             return Ok(Admitted::Tunnel(switching, Box::new(Tunnel { client, response, lease, open, idle })));
         }
 
-        let Some(is_coded) = is_framed_by_coding(response.headers()) else {
+        let is_coded = seen.has(Seen::TRANSFER_ENCODING);
+        if is_coded && !is_chunked_alone(response.headers()) {
             return Err(self.broken(cells));
-        };
+        }
+        let has_length = seen.has(Seen::CONTENT_LENGTH);
         // Length and coding together: the coding counts, and nothing after the body can be trusted.
-        let both = is_coded && response.headers().contains_key(CONTENT_LENGTH);
+        let both = is_coded && has_length;
         let (mut head, body) = response.into_parts();
-        rewrite_response(&mut head.headers, &route.forward, &notice, &account.request_id, self.grpc);
+        rewrite_response(&mut head.headers, seen, &route.forward, &notice, &account.request_id, self.grpc);
         if let Some(cors) = &account.cors {
             cors.write(&mut head.headers);
         }
@@ -486,9 +500,11 @@ impl Sending {
         } else if self.head || head.status == StatusCode::NOT_MODIFIED {
             length_told(&head.headers)
         } else {
-            body.size_hint().exact().filter(|_| head.headers.contains_key(CONTENT_LENGTH))
+            body.size_hint().exact().filter(|_| has_length)
         };
-        tell_length(&mut head.headers, told);
+        if has_length {
+            tell_length(&mut head.headers, told);
+        }
         let is_sent = self.transfer.is_ended();
         if !is_sent && account.version != Version::HTTP_2 {
             // An answer before the end of the request: what is left is read only within bounds.
@@ -507,17 +523,18 @@ impl Sending {
             let whole = Content::Own(Some(whole).filter(|whole| !whole.is_empty()));
             return Ok(Admitted::Answer(Response::from_parts(head, unsent.unwrap_or(whole))));
         }
+        let is_large = head_bytes(&head.headers) > HEAD_BYTES_UNWATCHED_MAX;
         let rules = RelayRules {
             idle: self.stream_idle.unwrap_or(service.upstream.idle_timeout),
             both_ways: self.stream_idle.is_some(),
             deadline: self.deadline,
             trailers: self.grpc,
-            stalls: account.version == Version::HTTP_2,
+            stalls: account.version == Version::HTTP_2 || is_large,
             poolable: !both,
             farewell: self.grpc && account.version == Version::HTTP_2,
         };
-        // Of a stream without a window nobody may ever ask for a first part.
-        let is_long = || body.size_hint().upper().is_none_or(|most| most > UNWATCHED_BYTES_MAX as u64);
+        // Of a stream without a window, or behind a head that fills all there is, nobody may ever ask for a first part.
+        let is_long = || is_large || body.size_hint().upper().is_none_or(|most| most > UNWATCHED_BYTES_MAX as u64);
         let open = self.open.take().or_else(|| {
             let watched = rules.stalls && !body.is_end_stream() && is_long();
             watched.then(|| worker.streams.open(account)).flatten()
@@ -533,6 +550,13 @@ impl Sending {
         let content = unsent.unwrap_or_else(|| Content::Relayed(Box::new(relayed)));
         Ok(Admitted::Answer(Response::from_parts(head, content)))
     }
+}
+
+/// Behind a head of more bytes an answer is watched over from its beginning on.
+const HEAD_BYTES_UNWATCHED_MAX: usize = 16 * 1024;
+
+fn head_bytes(headers: &HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum()
 }
 
 /// Says the length of an answer in the one way there is to say it, or not at all.
@@ -589,13 +613,10 @@ fn length_told(headers: &HeaderMap) -> Option<u64> {
     told
 }
 
-/// Whether an answer's body is framed by a coding; none where its bytes are not what it is. Another coding than
-/// `chunked` was not asked for, and is lost where the field is taken off.
-fn is_framed_by_coding(headers: &HeaderMap) -> Option<bool> {
+/// Whether the coding of an answer's body is `chunked` alone, whose bytes are what they are. Another coding was not
+/// asked for, and is lost where the field is taken off.
+fn is_chunked_alone(headers: &HeaderMap) -> bool {
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
-    match (codings.next(), codings.next()) {
-        (None, _) => Some(false),
-        (Some(coding), None) => coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked").then_some(true),
-        (Some(_), Some(_)) => None,
-    }
+    let only = codings.next().filter(|_| codings.next().is_none());
+    only.is_some_and(|coding| coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"))
 }

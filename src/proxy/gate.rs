@@ -4,14 +4,15 @@
 //! the one that was decided on. Everything here is looked at before routing, and answered 400, 405,
 //! 417 or 501 without asking for a key.
 
-use std::borrow::Cow;
+use std::cell::RefCell;
 
-use http::header::{AUTHORIZATION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, TRANSFER_ENCODING};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::Authority;
 use http::{Method, Version};
 
 use crate::policy::{Code, normalize_host};
+use crate::wire::Seen;
 
 /// What is known of a request that passed the gate.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,24 +23,46 @@ pub(super) struct Gated {
     pub(super) asterisk: bool,
 }
 
-impl Gated {
-    /// The host as routes compare it.
-    pub(super) fn host(&self) -> Option<Cow<'_, str>> {
-        self.authority.as_ref().and_then(|authority| normalize_host(authority.as_str()))
+/// The host that was named last. It is nearly always named again, and to read one anew takes as long as routing.
+#[derive(Debug, Default)]
+pub(super) struct Hosts {
+    last: RefCell<Option<Authority>>,
+}
+
+impl Hosts {
+    /// What `field` names, well formed and without user information.
+    fn read(&self, field: &HeaderValue) -> Result<Authority, Code> {
+        let mut last = self.last.borrow_mut();
+        if let Some(known) = last.as_ref()
+            && known.as_str().as_bytes() == field.as_bytes()
+        {
+            return Ok(known.clone());
+        }
+        let text = bytes::Bytes::copy_from_slice(field.as_bytes());
+        let authority = Authority::from_maybe_shared(text).ok().filter(is_plain).ok_or(Code::BadRequest)?;
+        if field.len() <= HOST_BYTES_KEPT {
+            *last = Some(authority.clone());
+        }
+        Ok(authority)
     }
 }
 
-/// Lets a request through to routing, or says which refusal it gets. `known` says whether a method
-/// is one of the usual ones or one that some route lists.
-pub(super) fn check(parts: &Parts, known: impl Fn(&Method) -> bool) -> Result<Gated, Code> {
+/// A name has at most 253.
+const HOST_BYTES_KEPT: usize = 264;
+
+/// Lets a request through to routing, or says which refusal it gets. `seen` are the fields that it has, and `known` says
+/// whether a method is one of the usual ones or one that some route lists.
+pub(super) fn check(parts: &Parts, seen: Seen, hosts: &Hosts, known: impl Fn(&Method) -> bool) -> Result<Gated, Code> {
     if [Method::TRACE, Method::CONNECT].contains(&parts.method) {
         return Err(Code::MethodNotAllowed);
     }
     let authority = match parts.version {
-        Version::HTTP_2 => authority_of_http2(parts)?,
+        Version::HTTP_2 => authority_of_http2(parts, hosts)?,
         Version::HTTP_10 | Version::HTTP_11 => {
-            check_framing(parts)?;
-            authority_of_http1(parts)?
+            if seen.has(Seen::TRANSFER_ENCODING) {
+                check_framing(parts)?;
+            }
+            authority_of_http1(parts, hosts)?
         }
         _ => return Err(Code::BadRequest),
     };
@@ -55,10 +78,12 @@ pub(super) fn check(parts: &Parts, known: impl Fn(&Method) -> bool) -> Result<Ga
     if !known(&parts.method) {
         return Err(Code::MethodUnknown);
     }
-    if parts.headers.get_all(AUTHORIZATION).iter().nth(1).is_some() {
+    if seen.has(Seen::REPEATED) && parts.headers.get_all(AUTHORIZATION).iter().nth(1).is_some() {
         return Err(Code::InvalidRequest);
     }
-    check_expectation(&parts.headers)?;
+    if seen.has(Seen::EXPECT) {
+        check_expectation(&parts.headers)?;
+    }
     Ok(Gated { authority, asterisk })
 }
 
@@ -82,8 +107,8 @@ fn check_expectation(headers: &HeaderMap) -> Result<(), Code> {
     if met { Ok(()) } else { Err(Code::ExpectationFailed) }
 }
 
-fn authority_of_http1(parts: &Parts) -> Result<Option<Authority>, Code> {
-    let host = host_field(&parts.headers)?;
+fn authority_of_http1(parts: &Parts, hosts: &Hosts) -> Result<Option<Authority>, Code> {
+    let host = host_field(&parts.headers, hosts)?;
     let Some(named) = parts.uri.authority() else {
         return match host {
             None if parts.version == Version::HTTP_11 => Err(Code::BadRequest),
@@ -101,11 +126,11 @@ fn authority_of_http1(parts: &Parts) -> Result<Option<Authority>, Code> {
     }
 }
 
-fn authority_of_http2(parts: &Parts) -> Result<Option<Authority>, Code> {
+fn authority_of_http2(parts: &Parts, hosts: &Hosts) -> Result<Option<Authority>, Code> {
     if parts.uri.scheme().is_some() && !has_web_scheme(parts) {
         return Err(Code::BadRequest);
     }
-    let host = host_field(&parts.headers)?;
+    let host = host_field(&parts.headers, hosts)?;
     match (parts.uri.authority(), host) {
         (Some(named), _) if !is_plain(named) => Err(Code::BadRequest),
         (Some(named), None) => Ok(Some(named.clone())),
@@ -126,15 +151,13 @@ fn is_plain(authority: &Authority) -> bool {
 }
 
 /// The one Host field, well formed; none if there is none.
-fn host_field(headers: &HeaderMap) -> Result<Option<Authority>, Code> {
+fn host_field(headers: &HeaderMap, hosts: &Hosts) -> Result<Option<Authority>, Code> {
     let mut fields = headers.get_all(HOST).iter();
     let Some(field) = fields.next() else { return Ok(None) };
     if fields.next().is_some() {
         return Err(Code::BadRequest);
     }
-    let authority = Authority::from_maybe_shared(bytes::Bytes::copy_from_slice(field.as_bytes()))
-        .map_err(|_malformed| Code::BadRequest)?;
-    if is_plain(&authority) { Ok(Some(authority)) } else { Err(Code::BadRequest) }
+    hosts.read(field).map(Some)
 }
 
 /// Whether two authorities are the same host and port, the scheme's own port left out or not.
@@ -151,6 +174,15 @@ fn same(one: &Authority, other: &Authority, parts: &Parts) -> bool {
 mod tests {
     use super::*;
     use http::Request;
+
+    /// The host as routes compare it.
+    fn host(gated: &Gated) -> Option<std::borrow::Cow<'_, str>> {
+        gated.authority.as_ref().and_then(|authority| normalize_host(authority.as_str()))
+    }
+
+    fn check(parts: &Parts, known: impl Fn(&Method) -> bool) -> Result<Gated, Code> {
+        super::check(parts, Seen::of(&parts.headers), &Hosts::default(), known)
+    }
 
     fn is_usual(method: &Method) -> bool {
         crate::policy::RouteTable::default().knows_method(method)
@@ -174,7 +206,7 @@ mod tests {
 
     #[test]
     fn the_host_of_http_1_1_is_one_and_well_formed() {
-        assert_eq!(h1("GET", "/", &[("host", "A.example:80")]).expect("plain").host().as_deref(), Some("a.example"));
+        assert_eq!(host(&h1("GET", "/", &[("host", "A.example:80")]).expect("plain")).as_deref(), Some("a.example"));
         for host in ["", "a b", "u@a", "a:", "a:x", "a:99999", "a/b", "a,b", "[::1", "::1"] {
             assert_eq!(h1("GET", "/", &[("host", host)]), Err(Code::BadRequest), "{host:?}");
         }
@@ -186,7 +218,7 @@ mod tests {
     #[test]
     fn http_1_0_may_leave_its_host_out() {
         let gated = check(&parts(Version::HTTP_10, "GET", "/", &[]), is_usual).expect("allowed on 1.0");
-        assert_eq!(gated.host(), None);
+        assert_eq!(host(&gated), None);
         let two = parts(Version::HTTP_10, "GET", "/", &[("host", "a"), ("host", "a")]);
         assert_eq!(check(&two, is_usual), Err(Code::BadRequest));
     }

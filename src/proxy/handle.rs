@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use http::header::ALLOW;
 use http::request::Parts;
-use http::uri::PathAndQuery;
+use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
@@ -30,7 +30,7 @@ use super::worker::{Shared, View, Worker, ends_at};
 use crate::listen::{Handler, Peer};
 use crate::policy::{Access, Code, Denial, Found, PermitKind, Presented, canonicalize, decide};
 use crate::secret::NoRandomness;
-use crate::wire::{Inbound, RequestId, TraceParent, client_address, trim_values};
+use crate::wire::{Inbound, RequestId, Seen, TraceParent, client_address, trim_values};
 
 /// The data plane of one worker: lets through what a key, or a public route, allows.
 #[derive(Debug)]
@@ -41,7 +41,7 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// The data plane for one more worker, made on that worker's `LocalSet`.
+    /// The data plane for one more worker, made on that worker's local runtime.
     ///
     /// # Errors
     /// When the operating system has no randomness to give.
@@ -123,23 +123,29 @@ impl Handler for Gateway {
                 // hyper has done so for HTTP/1.
                 trim_values(&mut parts.headers);
             }
-            let mut account = open_account(worker, &view, &parts, !body.is_end_stream(), peer);
-            let expects = parts.headers.contains_key(http::header::EXPECT);
+            let seen = Seen::of(&parts.headers);
+            let mut account = open_account(worker, &view, &parts, seen, !body.is_end_stream(), peer);
+            let expects = seen.has(Seen::EXPECT);
             let too_many = in_flight > view.settings.requests_max;
             let mut told = None;
+            // Where nothing was waited for it is as late as it was.
+            let mut now = account.started;
             let step = loop {
                 if too_many {
                     break Err(Refused::new(Code::Overloaded, None));
                 }
-                match walk(worker, &view, &mut parts, &body, peer, &mut account, told.take()) {
-                    Ok(Step::Missing(missing)) => told = Some(missing.told().await),
+                match walk(worker, &view, (&mut parts, seen), &body, peer, &mut account, told.take()) {
+                    Ok(Step::Missing(missing)) => {
+                        told = Some(missing.told().await);
+                        now = worker.shared.clock.monotonic();
+                    }
                     step => break step,
                 }
             };
             let admitted = match step {
                 Ok(Step::Onward(outbound)) => {
                     let mut sending = outbound.with(body, peer, &mut account);
-                    sending.send(worker, &view, &mut account).await
+                    sending.send(worker, &view, &mut account, now).await
                 }
                 Ok(Step::Answer(response)) => Ok(Admitted::Answer(response)),
                 Ok(Step::Missing(_)) => Err(Refused::new(Code::Internal, unread(body, peer))),
@@ -210,17 +216,25 @@ fn settle_unread(refused: &Refused, version: Version, expects: bool) -> bool {
         || left.is_some_and(|body| expects || body.size_hint().upper().is_none_or(|upper| upper > KEPT_BYTES_MAX))
 }
 
-fn open_account(worker: &Worker, view: &Rc<View>, parts: &Parts, has_body: bool, peer: &Peer) -> Box<Account> {
+fn open_account(
+    worker: &Worker,
+    view: &Rc<View>,
+    parts: &Parts,
+    seen: Seen,
+    has_body: bool,
+    peer: &Peer,
+) -> Box<Account> {
     let settings = &view.settings;
     let trusted = is_trusted(settings, peer.address.ip());
     let request_id = if trusted { parts.headers.get(REQUEST_ID).and_then(RequestId::from_trusted) } else { None };
-    let begun = TraceParent::find(&parts.headers);
+    let begun = if seen.has(Seen::TRACE) { TraceParent::find(&parts.headers) } else { None };
     let trace_continues = begun.is_some();
     let trace = begun.map_or_else(|| TraceParent::fresh(&worker.ids), |trace| trace.continued(&worker.ids));
     Box::new(Account {
         ledger: Rc::clone(&worker.ledger),
         view: Rc::clone(view),
         started: worker.shared.clock.monotonic(),
+        ended: None,
         request_id: request_id.unwrap_or_else(|| RequestId::fresh(&worker.ids)),
         trace,
         trace_continues,
@@ -228,7 +242,7 @@ fn open_account(worker: &Worker, view: &Rc<View>, parts: &Parts, has_body: bool,
         version: parts.version,
         client: client_address(peer.address.ip(), &parts.headers, &settings.trusted_proxies),
         tls: peer.tls.is_some(),
-        grpc: is_grpc(&parts.headers),
+        grpc: seen.has(Seen::CONTENT_TYPE) && is_grpc(&parts.headers),
         authority: None,
         target: parts.uri.path_and_query().map(|target| if has_body { apart(target) } else { target.clone() }),
         route: None,
@@ -270,19 +284,19 @@ fn unread(body: Incoming, peer: &Peer) -> Option<ClientBody> {
 fn walk<'m>(
     worker: &'m Worker,
     view: &View,
-    parts: &mut Parts,
+    (parts, seen): (&mut Parts, Seen),
     body: &Incoming,
     peer: &Rc<Peer>,
     account: &mut Account,
     told: Option<Told>,
 ) -> Result<Step<'m>, Box<Refused>> {
-    let gated = gate::check(parts, |method| view.settings.routes.knows_method(method));
+    let gated = gate::check(parts, seen, &worker.hosts, |method| view.settings.routes.knows_method(method));
     let gated = gated.map_err(|code| Refused::new(code, None))?;
     if gated.asterisk {
         account.authority = gated.authority;
         return Ok(Step::Answer(nothing_to_say(account)));
     }
-    let step = walk_on(worker, view, parts, &gated, body, peer, account, told);
+    let step = walk_on(worker, view, (parts, seen), &gated, body, peer, account, told);
     account.authority = gated.authority;
     step
 }
@@ -291,7 +305,7 @@ fn walk<'m>(
 fn walk_on<'m>(
     worker: &'m Worker,
     view: &View,
-    parts: &mut Parts,
+    (parts, seen): (&mut Parts, Seen),
     gated: &Gated,
     body: &Incoming,
     peer: &Rc<Peer>,
@@ -300,7 +314,7 @@ fn walk_on<'m>(
 ) -> Result<Step<'m>, Box<Refused>> {
     let settings = &view.settings;
     let refuse = |denial: Denial| Refused::new(denial, None);
-    let host = gated.host();
+    let host = gated.authority.as_ref().map(Authority::as_str);
     let target = account.target.clone();
     let path = target.as_ref().map_or("", PathAndQuery::path);
     let path = canonicalize(path).map_err(|_fault| refuse(Code::AmbiguousPath.into()))?;
@@ -314,7 +328,7 @@ fn walk_on<'m>(
         );
     }
     if let Some(method) = cors::asked_method(parts)
-        && let Found::Route(found) = settings.routes.find(host.as_deref(), &method, &path)
+        && let Found::Route(found) = settings.routes.find(host, &method, &path)
         && let Some(rules) = &found.route.spec().forward.cors
     {
         account.route = Some(found.route.index());
@@ -323,7 +337,7 @@ fn walk_on<'m>(
         cors::write_preflight(rules, &parts.headers, response.headers_mut());
         return Ok(Step::Answer(response));
     }
-    let found = match settings.routes.find(host.as_deref(), &parts.method, &path) {
+    let found = match settings.routes.find(host, &parts.method, &path) {
         Found::Route(found) => found,
         Found::NoRoute => return Err(refuse(Code::NoRoute.into())),
         Found::Ambiguous(_fault) => return Err(refuse(Code::AmbiguousPath.into())),
@@ -377,6 +391,7 @@ fn walk_on<'m>(
         view,
         peer,
         trusted: is_trusted(settings, peer.address.ip()),
+        seen,
         authority: gated.authority.as_ref(),
         path: &path,
         now,

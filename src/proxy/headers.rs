@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::Version;
 use http::header::{
     AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue,
@@ -19,13 +19,14 @@ use http::header::{
 };
 use http::uri::Authority;
 
+use super::upstream::Added;
 use crate::clock::Timestamp;
 use crate::key::{FlagSet, Record, RecordFlags, Status};
 use crate::policy::{
     Code, CredentialSource, FieldRules, Forward, HostForward, Permit, PermitKind, mark_credential, strip_credential,
 };
 use crate::wire::{
-    RequestId, TraceParent, Upstreamward, remove_spellings, strip_request_fields, strip_response_fields,
+    RequestId, Seen, TraceParent, Upstreamward, remove_spellings, strip_request_fields, strip_response_fields,
 };
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -58,6 +59,8 @@ pub(super) struct Passage<'a> {
     pub(super) tls: bool,
     /// The version of the request.
     pub(super) version: Version,
+    /// Which fields the client sent.
+    pub(super) seen: Seen,
     /// Host and port as the client named them.
     pub(super) authority: Option<&'a Authority>,
     /// Host and port of the upstream, where that can stand in a field.
@@ -78,8 +81,8 @@ pub(super) struct Passage<'a> {
     pub(super) websocket: bool,
     /// The length of the body, where the client declared one.
     pub(super) length: Option<u64>,
-    /// The fields that tell an upstream who the caller is.
-    pub(super) identity: Option<Identity>,
+    /// What the key has in common with others, as fields.
+    pub(super) identity: Option<Rc<SharedIdentity>>,
     /// What proves it to the upstream, where the route asks for that.
     pub(super) assertion: Option<HeaderValue>,
 }
@@ -91,7 +94,7 @@ pub(super) struct Passage<'a> {
 /// [`Code::BadRequest`] when `Connection` names what is not the client's to remove.
 pub(super) fn rewrite_request(
     headers: &mut HeaderMap,
-    added: &mut Vec<(HeaderName, HeaderValue)>,
+    added: &mut Added,
     permit: &Permit<'_>,
     passage: Passage<'_>,
 ) -> Result<(), Code> {
@@ -100,8 +103,10 @@ pub(super) fn rewrite_request(
         keep_overrides: &passage.forward.keep_override_fields,
         keep_trailer: passage.grpc,
     };
-    strip_request_fields(headers, keep).map_err(|_forbidden| Code::BadRequest)?;
-    headers.remove(EXPECT);
+    strip_request_fields(headers, passage.seen, keep).map_err(|_forbidden| Code::BadRequest)?;
+    if passage.seen.has(Seen::EXPECT) {
+        headers.remove(EXPECT);
+    }
     match permit.kind() {
         PermitKind::Shadow(_) => mark_credential(headers, passage.credential),
         PermitKind::Public | PermitKind::Key { .. } => {
@@ -120,21 +125,20 @@ pub(super) fn rewrite_request(
         remove_spellings(headers, name);
         headers.insert(name.clone(), value.clone());
     }
-    let host = set_framing(headers, added, &passage);
-    set_way(headers, added, &passage, host.as_ref());
+    set_framing(headers, added, &passage);
+    set_way(headers, added, &passage);
     match permit.kind() {
         PermitKind::Public => {}
-        PermitKind::Shadow(_) => {
-            added.push((SHADOW, HeaderValue::from_static("denied")));
-        }
-        PermitKind::Key { status, .. } => {
-            if let Some(identity) = passage.identity {
-                identity.write(added);
+        PermitKind::Shadow(_) => added.add_text(&SHADOW, b"denied"),
+        PermitKind::Key { record, status } => {
+            if let Some(shared) = &passage.identity {
+                shared.write(record, added);
             }
             if let Some(assertion) = passage.assertion {
-                added.push((ASSERTION, assertion));
+                // Marked as a secret, which text cannot be.
+                headers.insert(ASSERTION, assertion);
             }
-            added.push((KEY_STATUS, HeaderValue::from_static(status.as_str())));
+            added.add_text(&KEY_STATUS, status.as_str().as_bytes());
         }
     }
     Ok(())
@@ -154,30 +158,29 @@ fn apply(rules: &FieldRules, headers: &mut HeaderMap) {
     }
 }
 
-/// The most fields that are added.
-pub(super) const ADDED_MAX: usize = 15;
-
-/// Host, length, and what is said to the next hop alone. Returns the host that the client named.
-fn set_framing(
-    headers: &mut HeaderMap,
-    added: &mut Vec<(HeaderName, HeaderValue)>,
-    passage: &Passage<'_>,
-) -> Option<HeaderValue> {
-    let host = headers.remove(HOST);
-    let sent = match (&passage.forward.host, passage.authority) {
-        (HostForward::Client, Some(authority)) => said(authority, host.as_ref()),
-        (HostForward::Client, None) | (HostForward::Target, _) => passage.target.cloned(),
-        (HostForward::Fixed(host), _) => text(host),
-    };
-    added.extend(sent.map(|host| (HOST, host)));
+/// Host, length, and what is said to the next hop alone.
+fn set_framing(headers: &mut HeaderMap, added: &mut Added, passage: &Passage<'_>) {
+    if passage.seen.has(Seen::HOST) {
+        headers.remove(HOST);
+    }
+    match (&passage.forward.host, passage.authority) {
+        (HostForward::Client, Some(authority)) => say(added, &HOST, authority),
+        (HostForward::Client, None) | (HostForward::Target, _) => {
+            if let Some(target) = passage.target {
+                added.add(&HOST, target);
+            }
+        }
+        (HostForward::Fixed(host), _) => added.add_text(&HOST, host.as_bytes()),
+    }
     // Spelt anew: `010` and `10, 10` are read in more than one way.
     match passage.length {
         Some(length) => {
             headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
         }
-        None => {
+        None if passage.seen.has(Seen::CONTENT_LENGTH) => {
             headers.remove(CONTENT_LENGTH);
         }
+        None => {}
     }
     if passage.grpc {
         headers.insert(TE, HeaderValue::from_static("trailers"));
@@ -186,59 +189,48 @@ fn set_framing(
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
     }
-    host
 }
 
-/// An authority as a field's value: the client's own, where that says the same. Not printable: better no field than
-/// half of one.
-fn said(authority: &Authority, host: Option<&HeaderValue>) -> Option<HeaderValue> {
-    let same = |host: &&HeaderValue| host.as_bytes() == authority.as_str().as_bytes();
-    host.filter(same).cloned().or_else(|| text(authority.as_str()))
+/// Adds an authority as a field's value. Not printable: better no field than half of one.
+fn say(added: &mut Added, name: &HeaderName, authority: &Authority) {
+    added.add_text(name, authority.as_str().as_bytes());
 }
 
-/// The way the request came, its id and its trace. `host` is the client's field, used again where it says what
-/// was understood.
-fn set_way(
-    headers: &mut HeaderMap,
-    added: &mut Vec<(HeaderName, HeaderValue)>,
-    passage: &Passage<'_>,
-    host: Option<&HeaderValue>,
-) {
-    let before = headers.get_all(FORWARDED_FOR).iter().fold(BytesMut::new(), |mut joined, value| {
-        if !joined.is_empty() {
-            joined.extend_from_slice(b", ");
-        }
-        joined.extend_from_slice(value.as_bytes());
-        joined
-    });
-    let mut way = Some(passage.peer.clone());
-    if !before.is_empty() {
-        let mut joined = before;
-        joined.extend_from_slice(b", ");
-        joined.extend_from_slice(passage.peer.as_bytes());
-        way = HeaderValue::from_maybe_shared(joined.freeze()).ok();
-    }
-    if let Some(way) = way {
+/// The way the request came, its id and its trace.
+fn set_way(headers: &mut HeaderMap, added: &mut Added, passage: &Passage<'_>) {
+    let was_forwarded = passage.seen.has(Seen::FORWARDED);
+    if was_forwarded && headers.contains_key(FORWARDED_FOR) {
+        let before = headers.get_all(FORWARDED_FOR).iter().chain([&passage.peer]).map(HeaderValue::as_bytes);
+        added.add_text(&FORWARDED_FOR, &before.filter(|value| !value.is_empty()).collect::<Vec<_>>().join(&b", "[..]));
         headers.remove(FORWARDED_FOR);
-        added.push((FORWARDED_FOR, way));
+    } else {
+        added.add(&FORWARDED_FOR, &passage.peer);
     }
-    if !is_one(headers, &FORWARDED_PROTO, |value| value == b"http" || value == b"https") {
-        headers.remove(FORWARDED_PROTO);
-        let scheme = if passage.tls { "https" } else { "http" };
-        added.push((FORWARDED_PROTO, HeaderValue::from_static(scheme)));
+    if !was_forwarded || !is_one(headers, &FORWARDED_PROTO, |value| value == b"http" || value == b"https") {
+        added.add_text(&FORWARDED_PROTO, if passage.tls { b"https" } else { b"http" });
+        if was_forwarded {
+            headers.remove(FORWARDED_PROTO);
+        }
     }
-    if !is_one(headers, &FORWARDED_HOST, |value| !value.is_empty()) {
-        headers.remove(FORWARDED_HOST);
-        let named = passage.authority.and_then(|authority| said(authority, host));
-        added.extend(named.map(|host| (FORWARDED_HOST, host)));
+    if !was_forwarded || !is_one(headers, &FORWARDED_HOST, |value| !value.is_empty()) {
+        if let Some(authority) = passage.authority {
+            say(added, &FORWARDED_HOST, authority);
+        }
+        if was_forwarded {
+            headers.remove(FORWARDED_HOST);
+        }
     }
-    added.push((VIA, HeaderValue::from_static("1.1 keyward")));
-    headers.remove(REQUEST_ID);
-    added.push((REQUEST_ID, passage.request_id.value().clone()));
-    headers.remove(TRACE_PARENT);
-    added.push((TRACE_PARENT, passage.trace.value()));
-    if !passage.trace_continues {
-        headers.remove(TRACE_STATE);
+    added.add_text(&VIA, b"1.1 keyward");
+    added.add(&REQUEST_ID, passage.request_id.value());
+    if passage.seen.has(Seen::REQUEST_ID) {
+        headers.remove(REQUEST_ID);
+    }
+    added.add_text(&TRACE_PARENT, &passage.trace.text());
+    if passage.seen.has(Seen::TRACE) {
+        headers.remove(TRACE_PARENT);
+        if !passage.trace_continues {
+            headers.remove(TRACE_STATE);
+        }
     }
 }
 
@@ -292,13 +284,15 @@ impl<'r> Notice<'r> {
 /// Rewrites the fields of an upstream's response.
 pub(super) fn rewrite_response(
     headers: &mut HeaderMap,
+    seen: Seen,
     forward: &Forward,
     notice: &Notice<'_>,
     request_id: &RequestId,
     grpc: bool,
 ) {
-    strip_response_fields(headers, grpc);
+    strip_response_fields(headers, seen, grpc);
     apply(&forward.response_fields, headers);
+    let seen = if forward.response_fields.is_empty() { seen } else { Seen::of(headers) };
     headers.insert(REQUEST_ID, request_id.value().clone());
     if let Some((status, end)) = notice.expiry {
         if status == Status::Grace {
@@ -308,12 +302,15 @@ pub(super) fn rewrite_response(
             headers.insert(KEY_EXPIRES, value);
         }
     }
-    for source in notice.keyed {
-        vary_on(headers, source.field());
+    match notice.keyed {
+        [source] if !seen.has(Seen::VARY) => {
+            headers.insert(VARY, entry_of(source.field()));
+        }
+        sources => sources.iter().for_each(|source| vary_on(headers, source.field())),
     }
     if notice.private {
         let private = HeaderValue::from_static("private");
-        if !headers.contains_key(CACHE_CONTROL) {
+        if !seen.has(Seen::CACHE_CONTROL) {
             headers.insert(CACHE_CONTROL, private);
         } else if !says_who_may_share(headers) {
             into_one_field(headers, &CACHE_CONTROL, Some(private));
@@ -337,19 +334,18 @@ fn says_who_may_share(headers: &HeaderMap) -> bool {
 /// another.
 pub(super) fn vary_on(headers: &mut HeaderMap, name: &HeaderName) {
     let is_first = !headers.contains_key(VARY);
-    let entry = if !is_first && varies_on(headers, name) {
-        None
-    } else if *name == AUTHORIZATION {
-        Some(HeaderValue::from_static("authorization"))
-    } else {
-        Some(name.clone().into())
-    };
+    let entry = if !is_first && varies_on(headers, name) { None } else { Some(entry_of(name)) };
     match entry {
         Some(entry) if is_first => {
             headers.insert(VARY, entry);
         }
         entry => into_one_field(headers, &VARY, entry),
     }
+}
+
+/// A field as `Vary` names it.
+fn entry_of(name: &HeaderName) -> HeaderValue {
+    if *name == AUTHORIZATION { HeaderValue::from_static("authorization") } else { name.clone().into() }
 }
 
 /// Joins the fields of a list, and one more entry, into one field.
@@ -378,40 +374,31 @@ fn varies_on(headers: &HeaderMap, name: &HeaderName) -> bool {
     })
 }
 
-/// The fields that tell an upstream who the caller is, ready to be set.
-#[derive(Debug)]
-pub(super) struct Identity {
-    key_id: Option<HeaderValue>,
-    user: Option<HeaderValue>,
-    shared: Rc<SharedIdentity>,
-}
-
-/// Those of them that many keys have in common.
+/// The fields that tell an upstream of a key what it has in common with many others.
 #[derive(Debug)]
 pub(super) struct SharedIdentity {
-    project: Option<HeaderValue>,
-    environment: Option<HeaderValue>,
-    flags: Option<HeaderValue>,
+    fields: Added,
 }
 
-/// Ids hold printable ASCII only; what does not is left out rather than forged.
-fn text(text: &str) -> Option<HeaderValue> {
-    HeaderValue::from_maybe_shared(Bytes::copy_from_slice(text.as_bytes())).ok()
-}
-
-impl Identity {
-    /// What it has in common with other keys. One and the same for as long as nothing of that changes.
-    pub(super) const fn shared(&self) -> &Rc<SharedIdentity> {
-        &self.shared
+impl SharedIdentity {
+    /// Ids hold printable ASCII only; what does not is left out rather than forged.
+    fn of(record: &Record) -> Self {
+        let mut fields = Added::nothing();
+        if let Some(project) = &record.project {
+            fields.add_text(&PROJECT, project.as_str().as_bytes());
+        }
+        fields.add_text(&ENVIRONMENT, record.environment.as_str().as_bytes());
+        fields.add_text(&FLAGS, flags_text(&record.flags).as_bytes());
+        Self { fields }
     }
 
-    fn write(self, added: &mut Vec<(HeaderName, HeaderValue)>) {
-        let SharedIdentity { project, environment, flags } = &*self.shared;
-        let key_id = self.key_id.unwrap_or_else(|| HeaderValue::from_static(""));
-        added.push((KEY_ID, key_id));
-        let shared = [(PROJECT, project), (ENVIRONMENT, environment), (FLAGS, flags)];
-        added.extend(shared.into_iter().filter_map(|(name, value)| Some((name, value.clone()?))));
-        added.extend(self.user.map(|user| (USER, user)));
+    /// Adds all that tells an upstream who the caller is.
+    fn write(&self, record: &Record, added: &mut Added) {
+        added.add_text(&KEY_ID, record.id.write_into(&mut [0; 36]));
+        added.add_all(&self.fields);
+        if let Some(user) = &record.user {
+            added.add_text(&USER, user.as_str().as_bytes());
+        }
     }
 }
 
@@ -450,8 +437,11 @@ impl Hasher for OfPlaces {
         self.0
     }
 
+    /// Places come as the bytes of all four at once.
     fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|byte| self.write_u64(u64::from(*byte)));
+        let (words, rest) = bytes.as_chunks::<8>();
+        words.iter().for_each(|word| self.write_u64(u64::from_ne_bytes(*word)));
+        rest.iter().for_each(|byte| self.write_u64(u64::from(*byte)));
     }
 
     fn write_u64(&mut self, word: u64) {
@@ -478,16 +468,8 @@ impl Identities {
     /// Enough for what is busy at a time; past it all is forgotten, which costs little.
     const KNOWN_MAX: usize = 4096;
 
-    /// The fields of `record`.
-    pub(super) fn of(&self, record: &Record) -> Identity {
-        Identity {
-            key_id: HeaderValue::from_maybe_shared(Bytes::from(record.id.to_string())).ok(),
-            user: record.user.as_ref().and_then(|id| text(id.as_str())),
-            shared: self.shared(record),
-        }
-    }
-
-    fn shared(&self, record: &Record) -> Rc<SharedIdentity> {
+    /// What `record` has in common with others. One and the same for as long as nothing of that changes.
+    pub(super) fn of(&self, record: &Record) -> Rc<SharedIdentity> {
         let mut known = self.known.borrow_mut();
         let places = places(record);
         if let Some(entry) = known.get(&places) {
@@ -496,11 +478,7 @@ impl Identities {
         if known.len() >= Self::KNOWN_MAX {
             known.clear();
         }
-        let shared = Rc::new(SharedIdentity {
-            project: record.project.as_ref().and_then(|id| text(id.as_str())),
-            environment: text(record.environment.as_str()),
-            flags: text(&flags_text(&record.flags)),
-        });
+        let shared = Rc::new(SharedIdentity::of(record));
         let entry = Known {
             shared: Rc::clone(&shared),
             _flags: record.flags.clone(),
@@ -543,5 +521,27 @@ impl PeerText {
             HeaderValue::from_maybe_shared(text).unwrap_or_else(|_impossible| HeaderValue::from_static("unknown"));
         *last = Some((address, value.clone()));
         value
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::hash::BuildHasher;
+
+    use super::*;
+
+    #[test]
+    fn places_are_hashed_word_by_word() {
+        let places: Places = [1, usize::MAX, 0, 0x0102_0304];
+        let mut word_by_word = OfPlaces::default();
+        // How many there are comes first.
+        [places.len()].iter().chain(&places).for_each(|word| word_by_word.write_usize(*word));
+        let hashes = BuildHasherDefault::<OfPlaces>::default();
+        assert_eq!(hashes.hash_one(places), word_by_word.finish());
+        for at in 0..places.len() {
+            let mut other = places;
+            other[at] ^= 1 << 20;
+            assert_ne!(hashes.hash_one(places), hashes.hash_one(other), "{at}");
+        }
     }
 }

@@ -14,6 +14,7 @@ use tokio::time::MissedTickBehavior;
 use super::account::{Decided, Ledger};
 use super::assertion::Assertions;
 use super::authenticate::{Registry, again};
+use super::gate::Hosts;
 use super::headers::{Identities, PeerText};
 use super::metrics::{Metrics, RouteCells, UpstreamCells, WorkerCells};
 use super::settings::Settings;
@@ -66,6 +67,7 @@ pub(super) struct Worker {
     pub(super) identities: Identities,
     pub(super) assertions: Assertions,
     pub(super) peers: PeerText,
+    pub(super) hosts: Hosts,
     pub(super) streams: Rc<Streams>,
     cells: Arc<WorkerCells>,
     dial: Rc<Connector>,
@@ -147,6 +149,7 @@ impl Worker {
             identities: Identities::default(),
             assertions: Assertions::default(),
             peers: PeerText::default(),
+            hosts: Hosts::default(),
             streams: Rc::default(),
             cells,
             dial: Rc::default(),
@@ -215,10 +218,10 @@ impl Worker {
         let services = used.iter().filter_map(|name| services.get(name)).map(|(service, _)| Rc::clone(service));
         let services = services.collect();
         // What is no longer configured goes with the last request that uses it.
-        let gone = std::mem::replace(&mut *self.pools.borrow_mut(), kept);
-        for (key, _) in gone {
-            if !self.pools.borrow().contains_key(&key) {
-                self.cells.pool(&key.0, &key.1).idle.set(0);
+        let before = std::mem::replace(&mut *self.pools.borrow_mut(), kept);
+        for (key, pool) in before {
+            if !self.pools.borrow().get(&key).is_some_and(|present| Rc::ptr_eq(present, &pool)) {
+                pool.retire();
             }
         }
         View { settings, routes, services }

@@ -8,6 +8,93 @@
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
+/// Which of the fields that the gateway asks after a message has, told in one pass over its names. To ask a map for
+/// each is to hash each name, byte by byte, and of the thirty that are asked after four are there.
+///
+/// Good for as long as nothing is added to the map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Seen(u32);
+
+impl Seen {
+    /// `Authorization`.
+    pub const AUTHORIZATION: Self = Self(1);
+    /// `Cache-Control`.
+    pub const CACHE_CONTROL: Self = Self(1 << 1);
+    /// `Connection`.
+    pub const CONNECTION: Self = Self(1 << 2);
+    /// `Content-Length`.
+    pub const CONTENT_LENGTH: Self = Self(1 << 3);
+    /// `Content-Type`.
+    pub const CONTENT_TYPE: Self = Self(1 << 4);
+    /// `Expect`.
+    pub const EXPECT: Self = Self(1 << 5);
+    /// `Host`.
+    pub const HOST: Self = Self(1 << 6);
+    /// `Trace-Parent` or `Trace-State`.
+    pub const TRACE: Self = Self(1 << 7);
+    /// `Transfer-Encoding`.
+    pub const TRANSFER_ENCODING: Self = Self(1 << 8);
+    /// `Upgrade`.
+    pub const UPGRADE: Self = Self(1 << 9);
+    /// `Vary`.
+    pub const VARY: Self = Self(1 << 10);
+    /// `X-Forwarded-For`, `-Host` or `-Proto`.
+    pub const FORWARDED: Self = Self(1 << 11);
+    /// `X-Request-Id`.
+    pub const REQUEST_ID: Self = Self(1 << 12);
+    /// Whatever may not pass as it is: see [`strip_request_fields`] and [`strip_response_fields`].
+    pub const JUDGED: Self = Self(1 << 13);
+    /// One field twice.
+    pub const REPEATED: Self = Self(1 << 14);
+
+    /// Those of `headers`.
+    #[must_use]
+    pub fn of(headers: &HeaderMap) -> Self {
+        let repeated = if headers.len() > headers.keys_len() { Self::REPEATED } else { Self::default() };
+        headers.keys().fold(repeated, |seen, name| seen.and(Self::by_name(name)))
+    }
+
+    /// Whether one of `these` is there.
+    #[must_use]
+    pub const fn has(self, these: Self) -> bool {
+        self.0 & these.0 != 0
+    }
+
+    const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    fn by_name(name: &HeaderName) -> Self {
+        const NOTHING: Seen = Seen(0);
+        let name = name.as_str().as_bytes();
+        match name.len() {
+            3 if name == b"via" => NOTHING,
+            4 if name == b"host" => Self::HOST,
+            4 if name == b"vary" => Self::VARY,
+            4 if name == b"date" => NOTHING,
+            6 if name == b"accept" || name == b"cookie" || name == b"server" => NOTHING,
+            6 if name == b"expect" => Self::EXPECT,
+            7 if name == b"upgrade" => Self::UPGRADE.and(Self::JUDGED),
+            10 if name == b"user-agent" => NOTHING,
+            10 if name == b"connection" => Self::CONNECTION.and(Self::JUDGED),
+            10 if name == b"tracestate" => Self::TRACE,
+            11 if name == b"traceparent" => Self::TRACE,
+            12 if name == b"content-type" => Self::CONTENT_TYPE,
+            12 if name == b"x-request-id" => Self::REQUEST_ID,
+            13 if name == b"authorization" => Self::AUTHORIZATION,
+            13 if name == b"cache-control" => Self::CACHE_CONTROL,
+            14 if name == b"content-length" => Self::CONTENT_LENGTH,
+            15 if name == b"x-forwarded-for" => Self::FORWARDED.and(Self::JUDGED),
+            16 if name == b"content-encoding" => NOTHING,
+            16 if name == b"x-forwarded-host" => Self::FORWARDED.and(Self::JUDGED),
+            17 if name == b"x-forwarded-proto" => Self::FORWARDED.and(Self::JUDGED),
+            17 if name == b"transfer-encoding" => Self::TRANSFER_ENCODING.and(Self::JUDGED),
+            _ if class(name) == Class::Plain => NOTHING,
+            _ => Self::JUDGED,
+        }
+    }
+}
+
 /// A client named a field in `Connection` that it must not be able to remove.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("Connection names a field that is not the client's to remove")]
@@ -170,7 +257,16 @@ fn is_canonical(name: &HeaderName) -> bool {
 ///
 /// # Errors
 /// When `Connection` names a field that is not the client's to remove.
-pub fn strip_request_fields(headers: &mut HeaderMap, keep: Upstreamward<'_>) -> Result<(), ForbiddenNomination> {
+pub fn strip_request_fields(
+    headers: &mut HeaderMap,
+    seen: Seen,
+    keep: Upstreamward<'_>,
+) -> Result<(), ForbiddenNomination> {
+    debug_assert_eq!(seen, Seen::of(headers), "what was seen is what there is");
+    if seen.has(Seen::JUDGED) { strip_request(headers, keep) } else { Ok(()) }
+}
+
+fn strip_request(headers: &mut HeaderMap, keep: Upstreamward<'_>) -> Result<(), ForbiddenNomination> {
     let nominated = nominated(headers)?;
     remove_where(headers, |name| match class(name.as_str().as_bytes()) {
         Class::Plain => false,
@@ -190,7 +286,14 @@ pub fn strip_request_fields(headers: &mut HeaderMap, keep: Upstreamward<'_>) -> 
 
 /// Removes from an upstream's response all that must not reach a client: hop-by-hop fields, the
 /// fields that `Connection` names, and identity fields in any spelling.
-pub fn strip_response_fields(headers: &mut HeaderMap, keep_trailer: bool) {
+pub fn strip_response_fields(headers: &mut HeaderMap, seen: Seen, keep_trailer: bool) {
+    debug_assert_eq!(seen, Seen::of(headers), "what was seen is what there is");
+    if seen.has(Seen::JUDGED) {
+        strip_response(headers, keep_trailer);
+    }
+}
+
+fn strip_response(headers: &mut HeaderMap, keep_trailer: bool) {
     let nominated: Vec<HeaderName> = options(headers)
         .filter(|option| !["content-length", "content-type", "set-cookie"].iter().any(|name| folds_to(option, name)))
         .filter_map(|option| HeaderName::from_bytes(option).ok())
@@ -276,6 +379,16 @@ mod tests {
     use super::*;
     use http::HeaderValue;
 
+    fn strip_request_fields(headers: &mut HeaderMap, keep: Upstreamward<'_>) -> Result<(), ForbiddenNomination> {
+        let seen = Seen::of(headers);
+        super::strip_request_fields(headers, seen, keep)
+    }
+
+    fn strip_response_fields(headers: &mut HeaderMap, keep_trailer: bool) {
+        let seen = Seen::of(headers);
+        super::strip_response_fields(headers, seen, keep_trailer);
+    }
+
     fn of(fields: &[(&str, &str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for (name, value) in fields {
@@ -308,6 +421,55 @@ mod tests {
             name.replace('-', "!"),
             name.replacen('-', "~", 1),
         ]
+    }
+
+    #[test]
+    fn what_is_seen_is_what_a_map_is_asked_for() {
+        let asked = [
+            ("authorization", Seen::AUTHORIZATION),
+            ("cache-control", Seen::CACHE_CONTROL),
+            ("connection", Seen::CONNECTION),
+            ("content-length", Seen::CONTENT_LENGTH),
+            ("content-type", Seen::CONTENT_TYPE),
+            ("expect", Seen::EXPECT),
+            ("host", Seen::HOST),
+            ("traceparent", Seen::TRACE),
+            ("tracestate", Seen::TRACE),
+            ("transfer-encoding", Seen::TRANSFER_ENCODING),
+            ("upgrade", Seen::UPGRADE),
+            ("vary", Seen::VARY),
+            ("x-forwarded-for", Seen::FORWARDED),
+            ("x-forwarded-host", Seen::FORWARDED),
+            ("x-forwarded-proto", Seen::FORWARDED),
+            ("x-request-id", Seen::REQUEST_ID),
+        ];
+        for (name, bit) in asked {
+            for spelling in spellings(name) {
+                let headers = of(&[("accept", "*/*"), (&spelling, "1")]);
+                let seen = Seen::of(&headers);
+                assert_eq!(seen.has(bit), headers.contains_key(name), "{spelling}");
+                let others = asked.iter().filter(|(_, other)| *other != bit);
+                assert!(others.clone().all(|(_, other)| !seen.has(*other)), "{spelling}");
+                assert!(!seen.has(Seen::REPEATED));
+                assert!(Seen::of(&of(&[("a", "1"), (&spelling, "1"), (&spelling, "1")])).has(Seen::REPEATED));
+            }
+        }
+    }
+
+    #[test]
+    fn whatever_would_be_taken_off_is_seen_to_be_judged() {
+        let names = IDENTITY.iter().chain(&FORWARDING).chain(&HOP_BY_HOP).chain(&OVERRIDES).chain(&["trailer"]);
+        for name in names.chain(&OURS).chain(&FRAMING).chain(&["accept", "cookie", "date", "server", "user-agent"]) {
+            for spelling in spellings(name) {
+                let headers = of(&[("accept", "*/*"), (&spelling, "1")]);
+                let (mut asked, mut answered) = (headers.clone(), headers.clone());
+                strip_request(&mut asked, Upstreamward::default()).expect("no nomination");
+                strip_response(&mut answered, false);
+                if asked != headers || answered != headers {
+                    assert!(Seen::of(&headers).has(Seen::JUDGED), "{spelling}");
+                }
+            }
+        }
     }
 
     const IDENTITY: [&str; 8] = [

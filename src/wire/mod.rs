@@ -17,10 +17,10 @@ pub use body::{BrokenOff, Inbound, InboundFault, Transfer};
 pub use client::{ClientPrefix, Network, client_address};
 pub use failures::{FailureLimit, Failures};
 pub use fields::{
-    ForbiddenNomination, Upstreamward, is_decided_here, is_same_field, remove_spellings, strip_request_fields,
+    ForbiddenNomination, Seen, Upstreamward, is_decided_here, is_same_field, remove_spellings, strip_request_fields,
     strip_response_fields, strip_trailers, trim_values,
 };
-pub use problem::{CONTENT_TYPE as PROBLEM_JSON, Problem};
+pub use problem::{CONTENT_TYPE as PROBLEM_JSON, Problem, ProblemText};
 pub use proxy_header::{NoProxyHeader, ProxyHeader, ProxyTold};
 pub use receiver::{Host, Reach, ReceiverUrl, Unreachable, UrlFault};
 pub use request_id::{IdSource, RequestId};

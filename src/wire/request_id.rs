@@ -21,7 +21,7 @@ impl RequestId {
         hex(source.bits(), &mut digits);
         // With an owner: it is shared from the beginning, by request and answer, and not only made so by the first copy.
         let value = HeaderValue::from_maybe_shared(Bytes::from_owner(digits));
-        Self(value.unwrap_or_else(|_impossible| HeaderValue::from_static("0")))
+        Self::of(value.unwrap_or_else(|_impossible| HeaderValue::from_static("0")))
     }
 
     /// The id a trusted proxy sent, if it is 1 to 128 of `A-Z a-z 0-9 . _ : / + = @ -`.
@@ -29,7 +29,14 @@ impl RequestId {
     pub fn from_trusted(value: &HeaderValue) -> Option<Self> {
         let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"._:/+=@-".contains(byte);
         let bytes = value.as_bytes();
-        ((1..=FOREIGN_BYTES_MAX).contains(&bytes.len()) && bytes.iter().all(plain)).then(|| Self(value.clone()))
+        ((1..=FOREIGN_BYTES_MAX).contains(&bytes.len()) && bytes.iter().all(plain)).then(|| Self::of(value.clone()))
+    }
+
+    /// It comes once and never again. As a sensitive value HTTP/2 writes it out (RFC 7541, 6.2.3); any other would take
+    /// a place in the table of fields, and be compared with the ids of the last fifty requests before that.
+    fn of(mut value: HeaderValue) -> Self {
+        value.set_sensitive(true);
+        Self(value)
     }
 
     /// The id as a field's value.
@@ -99,15 +106,25 @@ const fn mix(value: u64) -> u64 {
 
 /// Writes the last digits of `bits` in lower-case hexadecimal, an even number of them.
 pub(super) fn hex(bits: u128, out: &mut [u8]) {
-    const fn digit(four: u8) -> u8 {
-        if four < 10 { b'0' + four } else { b'a' + four - 10 }
-    }
     for (pair, byte) in out.rchunks_exact_mut(2).zip(bits.to_le_bytes()) {
-        if let [high, low] = pair {
-            (*high, *low) = (digit(byte >> 4), digit(byte & 15));
+        if let Some(digits) = PAIRS.get(usize::from(byte)) {
+            pair.copy_from_slice(digits);
         }
     }
 }
+
+/// The two digits of each byte: a request has 41 such pairs.
+#[expect(clippy::indexing_slicing, reason = "a byte is below 256, and four bits below 16; checked when compiled")]
+static PAIRS: [[u8; 2]; 256] = {
+    let digits = *b"0123456789abcdef";
+    let mut pairs = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        pairs[byte] = [digits[byte >> 4], digits[byte & 15]];
+        byte += 1;
+    }
+    pairs
+};
 
 #[cfg(test)]
 mod tests {
@@ -124,6 +141,12 @@ mod tests {
             assert!(id.as_str().bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte)));
             assert!(seen.insert(id.as_str().to_owned()));
         }
+    }
+
+    #[test]
+    fn no_id_takes_a_place_in_the_tables_of_http_2() {
+        let trusted = RequestId::from_trusted(&HeaderValue::from_static("a-1")).expect("a plain id");
+        assert!(trusted.value().is_sensitive() && RequestId::fresh(&IdSource::new([7; 16])).value().is_sensitive());
     }
 
     #[test]

@@ -124,6 +124,13 @@ impl Link for AnyLink {
         }
     }
 
+    fn is_kept(&self) -> bool {
+        match self {
+            Self::Http1(link) => link.is_kept(),
+            Self::Http2(link) => link.state() != LinkState::Closed,
+        }
+    }
+
     fn share(&self) -> Option<Self> {
         match self {
             Self::Http1(_) => None,

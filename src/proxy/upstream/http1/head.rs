@@ -100,7 +100,8 @@ fn parse_up_to<const FIELDS: usize>(
     used: &mut HeaderMap,
 ) -> Result<Option<(Response<()>, Named)>, BadHead> {
     let mut fields = [const { MaybeUninit::uninit() }; FIELDS];
-    // Where each field lies: the head is cut off as one piece of memory, of which every value is a part.
+    // Where each field lies: the head is cut off as one piece of memory, of which every value is a part. Narrow, for
+    // all of it is wiped first.
     let mut places = [Place::default(); FIELDS];
     let mut parsed = httparse::Response::new(&mut []);
     let parser = httparse::ParserConfig::default();
@@ -115,13 +116,7 @@ fn parse_up_to<const FIELDS: usize>(
     let count = parsed.headers.len();
     for (place, field) in places.iter_mut().zip(&*parsed.headers) {
         let at = |bytes: &[u8]| bytes.as_ptr().addr().wrapping_sub(start);
-        let (name, value) = (field.name.as_bytes(), field.value);
-        *place = Place {
-            name: at(name),
-            name_end: at(name) + name.len(),
-            value: at(value),
-            value_end: at(value) + value.len(),
-        };
+        *place = Place { name: span(at, field.name.as_bytes())?, value: span(at, field.value)? };
     }
     let whole = read.split_to(length).freeze();
     let mut response = Response::new(());
@@ -132,9 +127,9 @@ fn parse_up_to<const FIELDS: usize>(
     headers.reserve(count + ADDED);
     let mut named = Named::default();
     for place in places.iter().take(count) {
-        let name = whole.get(place.name..place.name_end).unwrap_or_default();
+        let name = whole.get(range(place.name)).unwrap_or_default();
         let name = HeaderName::from_bytes(name).map_err(http::Error::from)?;
-        let value = whole.slice_ref(whole.get(place.value..place.value_end).unwrap_or_default());
+        let value = whole.slice(range(place.value));
         let value = HeaderValue::from_maybe_shared(value).map_err(http::Error::from)?;
         named.coding |= name == TRANSFER_ENCODING;
         named.length |= name == CONTENT_LENGTH;
@@ -154,10 +149,22 @@ struct Named {
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Place {
-    name: usize,
-    name_end: usize,
-    value: usize,
-    value_end: usize,
+    name: [u16; 2],
+    value: [u16; 2],
+}
+
+/// Where `bytes` begin and end. What is empty may lie anywhere.
+fn span(at: impl Fn(&[u8]) -> usize, bytes: &[u8]) -> Result<[u16; 2], BadHead> {
+    if bytes.is_empty() {
+        return Ok([0, 0]);
+    }
+    let (begin, end) = (at(bytes), at(bytes) + bytes.len());
+    // No head is that large.
+    Ok([u16::try_from(begin).map_err(|_far| BadHead::Large)?, u16::try_from(end).map_err(|_far| BadHead::Large)?])
+}
+
+fn range([begin, end]: [u16; 2]) -> std::ops::Range<usize> {
+    usize::from(begin)..usize::from(end)
 }
 
 fn framed(mut response: Response<()>, named: Named, method: &Method) -> Result<Head, BadHead> {

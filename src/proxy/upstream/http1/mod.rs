@@ -32,7 +32,7 @@ pub use answer::{AnswerEnd, AnswerRead, read_answer};
 pub(super) use socket::{Socket, Tunnel};
 
 use super::connect::OnWorker;
-use super::link::{Asked, LinkState, Lost, Word};
+use super::link::{Added, Asked, LinkState, Lost, Word};
 use wire::Wire;
 pub(crate) use wire::WireFault;
 
@@ -52,6 +52,10 @@ impl Http1Link {
         self.wire.borrow_mut().state()
     }
 
+    pub(super) fn is_kept(&self) -> bool {
+        self.wire.borrow_mut().is_kept()
+    }
+
     pub(super) async fn exchange(&mut self, mut request: Box<Asked>) -> Result<Response<Http1Body>, Lost> {
         self.wire.borrow_mut().begin(&request);
         let mut let_go = false;
@@ -64,7 +68,7 @@ impl Http1Link {
                 let_go = true;
                 wire.lighten();
                 (*request.request.headers_mut(), *request.request.uri_mut()) = (HeaderMap::new(), Uri::default());
-                request.added = Vec::new();
+                request.added = Added::nothing();
             }
             polled
         })

@@ -260,13 +260,20 @@ impl Outgoing {
 /// How the body is to be framed, by what the head says of it.
 fn framing(request: &Request<Upload>) -> Framing {
     let headers = request.headers();
-    let declared = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    // Most have neither, and to pass over the few names that there are takes less than to look one up.
+    let (mut is_measured, mut is_coded) = (false, false);
+    for name in headers.keys() {
+        is_measured |= *name == CONTENT_LENGTH;
+        is_coded |= *name == TRANSFER_ENCODING;
+    }
+    let declared = if is_measured { headers.get(CONTENT_LENGTH) } else { None };
+    let declared = declared.and_then(|value| value.to_str().ok()?.parse().ok());
     // A length that nothing comes for would be taken from the next request: such a one fails as any other that
     // is shorter than it was said to be.
     if request.body().is_end_stream() && declared.is_none_or(|length| length == 0) {
         return Framing::Over;
     }
-    if headers.contains_key(TRANSFER_ENCODING) {
+    if is_coded {
         let announced = headers.get_all(TRAILER).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
         let announced = announced.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok());
         return Framing::Chunked(announced.collect());
@@ -290,9 +297,7 @@ fn write_head(into: &mut Vec<u8>, Asked { request, added }: &Asked, framing: &Fr
             write_field(into, name, value);
         }
     }
-    for (name, value) in added {
-        write_field(into, name, value);
-    }
+    into.extend_from_slice(added.as_lines());
     match framing {
         Framing::Chunked(_) => into.extend_from_slice(b"transfer-encoding: chunked\r\n"),
         Framing::Length(length) if !headers.contains_key(CONTENT_LENGTH) => {
@@ -304,6 +309,7 @@ fn write_head(into: &mut Vec<u8>, Asked { request, added }: &Asked, framing: &Fr
 }
 
 fn write_field(into: &mut Vec<u8>, name: &HeaderName, value: &http::HeaderValue) {
+    into.reserve(name.as_str().len() + value.len() + 4);
     for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
         into.extend_from_slice(part);
     }

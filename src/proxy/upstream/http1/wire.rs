@@ -140,6 +140,15 @@ impl Wire {
         LinkState::Closed
     }
 
+    /// Whether it may serve another request, as far as is known without looking at the socket, which costs as much as
+    /// a request's whole way through the pool.
+    pub(super) fn is_kept(&mut self) -> bool {
+        if matches!(self.coming, Coming::Nothing) && self.outgoing.is_over() {
+            return self.socket.is_some() && self.keep && self.read.is_empty();
+        }
+        self.state() != LinkState::Closed
+    }
+
     /// Closes it, in the middle of whatever is going on.
     pub(super) fn close(&mut self) {
         self.socket = None;
