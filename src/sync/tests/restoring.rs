@@ -175,7 +175,7 @@ async fn a_rotation_that_a_restored_store_has_lost_is_told_to_it_once_the_grace_
     let retells = house.retells();
     let mut run = after_lost_rotations(&house).await;
     let (ended, running) = (Subject::Key(key(1).id), Subject::Key(key(2).id));
-    assert_eq!(*retells.told.lock(), [ended.clone()]);
+    assert_eq!(retells.told.lock().as_slice(), std::slice::from_ref(&ended));
     house.clock.advance(Duration::from_secs(3600));
     run.turn().await;
     assert_eq!(*retells.told.lock(), [ended, running]);
