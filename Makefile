@@ -40,7 +40,7 @@ SCENARIOS ?=
 PEERS ?=
 ENVOY ?= 1.40.0
 
-.PHONY: run test soak soak-postgres lint lint-openapi bench bench-micro bench-table bench-build bench-peers release profile fuzz ci tools
+.PHONY: run test soak soak-postgres lint lint-openapi bench bench-micro bench-growth bench-table bench-build bench-peers release profile fuzz ci tools
 
 # A gateway to try things on, with everything it needs made in ./keyward-data.
 run:
@@ -128,7 +128,12 @@ bench: tools bench-peers $(if $(filter file,$(origin KEYWARD_BIN)),bench-build)
 	python3 benches/loopback/run.py --folder $(BENCH) --keyward $(KEYWARD_BIN) --rounds $(ROUNDS) --seconds $(SECONDS_EACH) \
 		$(if $(SCENARIOS),--scenarios "$(SCENARIOS)") $(if $(PEERS),--peers "$(PEERS)") \
 		$(if $(RESUME),--resume) $(if $(PAGE),--page)
-	$(if $(SCENARIOS)$(PEERS),,$(MAKE) bench-table)
+	$(if $(SCENARIOS)$(PEERS),,$(MAKE) bench-growth bench-table KEYWARD_BIN=$(KEYWARD_BIN) PAGE=$(PAGE))
+
+# What a request costs with more keys, routes, connections and targets, and what management costs the traffic.
+bench-growth: $(if $(filter file,$(origin KEYWARD_BIN)),bench-build)
+	cd benches/loopback/load && CARGO_TARGET_DIR=$(BENCH)/load-target cargo build --release --locked
+	python3 benches/loopback/grow.py --folder $(BENCH) --keyward $(KEYWARD_BIN) $(if $(PAGE),--page)
 
 # The key table at its largest: loading ten million keys from PostgreSQL and from a snapshot, their memory, look-ups
 # (docs/SCALE.md). It wants 12 GB of disk below /tmp, 8 GB of memory and some ten minutes.

@@ -2,9 +2,10 @@
 """Instructions that the worker of a gateway executes for one request, by callgrind.
 
 Times swing by a third on a machine that others use; instructions do not, so this is what a change is held
-against. Sixteen connections, each with one request at a time, answered by the service of the load side.
+against. Sixteen connections, each with one request at a time, or with ten streams of HTTP/2 in clear text,
+answered by the service of the load side.
 
-    benches/loopback/instructions.py target/release/keyward [clear|denied|body10k ...]
+    benches/loopback/instructions.py target/release/keyward [clear|denied|body10k|h2|h2denied ...]
 
 Inputs are those of `make bench`, which has to have run once. What callgrind_annotate reads is left beside them.
 """
@@ -20,6 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 BENCH = ROOT / "target/bench"
 CONNECTIONS, WARM, ROUNDS = 16, 80, 200
+STREAMS = 10
 CLEAR, TLS, OPS, SERVICE = 18230, 18231, 18232, 19130
 
 
@@ -33,6 +35,10 @@ workers = 1
 access_log = false
 [gateway.tls]
 certificates = [{{ chain = "{BENCH}/chain.pem", key = "{BENCH}/private.pem" }}]
+[gateway.failure_limit]
+# "denied" is who is over the limit, however slow callgrind is.
+per_second = 1
+burst = 1
 [ops]
 listen = "127.0.0.1:{OPS}"
 [store.sqlite]
@@ -70,6 +76,14 @@ def ask(connections, heads, number):
     return statuses
 
 
+def ask_http2(token, count):
+    """So many requests by h2load. The statuses; connecting is in what they cost, a hundredth of it."""
+    command = ["h2load", "-t1", f"-c{CONNECTIONS}", f"-m{STREAMS}", f"-n{count}", "-H", f"authorization: Bearer {token}"]
+    out = subprocess.run([*command, f"http://127.0.0.1:{CLEAR}/s100"], check=True, capture_output=True, text=True).stdout
+    classes = re.search(r"^status codes: (\d+) 2xx, (\d+) 3xx, (\d+) 4xx, (\d+) 5xx", out, re.M)
+    return [f"{at}xx" for at, of_class in enumerate(classes.groups(), 2) for _ in range(int(of_class))]
+
+
 def await_ready(process, log):
     for _ in range(1200):
         if process.poll() is not None:
@@ -92,7 +106,7 @@ def measured(binary, kind):
     config(folder)
     known = first_lines(BENCH / "keys-100000.txt", 200)
     (folder / "keys.txt").write_text("\n".join(known) + "\n")
-    tokens = first_lines(BENCH / "unknown.txt", 200) if kind == "denied" else known
+    tokens = first_lines(BENCH / "unknown.txt", 200) if kind.endswith("denied") else known
     size = 10240 if kind == "body10k" else 100
     head = "GET /s{} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: load/1\r\nAccept: */*\r\nAuthorization: Bearer {}\r\n\r\n"
     heads = [head.format(size, token).encode() for token in tokens]
@@ -114,14 +128,17 @@ def measured(binary, kind):
                 [*callgrind, binary, "serve", "-c", "keyward.toml"], cwd=folder, stdout=out, stderr=out
             )
         await_ready(gateway, log)
-        connections = [socket.create_connection(("127.0.0.1", CLEAR), 60) for _ in range(CONNECTIONS)]
-        for number in range(WARM):
-            ask(connections, heads, number)
+        if kind.startswith("h2"):
+            rounds = lambda count: ask_http2(tokens[0], count * CONNECTIONS)
+        else:
+            connections = [socket.create_connection(("127.0.0.1", CLEAR), 60) for _ in range(CONNECTIONS)]
+            rounds = lambda count: [status for number in range(count) for status in ask(connections, heads, number)]
+        rounds(WARM)
         control = lambda what: subprocess.run(
             ["callgrind_control", what, str(gateway.pid)], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         control("-z")
-        statuses = [status for number in range(ROUNDS) for status in ask(connections, heads, number)]
+        statuses = rounds(ROUNDS)
         control("-d")
         # The busiest thread of what was dumped is the worker.
         totals = {}

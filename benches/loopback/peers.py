@@ -140,6 +140,14 @@ http {{
       proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
       proxy_request_buffering off; proxy_max_temp_file_size 0; proxy_buffer_size 16k; proxy_buffers 8 16k;
     }}
+    location = /s0 {{
+      if ($known = 0) {{ return 401; }}
+      proxy_pass http://service; proxy_http_version 1.1; proxy_set_header Connection upgrade;
+      proxy_set_header Upgrade $http_upgrade;
+      proxy_set_header Host $host; proxy_set_header Authorization "";
+      proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+      proxy_request_buffering off; proxy_max_temp_file_size 0; proxy_buffer_size 16k; proxy_buffers 8 16k;
+    }}
   }}
 }}
 """
@@ -238,6 +246,7 @@ class Envoy(Peer):
             "use_remote_address": True,
             "http2_protocol_options": {"max_concurrent_streams": 256},
             "common_http_protocol_options": {"idle_timeout": "75s"},
+            "upgrade_configs": [{"upgrade_type": "websocket"}],
             "route_config": {
                 "virtual_hosts": [
                     {
@@ -370,6 +379,12 @@ name = "all"
 path = "/{{*rest}}"
 any_flags = ["bench.use"]
 upstream = "service"
+[[routes]]
+name = "websockets"
+path = "/s0"
+any_flags = ["bench.use"]
+upstream = "service"
+upgrades = ["websocket"]
 """
 
     def prepare(self):

@@ -17,7 +17,7 @@ COLOURS = {
     "keyward+log": "#e79aa5",
     "other": "#5b8fd1",
 }
-MEMORY = {"idle_tls", "idle_clear"}
+MEMORY = {"idle_tls", "idle_clear", "idle_ws"}
 BUSY = 0.9
 
 
@@ -200,8 +200,12 @@ def write_page(rows, scenarios, options, root):
         "median of the rounds; ratios are of one round, their median and from where to where.\n\n"
         "![the table as a chart](performance.svg)\n\n"
     )
-    block = f"<!-- measured: begin -->\n{said}{marked_down(results, scenarios)}\n<!-- measured: end -->"
-    text = page.read_text()
-    text = re.sub(r"<!-- measured: begin -->.*<!-- measured: end -->", lambda _: block, text, flags=re.S)
-    page.write_text(text)
+    put(page, "measured", said + marked_down(results, scenarios))
     print(f"wrote {page} and its chart")
+
+
+def put(page, mark, text):
+    """Puts a text between two marks of a page."""
+    begin, end = f"<!-- {mark}: begin -->", f"<!-- {mark}: end -->"
+    block = f"{begin}\n{text}\n{end}"
+    page.write_text(re.sub(f"{begin}.*{end}", lambda _: block, page.read_text(), flags=re.S))

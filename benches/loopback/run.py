@@ -43,10 +43,11 @@ SCENARIOS = {
     "rate": ("TLS at a fixed rate", "rate", ["--tls"]),
     "idle_tls": ("Idle TLS connections", "idle", ["--tls"]),
     "idle_clear": ("Idle connections, clear text", "idle", []),
+    "idle_ws": ("Idle WebSockets over TLS", "idle", ["--tls", "--websocket", "--body", "0", "--status", "101"]),
     "counts": ("System calls and wake-ups", "count", []),
     "two": ("Two workers on two cores, TLS", "two", ["--tls"]),
 }
-ONCE = {"idle_tls", "idle_clear", "counts"}
+ONCE = {"idle_tls", "idle_clear", "idle_ws", "counts"}
 USUAL = ["nginx", "haproxy", "envoy", "pingora", "keyward", "nginx+log", "keyward+log"]
 # What a log costs shows in these.
 LOGGED = {"clear64", "tls64"}
@@ -113,7 +114,8 @@ class Run:
         self.again()
         few = self.measured(*words, "--idle", "--connections", "1", "--seconds", "1")
         # Somebody calls now and then, as always: memory that was given back is not seen to be before that.
-        calls = [str(self.options.load), *words, "--connections", "2", "--rate", "200", "--seconds", "2"]
+        plain = [word for word in words if word not in ("--websocket", "--status", "101")]
+        calls = [str(self.options.load), *plain, "--connections", "2", "--rate", "200", "--seconds", "2"]
         now_and_then = subprocess.Popen(
             ["bash", "-c", f"sleep 3; exec taskset -c 1 {shlex.join(calls)}"],
             stdout=subprocess.DEVNULL,
@@ -284,7 +286,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
     parser.add_argument("--keys", type=int, default=100_000)
-    parser.add_argument("--idle", type=int, default=4_000, help="idle connections")
+    parser.add_argument("--idle", type=int, default=9_000, help="idle connections")
     parser.add_argument("--rate", type=int, default=10_000, help="requests a second of the scenario `rate`")
     parser.add_argument("--scenarios", type=words, default=list(SCENARIOS), help=" ".join(SCENARIOS))
     parser.add_argument("--peers", type=words, default=USUAL, help=" ".join(peers.ALL))

@@ -330,7 +330,12 @@ pub(super) const RESERVED_FLAG: &str = r"^keyward(\.|$)";
 pub(super) const RECEIVER: &str = concat!(
     "^https?://",
     r"(([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)*[A-Za-z]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?",
-    r"|((25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])\.){3}(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9]))",
+    r"|((25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])\.){3}(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])",
+    r"|\[(([0-9A-Fa-f]{1,4}:){7}[0-9A-Fa-f]{1,4}|([0-9A-Fa-f]{1,4}:){1,7}:",
+    r"|([0-9A-Fa-f]{1,4}:){1,6}(:[0-9A-Fa-f]{1,4}){1,1}|([0-9A-Fa-f]{1,4}:){1,5}(:[0-9A-Fa-f]{1,4}){1,2}",
+    r"|([0-9A-Fa-f]{1,4}:){1,4}(:[0-9A-Fa-f]{1,4}){1,3}|([0-9A-Fa-f]{1,4}:){1,3}(:[0-9A-Fa-f]{1,4}){1,4}",
+    r"|([0-9A-Fa-f]{1,4}:){1,2}(:[0-9A-Fa-f]{1,4}){1,5}|([0-9A-Fa-f]{1,4}:){1,1}(:[0-9A-Fa-f]{1,4}){1,6}",
+    r"|:((:[0-9A-Fa-f]{1,4}){1,7}|:))\])",
     r"(:(6553[0-5]|655[0-2][0-9]|65[0-4][0-9]{2}|6[0-4][0-9]{3}|[1-5][0-9]{4}|[1-9][0-9]{0,3}))?",
     r"([/?][A-Za-z0-9._~:@!$&'()*+,;=/?%-]*)?$",
 );
@@ -412,6 +417,44 @@ mod tests {
         let id = crate::wire::RequestId::fresh(&crate::wire::IdSource::new([1; 16]));
         let body: serde_json::Value = serde_json::from_slice(&refusal.to_json(&id)).expect("JSON");
         (refusal.code, body["detail"].as_str().unwrap_or_default().to_owned())
+    }
+
+    #[test]
+    fn every_receiver_that_is_taken_fits_what_is_described() {
+        let described = regex_lite::Regex::new(RECEIVER).expect("a pattern");
+        for text in [
+            "https://example.com",
+            "https://Hooks.Example.com:8443/a/b?c=d",
+            "https://example.com?a=b",
+            "https://xn--bcher-kva.example/",
+            "http://localhost:8080/hook",
+            "https://10.0.0.1/hook",
+            "https://[2606:4700::1]/x",
+            "https://[2606:4700::]:8443/x",
+            "https://[2606:4700:1:2:3:4:5:6]/x",
+            "https://[2606:4700:1:2:3:4:5::]/x",
+            "https://[2606:4700:1::3:4:5:6]/x",
+            "http://[::1]:65535/x",
+            "https://[fd00:AB::1]?x",
+        ] {
+            let taken = crate::wire::ReceiverUrl::parse(text, crate::wire::Reach::Private);
+            assert!(taken.is_ok() && described.is_match(text), "{text}: {taken:?}");
+        }
+        for text in [
+            "https://[]/x",
+            "https://[1]/x",
+            "https://[:]/x",
+            "https://[:::]/x",
+            "https://[2606:4700:1:2:3:4:5]/x",
+            "https://[2606:4700:1:2:3:4:5:6:7]/x",
+            "https://[2606::4700::1]/x",
+            "https://[2606:47000::1]/x",
+            "https://2606:4700::1/x",
+            "https://[2606:4700::1/x",
+        ] {
+            let taken = crate::wire::ReceiverUrl::parse(text, crate::wire::Reach::Private);
+            assert!(taken.is_err() && !described.is_match(text), "{text}: {taken:?}");
+        }
     }
 
     #[test]

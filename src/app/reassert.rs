@@ -2,8 +2,8 @@
 //! `sync`, which may not change keys itself.
 
 use crate::key::Subject;
-use crate::manage::{Caller, ManageError, Manager, RevokeScope};
-use crate::store::{BoxFuture, GATEWAY_LOGIN};
+use crate::manage::{Caller, ManageError, Manager};
+use crate::store::{BoxFuture, Cursor, GATEWAY_LOGIN};
 use crate::sync::{Reassert, Reasserted};
 
 /// Tells it as a caller that the audit log shows as the gateway itself.
@@ -17,21 +17,14 @@ impl Reasserting {
     pub(super) fn by(manager: Manager) -> Self {
         Self { manager, caller: Caller::Local { login: GATEWAY_LOGIN.to_owned() } }
     }
-
-    async fn end_now(&self, subject: &Subject) -> Result<(), ManageError> {
-        match subject {
-            Subject::Key(key) => drop(self.manager.end_key(&self.caller, *key, RevokeScope::Key).await?),
-            Subject::User(user) => drop(self.manager.delete_user(&self.caller, user.clone()).await?),
-        }
-        Ok(())
-    }
 }
 
 impl Reassert for Reasserting {
-    fn end<'a>(&'a self, subject: &'a Subject) -> BoxFuture<'a, Reasserted> {
+    fn end<'a>(&'a self, subject: &'a Subject, at: Cursor) -> BoxFuture<'a, Reasserted> {
         Box::pin(async move {
-            match self.end_now(subject).await {
-                Ok(()) => Reasserted::Told,
+            match self.manager.end_again(&self.caller, subject.clone(), at).await {
+                Ok(true) => Reasserted::Told,
+                Ok(false) => Reasserted::OtherHistory,
                 Err(ManageError::KeyNotFound { .. } | ManageError::UserNotFound { .. }) => Reasserted::Absent,
                 Err(error) => Reasserted::Failed(error.to_string()),
             }
@@ -46,7 +39,7 @@ mod tests {
 
     use super::*;
     use crate::clock::{ManualClock, Timestamp};
-    use crate::key::{KeyId, TokenPrefix};
+    use crate::key::{Actor, KeyId, TokenPrefix};
     use crate::manage::NewKey;
     use crate::store::slow::{SLOW, SlowStore};
     use crate::store::{ReadRequest, SharedStore, SqliteStore};
@@ -67,7 +60,8 @@ mod tests {
         let reasserting = Reasserting::by(manager);
         let tell = async |id: KeyId| {
             let subject = Subject::Key(id);
-            let told = tokio::time::timeout(SLOW - Duration::from_secs(5), reasserting.end(&subject));
+            let told =
+                tokio::time::timeout(SLOW - Duration::from_secs(5), reasserting.end(&subject, Cursor::default()));
             told.await.expect("nothing that it minted is read")
         };
         for id in &keys {
@@ -76,5 +70,31 @@ mod tests {
         assert_eq!(tell(KeyId::from_bits(7)).await, Reasserted::Absent);
         let reading = store.read(ReadRequest { keys, ..ReadRequest::default() }).await.expect("a reading");
         assert!(reading.keys.len() == 2 && reading.keys.iter().all(|key| key.states.revoked));
+    }
+
+    #[tokio::test]
+    async fn once_somebody_has_accepted_a_restored_store_it_is_told_nothing_of_the_history_before() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let clock = Arc::new(ManualClock::at(Timestamp::from_seconds(1_000_000)));
+        let store = SqliteStore::create(&folder.path().join("keyward.db"), clock).expect("a new store");
+        let store: SharedStore = Arc::new(store);
+        let manager = Manager::new(Arc::clone(&store), TokenPrefix::default());
+        let caller = Caller::Local { login: "ann".to_owned() };
+        let new = NewKey::named("a key", "acme".parse().ok());
+        let key = manager.create_key(&caller, new).await.expect("it may").key.id;
+        let at = async || store.poll(Cursor::default()).await.expect("an answer").newest;
+        let (subject, before) = (Subject::Key(key), at().await);
+        let history = store.history().expect("this store knows of restored backups");
+        history.accept(Actor::System, 0).await.expect("it is accepted");
+        let reasserting = Reasserting::by(manager);
+        assert_eq!(reasserting.end(&subject, before).await, Reasserted::OtherHistory);
+        let request = ReadRequest { keys: vec![key], ..ReadRequest::default() };
+        let is_revoked = async || {
+            let reading = store.read(request.clone()).await.expect("a reading");
+            reading.key(key).is_some_and(|key| key.states.revoked)
+        };
+        assert!(!is_revoked().await);
+        assert_eq!(reasserting.end(&subject, at().await).await, Reasserted::Told);
+        assert!(is_revoked().await);
     }
 }

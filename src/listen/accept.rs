@@ -1,6 +1,6 @@
 //! The accept loop of one worker, and its drain.
 
-use std::io;
+use std::io::{self, Read as _, Write as _};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -41,13 +42,13 @@ pub struct Listening {
 
 /// Accepts and serves connections until `stop` is true or its sender gone, then drains. Returns when all is done.
 ///
-/// Runs inside a `LocalSet`. On drop it closes the listener; connections end with the `LocalSet`.
+/// Runs on a local runtime, or inside a `LocalSet`. On drop it closes the listener; connections end with the runtime.
 ///
 /// # Errors
 /// When the runtime cannot watch the socket.
 ///
 /// # Panics
-/// Outside a `LocalSet`.
+/// Outside a local runtime or `LocalSet`.
 pub async fn serve<H: Handler>(
     listener: std::net::TcpListener,
     handler: Rc<H>,
@@ -134,7 +135,6 @@ impl<H: Handler> Acceptor<H> {
             metrics.refused_of_client.inc();
             return refuse(&tcp, tls.is_none());
         }
-        metrics.accepted.inc();
         self.accepted += 1;
         let local = if self.bound.ip().is_unspecified() { tcp.local_addr().unwrap_or(self.bound) } else { self.bound };
         self.worker.ticker.resolve(shortest(&settings));
@@ -191,10 +191,12 @@ fn shortest(settings: &Settings) -> Duration {
 }
 
 /// Closes a connection that is over the cap: in clear text with an answer, as far as the socket takes it at once.
+/// Asks the socket itself: the runtime has not heard of a new one that it is ready for anything.
 pub(super) fn refuse(tcp: &TcpStream, clear: bool) {
     if clear {
-        let _unread = tcp.try_read(&mut [0; 1024]);
-        let _untaken = tcp.try_write(&Refusal::Overloaded.raw());
+        let socket = SockRef::from(tcp);
+        let _unread = (&*socket).read(&mut [0; 1024]);
+        let _untaken = (&*socket).write(&Refusal::Overloaded.raw());
     }
 }
 

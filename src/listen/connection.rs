@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -80,6 +80,7 @@ impl<H: Handler> Accepted<H> {
                 None => return,
             }
         }
+        self.metrics.accepted.inc();
         match self.tls.clone() {
             Some(config) => self.serve_tls(tcp, flow, config).await,
             None => self.serve_clear(tcp, flow).await,
@@ -438,9 +439,14 @@ impl<H: Handler> HttpConnection<H> {
         let mut leave = stops();
         let mut left = false;
         let mut connection = Caught::new(connection);
+        // Nobody else registers while this runs, so the alarm's lock is taken once and not with every poll.
+        let mut registered: Option<Waker> = None;
         let end = poll_fn(|cx| {
             let mut rests = false;
-            flow.alarm.register(cx.waker());
+            if !registered.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
+                flow.alarm.register(cx.waker());
+                registered = Some(cx.waker().clone());
+            }
             if flow.alarm.take_fired() {
                 if flow.is_late(Slot::Write) {
                     return Poll::Ready(End::Stalled);

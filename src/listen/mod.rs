@@ -1,7 +1,7 @@
 //! Accepting connections: sockets, the accept loop, TLS, HTTP/1 and HTTP/2 framing, timers, drain.
 //!
 //! Knows nothing of keys: what a request means is the [`Handler`]'s business. A worker is one thread: it
-//! [`bind`]s a socket of its own and runs [`serve`] inside a `LocalSet`.
+//! [`bind`]s a socket of its own and runs [`serve`] on a local runtime of its own.
 
 mod accept;
 mod answer;

@@ -102,7 +102,7 @@ impl Peer {
     /// waits for it until its deadline and then drops it.
     ///
     /// # Panics
-    /// Outside a `LocalSet`.
+    /// Outside a local runtime or `LocalSet`.
     pub fn spawn(&self, future: impl Future<Output = ()> + 'static) {
         let mut tasks = self.worker.tasks.borrow_mut();
         while tasks.try_join_next().is_some() {}

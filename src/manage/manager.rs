@@ -14,16 +14,17 @@ use super::mint::Minter;
 use super::once::Once;
 use super::plan::{self, Plan};
 use super::refusals::Refusals;
+use super::revoke::revocation;
 use super::staged::IMPORTED_AT_ONCE_MAX;
 use super::{
     Answered, Authenticated, Caller, Changed, Created, ImportOptions, Imported, ImportedKey, KeyChange, KeyList,
-    KeyView, ManageError, NewKey, Rotated, UserDeleted, UserPatch, UserSet, Webhooks, import,
+    KeyView, ManageError, NewKey, RevokeScope, Rotated, UserDeleted, UserPatch, UserSet, Webhooks, import,
 };
 use crate::clock::Timestamp;
 use crate::key::{Event, Key, KeyId, MintJwt, Stamp, Subject, Token, TokenHash, TokenPrefix, User, UserId};
 use crate::store::{
-    Changes, Committed, Cursor, EventQuery, Keep, KeyQuery, KeyUsage, Planned, ReadRequest, Reading, RefusalQuery,
-    RefusalTally, SharedStore, StoreError, UsageUpdate, UserQuery,
+    Changes, Committed, Cursor, EventQuery, Keep, KeyQuery, KeyUsage, OnceKey, Planned, ReadRequest, Reading,
+    RefusalQuery, RefusalTally, SharedStore, StoreError, UsageUpdate, UserQuery,
 };
 
 /// How many keys a user may have that mints its own, where nothing else is said.
@@ -454,13 +455,7 @@ impl Manager {
     /// When the user is not there, the caller may not, or the store fails.
     pub async fn delete_user(&self, caller: &Caller, id: UserId) -> Result<UserDeleted, ManageError> {
         let by = caller.clone();
-        let read = ReadRequest {
-            users: vec![id.clone()],
-            keys_of_user: Some(id.clone()),
-            ended_by_gateways: !caller.is_gateway(),
-            ..ReadRequest::default()
-        };
-        let asked = Asked::of("delete_user", Some(Subject::User(id.clone())), read);
+        let asked = deletion(caller, &id);
         let plan = move |reading: &Reading| plan::delete_user(&by, &id, reading);
         let finish = |done: Done<(User, Vec<Key>)>| {
             let (mut user, mut keys) = done.outcome.clone();
@@ -470,8 +465,33 @@ impl Manager {
             }
             UserDeleted { user, keys, committed: done.committed }
         };
-        let asked = Asked { first: First::Change, glance: Some(Operation::DeleteUser), ..asked };
         self.change(caller, asked, plan, finish).await
+    }
+
+    /// Revokes a key or deletes a user that ended before, in a store that has forgotten it, unless the history of
+    /// the store is another by now than that of which `at` is a place: somebody may have said that it is meant to
+    /// be forgotten. Whether it was the same.
+    ///
+    /// # Errors
+    /// When the key or user is not there, the caller may not, or the store fails.
+    pub async fn end_again(&self, caller: &Caller, subject: Subject, at: Cursor) -> Result<bool, ManageError> {
+        let mut asked = match &subject {
+            Subject::Key(id) => revocation(caller, *id, RevokeScope::Key),
+            Subject::User(id) => deletion(caller, id),
+        };
+        asked.read.leads_on_from = Some(at);
+        let by = caller.clone();
+        let plan = move |reading: &Reading| {
+            if !reading.leads_on {
+                return Ok(Plan { changes: vec![], outcome: false });
+            }
+            let changes = match &subject {
+                Subject::Key(id) => plan::revoke(&by, *id, RevokeScope::Key, reading)?.changes,
+                Subject::User(id) => plan::delete_user(&by, id, reading)?.changes,
+            };
+            Ok(Plan { changes, outcome: true })
+        };
+        self.change(caller, asked, plan, |done| done.outcome).await
     }
 
     /// Whose token this is. Counts as a use of its key.
@@ -714,7 +734,7 @@ impl Manager {
     ) -> Result<Answered<U>, ManageError> {
         let Asked { operation, subject, mut read, first, glance } = asked;
         if let Some((glance, subject)) = glance.zip(subject.as_ref()) {
-            self.glance(caller, operation, glance, subject).await?;
+            self.glance(caller, (operation, glance), subject, kept.as_ref().map(|kept| kept.once.key)).await?;
         }
         read.keys.extend(caller.key());
         let came = Arc::new(Mutex::new(Came { done: None, now: Timestamp::EPOCH }));
@@ -745,25 +765,29 @@ impl Manager {
     }
 
     /// Refuses, by the caller's row and the subject's alone, whoever may not do this: so that nothing
-    /// more is read for it, and the store's one writer does not wait for that.
+    /// more is read for it, and the store's one writer does not wait for that. Nobody is refused what was done
+    /// before. Whether it was not, as far as `once` tells.
     pub(super) async fn glance(
         &self,
         caller: &Caller,
-        operation: &'static str,
-        glance: Operation,
+        (operation, glance): (&'static str, Operation),
         subject: &Subject,
-    ) -> Result<(), ManageError> {
-        if caller.key().is_none() {
-            return Ok(());
+        once: Option<OnceKey>,
+    ) -> Result<bool, ManageError> {
+        if caller.key().is_none() && once.is_none() {
+            return Ok(true);
         }
-        let mut read = ReadRequest::default();
+        let mut read = ReadRequest { once, ..ReadRequest::default() };
         match subject {
             Subject::Key(id) => read.keys.push(*id),
             Subject::User(id) => read.users.push(id.clone()),
         }
         let reading = self.asked(caller, read).await?;
+        if reading.once.is_some() || caller.key().is_none() {
+            return Ok(reading.once.is_none());
+        }
         match plan::glance(caller, glance, subject, &reading) {
-            Ok(()) => Ok(()),
+            Ok(()) => Ok(true),
             Err(error) => Err(self.refused(caller, operation, Some(subject.clone()), error, reading.now).await),
         }
     }
@@ -823,6 +847,17 @@ fn decision<T: 'static, U: Send + 'static>(
 
 fn keep<U>(kept: &Kept<U>, done: &U, answer: &[u8], now: Timestamp) -> Result<Keep, ManageError> {
     Ok(kept.once.keep(answer, (kept.key)(done), now)?)
+}
+
+fn deletion(caller: &Caller, id: &UserId) -> Asked {
+    let read = ReadRequest {
+        users: vec![id.clone()],
+        keys_of_user: Some(id.clone()),
+        ended_by_gateways: !caller.is_gateway(),
+        ..ReadRequest::default()
+    };
+    let asked = Asked::of("delete_user", Some(Subject::User(id.clone())), read);
+    Asked { first: First::Change, glance: Some(Operation::DeleteUser), ..asked }
 }
 
 /// What is of all projects is for whoever manages all of them.

@@ -41,9 +41,7 @@ impl Manager {
     /// # Errors
     /// As [`Manager::revoke_key`].
     pub async fn end_key(&self, caller: &Caller, id: KeyId, scope: RevokeScope) -> Result<Revoked, ManageError> {
-        if scope == RevokeScope::Descendants {
-            self.glance(caller, REVOKE, Operation::Revoke, &Subject::Key(id)).await?;
-        }
+        self.glance(caller, (REVOKE, Operation::Revoke), &Subject::Key(id), None).await?;
         if scope == RevokeScope::Descendants && self.is_prolific(id).await {
             let (mut all, last) = self.revoke_with_many(caller, id).await?;
             if !last.is_empty() {
@@ -70,11 +68,7 @@ impl Manager {
         answer: impl Fn(&Revoked) -> Vec<u8> + Send + 'static,
     ) -> Result<Answered<Revoked>, ManageError> {
         // What was done before is not done again.
-        let known = self.store.read(ReadRequest { once: Some(once.key), ..ReadRequest::default() }).await?.once;
-        let is_new = known.is_none();
-        if is_new {
-            self.glance(caller, REVOKE, Operation::Revoke, &Subject::Key(id)).await?;
-        }
+        let is_new = self.glance(caller, (REVOKE, Operation::Revoke), &Subject::Key(id), Some(once.key)).await?;
         let before = if is_new && scope == RevokeScope::Descendants && self.is_prolific(id).await {
             Some(self.revoke_with_many(caller, id).await?)
         } else {
@@ -186,7 +180,8 @@ impl Manager {
     }
 }
 
-fn revocation(caller: &Caller, id: KeyId, scope: RevokeScope) -> Asked {
+/// The revocation of what `scope` says, by a caller for whom [`Manager::glance`] was asked.
+pub(super) fn revocation(caller: &Caller, id: KeyId, scope: RevokeScope) -> Asked {
     let read = ReadRequest {
         keys: vec![id],
         lineage_of: (scope == RevokeScope::Lineage).then_some(id),
@@ -195,7 +190,7 @@ fn revocation(caller: &Caller, id: KeyId, scope: RevokeScope) -> Asked {
         ..ReadRequest::default()
     };
     let asked = Asked::of(REVOKE, Some(Subject::Key(id)), read);
-    Asked { first: First::Change, glance: Some(Operation::Revoke), ..asked }
+    Asked { first: First::Change, ..asked }
 }
 
 /// The revocation of `some`, on account of the key `id`.

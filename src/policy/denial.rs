@@ -205,6 +205,23 @@ impl Reason {
         Self::OperatorKey,
     ];
 
+    /// There are so many reasons, those that say no more than their code among them.
+    pub const COUNT: usize = Code::ALL.len() + Self::ALL.len();
+
+    /// Its number, below [`Reason::COUNT`], by which what is kept of each is found.
+    #[must_use]
+    pub fn number(self) -> usize {
+        if let Self::AsCoded(code) = self {
+            return code as usize;
+        }
+        Code::ALL.len() + Self::ALL.iter().take_while(|other| **other != self).count()
+    }
+
+    /// Every reason, in the order of their numbers.
+    pub fn every() -> impl Iterator<Item = Self> {
+        Code::ALL.iter().map(|code| Self::AsCoded(*code)).chain(Self::ALL.iter().copied())
+    }
+
     /// The name in log and metric.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -391,6 +408,12 @@ mod tests {
         let reasons: BTreeSet<_> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
         assert_eq!(reasons.len(), Reason::ALL.len());
         assert!(codes.is_disjoint(&reasons));
+    }
+
+    #[test]
+    fn reasons_are_numbered_in_their_order() {
+        let numbers: Vec<_> = Reason::every().map(Reason::number).collect();
+        assert_eq!(numbers, (0..Reason::COUNT).collect::<Vec<_>>());
     }
 
     #[test]

@@ -58,6 +58,7 @@ pub(super) struct Relayed {
     idle: Idle,
     messages: Messages,
     passed: usize,
+    pieces: usize,
     /// What of the request had passed when the timer was last looked at.
     uploaded: u64,
     over: bool,
@@ -66,8 +67,11 @@ pub(super) struct Relayed {
     open: Option<Rc<OpenStream>>,
 }
 
-/// An answer of which so much has passed is watched over though it never had to wait.
-pub(super) const UNWATCHED_BYTES_MAX: usize = 64 * 1024;
+/// An answer of which so much has passed, head and all, is watched over though it never had to wait: hyper asks for
+/// no more of what its client does not take once it has 64 KiB of it,
+pub(super) const UNWATCHED_BYTES_MAX: usize = 32 * 1024;
+/// or 16 pieces.
+const UNWATCHED_PIECES_MAX: usize = 15;
 
 /// Why an answer broke off.
 #[derive(Debug, thiserror::Error)]
@@ -116,6 +120,7 @@ impl Relayed {
             idle: Idle::new(rules.idle),
             messages: Messages::default(),
             passed: 0,
+            pieces: 0,
             uploaded: 0,
             over: false,
             fault: None,
@@ -143,6 +148,11 @@ impl Relayed {
             }
         }
         self.unread.drain();
+    }
+
+    /// Whether its reader may ask for no more of it.
+    const fn may_stall(&self) -> bool {
+        self.rules.stalls || self.passed > UNWATCHED_BYTES_MAX || self.pieces >= UNWATCHED_PIECES_MAX
     }
 
     fn take_lease(&mut self) -> Option<Lease<Connector>> {
@@ -213,6 +223,7 @@ impl Relayed {
                     if frame.is_trailers() && !self.rules.trailers {
                         continue;
                     }
+                    self.pieces += 1;
                     if let Some(data) = frame.data_ref() {
                         self.passed = self.passed.saturating_add(data.len());
                         if self.rules.farewell {
@@ -222,7 +233,7 @@ impl Relayed {
                     // Nobody polls again after trailers.
                     if frame.is_trailers() || self.is_at_end() {
                         self.end();
-                    } else if self.open.is_none() && (self.rules.stalls || self.passed > UNWATCHED_BYTES_MAX) {
+                    } else if self.open.is_none() && self.may_stall() {
                         self.watch(account.as_deref());
                     }
                     Poll::Ready(Some(Ok(match frame.into_trailers() {
@@ -332,7 +343,7 @@ pub(super) struct RelayRules {
     /// Whether trailers pass.
     pub(super) trailers: bool,
     /// Whether its reader may take a part and then ask for no more for as long as it likes: on HTTP/2, where
-    /// hyper waits for the client's window.
+    /// hyper waits for the client's window, and behind a large head.
     pub(super) stalls: bool,
     /// Whether the connection may serve another request afterwards.
     pub(super) poolable: bool,

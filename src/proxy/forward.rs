@@ -172,7 +172,7 @@ impl Outbound {
             Some(Source::new(Inbound::new(body, limit, grpc, Rc::clone(&transfer))))
         };
         let upload = source.as_ref().map_or(Upload::Empty, Upload::of);
-        let to_prove = (self.length == Some(0)).then(|| upload.kept());
+        let to_prove = (self.length == Some(0) && source.is_some()).then(|| upload.kept());
         *request.request.body_mut() = upload;
         if self.length.is_none() && source.is_some() {
             // Said by name: hyper's client takes a GET without it for one without a body, and drops what there is.
@@ -247,10 +247,13 @@ impl Sending {
         let answered = {
             // Once and in its place: each await that it is moved into would hold it once more.
             let mut sending = pin!(async {
+                let mut now = Some(sent);
                 if let Some(upload) = to_prove {
                     prove_empty(upload).await?;
+                    // That may have taken a while.
+                    now = None;
                 }
-                service.send(request, &self.transfer, self.upgrade.is_some(), sent).await
+                service.send(request, &self.transfer, self.upgrade.is_some(), now).await
             });
             tokio::select! {
                 biased;
@@ -520,17 +523,18 @@ impl Sending {
             let whole = Content::Own(Some(whole).filter(|whole| !whole.is_empty()));
             return Ok(Admitted::Answer(Response::from_parts(head, unsent.unwrap_or(whole))));
         }
+        let is_large = head_bytes(&head.headers) > HEAD_BYTES_UNWATCHED_MAX;
         let rules = RelayRules {
             idle: self.stream_idle.unwrap_or(service.upstream.idle_timeout),
             both_ways: self.stream_idle.is_some(),
             deadline: self.deadline,
             trailers: self.grpc,
-            stalls: account.version == Version::HTTP_2,
+            stalls: account.version == Version::HTTP_2 || is_large,
             poolable: !both,
             farewell: self.grpc && account.version == Version::HTTP_2,
         };
-        // Of a stream without a window nobody may ever ask for a first part.
-        let is_long = || body.size_hint().upper().is_none_or(|most| most > UNWATCHED_BYTES_MAX as u64);
+        // Of a stream without a window, or behind a head that fills all there is, nobody may ever ask for a first part.
+        let is_long = || is_large || body.size_hint().upper().is_none_or(|most| most > UNWATCHED_BYTES_MAX as u64);
         let open = self.open.take().or_else(|| {
             let watched = rules.stalls && !body.is_end_stream() && is_long();
             watched.then(|| worker.streams.open(account)).flatten()
@@ -546,6 +550,13 @@ impl Sending {
         let content = unsent.unwrap_or_else(|| Content::Relayed(Box::new(relayed)));
         Ok(Admitted::Answer(Response::from_parts(head, content)))
     }
+}
+
+/// Behind a head of more bytes an answer is watched over from its beginning on.
+const HEAD_BYTES_UNWATCHED_MAX: usize = 16 * 1024;
+
+fn head_bytes(headers: &HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum()
 }
 
 /// Says the length of an answer in the one way there is to say it, or not at all.

@@ -41,7 +41,7 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// The data plane for one more worker, made on that worker's `LocalSet`.
+    /// The data plane for one more worker, made on that worker's local runtime.
     ///
     /// # Errors
     /// When the operating system has no randomness to give.

@@ -437,6 +437,7 @@ impl Hasher for OfPlaces {
         self.0
     }
 
+    /// Places come as the bytes of all four at once.
     fn write(&mut self, bytes: &[u8]) {
         let (words, rest) = bytes.as_chunks::<8>();
         words.iter().for_each(|word| self.write_u64(u64::from_ne_bytes(*word)));
@@ -520,5 +521,27 @@ impl PeerText {
             HeaderValue::from_maybe_shared(text).unwrap_or_else(|_impossible| HeaderValue::from_static("unknown"));
         *last = Some((address, value.clone()));
         value
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::hash::BuildHasher;
+
+    use super::*;
+
+    #[test]
+    fn places_are_hashed_word_by_word() {
+        let places: Places = [1, usize::MAX, 0, 0x0102_0304];
+        let mut word_by_word = OfPlaces::default();
+        // How many there are comes first.
+        [places.len()].iter().chain(&places).for_each(|word| word_by_word.write_usize(*word));
+        let hashes = BuildHasherDefault::<OfPlaces>::default();
+        assert_eq!(hashes.hash_one(places), word_by_word.finish());
+        for at in 0..places.len() {
+            let mut other = places;
+            other[at] ^= 1 << 20;
+            assert_ne!(hashes.hash_one(places), hashes.hash_one(other), "{at}");
+        }
     }
 }

@@ -313,10 +313,10 @@ pub(super) struct WorkerCells {
     routes: ByName<RouteCells>,
     upstreams: ByName<UpstreamCells>,
     pools: Mutex<BTreeMap<TargetName, Arc<PoolCells>>>,
-    denials: Vec<Cell>,
+    denials: Box<[Cell]>,
     /// Requests in flight.
     pub(super) in_flight: Cell,
-    streams_cut: Vec<Cell>,
+    streams_cut: Box<[Cell]>,
 }
 
 impl WorkerCells {
@@ -325,9 +325,9 @@ impl WorkerCells {
             routes: Mutex::default(),
             upstreams: Mutex::default(),
             pools: Mutex::default(),
-            denials: REASONS.iter().map(|_| Cell::default()).collect(),
+            denials: by_reason(),
             in_flight: Cell::default(),
-            streams_cut: REASONS.iter().map(|_| Cell::default()).collect(),
+            streams_cut: by_reason(),
         }
     }
 
@@ -357,9 +357,13 @@ impl WorkerCells {
     }
 }
 
+/// A cell of each reason, by its number.
+fn by_reason() -> Box<[Cell]> {
+    (0..Reason::COUNT).map(|_| Cell::default()).collect()
+}
+
 fn count_reason(cells: &[Cell], denial: &Denial) {
-    let at = REASONS.iter().position(|(code, reason)| *code == denial.code && *reason == denial.reason);
-    if let Some(cell) = at.and_then(|at| cells.get(at)) {
+    if let Some(cell) = cells.get(denial.reason.number()) {
         cell.add(1);
     }
 }
@@ -524,14 +528,15 @@ impl Sums {
         for (target, cells) in worker.pools.lock().iter() {
             self.pools.entry(target.clone()).or_default().add(cells);
         }
-        for ((code, reason), cell) in REASONS.iter().zip(&worker.denials) {
-            *self.denials.entry((code.as_str(), reason.as_str())).or_default() += cell.read();
+        let count = |cells: &[Cell], reason: Reason| cells.get(reason.number()).map_or(0, Cell::read);
+        for (code, reason) in REASONS.iter() {
+            let denied = count(&worker.denials, *reason);
+            *self.denials.entry((code.as_str(), reason.as_str())).or_default() += denied;
+            if can_cut(*code, *reason) {
+                *self.streams_cut.entry(reason.as_str()).or_default() += count(&worker.streams_cut, *reason);
+            }
         }
         self.in_flight += worker.in_flight.read();
-        let can_be = |((code, reason), _): &(&(Code, Reason), &Cell)| can_cut(*code, *reason);
-        for ((_, reason), cell) in REASONS.iter().zip(&worker.streams_cut).filter(can_be) {
-            *self.streams_cut.entry(reason.as_str()).or_default() += cell.read();
-        }
     }
 
     fn families(&self) -> Vec<MetricFamily> {

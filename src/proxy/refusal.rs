@@ -2,6 +2,9 @@
 //! here is only its shape: problem+json, the challenge of RFC 6750, or the trailers-only form of
 //! gRPC.
 
+use std::borrow::Cow;
+use std::sync::LazyLock;
+
 use http::header::{
     ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER,
     WWW_AUTHENTICATE,
@@ -11,8 +14,8 @@ use http::{Method, Response, StatusCode, Version};
 use bytes::Bytes;
 
 use super::headers::REQUEST_ID;
-use crate::policy::Denial;
-use crate::wire::{PROBLEM_JSON, Problem, RequestId};
+use crate::policy::{Code, Denial, Reason};
+use crate::wire::{PROBLEM_JSON, ProblemText, RequestId};
 
 /// What of a request shapes the answer that refuses it.
 #[derive(Debug, Clone, Copy)]
@@ -69,32 +72,47 @@ pub(super) fn answer(
 }
 
 fn problem(denial: &Denial, asked: Asked<'_>, response: &mut Response<Bytes>) {
-    let status = denial.status();
-    let body = Problem {
-        status: status.as_u16(),
-        code: denial.code.as_str(),
-        title: denial.code.title(),
-        detail: denial.detail(asked.reveal_reason),
-        request_id: asked.request_id.as_str(),
-    }
-    .to_json();
-    let length = body.len();
-    if !asked.head {
-        *response.body_mut() = body;
-    }
-    *response.status_mut() = status;
+    let body = text(denial, asked.reveal_reason).with_id(asked.request_id.as_str());
+    *response.status_mut() = denial.status();
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
-    headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    if asked.head {
+        // Of a body that is sent hyper says itself how long it is.
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+    }
     if let Some(challenge) = denial.challenge(asked.realm)
         && let Ok(value) = HeaderValue::try_from(challenge)
     {
         headers.insert(WWW_AUTHENTICATE, value);
     }
     if let Some(seconds) = denial.retry_after_seconds() {
-        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        headers.insert(RETRY_AFTER, whole(seconds));
+    }
+    if !asked.head {
+        *response.body_mut() = body;
     }
 }
+
+/// A small number as a field has it: who is over the limit is nearly always told to wait for one second.
+fn whole(seconds: u64) -> HeaderValue {
+    if seconds == 1 { HeaderValue::from_static("1") } else { HeaderValue::from(seconds) }
+}
+
+/// What is told of a refusal, whoever asked. A flood of them writes none of it anew.
+fn text(denial: &Denial, reveal: bool) -> Cow<'static, ProblemText> {
+    let told = if reveal { denial.reason } else { Reason::AsCoded(denial.code) };
+    let status = denial.status().as_u16();
+    let usual = TEXTS.get(told.number()).filter(|_| told.code() == denial.code && status == denial.code.status());
+    usual.map_or_else(|| Cow::Owned(text_of(status, denial.code, told)), Cow::Borrowed)
+}
+
+fn text_of(status: u16, code: Code, told: Reason) -> ProblemText {
+    ProblemText::of(status, code.as_str(), code.title(), told.detail())
+}
+
+/// What is usually told of each reason, by its number.
+static TEXTS: LazyLock<Vec<ProblemText>> =
+    LazyLock::new(|| Reason::every().map(|told| text_of(told.code().status(), told.code(), told)).collect());
 
 /// gRPC reads no bodies of errors: 200 with the status among the fields, and nothing after.
 fn trailers_only(denial: &Denial, asked: Asked<'_>, status: u8, response: &mut Response<Bytes>) {
@@ -123,8 +141,8 @@ pub(super) fn is_head(method: &Method) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{Code, DeniedStatus, Reason};
-    use crate::wire::IdSource;
+    use crate::policy::DeniedStatus;
+    use crate::wire::{IdSource, Problem};
 
     fn refused(denial: &Denial, grpc: bool, reveal_reason: bool) -> Response<Bytes> {
         let request_id = RequestId::fresh(&IdSource::new([3; 16]));
@@ -203,6 +221,25 @@ internal 500 close - [] 13
             assert_eq!(body["request_id"], field(&response, "x-request-id"));
         }
         Ok(())
+    }
+
+    #[test]
+    fn what_is_told_of_a_reason_is_made_once_and_is_what_the_table_says() {
+        let contracts = [DeniedStatus::Forbidden403, DeniedStatus::Unauthorized401];
+        for (reason, denied_status) in Reason::every().flat_map(|reason| contracts.map(|of| (reason, of))) {
+            let denial = Denial { denied_status, ..Denial::from(reason) };
+            for reveal in [false, true] {
+                let response = refused(&denial, false, reveal);
+                let expected = Problem {
+                    status: denial.status().as_u16(),
+                    code: denial.code.as_str(),
+                    title: denial.code.title(),
+                    detail: denial.detail(reveal),
+                    request_id: field(&response, "x-request-id"),
+                };
+                assert_eq!(response.body(), &expected.to_json(), "{reason:?}");
+            }
+        }
     }
 
     #[test]

@@ -105,7 +105,7 @@ pub struct Upstream {
 
 impl Upstream {
     /// The most targets of one upstream. A name may have any number of addresses.
-    pub const TARGETS_MAX: usize = 64;
+    pub const TARGETS_MAX: usize = 1_000;
 
     /// The defaults, for these targets.
     #[must_use]

@@ -218,10 +218,10 @@ impl Worker {
         let services = used.iter().filter_map(|name| services.get(name)).map(|(service, _)| Rc::clone(service));
         let services = services.collect();
         // What is no longer configured goes with the last request that uses it.
-        let gone = std::mem::replace(&mut *self.pools.borrow_mut(), kept);
-        for (key, _) in gone {
-            if !self.pools.borrow().contains_key(&key) {
-                self.cells.pool(&key.0, &key.1).idle.set(0);
+        let before = std::mem::replace(&mut *self.pools.borrow_mut(), kept);
+        for (key, pool) in before {
+            if !self.pools.borrow().get(&key).is_some_and(|present| Rc::ptr_eq(present, &pool)) {
+                pool.retire();
             }
         }
         View { settings, routes, services }

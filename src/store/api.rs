@@ -144,6 +144,8 @@ pub struct ReadRequest {
     pub newest_events: Option<(KeyId, usize)>,
     /// Which of the keys and users that are read were ended by gateways.
     pub ended_by_gateways: bool,
+    /// Whether this is a place of the store's history.
+    pub leads_on_from: Option<Cursor>,
 }
 
 /// What was read inside the transaction, all of one moment.
@@ -181,6 +183,9 @@ pub struct Reading {
     /// Where [`ReadRequest::ended_by_gateways`] asks: the keys that are revoked and the users that are
     /// deleted by nobody but a gateway, which a restored backup had forgotten them.
     pub ended_by_gateways: HashSet<Subject>,
+    /// Whether [`ReadRequest::leads_on_from`] is a place of the store's history: neither was another put in its
+    /// place since, nor was one accepted.
+    pub leads_on: bool,
 }
 
 impl Reading {
@@ -449,6 +454,15 @@ pub struct Poll {
     pub at_cursor: Option<CommitId>,
     /// The store's clock.
     pub now: Timestamp,
+}
+
+impl Poll {
+    /// Whether the store's history is the one of which `cursor`, where it was asked from, is a place.
+    #[must_use]
+    pub fn leads_on_from(&self, cursor: Cursor) -> bool {
+        let commit = if cursor.revision == 0 { CommitId::default() } else { cursor.commit };
+        self.at_cursor == Some(commit) && self.newest.revision >= cursor.revision
+    }
 }
 
 /// What a feed read hands over, one row at a time.

@@ -2,6 +2,7 @@
 //! as for the rest of the contract: `copy_contract!(fixture)`, where each call makes a store of its own.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::contract::{Fixture, at, key, newest, user, write, write_key};
 use super::staging_contract::{staging, take_in};
@@ -176,16 +177,27 @@ pub(super) async fn what_gateways_told_a_restored_store_again_is_taken_back(fixt
     let store = &fixture.store;
     let ann = Change { row: Row::User(user("ann")), event: event(EventKind::UserCreated) };
     write(store, vec![ann, write_key(key(1)), write_key(key(2)), write_key(key(3))]).await.expect("a commit");
+    // Two that are to be rotated daily, and one of them was.
+    let daily = |number: u8, replaced_by| {
+        let rotation = Rotation { interval_days: Some(1), ..Rotation::default() };
+        Key { rotation, replaced_by, ..key(number) }
+    };
+    let daily = [daily(4, None), daily(5, Some(key(4).id))];
+    write(store, daily.clone().map(write_key).to_vec()).await.expect("a commit");
     let gone = User { deleted: true, ..user("ann") };
     ended(store, "somebody", revoked(1)).await;
     ended(store, GATEWAY_LOGIN, revoked(2)).await;
     let middle = newest(store).await;
     ended(store, GATEWAY_LOGIN, revoked(3)).await;
+    for key in daily {
+        let key = Key { states: States { revoked: true, ..key.states }, revoked_at: Some(at(1000)), ..key };
+        ended(store, GATEWAY_LOGIN, Change { row: Row::Key(Box::new(key)), event: event(EventKind::KeyRevoked) }).await;
+    }
     ended(store, GATEWAY_LOGIN, Change { row: Row::User(gone), event: event(EventKind::UserDeleted) }).await;
     let before = newest(store).await;
     let told = |retold: &[Retold]| retold.iter().map(|one| one.subject.clone()).collect::<Vec<_>>();
     let user = Subject::User("ann".parse().expect("a user id"));
-    let late = vec![Subject::Key(key(3).id), user];
+    let late = vec![Subject::Key(key(3).id), Subject::Key(key(4).id), Subject::Key(key(5).id), user];
     assert_eq!(told(&history(store).retold(middle.revision).await.expect("an answer")), late);
     assert_eq!(history(store).acceptances().await.expect("an answer"), []);
 
@@ -195,22 +207,34 @@ pub(super) async fn what_gateways_told_a_restored_store_again_is_taken_back(fixt
     let known = history(store).acceptances().await.expect("an answer");
     assert_eq!(known, std::slice::from_ref(&acceptance));
     assert_eq!(history(store).retold(0).await.expect("an answer"), [], "what came before is done with");
-    let request = ReadRequest { keys: vec![key(1).id, key(2).id, key(3).id], ..ReadRequest::default() };
+    let ids = [1, 2, 3, 4, 5].map(|number| key(number).id);
+    let request = ReadRequest { keys: ids.to_vec(), ..ReadRequest::default() };
     let reading = store.read(ReadRequest { users: vec!["ann".parse().expect("a user id")], ..request }).await;
     let reading = reading.expect("a reading");
     let states = [1, 2, 3].map(|number| reading.key(key(number).id).expect("the key").states.revoked);
     assert_eq!(states, [true, true, false]);
     assert!(reading.users.iter().all(|user| !user.deleted));
+    let day = Duration::from_secs(24 * 60 * 60);
+    let next_at = [4, 5].map(|number| reading.key(key(number).id).expect("the key").rotation.next_at);
+    assert_eq!(next_at, [Some(acceptance.at.plus(day)), None], "what was replaced is rotated no more");
+    fixture.clock.advance(day);
+    let counts = store.rotation().expect("this store keeps announcements").rotation_counts().await;
+    assert_eq!(counts.expect("an answer").due, 1);
     // No place in the history before is one in this.
     for place in [middle, before] {
         let poll = store.poll(place).await.expect("a poll");
         assert!(poll.at_cursor != Some(place.commit) && poll.newest.revision == acceptance.revision, "{poll:?}");
     }
     let now = newest(store).await;
+    let leads_on = async |cursor| {
+        let request = ReadRequest { leads_on_from: Some(cursor), ..ReadRequest::default() };
+        store.read(request).await.expect("a reading").leads_on
+    };
+    assert_eq!([leads_on(middle).await, leads_on(before).await, leads_on(now).await], [false, false, true]);
     assert_eq!(store.poll(now).await.expect("a poll").at_cursor, Some(now.commit));
     let events =
         store.list_events(EventQuery { after: Stamp { ordinal: u32::MAX, ..stamp(before) }, ..EventQuery::default() });
-    assert_eq!(events.await.expect("events").len(), 2);
+    assert_eq!(events.await.expect("events").len(), 4);
 }
 
 pub(super) async fn what_somebody_else_ended_too_stays_ended_in_an_accepted_backup(fixture: Fixture, _other: Fixture) {

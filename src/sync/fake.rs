@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -16,6 +16,7 @@ use crate::store::{
     KeyQuery, Planned, Poll, ReadRequest, Reading, RefusalQuery, RefusalTally, Retold, Row, StageId, Staging, Store,
     StoreError, StoreId, UsageUpdate, UserQuery,
 };
+use crate::sync::{Reassert, Reasserted};
 
 /// How the store behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +36,8 @@ pub(super) struct FakeStore {
     news: Notify,
     clock: Arc<ManualClock>,
     pub(super) finds: AtomicUsize,
+    /// Somebody accepts this store as soon as somebody else has asked what was accepted.
+    pub(super) accepts_once_asked: AtomicBool,
     /// Each `find` takes a permit; a test that holds them back holds the finds.
     pub(super) gate: Semaphore,
 }
@@ -66,7 +69,8 @@ impl FakeStore {
             next_commit: 1,
         };
         let gate = Semaphore::new(1_000_000);
-        Self { inner: Mutex::new(inner), news: Notify::new(), clock, finds: AtomicUsize::new(0), gate }
+        let (finds, accepts_once_asked) = (AtomicUsize::new(0), AtomicBool::new(false));
+        Self { inner: Mutex::new(inner), news: Notify::new(), clock, finds, accepts_once_asked, gate }
     }
 
     /// Commits rows as one revision.
@@ -151,7 +155,13 @@ fn gone() -> StoreError {
 
 impl HistoryStore for FakeStore {
     fn acceptances(&self) -> BoxFuture<'_, Result<Vec<Acceptance>, StoreError>> {
-        Box::pin(async { self.well().map(|inner| inner.acceptances) })
+        Box::pin(async {
+            let inner = self.well()?;
+            if self.accepts_once_asked.swap(false, Ordering::SeqCst) {
+                self.accept();
+            }
+            Ok(inner.acceptances)
+        })
     }
 
     fn retold(&self, _after: u64) -> BoxFuture<'_, Result<Vec<Retold>, StoreError>> {
@@ -311,6 +321,51 @@ impl Store for FakeStore {
 
     fn forget_secret(&self, _number: u32) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(async { Ok(()) })
+    }
+}
+
+/// Ends again in the store what a gateway knows as ended, and notes what that was.
+#[derive(Debug)]
+pub(super) struct Retells {
+    store: Arc<FakeStore>,
+    pub(super) told: Mutex<Vec<Subject>>,
+    /// Somebody accepts the store just before it is told anything.
+    pub(super) accepts_first: AtomicBool,
+}
+
+impl Retells {
+    pub(super) fn to(store: &Arc<FakeStore>) -> Arc<Self> {
+        Arc::new(Self { store: Arc::clone(store), told: Mutex::default(), accepts_first: AtomicBool::new(false) })
+    }
+}
+
+impl Reassert for Retells {
+    fn end<'a>(&'a self, subject: &'a Subject, at: Cursor) -> crate::table::BoxFuture<'a, Reasserted> {
+        Box::pin(async move {
+            if self.accepts_first.swap(false, Ordering::SeqCst) {
+                self.store.accept();
+            }
+            match self.store.poll_now(at) {
+                Ok(poll) if poll.leads_on_from(at) => {}
+                Ok(_) => return Reasserted::OtherHistory,
+                Err(error) => return Reasserted::Failed(error.to_string()),
+            }
+            self.told.lock().push(subject.clone());
+            let held = self.store.backup();
+            let row = match subject {
+                Subject::Key(id) => held.keys.get(id).cloned().map(|mut key| {
+                    key.states.revoked = true;
+                    Row::Key(Box::new(key))
+                }),
+                Subject::User(id) => held.users.get(id).cloned().map(|mut user| {
+                    user.deleted = true;
+                    Row::User(user)
+                }),
+            };
+            let Some(row) = row else { return Reasserted::Absent };
+            self.store.commit(vec![row]);
+            Reasserted::Told
+        })
     }
 }
 

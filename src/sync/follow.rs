@@ -22,7 +22,7 @@ use super::retell::Retelling;
 use super::state::Restored;
 use crate::clock::{Clock, Timestamp};
 use crate::key::{Stamp, Subject};
-use crate::store::{CommitId, Cursor, Damaged, Poll, SharedStore, StoreError, StoreId};
+use crate::store::{Acceptance, CommitId, Cursor, Damaged, Poll, SharedStore, StoreError, StoreId};
 use crate::table::{Applied, Conflict, Merged, Row, Table};
 
 /// Follows the store; see the module.
@@ -179,6 +179,8 @@ impl Follower {
             Ok(()) => {
                 self.failures = 0;
                 self.reached = None;
+                // A history that was another for a while only is read anew when it is so again.
+                self.reload_at = None;
                 self.memory.confirmed();
                 self.contact = Some(self.clock.monotonic());
                 if self.table.contact_lost_at().is_some() {
@@ -186,7 +188,7 @@ impl Follower {
                 }
                 self.table.contact_made(now);
                 self.table.set_ready();
-                if self.retelling.tell().await {
+                if self.retelling.tell(self.at, now).await {
                     // More is to be told, and what was told comes back by the feed.
                     self.wake.notify_one();
                 }
@@ -217,8 +219,7 @@ impl Follower {
         let silent = self.contact.map(|contact| self.clock.monotonic().saturating_duration_since(contact));
         let silent = silent.is_some_and(|silent| silent > self.settings.max_staleness);
         self.table.set_overdue(silent || self.reporter.is_given_up());
-        self.settle().await;
-        if is_like_the_store && self.table.applied() == self.at.revision {
+        if self.settle().await && is_like_the_store {
             self.table.end_turn(turn);
         }
         self.show();
@@ -284,10 +285,8 @@ impl Follower {
     /// What this process started from is of the store's history, so every acceptance in it was taken over,
     /// whatever became of the file that says so.
     async fn learn_acceptances(&mut self) -> Result<(), Stuck> {
-        if let Some(history) = self.store.history() {
-            let acceptances = history.acceptances().await?;
-            self.memory.learn(acceptances.iter().filter(|acceptance| acceptance.revision <= self.at.revision));
-        }
+        let acceptances = self.acceptances().await?;
+        self.memory.learn(acceptances.iter().filter(|acceptance| acceptance.revision <= self.at.revision));
         self.has_learnt = true;
         Ok(())
     }
@@ -415,16 +414,29 @@ impl Follower {
         spread.saturating_mul(part) / 1_000
     }
 
+    /// Every restored store that somebody has accepted.
+    async fn acceptances(&self) -> Result<Vec<Acceptance>, Stuck> {
+        match self.store.history() {
+            Some(history) => Ok(history.acceptances().await?),
+            None => Ok(Vec::new()),
+        }
+    }
+
     /// Builds the whole key set beside the one in use and swaps it in.
     async fn reload(&mut self) -> Result<(), Stuck> {
-        // Asked before the rows are: an acceptance that comes later begins another history.
-        let acceptances = match self.store.history() {
-            Some(history) => history.acceptances().await?,
-            None => Vec::new(),
+        let mut acceptances = self.acceptances().await?;
+        let (load, staged, end) = loop {
+            let load = self.table.load();
+            let (staged, end) = self.outcome(read::everything(&*self.store, &load).await)?;
+            let after = self.acceptances().await?;
+            if after == acceptances {
+                break (load, staged, end);
+            }
+            // Somebody accepted a restored store meanwhile, and of what was read nobody knows whether it was
+            // before or after.
+            acceptances = after;
         };
         let is_meant = self.following.is_some() && self.memory.lacks_newest(&acceptances);
-        let load = self.table.load();
-        let (staged, end) = self.outcome(read::everything(&*self.store, &load).await)?;
         if self.following.is_some_and(|following| following != end.store) {
             self.alarm(Alarm::OtherStore, "the store is another one than was followed");
             return Err(Stuck::OtherStore { store: self.store_name() });
@@ -481,18 +493,18 @@ impl Follower {
         let taken_back = merged.keys.len() + merged.graces.len() + merged.users.len() + merged.revived.count();
         self.metrics.alarm(Alarm::TakenBack, taken_back);
         tell_lost(&merged);
-        let now = self.clock.now();
-        merged.keys.extend(merged.graces.iter().filter(|(_, ends)| *ends <= now).map(|(key, _)| *key));
         self.retelling.owe(merged);
         Ok(())
     }
 
-    /// Has remembered what is owed, and reports as applied what then is.
-    async fn settle(&mut self) {
+    /// Has remembered what is owed, and reports as applied what then is. Whether that is all that was followed.
+    async fn settle(&mut self) -> bool {
         let in_contact = self.following.is_some() && self.failures == 0;
-        if self.memory.settle(Standing { at: self.at, in_contact }).await {
+        let is_all = self.memory.settle(Standing { at: self.at, in_contact }).await;
+        if is_all {
             self.report();
         }
+        is_all
     }
 
     /// Everything up to where this stands is applied, and remembered.
@@ -508,6 +520,14 @@ impl Follower {
         }
         let applied = self.table.apply(repair.rows);
         self.note(applied);
+        for (subject, ends) in repair.taken_back {
+            // What the store is to be told already was an alarm when that was found.
+            if self.retelling.owe_too(subject.clone(), ends) {
+                self.metrics.difference("taken_back");
+                self.metrics.alarm(Alarm::Reconcile, 1);
+                tell_taken_back(&subject, ends);
+            }
+        }
         if repair.everything {
             tracing::error!("too much differs from the store: everything is read anew");
             self.reload_wanted = true;
@@ -632,6 +652,20 @@ impl Follower {
             self.metrics.lag.set(0);
         }
         self.metrics.contact(self.table.last_contact(), self.failures == 0);
+    }
+}
+
+fn tell_taken_back(subject: &Subject, ends: Option<Timestamp>) {
+    match (subject, ends) {
+        (Subject::Key(key), None) => {
+            tracing::error!(%key, "this key has ended here, and the store says that it has not: it stays refused");
+        }
+        (Subject::Key(key), Some(ends)) => {
+            tracing::error!(%key, %ends, "the store does not have this key as replaced: it still ends with its grace here");
+        }
+        (Subject::User(user), _) => {
+            tracing::error!(%user, "this user is deleted here, and the store says that it is not: it stays deleted");
+        }
     }
 }
 

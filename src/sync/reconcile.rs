@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, watch};
 use super::metrics::{Alarm, SyncMetrics};
 use crate::clock::Timestamp;
 use crate::key::{KeyId, Subject};
-use crate::store::{Batch, CommitId, Cursor, Poll, ReadRequest, Row as StoredRow, SharedStore, StoreError};
+use crate::store::{Batch, Cursor, Poll, ReadRequest, Row as StoredRow, SharedStore, StoreError};
 use crate::table::{Difference, KeyRow, Row, Table, UserRow, repair_stamp};
 
 /// Where the follower stands, and which key set it stands there with; none while it is not in contact.
@@ -29,6 +29,8 @@ pub(super) struct Repair {
     pub(super) generation: u64,
     /// The rows as they shall be.
     pub(super) rows: Vec<Row>,
+    /// What has ended here and goes on in the store, with when it ends where it has not yet.
+    pub(super) taken_back: Vec<(Subject, Option<Timestamp>)>,
     /// There is too much of it: everything is to be read anew, with the brakes that a reload has.
     pub(super) everything: bool,
 }
@@ -158,20 +160,20 @@ impl Reconciler {
                 return self.give_up();
             }
         };
-        if !page.end.is_some_and(|end| is_of_history(&end, at)) || self.table.generation() != generation {
+        if !page.end.is_some_and(|end| end.leads_on_from(at)) || self.table.generation() != generation {
             // The follower finds out what that means.
             return self.give_up();
         }
         let through = page.handed < PAGE || page.last.is_none() || page.last == walk.after;
         walk.after = page.last.clone();
-        let rows = self.compare(&page, at, &mut walk);
-        self.send(&mut walk, rows);
+        let (rows, taken_back) = self.compare(&page, at, &mut walk);
+        self.send(&mut walk, rows, taken_back);
         if !through {
             self.walk = Some(walk);
             return Went::On;
         }
         match self.compare_the_rest(at, &mut walk).await {
-            Ok(rows) => self.send(&mut walk, rows),
+            Ok(rows) => self.send(&mut walk, rows, Vec::new()),
             Err(_error) => {
                 self.metrics.store_error("walk");
                 return self.give_up();
@@ -199,10 +201,10 @@ impl Reconciler {
         Ok(page)
     }
 
-    /// The rows that put right what differs.
-    fn compare(&self, page: &Page, at: Cursor, walk: &mut Walk) -> Vec<Row> {
+    /// The rows that put right what differs, and what no row puts right, for it has ended here.
+    fn compare(&self, page: &Page, at: Cursor, walk: &mut Walk) -> (Vec<Row>, Vec<(Subject, Option<Timestamp>)>) {
         self.metrics.rows_compared.inc_by(u64::from(page.handed));
-        let mut rows = Vec::new();
+        let (mut rows, mut taken_back) = (Vec::new(), Vec::new());
         for (id, cause) in &page.damaged {
             walk.differences += 1;
             walk.damaged.extend(*id);
@@ -213,15 +215,18 @@ impl Reconciler {
         for user in &page.users {
             let difference = (user.stamp.revision <= at.revision).then(|| self.table.compare_user(user, at.revision));
             let Some(difference) = difference.flatten() else { continue };
+            let mut user = user.clone();
+            match difference {
+                Difference::TakenBack { ends } => {
+                    taken_back.push((Subject::User(user.id), ends));
+                    continue;
+                }
+                Difference::Other { known } => user.stamp = repair_stamp(known, at.revision),
+                Difference::Missing => {}
+            }
             self.tell(difference, &user.id);
             walk.differences += 1;
-            let mut user = user.clone();
-            if let Difference::Other { known } = difference {
-                user.stamp = repair_stamp(known, at.revision);
-            }
-            if difference != Difference::TakenBack {
-                rows.push(Row::User(user));
-            }
+            rows.push(Row::User(user));
         }
         for key in &page.keys {
             let (slot, difference) = self.table.compare_key(key, at.revision);
@@ -230,17 +235,20 @@ impl Reconciler {
             }
             // What was committed after both were read is on its way.
             let Some(difference) = difference.filter(|_| key.stamp.revision <= at.revision) else { continue };
+            let mut key = key.clone();
+            match difference {
+                Difference::TakenBack { ends } => {
+                    taken_back.push((Subject::Key(key.id), ends));
+                    continue;
+                }
+                Difference::Other { known } => key.stamp = repair_stamp(known, at.revision),
+                Difference::Missing => {}
+            }
             self.tell(difference, &key.id);
             walk.differences += 1;
-            let mut key = key.clone();
-            if let Difference::Other { known } = difference {
-                key.stamp = repair_stamp(known, at.revision);
-            }
-            if difference != Difference::TakenBack {
-                rows.push(Row::Key(Box::new(key)));
-            }
+            rows.push(Row::Key(Box::new(key)));
         }
-        rows
+        (rows, taken_back)
     }
 
     /// Keys that are known, live, and not stored: the rows that refuse them.
@@ -263,7 +271,7 @@ impl Reconciler {
             absent.extend(some.iter().filter(|key| reading.key(key.id).is_none()).cloned());
         }
         let poll = self.store.poll(at).await?;
-        if absent.is_empty() || !is_of_history(&poll, at) || self.table.generation() != walk.generation {
+        if absent.is_empty() || !poll.leads_on_from(at) || self.table.generation() != walk.generation {
             return Ok(Vec::new());
         }
         for key in &absent {
@@ -293,29 +301,24 @@ impl Reconciler {
         let (kind, what) = match difference {
             Difference::Missing => ("missing", "is stored, and was not known here: it is now"),
             Difference::Other { .. } => ("other", "was known here otherwise than it is stored: it no longer is"),
-            Difference::TakenBack => ("taken_back", "has ended here, and the store says that it has not: it stands"),
+            // Whoever knows what the store is told already tells of it.
+            Difference::TakenBack { .. } => return,
         };
         self.metrics.difference(kind);
         self.metrics.alarm(Alarm::Reconcile, 1);
         tracing::error!(%subject, "{what}");
     }
 
-    fn send(&self, walk: &mut Walk, rows: Vec<Row>) {
+    fn send(&self, walk: &mut Walk, rows: Vec<Row>, taken_back: Vec<(Subject, Option<Timestamp>)>) {
         let everything = walk.differences > FEW;
         if everything {
             walk.differences = 0;
         }
-        if everything || !rows.is_empty() {
+        if everything || !rows.is_empty() || !taken_back.is_empty() {
             // Nobody is there to put it right once the follower has ended.
-            self.repairs.send(Repair { generation: walk.generation, rows, everything }).ok();
+            self.repairs.send(Repair { generation: walk.generation, rows, taken_back, everything }).ok();
         }
     }
-}
-
-/// Whether the store is still of the history in which the table stands at `at`.
-fn is_of_history(poll: &Poll, at: Cursor) -> bool {
-    let commit = if at.revision == 0 { CommitId::default() } else { at.commit };
-    poll.at_cursor == Some(commit) && poll.newest.revision >= at.revision
 }
 
 /// One page as it was read.

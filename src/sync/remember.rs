@@ -57,8 +57,20 @@ struct Snapshots {
     plan: Option<Arc<Plan>>,
     /// Nothing is reported before one is written of what was loaded.
     awaited: bool,
-    /// The one that is being written was begun before everything was loaded anew.
+    /// No journal holds all that has ended of what was loaded last.
+    alone: bool,
+    /// The one that is being written does not hold what is in the table.
     outdated: bool,
+}
+
+impl Snapshots {
+    /// None that was begun holds what is in the table.
+    fn begin_again(&mut self) {
+        self.awaited |= self.alone;
+        self.lacking_since = Some(Instant::now());
+        self.begun_at = None;
+        self.outdated = self.writing.is_some();
+    }
 }
 
 /// A snapshot that is being written.
@@ -203,19 +215,15 @@ impl Memory {
         // Nothing that was remembered is all of what lies in the table now. Until a snapshot is written
         // it is all that remembers what the store has forgotten, together with what is owed.
         self.owed.rows.extend(anew.kept);
+        self.snapshots.alone = anew.is_meant || anew.ended.len() > ENDED_MAX;
         if anew.is_meant {
             // What ended in the history before shall not be owed, and only a snapshot takes it back.
             self.owed.rows.clear();
-            self.snapshots.awaited = true;
-        } else if anew.ended.len() > ENDED_MAX {
-            self.snapshots.awaited = true;
-        } else {
+        } else if !self.snapshots.alone {
             self.owed.rows.extend(anew.ended);
         }
         self.owed.forget = true;
-        self.snapshots.lacking_since = Some(Instant::now());
-        self.snapshots.begun_at = None;
-        self.snapshots.outdated = self.snapshots.writing.is_some();
+        self.snapshots.begin_again();
     }
 
     /// Writes down what is owed. Whether all that is in the table may then be reported as applied.
@@ -246,6 +254,7 @@ impl Memory {
     async fn write(&mut self, mark: bool, at: Cursor) -> bool {
         let (contact_at, now) = (self.contact_at(), self.clock.now());
         let (state, mut owed) = (Arc::clone(&self.state), std::mem::take(&mut self.owed));
+        let forgets = owed.forget;
         let remembering = aside(self.pace, move || {
             let mut state = state.lock();
             let result = remember(&mut state, &mut owed, (mark, at), (contact_at, now));
@@ -254,6 +263,10 @@ impl Memory {
         match remembering.await {
             Ok((owed, Ok(()), journal_bytes)) => {
                 self.owed = owed;
+                if forgets && self.snapshots.begun_at.is_some() {
+                    // It could not be forgotten before, and a snapshot that was begun since is forgotten with it.
+                    self.snapshots.begin_again();
+                }
                 self.marked_at = Some(Instant::now());
                 self.metrics.journal_bytes.set(shown(journal_bytes));
                 true
@@ -265,8 +278,10 @@ impl Memory {
                 false
             }
             Err(_panicked) => {
-                // Nothing more can be remembered by itself, but a snapshot holds it all.
+                // What was owed is lost with it, but it is in the table: a snapshot holds it all.
                 self.owed.forget = true;
+                self.snapshots.alone = true;
+                self.snapshots.begin_again();
                 false
             }
         }
@@ -349,6 +364,7 @@ impl Memory {
         let Some(plan) = self.state.lock().begin_snapshot(at, self.contact_at(), self.clock.now()) else { return };
         let plan = Arc::new(plan);
         self.snapshots.begun_at = Some(Instant::now());
+        self.snapshots.outdated = false;
         self.snapshots.writing = Some(Writing::begin(self.pace, &plan, &self.table));
         self.snapshots.plan = Some(plan);
     }

@@ -3,20 +3,23 @@
 //! Whatever comes of it, the table goes on refusing: this only makes the store say so too, to those
 //! who read it and to gateways that start anew.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::clock::Timestamp;
 use crate::key::Subject;
+use crate::store::Cursor;
 use crate::table::{BoxFuture, Merged};
 
 /// Changes the store once more. Implemented by whoever may change keys.
 pub trait Reassert: Send + Sync + fmt::Debug {
-    /// Revokes this key, or deletes this user.
-    fn end<'a>(&'a self, subject: &'a Subject) -> BoxFuture<'a, Reasserted>;
+    /// Revokes this key, or deletes this user, in the history of which `at` is a place and in no other: one in
+    /// which somebody took back what had ended is not told of it again.
+    fn end<'a>(&'a self, subject: &'a Subject, at: Cursor) -> BoxFuture<'a, Reasserted>;
 }
 
 /// What came of telling the store.
@@ -26,6 +29,8 @@ pub enum Reasserted {
     Told,
     /// The store does not have it at all.
     Absent,
+    /// The store's history is another by now: nothing was changed.
+    OtherHistory,
     /// The store could not be told, and why.
     Failed(String),
 }
@@ -35,6 +40,10 @@ pub enum Reasserted {
 pub(super) struct Retelling {
     reassert: Option<Arc<dyn Reassert>>,
     untold: VecDeque<Subject>,
+    /// What ends only then.
+    later: Vec<(Timestamp, Subject)>,
+    /// All of both.
+    owed: HashSet<Subject>,
     failing: bool,
 }
 
@@ -45,30 +54,54 @@ const PATIENCE: Duration = Duration::from_secs(7);
 
 impl Retelling {
     pub(super) fn by(reassert: Option<Arc<dyn Reassert>>) -> Self {
-        Self { reassert, untold: VecDeque::new(), failing: false }
+        Self { reassert, untold: VecDeque::new(), later: Vec::new(), owed: HashSet::new(), failing: false }
     }
 
     /// From here on the store is to be told of these, and of nothing that another history of it
     /// lacked.
     pub(super) fn owe(&mut self, merged: Merged) {
+        self.untold.clear();
+        self.later.clear();
+        self.owed.clear();
         // Users first: deleting one revokes its keys.
-        let users = merged.users.into_iter().map(Subject::User);
-        self.untold = users.chain(merged.keys.into_iter().map(Subject::Key)).collect();
+        let users = merged.users.into_iter().map(|user| (Subject::User(user), None));
+        let keys = merged.keys.into_iter().map(|key| (Subject::Key(key), None));
+        let graces = merged.graces.into_iter().map(|(key, ends)| (Subject::Key(key), Some(ends)));
+        for (subject, ends) in users.chain(keys).chain(graces) {
+            self.owe_too(subject, ends);
+        }
     }
 
-    /// Tells the store, for a while. Whether there is more to be told at once; where the store cannot
-    /// be told, the next call goes on with the others, and tries again once it has come round.
-    pub(super) async fn tell(&mut self) -> bool {
+    /// The store is to be told of this too, once it ends where it has not yet. Whether it was not owed before.
+    pub(super) fn owe_too(&mut self, subject: Subject, ends: Option<Timestamp>) -> bool {
+        if !self.owed.insert(subject.clone()) {
+            return false;
+        }
+        match ends {
+            None => self.untold.push_back(subject),
+            Some(ends) => self.later.push((ends, subject)),
+        }
+        true
+    }
+
+    /// Tells the store what has ended by `now`, for a while, as long as it is in the history of which `at` is a
+    /// place. Whether there is more to be told at once; where the store cannot be told, the next call goes on with
+    /// the others, and tries again once it has come round.
+    pub(super) async fn tell(&mut self, at: Cursor, now: Timestamp) -> bool {
         let Some(reassert) = &self.reassert else { return false };
+        let ended = self.later.extract_if(.., |(ends, _)| *ends <= now);
+        self.untold.extend(ended.map(|(_, subject)| subject));
         let begun = Instant::now();
         while let Some(subject) = self.untold.front() {
             if begun.elapsed() > AT_ONCE {
                 return true;
             }
-            let told = tokio::time::timeout(PATIENCE, reassert.end(subject)).await;
+            let told = tokio::time::timeout(PATIENCE, reassert.end(subject, at)).await;
             match told.unwrap_or_else(|_elapsed| Reasserted::Failed("no answer in time".to_owned())) {
                 Reasserted::Told => told_again(subject),
                 Reasserted::Absent => {}
+                // Everything is read anew, and what is owed then follows from that.
+                Reasserted::OtherHistory => return false,
                 Reasserted::Failed(cause) => {
                     if !self.failing {
                         tracing::error!(cause, left = self.untold.len(), "the store cannot be told what stays refused");
@@ -80,7 +113,9 @@ impl Retelling {
                 }
             }
             self.failing = false;
-            self.untold.pop_front();
+            if let Some(subject) = self.untold.pop_front() {
+                self.owed.remove(&subject);
+            }
         }
         false
     }
@@ -107,7 +142,7 @@ mod tests {
     }
 
     impl Reassert for Answers {
-        fn end<'a>(&'a self, subject: &'a Subject) -> BoxFuture<'a, Reasserted> {
+        fn end<'a>(&'a self, subject: &'a Subject, _at: Cursor) -> BoxFuture<'a, Reasserted> {
             self.asked.lock().push(subject.clone());
             let answer = self.left.lock().pop().unwrap_or(Reasserted::Told);
             Box::pin(async move { answer })
@@ -119,7 +154,7 @@ mod tests {
     struct AllBut(Subject, Mutex<Vec<Subject>>);
 
     impl Reassert for AllBut {
-        fn end<'a>(&'a self, subject: &'a Subject) -> BoxFuture<'a, Reasserted> {
+        fn end<'a>(&'a self, subject: &'a Subject, _at: Cursor) -> BoxFuture<'a, Reasserted> {
             Box::pin(async move {
                 if *subject == self.0 {
                     return Reasserted::Failed("it takes too long".to_owned());
@@ -137,10 +172,11 @@ mod tests {
         let mut retelling = Retelling::by(Some(Arc::<AllBut>::clone(&told)));
         retelling.owe(Merged { keys: keys.clone(), ..Merged::default() });
         for _ in 0..3 {
-            assert!(!retelling.tell().await);
+            assert!(!retelling.tell(Cursor::default(), Timestamp::EPOCH).await);
         }
         assert_eq!(*told.1.lock(), [Subject::Key(keys[1]), Subject::Key(keys[2])]);
         assert_eq!(retelling.untold, [Subject::Key(keys[0])], "it is owed still");
+        assert!(!retelling.owe_too(Subject::Key(keys[0]), None) && retelling.owe_too(Subject::Key(keys[1]), None));
     }
 
     #[tokio::test]
@@ -150,12 +186,12 @@ mod tests {
         let mut retelling = Retelling::by(Some(Arc::<Answers>::clone(&answers)));
         let (key, user) = (KeyId::from_bits(1), "ann".parse().expect("a user id"));
         retelling.owe(Merged { keys: vec![key], users: vec![user], ..Merged::default() });
-        assert!(!retelling.tell().await);
+        assert!(!retelling.tell(Cursor::default(), Timestamp::EPOCH).await);
         assert_eq!(answers.asked.lock().len(), 1, "after a failure nothing more is tried in this turn");
-        assert!(!retelling.tell().await);
+        assert!(!retelling.tell(Cursor::default(), Timestamp::EPOCH).await);
         let ann = answers.asked.lock().first().cloned().expect("it was asked");
         assert_eq!(*answers.asked.lock(), [ann.clone(), Subject::Key(key), ann]);
-        assert!(!retelling.tell().await);
+        assert!(!retelling.tell(Cursor::default(), Timestamp::EPOCH).await);
         assert_eq!(answers.asked.lock().len(), 3, "each is told once");
     }
 }

@@ -175,8 +175,10 @@ impl Handle {
     /// Whether this gateway has applied `revision`, which was committed just now, waiting for it no longer
     /// than `at_most`. Wakes the follower. Cancel-safe.
     pub async fn wait_applied(&self, revision: u64, at_most: Duration) -> bool {
+        // Before it is woken: the turn that it then takes is one that counts.
+        let begun = self.table.turns_begun();
         self.wake();
-        tokio::time::timeout(at_most, self.table.wait_applied_now(revision)).await.is_ok()
+        tokio::time::timeout(at_most, self.table.wait_applied_after(begun, revision)).await.is_ok()
     }
 
     /// The name of this gateway towards the store.

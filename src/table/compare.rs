@@ -3,6 +3,7 @@
 
 use super::row::{KeyRef, KeyRow, UserRow};
 use super::shared::Table;
+use crate::clock::Timestamp;
 use crate::key::Stamp;
 
 /// How what is known differs from a row of the store.
@@ -16,7 +17,10 @@ pub enum Difference {
         known: Stamp,
     },
     /// It has ended here, and the row says that it has not.
-    TakenBack,
+    TakenBack {
+        /// When it ends; none where it has in any case.
+        ends: Option<Timestamp>,
+    },
 }
 
 /// From this ordinal on a stamp is of a repair: no mutation has so many changes.
@@ -42,12 +46,18 @@ impl Table {
             if known.stamp.revision > revision {
                 return (Some(slot), None);
             }
-            let (states, said) = (known.states, row.states);
-            if (states.revoked && !said.revoked) || (states.superseded && !said.superseded) {
-                return (Some(slot), Some(Difference::TakenBack));
-            }
-            let same = states == said && says_the_same(known, &row.view());
-            (Some(slot), (!same).then_some(Difference::Other { known: known.stamp }))
+            let row = row.view();
+            let kept = row.over(known.states, known.grace_expires_at);
+            let takes_back = row.takes_back(kept);
+            let is_as_kept = (known.states, known.grace_expires_at) == (kept.states, kept.grace_expires_at);
+            let difference = if takes_back && known.states.is_terminal() {
+                Some(Difference::TakenBack { ends: None })
+            } else if !is_as_kept || !says_the_same(known, &row) {
+                Some(Difference::Other { known: known.stamp })
+            } else {
+                takes_back.then_some(Difference::TakenBack { ends: kept.grace_expires_at })
+            };
+            (Some(slot), difference)
         });
         compared.unwrap_or((None, Some(Difference::Missing)))
     }
@@ -60,7 +70,7 @@ impl Table {
             return None;
         }
         if known.deleted && !row.deleted {
-            return Some(Difference::TakenBack);
+            return Some(Difference::TakenBack { ends: None });
         }
         let same = (known.active, known.deleted) == (row.active, row.deleted) && known.flags == row.flags;
         (!same).then_some(Difference::Other { known: known.stamp })
@@ -72,6 +82,7 @@ impl Table {
     }
 }
 
+/// Whether they differ in nothing but whether and when the key ends.
 fn says_the_same(known: &KeyRef<'_>, row: &KeyRef<'_>) -> bool {
     known.id == row.id
         && known.lineage == row.lineage
@@ -80,5 +91,4 @@ fn says_the_same(known: &KeyRef<'_>, row: &KeyRef<'_>) -> bool {
         && known.user == row.user
         && known.flags == row.flags
         && known.expires_at == row.expires_at
-        && known.grace_expires_at == row.grace_expires_at
 }

@@ -330,20 +330,13 @@ impl Content {
         if rest.is_some_and(|rest| key.stamp <= rest.stamp()) {
             return Fate::Unchanged;
         }
-        // No operation lengthens a grace: a row that does is of a history that lacks the rotation.
-        let grace = earliest(key.grace_expires_at, rest.and_then(|rest| slot.grace(rest)));
-        let known = slot.states();
-        let kept = States {
-            revoked: key.states.revoked || known.revoked,
-            disabled: key.states.disabled,
-            superseded: key.states.superseded || known.superseded,
-        };
-        let is_as_told = kept == key.states && grace == key.grace_expires_at;
-        let key = KeyRef { grace_expires_at: grace, ..*key };
-        if !self.write(number, slot, &key, kept, (label(), Some(slot.label()))) {
+        let kept = key.over(slot.states(), rest.and_then(|rest| slot.grace(rest)));
+        let fate = if key.takes_back(kept) { Fate::Conflict } else { Fate::Changed };
+        let key = KeyRef { grace_expires_at: kept.grace_expires_at, ..*key };
+        if !self.write(number, slot, &key, kept.states, (label(), Some(slot.label()))) {
             return Fate::Full;
         }
-        if is_as_told { Fate::Changed } else { Fate::Conflict }
+        fate
     }
 
     /// Makes what is terminal of `key` true here too. Whether anything had to change.
@@ -514,9 +507,4 @@ impl Content {
             Some(number) => self.lineages.value(number).copied(),
         }
     }
-}
-
-/// The earlier of two ends, of which there may be none.
-fn earliest(one: Option<Timestamp>, other: Option<Timestamp>) -> Option<Timestamp> {
-    one.into_iter().chain(other).min()
 }

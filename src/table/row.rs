@@ -139,7 +139,36 @@ pub struct KeyRef<'a> {
     pub stamp: Stamp,
 }
 
+/// What stays true of a key whatever a row of it says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Kept {
+    pub(super) states: States,
+    pub(super) grace_expires_at: Option<Timestamp>,
+}
+
 impl KeyRef<'_> {
+    /// What is true of the key once this row was taken over in the place of what was known.
+    pub(super) fn over(&self, states: States, grace_expires_at: Option<Timestamp>) -> Kept {
+        let said = self.states;
+        Kept {
+            states: States {
+                revoked: said.revoked || states.revoked,
+                disabled: said.disabled,
+                superseded: said.superseded || states.superseded,
+            },
+            // No operation lengthens a grace: a row that does is of a history that lacks the rotation.
+            grace_expires_at: self.grace_expires_at.into_iter().chain(grace_expires_at).min(),
+        }
+    }
+
+    /// Whether this row says that a key goes on of which `kept` is true. One that says that the key has ended
+    /// contradicts no earlier end.
+    pub(super) fn takes_back(&self, kept: Kept) -> bool {
+        let said = self.states;
+        let takes_back_end = kept.states.is_terminal() || kept.grace_expires_at != self.grace_expires_at;
+        (kept.states.revoked && !said.revoked) || (!said.is_terminal() && takes_back_end)
+    }
+
     /// The same, owned.
     #[must_use]
     pub fn to_row(&self) -> KeyRow {

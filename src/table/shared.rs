@@ -180,10 +180,15 @@ impl Table {
         let _closed = applied.wait_for(|&applied| applied >= revision).await;
     }
 
-    /// Waits until `revision` of the store's history as it is now is applied: one that was applied before may
-    /// have been of a history that the store has left. Cancel-safe.
-    pub async fn wait_applied_now(&self, revision: u64) {
-        let begun = self.turns.begun.load(Ordering::Acquire);
+    /// The turn that was begun last, to be asked for before whoever follows the store is woken.
+    #[must_use]
+    pub fn turns_begun(&self) -> u64 {
+        self.turns.begun.load(Ordering::Acquire)
+    }
+
+    /// Waits until `revision` of the store's history as it is after the turn `begun` is applied: one that was
+    /// applied before may have been of a history that the store has left. Cancel-safe.
+    pub async fn wait_applied_after(&self, begun: u64, revision: u64) {
         if self.applied() >= revision {
             let mut whole = self.turns.whole.subscribe();
             // As above.
@@ -261,15 +266,16 @@ impl Table {
     /// When something that was found in the store is not among them. Nothing was applied.
     pub fn follow(&self, rows: Vec<Row>, finds: usize, through: u64) -> Result<Applied, NotBrought> {
         let mut ahead = self.writing.lock();
-        let found = std::mem::take(&mut ahead.found);
         // What was found before the store was asked, it cannot have lost since.
-        let is_due = |(at, (key, _)): &(usize, (KeyRow, Option<UserRow>))| *at < finds || key.stamp.revision <= through;
-        let (due, later): (Vec<_>, Vec<_>) = found.into_iter().enumerate().partition(is_due);
-        ahead.found = later.into_iter().map(|(_, found)| found).collect();
-        let awaited = Awaited::of(due.iter().map(|(_, found)| found));
-        if !are_brought(due.into_iter().map(|(_, found)| found), &rows) {
+        let is_due = |at: usize, key: &KeyRow| at < finds || key.stamp.revision <= through;
+        let due = || ahead.found.iter().enumerate().filter(|(at, (key, _))| is_due(*at, key)).map(|(_, found)| found);
+        if !are_brought(due(), &rows) {
+            // It is awaited still: until everything is read anew, the next look must find the same.
             return Err(NotBrought);
         }
+        let awaited = Awaited::of(due());
+        let mut at = 0..;
+        ahead.found.retain(|(key, _)| at.next().is_some_and(|at| !is_due(at, key)));
         ahead.reached = through;
         Ok(self.apply_in_turn(rows, &awaited))
     }
@@ -444,11 +450,11 @@ impl Table {
 }
 
 /// Whether the feed brought what was found: as it was then, or newer.
-fn are_brought(found: impl Iterator<Item = (KeyRow, Option<UserRow>)>, rows: &[Row]) -> bool {
+fn are_brought<'a>(found: impl Iterator<Item = &'a (KeyRow, Option<UserRow>)>, rows: &[Row]) -> bool {
     let (mut keys, mut users) = (HashMap::new(), HashMap::new());
     for (key, user) in found {
         keys.insert(key.head, key);
-        users.extend(user.map(|user| (user.id.clone(), user)));
+        users.extend(user.as_ref().map(|user| (&user.id, user)));
     }
     if keys.is_empty() {
         return true;
@@ -456,13 +462,13 @@ fn are_brought(found: impl Iterator<Item = (KeyRow, Option<UserRow>)>, rows: &[R
     for row in rows {
         match row {
             Row::Key(row) => {
-                let is_brought = |key: &KeyRow| row.stamp > key.stamp || **row == *key;
+                let is_brought = |key: &&KeyRow| row.stamp > key.stamp || **row == **key;
                 if keys.get(&row.head).is_some_and(is_brought) {
                     keys.remove(&row.head);
                 }
             }
             Row::User(row) => {
-                let is_brought = |user: &UserRow| row.stamp > user.stamp || *row == *user;
+                let is_brought = |user: &&UserRow| row.stamp > user.stamp || *row == **user;
                 if users.get(&row.id).is_some_and(is_brought) {
                     users.remove(&row.id);
                 }

@@ -94,17 +94,25 @@ impl Slot {
         self.label.load(Ordering::Relaxed)
     }
 
-    /// Makes the terminal states of `states` true here too. Whether anything had to change.
+    /// Makes the terminal states of `states` true here too. Whether anything had to change: what is revoked has
+    /// ended already, in whatever other way it had too.
     pub(super) fn keep_terminal(&self, states: States) -> bool {
         let bits = self.bits.load(Ordering::Relaxed);
+        if bits & REVOKED != 0 {
+            return false;
+        }
         let kept = bits | (bits_of(states) & (REVOKED | SUPERSEDED));
         self.bits.store(kept, Ordering::Relaxed);
         kept != bits
     }
 
-    /// Makes the grace end at `end` at the latest. Whether anything had to change.
+    /// Makes the grace end at `end` at the latest. Whether anything had to change, which where it has ended is
+    /// nothing.
     pub(super) fn keep_grace(&self, rest: &Rest, end: Timestamp) -> bool {
         let bits = self.bits.load(Ordering::Relaxed);
+        if bits & (REVOKED | SUPERSEDED) != 0 {
+            return false;
+        }
         if bits & IN_GRACE != 0 && time(&rest.grace_expires_at) <= end {
             return false;
         }

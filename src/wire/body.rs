@@ -91,6 +91,7 @@ pin_project! {
         body: B,
         limit: u64,
         trailers: bool,
+        whole: bool,
         transfer: Rc<Transfer>,
     }
 }
@@ -101,7 +102,7 @@ impl<B: Body> Inbound<B> {
         if body.is_end_stream() {
             transfer.end();
         }
-        Self { body, limit, trailers, transfer }
+        Self { body, limit, trailers, whole: false, transfer }
     }
 }
 
@@ -114,6 +115,9 @@ where
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         let mut this = self.project();
+        if *this.whole {
+            return Poll::Ready(None);
+        }
         loop {
             let frame = match this.body.as_mut().poll_frame(cx) {
                 Poll::Pending => {
@@ -152,6 +156,11 @@ where
                     this.transfer.bytes.set(total);
                     if this.body.is_end_stream() {
                         this.transfer.end();
+                    } else if !*this.trailers && this.body.size_hint().exact() == Some(0) {
+                        // All that its length tells of. HTTP/2 may say that it ends in a frame of its own, which
+                        // nobody has to wait for.
+                        *this.whole = true;
+                        this.transfer.end();
                     }
                     Some(Ok(frame))
                 }
@@ -160,7 +169,7 @@ where
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.whole || self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -235,6 +244,50 @@ mod tests {
         assert!(body.collect().await.is_err());
         assert!(matches!(transfer.take_fault(), Some(InboundFault::Sender(_))));
         assert!(transfer.take_fault().is_none());
+    }
+
+    /// So many bytes, then nothing that would say that it has ended.
+    struct Endless(u64);
+
+    impl Body for Endless {
+        type Data = Bytes;
+        type Error = std::io::Error;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _cx: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+            if self.0 == 0 {
+                return Poll::Pending;
+            }
+            self.0 -= 1;
+            Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"x")))))
+        }
+
+        fn size_hint(&self) -> SizeHint {
+            SizeHint::with_exact(self.0)
+        }
+    }
+
+    #[test]
+    fn a_body_ends_with_its_last_byte_where_its_length_is_known() {
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        for trailers in [false, true] {
+            let transfer = Rc::new(Transfer::default());
+            let mut body = Inbound::new(Endless(2), 5, trailers, Rc::clone(&transfer));
+            for length in 1..=2 {
+                assert!(!transfer.is_ended() && !body.is_end_stream(), "after {} bytes", length - 1);
+                assert!(matches!(Pin::new(&mut body).poll_frame(&mut cx), Poll::Ready(Some(Ok(_)))));
+            }
+            // Where trailers pass, they may be still to come.
+            assert_eq!((transfer.is_ended(), body.is_end_stream()), (!trailers, !trailers));
+            assert_eq!(Pin::new(&mut body).poll_frame(&mut cx).is_ready(), !trailers);
+            assert_eq!(transfer.is_waiting_for_sender(), trailers);
+        }
+        // What is said to be empty is asked for its end: there may be something after all.
+        let transfer = Rc::new(Transfer::default());
+        let mut body = Inbound::new(Endless(0), 5, false, Rc::clone(&transfer));
+        assert!(!transfer.is_ended() && Pin::new(&mut body).poll_frame(&mut cx).is_pending());
     }
 
     #[test]

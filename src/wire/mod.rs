@@ -20,7 +20,7 @@ pub use fields::{
     ForbiddenNomination, Seen, Upstreamward, is_decided_here, is_same_field, remove_spellings, strip_request_fields,
     strip_response_fields, strip_trailers, trim_values,
 };
-pub use problem::{CONTENT_TYPE as PROBLEM_JSON, Problem};
+pub use problem::{CONTENT_TYPE as PROBLEM_JSON, Problem, ProblemText};
 pub use proxy_header::{NoProxyHeader, ProxyHeader, ProxyTold};
 pub use receiver::{Host, Reach, ReceiverUrl, Unreachable, UrlFault};
 pub use request_id::{IdSource, RequestId};

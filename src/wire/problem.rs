@@ -24,25 +24,46 @@ impl Problem<'_> {
     /// The body.
     #[must_use]
     pub fn to_json(&self) -> Bytes {
-        let length = 112 + 2 * self.code.len() + self.title.len() + self.detail.len() + self.request_id.len();
-        let mut out = String::with_capacity(length);
+        ProblemText::of(self.status, self.code, self.title, self.detail).with_id(self.request_id)
+    }
+}
+
+/// A problem but for the id of its request, so that what is the same each time is written once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProblemText(Box<str>);
+
+impl ProblemText {
+    /// A problem with these members; see [`Problem`].
+    #[must_use]
+    pub fn of(status: u16, code: &str, title: &str, detail: &str) -> Self {
+        let mut out = String::with_capacity(112 + 2 * code.len() + title.len() + detail.len());
         out.push_str("{\"type\":\"urn:keyward:problem:");
-        escape(&mut out, self.code);
+        escape(&mut out, code);
         out.push_str("\",\"title\":\"");
-        escape(&mut out, self.title);
+        escape(&mut out, title);
         out.push_str("\",\"status\":");
-        out.push_str(&self.status.to_string());
-        for (name, value) in [("detail", self.detail), ("code", self.code), ("request_id", self.request_id)] {
-            out.push_str(",\"");
-            out.push_str(name);
-            out.push_str("\":\"");
-            escape(&mut out, value);
-            out.push('"');
-        }
-        out.push_str("}\n");
+        out.push_str(&status.to_string());
+        out.push_str(",\"detail\":\"");
+        escape(&mut out, detail);
+        out.push_str("\",\"code\":\"");
+        escape(&mut out, code);
+        out.push_str("\",\"request_id\":\"");
+        Self(out.into())
+    }
+
+    /// The body for the request of this id.
+    #[must_use]
+    pub fn with_id(&self, request_id: &str) -> Bytes {
+        // Nothing is left over: what is would have to be kept apart.
+        let mut out = String::with_capacity(self.0.len() + request_id.len() + END.len());
+        out.push_str(&self.0);
+        escape(&mut out, request_id);
+        out.push_str(END);
         Bytes::from(out)
     }
 }
+
+const END: &str = "\"}\n";
 
 fn escape(out: &mut String, text: &str) {
     // Nearly all of it is our own words.

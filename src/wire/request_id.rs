@@ -21,7 +21,7 @@ impl RequestId {
         hex(source.bits(), &mut digits);
         // With an owner: it is shared from the beginning, by request and answer, and not only made so by the first copy.
         let value = HeaderValue::from_maybe_shared(Bytes::from_owner(digits));
-        Self(value.unwrap_or_else(|_impossible| HeaderValue::from_static("0")))
+        Self::of(value.unwrap_or_else(|_impossible| HeaderValue::from_static("0")))
     }
 
     /// The id a trusted proxy sent, if it is 1 to 128 of `A-Z a-z 0-9 . _ : / + = @ -`.
@@ -29,7 +29,14 @@ impl RequestId {
     pub fn from_trusted(value: &HeaderValue) -> Option<Self> {
         let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"._:/+=@-".contains(byte);
         let bytes = value.as_bytes();
-        ((1..=FOREIGN_BYTES_MAX).contains(&bytes.len()) && bytes.iter().all(plain)).then(|| Self(value.clone()))
+        ((1..=FOREIGN_BYTES_MAX).contains(&bytes.len()) && bytes.iter().all(plain)).then(|| Self::of(value.clone()))
+    }
+
+    /// It comes once and never again. As a sensitive value HTTP/2 writes it out (RFC 7541, 6.2.3); any other would take
+    /// a place in the table of fields, and be compared with the ids of the last fifty requests before that.
+    fn of(mut value: HeaderValue) -> Self {
+        value.set_sensitive(true);
+        Self(value)
     }
 
     /// The id as a field's value.
@@ -134,6 +141,12 @@ mod tests {
             assert!(id.as_str().bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte)));
             assert!(seen.insert(id.as_str().to_owned()));
         }
+    }
+
+    #[test]
+    fn no_id_takes_a_place_in_the_tables_of_http_2() {
+        let trusted = RequestId::from_trusted(&HeaderValue::from_static("a-1")).expect("a plain id");
+        assert!(trusted.value().is_sensitive() && RequestId::fresh(&IdSource::new([7; 16])).value().is_sensitive());
     }
 
     #[test]

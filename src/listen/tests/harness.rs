@@ -20,8 +20,9 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Notify, watch};
-use tokio::task::{JoinHandle, LocalSet};
+use tokio::task::JoinHandle;
 
 use crate::clock::SystemClock;
 use crate::listen::{
@@ -31,10 +32,9 @@ use crate::wire::Network;
 
 /// Runs one test on one thread, as a worker does; it fails when it hangs.
 pub(super) fn run<T>(test: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let local = LocalSet::new();
+    let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
     let limited = async { tokio::time::timeout(Duration::from_secs(20), test).await };
-    runtime.block_on(local.run_until(limited)).expect("the test hangs")
+    runtime.expect("a runtime").block_on(limited).expect("the test hangs")
 }
 
 /// A running listener.

@@ -76,7 +76,7 @@ fn who_a_balancer_speaks_for_is_counted_and_not_the_balancer() {
         assert!(own.contains(" 127.0.0.1:"), "{own}");
         let refused = exchange(house.connect().await, &format!("{}{WHO}", said("192.0.2.7"))).await;
         assert!(refused.starts_with("HTTP/1.1 503 "), "{refused}");
-        assert_eq!(house.metrics.refused_of_client.get(), 1);
+        assert_eq!((house.metrics.refused_of_client.get(), house.metrics.accepted.get()), (1, 3));
         drop(open);
         while house.metrics.open.get() > 0 {
             tokio::task::yield_now().await;

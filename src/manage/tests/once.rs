@@ -130,6 +130,24 @@ async fn a_rotation_a_revocation_and_an_import_are_done_once() {
 }
 
 #[tokio::test]
+async fn what_was_done_is_answered_again_to_whoever_may_do_it_no_more() {
+    let house = house();
+    let by = by_key(house.create(operator(&["keyward.keys.revoke"], &[])).await.key.id);
+    let (id, other) = (house.create(plain(&["a"])).await.key.id, house.create(plain(&["a"])).await.key.id);
+    let revoke = async |id: KeyId, path: &str| {
+        let once = Once::new(&by, "POST", path, KEY, b"{}").expect("a good key");
+        let told = |revoked: &Revoked| revoked.keys.len().to_string().into_bytes();
+        house.manager.revoke_key_once(&by, id, RevokeScope::Descendants, once, told).await.map(answer)
+    };
+    assert_eq!(revoke(id, "/one").await.expect("it may"), (b"1".to_vec(), true));
+    let narrowed = KeyChange { grants: Some(Grants::Only(flags(&["keyward.keys.read"]))), ..KeyChange::default() };
+    house.update(by.key().expect("a key"), narrowed).await.expect("it may");
+    assert_eq!(revoke(id, "/one").await.expect("it was done"), (b"1".to_vec(), false));
+    assert_eq!(code(revoke(other, "/two").await), "lacks_permission");
+    assert_eq!(house.status(other).await, Status::Active);
+}
+
+#[tokio::test]
 async fn events_and_refusals_name_actor_and_address_and_no_secret() {
     let house = house();
     let by = house.operator().await;

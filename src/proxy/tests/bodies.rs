@@ -13,10 +13,7 @@ use crate::proxy::Upstream;
 #[test]
 fn a_download_streams_as_it_comes() {
     in_house(Plan::default(), async |house| {
-        let mut client = house.connect();
-        client.get("/any/x", "").await;
-        let mut upstream = house.accept().await;
-        upstream.head().await;
+        let (mut client, mut upstream) = house.ask("GET", "/any/x", "", "").await;
         upstream.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await;
         assert_eq!(client.head().await.field("transfer-encoding"), Some("chunked"));
         for piece in ["3\r\nabc\r\n", "2\r\nde\r\n"] {
@@ -105,12 +102,7 @@ fn answers_without_a_body_keep_their_framing_and_leave_nothing_behind() {
 #[test]
 fn an_answer_before_the_end_of_the_upload_is_relayed_and_then_both_sides_close() {
     in_house(Plan::default(), async |house| {
-        let mut client = house.connect();
-        client.request("POST", "/any/x", "Content-Length: 100000\r\n").await;
-        client.send("abc").await;
-        let mut upstream = house.accept().await;
-        upstream.head().await;
-        assert_eq!(upstream.take(3).await, "abc");
+        let (mut client, mut upstream) = house.ask("POST", "/any/x", "Content-Length: 100000\r\n", "abc").await;
         upstream.send("HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno").await;
         let (head, body) = client.answer().await;
         assert_eq!((head.status(), head.field("connection"), body.as_str()), (403, Some("close"), "no"));
@@ -123,12 +115,7 @@ fn an_answer_before_the_end_of_the_upload_is_relayed_and_then_both_sides_close()
 #[test]
 fn a_bad_chunk_ends_the_upstream_connection_without_a_last_chunk() {
     in_house(Plan::default(), async |house| {
-        let mut client = house.connect();
-        client.request("POST", "/any/x", "Transfer-Encoding: chunked\r\n").await;
-        client.send("3\r\nabc\r\n").await;
-        let mut upstream = house.accept().await;
-        upstream.head().await;
-        assert_eq!(upstream.take(8).await, "3\r\nabc\r\n");
+        let (mut client, mut upstream) = house.ask("POST", "/any/x", "Transfer-Encoding: chunked\r\n", "3\r\nabc\r\n").await;
         client.send("zz\r\n").await;
         assert_eq!(upstream.rest().await, "");
         let head = client.head().await;
@@ -139,12 +126,7 @@ fn a_bad_chunk_ends_the_upstream_connection_without_a_last_chunk() {
 #[test]
 fn an_upload_that_breaks_off_beside_its_answer_is_no_fault_of_the_upstream() {
     in_house(Plan::default(), async |house| {
-        let mut client = house.connect();
-        client.request("POST", "/any/x", "Transfer-Encoding: chunked\r\n").await;
-        client.send("3\r\nabc\r\n").await;
-        let mut upstream = house.accept().await;
-        upstream.head().await;
-        assert_eq!(upstream.take(8).await, "3\r\nabc\r\n");
+        let (mut client, mut upstream) = house.ask("POST", "/any/x", "Transfer-Encoding: chunked\r\n", "3\r\nabc\r\n").await;
         upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc").await;
         assert_eq!(client.head().await.status(), 200);
         assert_eq!(client.take(3).await, "abc");
@@ -160,12 +142,7 @@ fn an_upload_that_breaks_off_beside_its_answer_is_no_fault_of_the_upstream() {
 #[test]
 fn an_upload_over_the_limit_is_broken_off() {
     in_house(Plan::default(), async |house| {
-        let mut client = house.connect();
-        client.request("POST", "/small", "Transfer-Encoding: chunked\r\n").await;
-        client.send("9\r\n123456789\r\n").await;
-        let mut upstream = house.accept().await;
-        upstream.head().await;
-        assert_eq!(upstream.take(14).await, "9\r\n123456789\r\n");
+        let (mut client, mut upstream) = house.ask("POST", "/small", "Transfer-Encoding: chunked\r\n", "9\r\n123456789\r\n").await;
         client.send("2\r\nab\r\n").await;
         assert_eq!(upstream.rest().await, "");
         let (head, body) = client.answer().await;
@@ -178,10 +155,7 @@ fn an_upload_over_the_limit_is_broken_off() {
 fn a_download_that_breaks_off_is_not_made_to_look_whole() {
     in_house(Plan::default(), async |house| {
         for framing in ["Content-Length: 10", "Transfer-Encoding: chunked"] {
-            let mut client = house.connect();
-            client.get("/any/x", "").await;
-            let mut upstream = house.accept().await;
-            upstream.head().await;
+            let (mut client, mut upstream) = house.ask("GET", "/any/x", "", "").await;
             upstream.send(&format!("HTTP/1.1 200 OK\r\n{framing}\r\n\r\n")).await;
             assert_eq!(client.head().await.status(), 200);
             upstream.send("3\r\nabc\r\n").await;
@@ -198,10 +172,7 @@ fn a_download_that_breaks_off_is_not_made_to_look_whole() {
 fn an_upstream_that_says_nothing_is_given_up() {
     let quick = |upstream: &mut Upstream| upstream.head_timeout = Duration::from_millis(30);
     in_house(Plan { upstream: Some(quick), ..Plan::default() }, async |house| {
-        let mut client = house.connect();
-        client.get("/any/x", "").await;
-        let mut upstream = house.accept().await;
-        upstream.head().await;
+        let (mut client, mut upstream) = house.ask("GET", "/any/x", "", "").await;
         let (head, body) = client.answer().await;
         assert_eq!(head.status(), 504);
         assert!(body.contains("upstream_timeout"));
@@ -213,10 +184,7 @@ fn an_upstream_that_says_nothing_is_given_up() {
 fn an_answer_that_pauses_for_too_long_is_broken_off() {
     let quick = |upstream: &mut Upstream| upstream.idle_timeout = Duration::from_millis(30);
     in_house(Plan { upstream: Some(quick), ..Plan::default() }, async |house| {
-        let mut client = house.connect();
-        client.get("/any/x", "").await;
-        let mut upstream = house.accept().await;
-        upstream.head().await;
+        let (mut client, mut upstream) = house.ask("GET", "/any/x", "", "").await;
         upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc").await;
         assert_eq!(client.head().await.status(), 200);
         assert_eq!(client.rest().await, "abc");
@@ -317,10 +285,7 @@ fn trailers_of_a_client_are_dropped() {
 #[test]
 fn a_client_that_goes_away_ends_the_exchange_upstream() {
     in_house(Plan::default(), async |house| {
-        let mut client = house.connect();
-        client.get("/any/x", "").await;
-        let mut upstream = house.accept().await;
-        upstream.head().await;
+        let (mut client, mut upstream) = house.ask("GET", "/any/x", "", "").await;
         upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n").await;
         client.head().await;
         drop(client);

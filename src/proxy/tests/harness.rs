@@ -12,8 +12,10 @@ use http::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::{Builder, LocalOptions};
 
 use crate::clock::{Clock, ManualClock, SystemClock, Timestamp};
 use crate::key::{EnvironmentId, FlagSet, Grants, KeyId, Signers, Stamp, States, Token, TokenHash, TokenPrefix};
@@ -44,11 +46,18 @@ pub(super) struct House {
 pub(super) struct HouseClock {
     wall: ManualClock,
     real: SystemClock,
+    /// By how much the monotonic clock is ahead.
+    ahead: Mutex<Duration>,
 }
 
 impl HouseClock {
     pub(super) fn advance(&self, span: Duration) {
         self.wall.advance(span);
+    }
+
+    /// So much time passes, for whoever looks at the monotonic clock.
+    pub(super) fn pass(&self, span: Duration) {
+        *self.ahead.lock() += span;
     }
 }
 
@@ -58,7 +67,7 @@ impl Clock for HouseClock {
     }
 
     fn monotonic(&self) -> std::time::Instant {
-        self.real.monotonic()
+        self.real.monotonic() + *self.ahead.lock()
     }
 }
 
@@ -82,9 +91,8 @@ pub(super) struct Plan {
 
 /// Runs `test` in a house built by `plan`.
 pub(super) fn in_house<F: Future<Output = ()>>(plan: Plan, test: impl FnOnce(House) -> F) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let local = tokio::task::LocalSet::new();
-    local.block_on(&runtime, async {
+    let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+    runtime.expect("a runtime").block_on(async {
         let house = House::build(plan).await;
         tokio::time::timeout(PATIENCE, test(house)).await.expect("the test hangs");
     });
@@ -153,7 +161,8 @@ impl House {
             change(&mut settings);
         }
         let table = Arc::new(Table::new());
-        let clock = Arc::new(HouseClock { wall: ManualClock::at(NOW), real: SystemClock::default() });
+        let clock =
+            Arc::new(HouseClock { wall: ManualClock::at(NOW), real: SystemClock::default(), ahead: Mutex::default() });
         let metrics = Metrics::new().expect("names are well-formed");
         let registry = prometheus::Registry::new();
         metrics.register(&registry).expect("nothing else is registered");
@@ -199,7 +208,12 @@ impl House {
 
     /// A fresh HTTP/1.1 connection to the gateway.
     pub(super) fn connect(&self) -> Wire<DuplexStream> {
-        let (client, server) = tokio::io::duplex(64 * 1024);
+        self.connect_taking(64 * 1024)
+    }
+
+    /// One that takes so many bytes, either way, until they are read.
+    pub(super) fn connect_taking(&self, bytes: usize) -> Wire<DuplexStream> {
+        let (client, server) = tokio::io::duplex(bytes);
         let (gateway, peer) = (Rc::clone(&self.gateway), Rc::clone(&self.peer));
         self.peer.spawn(async move {
             let service = service_fn(move |request: Request<Incoming>| {
@@ -208,6 +222,7 @@ impl House {
             });
             let connection = hyper::server::conn::http1::Builder::new()
                 .half_close(true)
+                .max_buf_size(64 * 1024)
                 .serve_connection(TokioIo::new(server), service)
                 .with_upgrades();
             // How it ends is what the test looks at from the other side.
@@ -259,9 +274,27 @@ impl House {
         sender
     }
 
+    /// A request by a client of its own, with the token of key 1, these fields, each with its line end, and this much
+    /// of a body, that has reached its upstream over a connection of its own.
+    pub(super) async fn ask(
+        &self,
+        method: &str,
+        path: &str,
+        fields: &str,
+        body: &str,
+    ) -> (Wire<DuplexStream>, Wire<TcpStream>) {
+        let mut client = self.connect();
+        client.request(method, path, fields).await;
+        client.send(body).await;
+        let mut upstream = self.accept().await;
+        upstream.head().await;
+        assert_eq!(upstream.take(body.len()).await, body);
+        (client, upstream)
+    }
+
     /// The next connection that the gateway makes to its upstream.
     pub(super) async fn accept(&self) -> Wire<TcpStream> {
-        Wire::new(self.upstream.accept().await.expect("a connection").0)
+        Wire::accept(&self.upstream).await
     }
 
     /// What is scraped.
@@ -294,6 +327,13 @@ pub(super) fn target(address: SocketAddr) -> Target {
 pub(super) struct Wire<S> {
     stream: S,
     seen: Vec<u8>,
+}
+
+impl Wire<TcpStream> {
+    /// The next connection that is made there.
+    pub(super) async fn accept(listener: &TcpListener) -> Self {
+        Self::new(listener.accept().await.expect("a connection").0)
+    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {

@@ -1,10 +1,12 @@
 //! Connections to upstreams: kept, found dead, replaced; and requests that are sent once.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::net::TcpListener;
 
-use super::harness::{Plan, in_house, target};
+use super::harness::{Plan, Wire, in_house, target, token};
 use crate::proxy::{Settings, Upstream};
 
 const EMPTY: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
@@ -84,10 +86,7 @@ fn a_request_that_may_have_had_an_effect_is_never_sent_twice() {
 #[test]
 fn a_request_whose_answer_had_begun_is_not_sent_again() {
     in_house(Plan::default(), async |house| {
-        let mut client = house.connect();
-        client.get("/any/x", "").await;
-        let mut upstream = house.accept().await;
-        upstream.head().await;
+        let (mut client, mut upstream) = house.ask("GET", "/any/x", "", "").await;
         upstream.send(EMPTY).await;
         client.head().await;
         client.get("/any/x", "").await;
@@ -127,13 +126,56 @@ fn a_connection_is_not_kept_past_its_time() {
     });
 }
 
+/// A body that ends when it is told to.
+struct EndsWhenTold(tokio::sync::oneshot::Receiver<()>);
+
+impl http_body::Body for EndsWhenTold {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, Self::Error>>> {
+        std::pin::Pin::new(&mut self.0).poll(cx).map(|_told| None)
+    }
+}
+
+#[test]
+fn a_connection_is_as_old_as_it_is_once_a_body_was_proved_empty() {
+    let short = |upstream: &mut Upstream| upstream.pool_idle = Duration::from_secs(30);
+    in_house(Plan { upstream: Some(short), ..Plan::default() }, async |house| {
+        let mut client = house.connect();
+        client.get("/any/x", "").await;
+        let mut old = house.accept().await;
+        old.head().await;
+        old.send(EMPTY).await;
+        assert_eq!(client.head().await.status(), 200);
+        // Said to be empty, and not yet at its end: it waits, and the connection grows too old meanwhile.
+        let mut sender = house.connect_http2().await;
+        let (end, told) = tokio::sync::oneshot::channel();
+        let request = http::Request::post("https://api.example/any/y")
+            .header("authorization", format!("Bearer {}", token(1)))
+            .header("content-length", "0")
+            .body(EndsWhenTold(told))
+            .expect("a request");
+        let answer = tokio::task::spawn_local(sender.send_request(request));
+        while house.shared.in_flight.load(Ordering::Relaxed) == 0 {
+            tokio::task::yield_now().await;
+        }
+        house.clock.pass(Duration::from_secs(60));
+        end.send(()).expect("the request waits");
+        let mut fresh = house.accept().await;
+        assert_eq!(fresh.head().await.line(), "POST /any/y HTTP/1.1");
+        fresh.send(EMPTY).await;
+        assert_eq!(answer.await.expect("no panic").expect("an answer").status(), 200);
+    });
+}
+
 #[test]
 fn an_answer_with_length_and_coding_is_read_by_its_coding_and_closes() {
     in_house(Plan::default(), async |house| {
-        let mut client = house.connect();
-        client.get("/any/x", "").await;
-        let mut upstream = house.accept().await;
-        upstream.head().await;
+        let (mut client, mut upstream) = house.ask("GET", "/any/x", "", "").await;
         upstream
             .send("HTTP/1.1 200 OK\r\nContent-Length: 100\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n")
             .await;
@@ -194,6 +236,55 @@ fn targets_take_turns() {
         two.get("/any/x", "").await;
         let (first, second) = tokio::join!(house.upstream.accept(), other.accept());
         assert!(first.is_ok() && second.is_ok());
+    });
+}
+
+#[test]
+fn what_a_reload_took_away_is_let_go_of_though_a_stream_that_began_before_goes_on() {
+    in_house(Plan::default(), async |house| {
+        let other = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let stays = house.upstream.local_addr().expect("an address");
+        retarget(&house.shared.settings, vec![stays, other.local_addr().expect("an address")]);
+        let mut clients = [house.connect(), house.connect(), house.connect(), house.connect()];
+        for client in &mut clients {
+            client.get("/any/x", "").await;
+        }
+        let (mut first, mut second) = (house.accept().await, house.accept().await);
+        let mut gone = [Wire::accept(&other).await, Wire::accept(&other).await];
+        // The target that stays sends a stream; of the other one connection lies idle, and one is in use.
+        for upstream in &mut gone {
+            upstream.head().await;
+        }
+        for upstream in [&mut first, &mut second] {
+            upstream.head().await;
+            upstream.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+        }
+        gone[0].send(EMPTY).await;
+        let target = other.local_addr().expect("an address");
+        let series = format!("keyward_upstream_idle_connections{{upstream=\"api\",target=\"{target}\"}} ");
+        let is_idle = |count: u64| house.metrics().lines().any(|line| line == format!("{series}{count}"));
+        while !is_idle(1) {
+            tokio::task::yield_now().await;
+        }
+        retarget(&house.shared.settings, vec![stays]);
+        let [kept, used] = &mut gone;
+        assert_eq!(kept.rest().await, "");
+        assert!(is_idle(0));
+        used.send(EMPTY).await;
+        assert_eq!(used.rest().await, "");
+        assert!(is_idle(0));
+        first.send("2\r\nok\r\n0\r\n\r\n").await;
+        second.send("2\r\nok\r\n0\r\n\r\n").await;
+        let mut streamed = 0;
+        for client in &mut clients {
+            let head = client.head().await;
+            assert_eq!(head.status(), 200);
+            if head.field("transfer-encoding").is_some() {
+                assert_eq!(client.take(12).await, "2\r\nok\r\n0\r\n\r\n");
+                streamed += 1;
+            }
+        }
+        assert_eq!(streamed, 2);
     });
 }
 

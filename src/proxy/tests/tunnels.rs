@@ -271,6 +271,36 @@ fn an_answer_that_nobody_reads_is_cut_at_its_source() {
 }
 
 #[test]
+fn an_answer_over_http_1_that_nobody_reads_is_cut_at_its_source_however_little_of_it_came() {
+    in_house(Plan::default(), async |house| {
+        let coded = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n";
+        let large = format!("X-Large: {}\r\n", "x".repeat(60 * 1024));
+        for (number, answer) in [
+            // More pieces than are taken on at a time, of a byte each.
+            (1, format!("{coded}\r\n{}", "1\r\nx\r\n".repeat(20))),
+            (2, format!("{coded}{large}\r\n{}", "1000\r\n".to_owned() + &"x".repeat(0x1000) + "\r\n")),
+            (3, format!("HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n{large}\r\n{}", "x".repeat(4999))),
+        ] {
+            house.put(number, |_| {});
+            let mut client = house.connect_taking(64);
+            let bearer = token(number);
+            client.send(&format!("GET /any/much HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {bearer}\r\n\r\n")).await;
+            let mut upstream = house.accept().await;
+            upstream.head().await;
+            upstream.send(&answer).await;
+            // It is on its way, and nobody takes more of it than its first bytes.
+            assert_eq!(client.take(12).await, "HTTP/1.1 200");
+            house.put(number, |row| row.states.revoked = true);
+            let version = house.table.version();
+            let mut reviewed = house.table.reviewed();
+            reviewed.wait_for(|reviewed| *reviewed >= version).await.expect("the table lives");
+            let closed = tokio::time::timeout(Duration::from_secs(5), upstream.rest());
+            assert_eq!(closed.await.expect("cut"), "", "answer {number}");
+        }
+    });
+}
+
+#[test]
 fn an_answer_over_http_2_that_nobody_reads_is_cut_at_its_source_however_little_of_it_came() {
     in_house(Plan::default(), async |house| {
         for (number, window, length) in [(1, 1, "100000"), (2, 0, "100000"), (3, 1, "5000"), (4, 1, "100000000")] {

@@ -26,14 +26,14 @@ impl Chooser {
         Self { balance, slow_start, turn: Cell::new(0) }
     }
 
-    /// The index of the next target of `count`, but none of the set `tried`. One that checks found
+    /// The index of the next target of `count`, but none of `tried`. One that checks found
     /// down is never chosen. One that is ejected is chosen only where nothing else is left: with all
     /// ejected it is better to try than to refuse.
     pub(super) fn next<'s>(
         &self,
         count: usize,
         of: impl Fn(usize) -> Option<Candidate<'s>>,
-        tried: u64,
+        tried: &[usize],
         now: impl Fn() -> Millis,
     ) -> Option<usize> {
         let turn = self.turn.get();
@@ -42,7 +42,7 @@ impl Chooser {
         let (mut held_back, mut ejected) = (None, None);
         for step in 0..count {
             let at = turn.wrapping_add(step).checked_rem(count)?;
-            if tried & (1 << at) != 0 {
+            if tried.contains(&at) {
                 continue;
             }
             let Candidate { standing, active } = of(at)?;
@@ -98,7 +98,7 @@ mod tests {
         let mut counts = vec![0; standings.len()];
         let of = |at: usize| Some(Candidate { standing: standings.get(at)?, active: load[at] });
         for _ in 0..turns {
-            if let Some(at) = chooser.next(standings.len(), of, 0, || 1001) {
+            if let Some(at) = chooser.next(standings.len(), of, &[], || 1001) {
                 counts[at] += 1;
             }
         }
@@ -113,6 +113,17 @@ mod tests {
     fn each_has_its_turn() {
         let chooser = Chooser::new(Balance::RoundRobin, Duration::ZERO);
         assert_eq!(counted(&chooser, &three(), &[9, 0, 0], 300), [100, 100, 100]);
+    }
+
+    #[test]
+    fn what_was_tried_is_not_chosen_again_however_many_there_are() {
+        let standings: Vec<Standing> = (0..1_000).map(|_| Standing::default()).collect();
+        let tried: Vec<usize> = (0..1_000).filter(|at| *at != 777).collect();
+        let of = |at: usize| Some(Candidate { standing: standings.get(at)?, active: 0 });
+        for balance in [Balance::RoundRobin, Balance::LeastRequests] {
+            let chooser = Chooser::new(balance, Duration::ZERO);
+            assert_eq!(chooser.next(standings.len(), of, &tried, || 1), Some(777));
+        }
     }
 
     #[test]

@@ -133,22 +133,21 @@ impl<D: Dial> Service<D> {
         }
     }
 
-    /// Sends `request`, `now`. `transfer` tells how far its body has come. `http1`: nothing else will do.
+    /// Sends `request`, `now` where that is known. `transfer` tells how far its body has come. `http1`: nothing else will do.
     pub(crate) async fn send(
         &self,
         request: Box<Asked>,
         transfer: &Transfer,
         http1: bool,
-        now: std::time::Instant,
+        now: Option<std::time::Instant>,
     ) -> Result<Exchange<D>, Failure> {
         self.budget.earn();
         let mut request = request;
-        let mut tried = 0;
+        let mut tried = Vec::new();
         let mut last = None;
         // The clock is asked again only where time may have passed.
-        let mut now = Some(now);
-        while let Some((at, pool)) = self.next(tried) {
-            tried |= 1 << at;
+        let mut now = now;
+        while let Some((at, pool)) = self.next(&tried) {
             if last.is_some() && !self.may_retry(Retry::Target) {
                 break;
             }
@@ -161,6 +160,7 @@ impl<D: Dial> Service<D> {
                     self.note(pool, &failure, transfer);
                     request = back;
                     last = Some(failure);
+                    tried.push(at);
                 }
                 Tried::Failed(failure) => {
                     self.note(pool, &failure, transfer);
@@ -171,7 +171,7 @@ impl<D: Dial> Service<D> {
         Err(last.unwrap_or(Failure::NoTarget))
     }
 
-    fn next(&self, tried: u64) -> Option<(usize, &Rc<Pool<D>>)> {
+    fn next(&self, tried: &[usize]) -> Option<(usize, &Rc<Pool<D>>)> {
         let of = |at: usize| {
             let pool = self.pools.get(at)?;
             Some(Candidate { standing: &pool.standing, active: pool.active() })

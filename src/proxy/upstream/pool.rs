@@ -42,6 +42,8 @@ pub(crate) struct Pool<D: Dial> {
     /// Requests that are there now.
     active: Cell<usize>,
     born: Cell<u32>,
+    /// Whether it is configured no longer: what requests still use of it is not kept.
+    retired: Cell<bool>,
     cells: Arc<PoolCells>,
     chores: RefCell<JoinSet<()>>,
 }
@@ -114,7 +116,7 @@ impl<D: Dial> Lease<D> {
     pub(crate) fn give_back_at(self, now: Instant) {
         let Self { link, open, until, at: Active(ref pool), size, rested: _ } = self;
         // One that is shared is still there.
-        if link.is_multiplexed() || !link.is_kept() {
+        if link.is_multiplexed() || !link.is_kept() || pool.retired.get() {
             return;
         }
         let mut idle = pool.idle.borrow_mut();
@@ -150,6 +152,7 @@ impl<D: Dial> Pool<D> {
             resolver: Resolver::new(),
             active: Cell::default(),
             born: Cell::default(),
+            retired: Cell::new(false),
             cells,
             chores: RefCell::default(),
         })
@@ -163,6 +166,14 @@ impl<D: Dial> Pool<D> {
             (Some(_), None) | (None, Some(_)) => false,
         };
         self.target == *target && same_tls
+    }
+
+    /// Lets go of all idle connections, and keeps none from now on. One request that lasts keeps all of the
+    /// configuration that it began with, and nobody sweeps what is of an old one.
+    pub(crate) fn retire(&self) {
+        self.retired.set(true);
+        drop((self.idle.take(), self.shared.take()));
+        self.count(0);
     }
 
     pub(super) const fn target(&self) -> &Target {
@@ -295,11 +306,11 @@ impl<D: Dial> Pool<D> {
         }
         let open = OpenCount::new(&self.cells);
         let link = match share {
-            Some(share) => {
+            Some(share) if !self.retired.get() => {
                 self.shared.borrow_mut().push(Idle { link, open: Rc::clone(&open), until, since: now });
                 share
             }
-            None => link,
+            Some(_) | None => link,
         };
         Ok(Dialled { lease: Lease { link, open, until, at, size: upstream.pool_size, rested: false }, anew: true })
     }

@@ -11,6 +11,7 @@ use http::{Method, Request};
 use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -125,9 +126,7 @@ impl House {
         request.headers_mut().insert("host", "service.example".parse().expect("a value"));
         let transfer = Transfer::default();
         transfer.end();
-        let Ok(exchange) =
-            self.service.send(Box::new(Asked::of(request)), &transfer, false, self.clock.monotonic()).await
-        else {
+        let Ok(exchange) = self.service.send(Box::new(Asked::of(request)), &transfer, false, None).await else {
             return "nobody".to_owned();
         };
         let name = exchange.response.into_body().collect().await.expect("an answer").to_bytes();
@@ -151,9 +150,8 @@ async fn answer(mut stream: TcpStream, name: &'static str) {
 }
 
 fn in_house<F: Future<Output = ()>>(test: impl FnOnce(House) -> F) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let local = tokio::task::LocalSet::new();
-    local.block_on(&runtime, async {
+    let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+    runtime.expect("a runtime").block_on(async {
         tokio::time::timeout(Duration::from_secs(20), test(House::new())).await.expect("the test hangs");
     });
 }

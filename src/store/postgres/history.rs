@@ -108,7 +108,7 @@ async fn accept(transaction: &Transaction, actor: Actor, after: u64) -> Result<(
 }
 
 /// A key that was revoked by a gateway alone, or a user that was deleted by one, is as the backup had it; a
-/// grace that ended with it stays ended, and a rotation is planned anew.
+/// grace that ended with it stays ended, and a rotation is planned anew where the key was not replaced.
 async fn take_back(transaction: &Transaction, retold: &Retold, stamp: Stamp, actor: &str) -> Result<(), Fault> {
     let (revision, ordinal, at) = (to_sql(stamp.revision), i64::from(stamp.ordinal), transaction.now().nanos());
     let (key, user) = subject_columns(Some(&retold.subject));
@@ -116,7 +116,8 @@ async fn take_back(transaction: &Transaction, retold: &Retold, stamp: Stamp, act
         Subject::Key(_) => (
             EventKind::KeyUpdated,
             "UPDATE keyward.keys SET revoked = false, revoked_at = NULL, updated_at = $3, revision = $1, ordinal = $2, \
-             rotation_next_at = $3 + rotation_days * 86400000000000 WHERE id = $4",
+             rotation_next_at = CASE WHEN replaced_by IS NULL THEN $3 + rotation_days * 86400000000000 END \
+             WHERE id = $4",
             (&key, Type::UUID),
         ),
         Subject::User(_) => (

@@ -121,6 +121,9 @@ pub(super) async fn fill(
     if request.ended_by_gateways {
         reading.ended_by_gateways = ended_by_gateways(transaction, &reading).await?;
     }
+    if let Some(cursor) = request.leads_on_from {
+        reading.leads_on = poll(transaction, cursor).await?.leads_on_from(cursor);
+    }
     Ok(reading)
 }
 

@@ -118,14 +118,15 @@ fn accept(
 }
 
 /// A key that was revoked by a gateway alone, or a user that was deleted by one, is as the backup had it; a
-/// grace that ended with it stays ended, and a rotation is planned anew.
+/// grace that ended with it stays ended, and a rotation is planned anew where the key was not replaced.
 fn take_back(connection: &Connection, subject: &Subject, stamp: Stamp, now: Timestamp) -> Result<(), Fault> {
     let (at, revision) = (now.nanos(), to_sql(stamp.revision));
     match subject {
         Subject::Key(id) => connection
             .prepare_cached(
                 "UPDATE keys SET revoked = 0, revoked_at = NULL, updated_at = ?2, revision = ?3, ordinal = ?4, \
-                 rotation_next_at = ?2 + rotation_days * 86400000000000 WHERE id = ?1",
+                 rotation_next_at = CASE WHEN replaced_by IS NULL THEN ?2 + rotation_days * 86400000000000 END \
+                 WHERE id = ?1",
             )?
             .execute(params![id.bits().to_be_bytes(), at, revision, stamp.ordinal])?,
         Subject::User(id) => connection

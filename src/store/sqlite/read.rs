@@ -91,6 +91,9 @@ pub(super) fn reading(connection: &Connection, request: &ReadRequest, now: Times
     if request.ended_by_gateways {
         reading.ended_by_gateways = ended_by_gateways(connection, &reading)?;
     }
+    if let Some(cursor) = request.leads_on_from {
+        reading.leads_on = poll(connection, cursor, now)?.leads_on_from(cursor);
+    }
     Ok(reading)
 }
 

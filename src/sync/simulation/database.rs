@@ -532,12 +532,15 @@ impl Store for Link {
 pub(super) struct Retells(pub(super) Arc<Link>);
 
 impl Reassert for Retells {
-    fn end<'a>(&'a self, subject: &'a Subject) -> crate::table::BoxFuture<'a, Reasserted> {
+    fn end<'a>(&'a self, subject: &'a Subject, at: Cursor) -> crate::table::BoxFuture<'a, Reasserted> {
         Box::pin(async move {
             if *self.0.mood.lock() == Mood::Gone {
                 return Reasserted::Failed("gone".to_owned());
             }
             let mut inner = self.0.database.0.lock();
+            if !self.0.poll_of(&inner.held, at).leads_on_from(at) {
+                return Reasserted::OtherHistory;
+            }
             match subject {
                 Subject::Key(id) => {
                     let Some(key) = inner.held.keys.get(id).cloned() else { return Reasserted::Absent };

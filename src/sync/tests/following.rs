@@ -14,8 +14,7 @@ use crate::table::{Freshness, MissAnswer};
 
 #[tokio::test]
 async fn what_the_store_commits_is_enforced_and_reported() {
-    let house = House::new();
-    house.store.commit(keys((0..10).map(key)));
+    let house = House::with(10);
     let mut run = house.run();
     assert_eq!(run.freshness(), Freshness::Empty);
     run.turn().await;
@@ -41,8 +40,7 @@ async fn one_change_of_a_user_changes_all_its_keys() {
         key
     })));
     house.store.commit(rows);
-    let mut run = house.run();
-    run.turn().await;
+    let mut run = house.follower().await;
     let meets =
         |run: &Run, number| run.table.lookup(&hash(number)).expect("a known key").flags.meets(&"jobs:read".split('.'));
     assert!(meets(&run, 0) && meets(&run, 1));
@@ -60,10 +58,8 @@ async fn one_change_of_a_user_changes_all_its_keys() {
 
 #[tokio::test]
 async fn a_read_that_breaks_off_changes_nothing() {
-    let house = House::new();
-    house.store.commit(keys([key(0)]));
-    let mut run = house.run();
-    run.turn().await;
+    let house = House::with(1);
+    let mut run = house.follower().await;
     house.store.set(Mood::BreaksOff);
     house.store.commit(keys([key(1)]));
     run.turn().await;
@@ -75,13 +71,11 @@ async fn a_read_that_breaks_off_changes_nothing() {
 
 #[tokio::test]
 async fn a_restored_store_cannot_revive_what_was_revoked_here() {
-    let house = House::new();
-    house.store.commit(keys((0..10).map(key)));
+    let house = House::with(10);
     let backup = house.store.backup();
     house.store.commit(keys([revoked(1)]));
     house.store.commit(keys([revoked(20)]));
-    let mut run = house.run();
-    run.turn().await;
+    let mut run = house.follower().await;
     house.store.restore(backup);
     house.store.commit(keys([key(30)]));
     house.store.commit(keys([key(31)]));
@@ -94,8 +88,7 @@ async fn a_restored_store_cannot_revive_what_was_revoked_here() {
     run.turn().await;
     assert_eq!(run.metrics.alarms_of(Alarm::History), 1);
     run.drain().await;
-    let mut run = house.run();
-    run.turn().await;
+    let mut run = house.follower().await;
     assert_eq!(run.status(1), Some(Status::Revoked), "after a restart too");
     house.store.commit(keys([key(1)]));
     run.turn().await;
@@ -105,28 +98,22 @@ async fn a_restored_store_cannot_revive_what_was_revoked_here() {
 
 #[tokio::test]
 async fn a_restore_while_the_gateway_was_down_is_noticed_at_its_start() {
-    let house = House::new();
-    house.store.commit(keys((0..10).map(key)));
+    let house = House::with(10);
     let backup = house.store.backup();
     house.store.commit(keys([revoked(1)]));
-    let mut run = house.run();
-    run.turn().await;
-    run.drain().await;
+    house.follower().await.drain().await;
     house.store.restore(backup);
-    let mut run = house.run();
-    run.turn().await;
+    let run = house.follower().await;
     assert_eq!((run.freshness(), run.status(1)), (Freshness::Fresh, Some(Status::Revoked)));
     assert_eq!(run.metrics.alarms_of(Alarm::TakenBack), 1);
 }
 
 #[tokio::test]
 async fn a_reload_that_would_lose_too_many_keys_or_is_of_another_store_is_refused() {
-    let house = House::new();
-    house.store.commit(keys((0..2).map(key)));
+    let house = House::with(2);
     let backup = house.store.backup();
     house.store.commit(keys((2..10).map(key)));
-    let mut run = house.run();
-    run.turn().await;
+    let mut run = house.follower().await;
     house.store.restore(backup);
     run.turn().await;
     assert_eq!(run.table.keys(), 10);
@@ -148,10 +135,8 @@ async fn a_reload_that_would_lose_too_many_keys_or_is_of_another_store_is_refuse
 
 #[tokio::test]
 async fn a_lost_store_makes_the_table_stale_in_the_end() {
-    let house = House::new();
-    house.store.commit(keys([key(0)]));
-    let mut run = house.run();
-    run.turn().await;
+    let house = House::with(1);
+    let mut run = house.follower().await;
     house.store.set(Mood::Gone);
     run.turn().await;
     assert_eq!(run.freshness(), Freshness::Fresh);
@@ -166,10 +151,8 @@ async fn a_lost_store_makes_the_table_stale_in_the_end() {
 
 #[tokio::test]
 async fn usage_is_written_in_order_and_counted_again_where_it_was_not_taken() {
-    let house = House::new();
-    house.store.commit(keys((0..3).map(key)));
-    let mut run = house.run();
-    run.turn().await;
+    let house = House::with(3);
+    let run = house.follower().await;
     let now = house.clock.now();
     let slot = |number| run.table.lookup(&hash(number)).expect("a known key").slot;
     run.table.used(slot(2), now.plus(Duration::from_secs(5)));
@@ -188,8 +171,7 @@ async fn usage_is_written_in_order_and_counted_again_where_it_was_not_taken() {
 
 #[tokio::test]
 async fn a_running_follower_applies_a_commit_and_leaves_a_snapshot_when_it_is_stopped() {
-    let house = House::new();
-    house.store.commit(keys([key(0)]));
+    let house = House::with(1);
     let Run { sync, table, .. } = house.run();
     let (stop, stopped) = watch::channel(false);
     let running = std::thread::spawn(move || {
@@ -206,17 +188,14 @@ async fn a_running_follower_applies_a_commit_and_leaves_a_snapshot_when_it_is_st
     running.join().expect("the follower ends");
     assert_eq!(house.store.backup().usage.len(), 1);
     house.store.set(Mood::Gone);
-    let mut run = house.run();
-    run.turn().await;
+    let run = house.follower().await;
     assert_eq!(run.status(0), Some(Status::Revoked));
 }
 
 #[tokio::test]
 async fn what_was_found_in_a_history_that_is_lost_does_not_stay() {
-    let house = House::new();
-    house.store.commit(keys((0..10).map(key)));
-    let mut run = house.run();
-    run.turn().await;
+    let house = House::with(10);
+    let mut run = house.follower().await;
     let backup = house.store.backup();
     let owned = |number: u32| {
         let mut key = key(number);
@@ -240,12 +219,10 @@ async fn what_was_found_in_a_history_that_is_lost_does_not_stay() {
 
 #[tokio::test]
 async fn a_fleet_does_not_read_everything_at_one_moment_and_serves_meanwhile() {
-    let house = House::new();
-    house.store.commit(keys((0..2_000).map(key)));
+    let house = House::with(2_000);
     let backup = house.store.backup();
     house.store.commit(keys([revoked(1)]));
-    let mut run = house.run();
-    run.turn().await;
+    let mut run = house.follower().await;
     house.store.restore(backup);
     run.turn().await;
     run.turn().await;
@@ -256,4 +233,41 @@ async fn a_fleet_does_not_read_everything_at_one_moment_and_serves_meanwhile() {
     run.turn().await;
     assert_eq!((run.metrics.reloads.get(), run.metrics.alarms_of(Alarm::History)), (2, 1));
     assert_eq!((run.table.applied(), run.status(1)), (1, Some(Status::Revoked)));
+}
+
+#[tokio::test]
+async fn a_history_that_is_found_out_by_what_a_miss_found_is_read_anew_however_long_that_takes() {
+    let house = House::with(1_000);
+    let mut run = house.follower().await;
+    let backup = house.store.backup();
+    house.store.commit(keys([key(2_000)]));
+    assert!(matches!(run.resolve(2_000).await, MissAnswer::Found(_)));
+    house.store.restore(backup.clone());
+    house.store.commit(keys([key(2_001)]));
+    for _ in 0..2 {
+        run.turn().await;
+        assert_eq!((run.metrics.reloads.get(), run.status(2_000)), (1, Some(Status::Active)), "its turn has not come");
+    }
+    house.clock.advance(Duration::from_millis(20));
+    run.turn().await;
+    assert_eq!((run.metrics.reloads.get(), run.status(2_000)), (2, None), "nobody could revoke it any more");
+    assert_eq!((run.status(2_001), run.metrics.alarms_of(Alarm::History)), (Some(Status::Active), 1));
+}
+
+#[tokio::test]
+async fn a_history_that_comes_back_before_it_was_read_anew_leaves_nothing_for_the_next() {
+    let house = House::with(2_000);
+    let backup = house.store.backup();
+    house.store.commit(keys([revoked(1)]));
+    let mut run = house.follower().await;
+    let newest = house.store.backup();
+    for alarms in 1..3 {
+        house.store.restore(backup.clone());
+        run.turn().await;
+        assert_eq!((run.metrics.reloads.get(), run.metrics.alarms_of(Alarm::History)), (1, alarms));
+        house.store.restore(newest.clone());
+        run.turn().await;
+        house.clock.advance(Duration::from_secs(60));
+    }
+    assert_eq!(run.metrics.reloads.get(), 1);
 }

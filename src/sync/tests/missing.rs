@@ -14,10 +14,8 @@ use crate::wire::FailureLimit;
 
 #[tokio::test]
 async fn a_key_works_before_the_feed_has_brought_it() {
-    let house = House::new();
-    house.store.commit(keys([key(0)]));
-    let mut run = house.run();
-    run.turn().await;
+    let house = House::with(1);
+    let mut run = house.follower().await;
     assert!(matches!(run.resolve(1).await, MissAnswer::Unknown));
     let mut owned = key(1);
     owned.user = Some("ann".parse().expect("a user id"));
@@ -35,10 +33,8 @@ async fn a_key_works_before_the_feed_has_brought_it() {
 
 #[tokio::test]
 async fn what_was_looked_for_in_vain_is_looked_for_again_after_any_change() {
-    let house = House::new();
-    house.store.commit(keys([key(0)]));
-    let mut run = house.run();
-    run.turn().await;
+    let house = House::with(1);
+    let mut run = house.follower().await;
     assert!(matches!(run.resolve(1).await, MissAnswer::Unknown));
     assert!(matches!(run.resolve(1).await, MissAnswer::Unknown));
     assert_eq!(house.store.finds.load(Ordering::SeqCst), 1);
@@ -50,10 +46,8 @@ async fn what_was_looked_for_in_vain_is_looked_for_again_after_any_change() {
 
 #[tokio::test]
 async fn many_who_ask_for_one_token_cost_one_read_and_one_who_leaves_stops_nobody() {
-    let house = House::new();
-    house.store.commit(keys([key(0)]));
-    let mut run = house.run();
-    run.turn().await;
+    let house = House::with(1);
+    let run = house.follower().await;
     house.store.commit(keys([key(1)]));
     let all = house.store.gate.acquire_many(1_000_000).await.expect("the gate is open");
     let (now, wanted) = (house.clock.now(), hash(1));
@@ -91,8 +85,7 @@ async fn junk_is_limited_by_client_and_by_the_whole_and_never_stands_before_a_to
     house.settings.failure_limit = FailureLimit { per_second: 10, burst: 5, ..FailureLimit::default() };
     house.settings.misses_per_second = 3;
     house.store.commit(keys([key(0), revoked(1)]));
-    let mut run = house.run();
-    run.turn().await;
+    let run = house.follower().await;
     for number in 100..103 {
         assert!(matches!(run.resolve(number).await, MissAnswer::Unknown));
     }
@@ -107,8 +100,7 @@ async fn junk_is_limited_by_client_and_by_the_whole_and_never_stands_before_a_to
 
 #[tokio::test]
 async fn an_unknown_token_is_not_called_bad_for_a_while_after_the_store_was_lost() {
-    let house = House::new();
-    house.store.commit(keys([key(0)]));
+    let house = House::with(1);
     let mut run = house.run();
     assert!(matches!(run.resolve(1).await, MissAnswer::UnknownYet), "nothing is loaded");
     run.turn().await;
@@ -128,8 +120,7 @@ async fn an_unknown_token_is_not_called_bad_for_a_while_after_the_store_was_lost
 async fn a_key_that_only_the_feed_may_bring_is_found_once_the_feed_has_brought_it() {
     let house = House::new();
     house.store.commit(vec![Row::User(user("ann", &["jobs:read"]))]);
-    let mut run = house.run();
-    run.turn().await;
+    let mut run = house.follower().await;
     // What is new of a user that is known has to be remembered, and the feed does that.
     house.store.commit(vec![Row::User(user("ann", &["jobs:write"]))]);
     let mut owned = key(1);

@@ -7,19 +7,22 @@ mod remembering;
 mod restoring;
 mod walking;
 
+use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tempfile::TempDir;
 
 use crate::clock::{Clock, ManualClock, Timestamp};
 use crate::key::Status;
-use crate::sync::fake::{FakeStore, hash};
+use crate::sync::fake::{FakeStore, Retells, hash, key, keys};
 use crate::sync::loan::Ask;
 use crate::sync::metrics::SyncMetrics;
 use crate::sync::reconcile::Went;
-use crate::sync::{MacKey, Parts, Settings, StateError, Sync};
+use crate::sync::state::{Disk, DiskFile, Folder, StateDir};
+use crate::sync::{MacKey, Parts, Reassert, Settings, StateError, Sync};
 use crate::table::{Freshness, MissAnswer, Table};
 
 /// A folder, a store and a clock, over which gateways are started one after the other.
@@ -28,6 +31,76 @@ struct House {
     store: Arc<FakeStore>,
     clock: Arc<ManualClock>,
     settings: Settings,
+    reassert: Option<Arc<dyn Reassert>>,
+    /// In the place of the machine's own.
+    disk: Option<Arc<MoodyDisk>>,
+}
+
+/// The machine's disk, as it pleases.
+#[derive(Debug)]
+struct MoodyDisk {
+    folder: Folder,
+    mood: Mutex<DiskMood>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum DiskMood {
+    Well,
+    Full,
+    /// Whoever writes next panics.
+    Panics,
+}
+
+impl MoodyDisk {
+    fn set(&self, mood: DiskMood) {
+        *self.mood.lock() = mood;
+    }
+
+    fn write(&self) -> io::Result<()> {
+        let mut mood = self.mood.lock();
+        match *mood {
+            DiskMood::Well => Ok(()),
+            DiskMood::Full => Err(io::ErrorKind::StorageFull.into()),
+            DiskMood::Panics => {
+                *mood = DiskMood::Well;
+                drop(mood);
+                panic!("a disk that was told to");
+            }
+        }
+    }
+}
+
+impl Disk for MoodyDisk {
+    fn read(&self, name: &str) -> io::Result<Vec<u8>> {
+        self.folder.read(name)
+    }
+
+    fn names(&self) -> io::Result<Vec<String>> {
+        self.folder.names()
+    }
+
+    fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        self.write()?;
+        self.folder.create(name)
+    }
+
+    fn append(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        self.write()?;
+        self.folder.append(name)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.write()?;
+        self.folder.rename(from, to)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.folder.remove(name)
+    }
+
+    fn sync_names(&self) -> io::Result<()> {
+        self.folder.sync_names()
+    }
 }
 
 /// One run of a gateway.
@@ -49,7 +122,30 @@ impl House {
         let folder = tempfile::tempdir().expect("a folder for the test");
         let clock = Arc::new(ManualClock::at(begin()));
         let settings = Settings::new(folder.path().join("state"));
-        Self { folder, store: Arc::new(FakeStore::new(Arc::clone(&clock))), clock, settings }
+        let store = Arc::new(FakeStore::new(Arc::clone(&clock)));
+        Self { folder, store, clock, settings, reassert: None, disk: None }
+    }
+
+    /// One whose store has so many keys, numbered from 0.
+    fn with(count: u32) -> Self {
+        let house = Self::new();
+        house.store.commit(keys((0..count).map(key)));
+        house
+    }
+
+    /// From here on gateways tell the store again what it forgot.
+    fn retells(&mut self) -> Arc<Retells> {
+        let retells = Retells::to(&self.store);
+        self.reassert = Some(Arc::<Retells>::clone(&retells));
+        retells
+    }
+
+    /// From here on gateways have a disk of moods.
+    fn disk(&mut self) -> Arc<MoodyDisk> {
+        std::fs::create_dir_all(self.state()).expect("a folder");
+        let disk = Arc::new(MoodyDisk { folder: Folder(self.state()), mood: Mutex::new(DiskMood::Well) });
+        self.disk = Some(Arc::clone(&disk));
+        disk
     }
 
     fn start(&self) -> Result<Run, StateError> {
@@ -58,22 +154,44 @@ impl House {
 
     fn start_with(&self, lent_lock: Option<std::fs::File>) -> Result<Run, StateError> {
         let (table, metrics) = (Arc::new(Table::new()), Arc::new(SyncMetrics::new()));
-        let sync = Sync::start(Parts {
+        let parts = Parts {
             settings: self.settings.clone(),
             store: Arc::clone(&self.store) as Arc<dyn crate::store::Store>,
             table: Arc::clone(&table),
             clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
             mac_key: MacKey::new(&[7; 32]),
             metrics: Arc::clone(&metrics),
-            reassert: None,
+            reassert: self.reassert.clone(),
             stale_policy: Arc::new(self.settings.on_stale),
             lent_lock,
-        })?;
+        };
+        let sync = match &self.disk {
+            None => Sync::start(parts)?,
+            Some(disk) => {
+                let (folder, gateway) = (self.state(), "gw_00000000000000000000000000000001".parse());
+                let mine = (gateway.expect("a gateway's id"), None);
+                let state = StateDir::on(&folder, Arc::<MoodyDisk>::clone(disk), parts.mac_key.clone(), mine);
+                Sync::from(parts, state.map_err(|cause| StateError::Unusable { folder, cause })?)?
+            }
+        };
         Ok(Run { sync, table, metrics, clock: Arc::clone(&self.clock) })
     }
 
     fn run(&self) -> Run {
         self.start().expect("the state folder is free")
+    }
+
+    /// A gateway that has read the store.
+    async fn follower(&self) -> Run {
+        let mut run = self.run();
+        run.turn().await;
+        run
+    }
+
+    /// A gateway that has followed for a while, so that there is a snapshot.
+    async fn settled(&self) -> Run {
+        self.follower().await.drain().await;
+        self.follower().await
     }
 
     fn state(&self) -> PathBuf {
@@ -112,6 +230,12 @@ impl Run {
         let (reply, replied) = tokio::sync::oneshot::channel();
         self.sync.runner.follower.answer(Ask::Lend(reply)).await;
         replied.await.expect("an answer").expect("everything is written down")
+    }
+
+    /// Writes a snapshot.
+    async fn snapshot(&mut self) {
+        self.sync.runner.follower.begin_snapshot();
+        self.sync.runner.follower.turn_snapshot().await;
     }
 
     async fn take_back(&mut self) {

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use super::{House, Run};
+use super::{DiskMood, House};
 use crate::clock::{Clock, Timestamp};
 use crate::key::{Grants, Status};
 use crate::store::Row;
@@ -35,11 +35,7 @@ async fn a_gateway_starts_from_its_snapshot_and_journal_when_the_store_is_gone()
     let mut rows = vec![Row::User(user("ann", &["jobs:read"]))];
     rows.extend(keys([key(0), key(1), revoked(2), expiring]));
     house.store.commit(rows);
-    let mut run = house.run();
-    run.turn().await;
-    run.drain().await;
-    let mut run = house.run();
-    run.turn().await;
+    let mut run = house.settled().await;
     house.store.commit(keys([revoked(1)]));
     run.turn().await;
     assert_eq!(run.table.applied(), 2);
@@ -64,11 +60,8 @@ async fn a_gateway_starts_from_its_snapshot_and_journal_when_the_store_is_gone()
 
 #[tokio::test]
 async fn a_journal_of_many_restarts_without_the_store_is_read_whole() {
-    let house = House::new();
-    house.store.commit(keys((0..10).map(key)));
-    let mut run = house.run();
-    run.turn().await;
-    run.drain().await;
+    let house = House::with(10);
+    house.follower().await.drain().await;
     for number in 0..5 {
         let mut run = house.run();
         run.turn().await;
@@ -76,8 +69,7 @@ async fn a_journal_of_many_restarts_without_the_store_is_read_whole() {
         run.turn().await;
     }
     house.store.set(Mood::Gone);
-    let mut run = house.run();
-    run.turn().await;
+    let run = house.follower().await;
     for number in 0..10 {
         let expected = if number < 5 { Status::Revoked } else { Status::Active };
         assert_eq!(run.status(number), Some(expected));
@@ -86,13 +78,8 @@ async fn a_journal_of_many_restarts_without_the_store_is_read_whole() {
 
 #[tokio::test]
 async fn no_byte_of_snapshot_or_journal_or_mark_can_be_changed_unnoticed() {
-    let house = House::new();
-    house.store.commit(keys([key(0), key(1)]));
-    let mut run = house.run();
-    run.turn().await;
-    run.drain().await;
-    let mut run = house.run();
-    run.turn().await;
+    let house = House::with(2);
+    let mut run = house.settled().await;
     house.store.commit(keys([revoked(1)]));
     run.turn().await;
     drop(run);
@@ -111,8 +98,7 @@ async fn no_byte_of_snapshot_or_journal_or_mark_can_be_changed_unnoticed() {
             );
         });
     }
-    let mut run = house.run();
-    run.turn().await;
+    let run = house.follower().await;
     assert_eq!((run.freshness(), run.status(1)), (Freshness::Fresh, Some(Status::Revoked)));
 }
 
@@ -129,13 +115,8 @@ fn futures_block_on<T: Send>(future: impl Future<Output = T> + Send) -> T {
 
 #[tokio::test]
 async fn a_record_that_was_not_written_whole_is_left_out_and_one_that_was_cut_off_is_noticed() {
-    let house = House::new();
-    house.store.commit(keys([key(0), key(1)]));
-    let mut run = house.run();
-    run.turn().await;
-    run.drain().await;
-    let mut run = house.run();
-    run.turn().await;
+    let house = House::with(2);
+    let mut run = house.settled().await;
     house.store.commit(keys([revoked(1)]));
     run.turn().await;
     drop(run);
@@ -145,8 +126,7 @@ async fn a_record_that_was_not_written_whole_is_left_out_and_one_that_was_cut_of
     let mut longer = whole.clone();
     longer.extend_from_slice(&whole[..whole.len() / 2]);
     std::fs::write(&journal, longer).expect("a torn record");
-    let mut run = house.run();
-    run.turn().await;
+    let run = house.follower().await;
     assert_eq!((run.freshness(), run.status(1)), (Freshness::Fresh, Some(Status::Revoked)));
     drop(run);
     for kept in [0, whole.len() / 2, whole.len() - 1] {
@@ -159,15 +139,11 @@ async fn a_record_that_was_not_written_whole_is_left_out_and_one_that_was_cut_of
 
 #[tokio::test]
 async fn an_older_pair_is_refused_unless_it_is_asked_for_and_the_store_heals_it() {
-    let mut house = House::new();
-    house.store.commit(keys([key(0), key(1)]));
-    let mut run = house.run();
-    run.turn().await;
-    run.drain().await;
+    let mut house = House::with(2);
+    house.follower().await.drain().await;
     let old = house.file("snapshot.");
     let (name, content) = (old.file_name().expect("a name").to_owned(), std::fs::read(&old).expect("the snapshot"));
-    let mut run = house.run();
-    run.turn().await;
+    let mut run = house.follower().await;
     house.store.commit(keys([revoked(1)]));
     run.turn().await;
     run.drain().await;
@@ -181,49 +157,37 @@ async fn an_older_pair_is_refused_unless_it_is_asked_for_and_the_store_heals_it(
     }
     std::fs::write(house.state().join(name), content).expect("the old snapshot");
     house.store.set(Mood::Gone);
-    let mut run = house.run();
-    run.turn().await;
+    let run = house.follower().await;
     assert_eq!(run.freshness(), Freshness::Empty);
     drop(run);
     house.settings.accept_old_snapshot = true;
-    let mut run = house.run();
-    run.turn().await;
+    let run = house.follower().await;
     assert_eq!(run.freshness(), Freshness::Fresh);
     drop(run);
     house.settings.accept_old_snapshot = false;
     house.store.set(Mood::Well);
-    let mut run = house.run();
-    run.turn().await;
+    let run = house.follower().await;
     assert_eq!((run.freshness(), run.status(1)), (Freshness::Fresh, Some(Status::Revoked)));
 }
 
 #[tokio::test]
 async fn a_broken_newest_snapshot_is_passed_over_for_the_one_before() {
-    let house = House::new();
-    house.store.commit(keys([key(0), key(1)]));
-    let mut run = house.run();
-    run.turn().await;
-    run.drain().await;
-    let mut run = house.run();
-    run.turn().await;
+    let house = House::with(2);
+    let mut run = house.settled().await;
     house.store.commit(keys([revoked(1)]));
     run.turn().await;
     run.drain().await;
     let newest = house.file("snapshot.");
     std::fs::write(newest, b"broken").expect("a broken snapshot");
     house.store.set(Mood::Gone);
-    let mut run = house.run();
-    run.turn().await;
+    let run = house.follower().await;
     assert_eq!((run.freshness(), run.status(1)), (Freshness::Fresh, Some(Status::Revoked)));
 }
 
 #[tokio::test]
 async fn a_snapshot_that_is_too_old_is_served_only_once_the_store_confirmed_it() {
-    let house = House::new();
-    house.store.commit(keys([key(0)]));
-    let mut run = house.run();
-    run.turn().await;
-    run.drain().await;
+    let house = House::with(1);
+    house.follower().await.drain().await;
     house.clock.advance(Duration::from_secs(25 * 3600));
     house.store.set(Mood::Gone);
     let mut run = house.run();
@@ -273,10 +237,8 @@ async fn what_is_remembered_is_for_its_owner_alone_and_holds_two_snapshots() {
 
 #[tokio::test]
 async fn on_a_full_disk_a_revocation_is_enforced_but_not_reported_before_it_is_remembered() {
-    let house = House::new();
-    house.store.commit(keys([key(0), key(1)]));
-    let mut run = house.run();
-    run.turn().await;
+    let house = House::with(2);
+    let mut run = house.follower().await;
     run.sync.runner.follower.finish().await;
     let newest = house.file("snapshot.");
     let number = newest.extension().and_then(|number| number.to_str()).expect("a number").to_owned();
@@ -293,17 +255,14 @@ async fn on_a_full_disk_a_revocation_is_enforced_but_not_reported_before_it_is_r
     assert_eq!((run.status(1), run.table.applied()), (Some(Status::Revoked), 2));
     drop(run);
     house.store.set(Mood::Gone);
-    let mut run = house.run();
-    run.turn().await;
+    let run = house.follower().await;
     assert_eq!((run.status(0), run.status(1)), (Some(Status::Active), Some(Status::Revoked)));
 }
 
 #[tokio::test]
 async fn a_snapshot_that_finds_the_disk_full_gives_back_the_room_it_took() {
-    let house = House::new();
-    house.store.commit(keys([key(0)]));
-    let mut run = house.run();
-    run.turn().await;
+    let house = House::with(1);
+    let mut run = house.follower().await;
     let unfinished = house.state().join("snapshot.2.new");
     std::os::unix::fs::symlink("/dev/full", &unfinished).expect("a file that takes nothing");
     run.sync.runner.follower.finish().await;
@@ -313,21 +272,10 @@ async fn a_snapshot_that_finds_the_disk_full_gives_back_the_room_it_took() {
     assert!(house.file("snapshot.").exists());
 }
 
-/// A gateway that has followed for a while, so that there is a snapshot.
-async fn settled(house: &House) -> Run {
-    house.store.commit(keys([key(0), key(1), key(2)]));
-    let mut run = house.run();
-    run.turn().await;
-    run.drain().await;
-    let mut run = house.run();
-    run.turn().await;
-    run
-}
-
 #[tokio::test]
 async fn a_lent_state_folder_is_written_by_the_borrower_alone() {
-    let house = House::new();
-    let mut old = settled(&house).await;
+    let house = House::with(3);
+    let mut old = house.settled().await;
     let lock = old.lend().await;
     assert!(matches!(house.start(), Err(StateError::InUse(_))), "a third process stays out");
     let mut new = house.start_with(Some(lock)).expect("the lock is lent");
@@ -347,16 +295,15 @@ async fn a_lent_state_folder_is_written_by_the_borrower_alone() {
     new.turn().await;
     drop(new);
     house.store.set(Mood::Gone);
-    let mut run = house.run();
-    run.turn().await;
+    let run = house.follower().await;
     assert_eq!((run.status(0), run.status(1)), (Some(Status::Active), Some(Status::Revoked)));
     assert_eq!(run.status(2), Some(Status::Revoked));
 }
 
 #[tokio::test]
 async fn a_state_folder_that_comes_back_holds_what_the_borrower_wrote() {
-    let house = House::new();
-    let mut old = settled(&house).await;
+    let house = House::with(3);
+    let mut old = house.settled().await;
     let lock = old.lend().await;
     let mut new = house.start_with(Some(lock)).expect("the lock is lent");
     new.turn().await;
@@ -373,26 +320,22 @@ async fn a_state_folder_that_comes_back_holds_what_the_borrower_wrote() {
     assert!(matches!(house.start(), Err(StateError::InUse(_))));
     drop(old);
     house.store.set(Mood::Gone);
-    let mut run = house.run();
-    run.turn().await;
+    let run = house.follower().await;
     let statuses = [0, 1, 2].map(|number| run.status(number));
     assert_eq!(statuses, [Some(Status::Active), Some(Status::Revoked), Some(Status::Revoked)]);
 }
 
 #[tokio::test]
 async fn what_was_reported_before_the_first_snapshot_is_not_forgotten() {
-    let house = House::new();
-    house.store.commit(keys((0..10).map(key)));
+    let house = House::with(10);
     let backup = house.store.backup();
-    let mut run = house.run();
-    run.turn().await;
+    let mut run = house.follower().await;
     house.store.commit(keys([revoked(1)]));
     run.turn().await;
     drop(run);
     house.store.restore(backup);
     house.store.set(Mood::Gone);
-    let mut run = house.run();
-    run.turn().await;
+    let mut run = house.follower().await;
     assert_eq!(run.freshness(), Freshness::Empty, "not all that works is known");
     house.store.set(Mood::Well);
     run.turn().await;
@@ -402,25 +345,22 @@ async fn what_was_reported_before_the_first_snapshot_is_not_forgotten() {
 
 #[tokio::test]
 async fn what_a_restored_store_has_forgotten_is_written_down_before_anything_is_reported() {
-    let house = House::new();
-    house.store.commit(keys((0..10).map(key)));
+    let house = House::with(10);
     let backup = house.store.backup();
     house.store.commit(keys([revoked(1)]));
-    let mut run = house.run();
-    run.turn().await;
+    let mut run = house.follower().await;
     house.store.restore(backup);
     run.turn().await;
     assert_eq!((run.table.applied(), run.status(1)), (1, Some(Status::Revoked)));
     drop(run);
-    let mut run = house.run();
-    run.turn().await;
+    let run = house.follower().await;
     assert_eq!(run.status(1), Some(Status::Revoked), "it died before it wrote a snapshot");
 }
 
 #[tokio::test]
 async fn a_snapshot_begun_before_a_reload_takes_nothing_away() {
-    let house = House::new();
-    let mut run = settled(&house).await;
+    let house = House::with(3);
+    let mut run = house.settled().await;
     let backup = house.store.backup();
     house.store.commit(keys([revoked(1), key(4), key(5)]));
     run.turn().await;
@@ -429,7 +369,76 @@ async fn a_snapshot_begun_before_a_reload_takes_nothing_away() {
     run.turn().await;
     run.sync.runner.follower.turn_snapshot().await;
     drop(run);
-    let mut run = house.run();
-    run.turn().await;
+    let run = house.follower().await;
     assert_eq!((run.status(0), run.status(1)), (Some(Status::Active), Some(Status::Revoked)));
+}
+
+#[tokio::test]
+async fn what_could_not_be_forgotten_at_once_leaves_something_to_start_from() {
+    let mut house = House::with(10);
+    let disk = house.disk();
+    let mut run = house.settled().await;
+    let backup = house.store.backup();
+    house.store.commit(keys([revoked(1)]));
+    run.turn().await;
+    house.store.restore(backup);
+    house.store.commit(keys([key(30)]));
+    house.store.commit(keys([key(31)]));
+    run.snapshot().await;
+    disk.set(DiskMood::Full);
+    run.turn().await;
+    assert_eq!((run.status(31), run.metrics.reloads.get()), (Some(Status::Active), 1));
+    assert_eq!((run.table.applied(), run.metrics.alarms_of(Alarm::Journal)), (2, 1));
+    disk.set(DiskMood::Well);
+    run.snapshot().await;
+    run.turn().await;
+    assert_eq!(run.table.applied(), 3);
+    run.drain().await;
+    house.store.set(Mood::Gone);
+    let run = house.follower().await;
+    assert_eq!((run.freshness(), run.status(31)), (Freshness::Fresh, Some(Status::Active)));
+    assert_eq!(run.status(1), Some(Status::Revoked));
+}
+
+#[tokio::test]
+async fn what_was_lost_with_the_thread_that_wrote_it_down_is_reported_once_a_snapshot_has_it() {
+    let mut house = House::with(10);
+    let disk = house.disk();
+    let mut run = house.settled().await;
+    run.snapshot().await;
+    house.store.commit(keys([revoked(1)]));
+    disk.set(DiskMood::Panics);
+    for _ in 0..3 {
+        run.turn().await;
+        assert_eq!((run.status(1), run.table.applied()), (Some(Status::Revoked), 1));
+    }
+    run.snapshot().await;
+    assert_eq!(run.table.applied(), 2);
+    drop(run);
+    house.store.set(Mood::Gone);
+    let run = house.follower().await;
+    assert_eq!((run.freshness(), run.status(1)), (Freshness::Fresh, Some(Status::Revoked)));
+}
+
+#[tokio::test]
+async fn a_snapshot_that_fails_makes_nobody_wait_for_more_than_the_next() {
+    let house = House::with(3);
+    let mut run = house.settled().await;
+    let backup = house.store.backup();
+    house.store.commit(keys([revoked(1)]));
+    run.turn().await;
+    let number = house.file("journal.").extension().and_then(|number| number.to_str()?.parse::<u64>().ok());
+    let unfinished = house.state().join(format!("snapshot.{}.new", number.expect("a number") + 1));
+    std::os::unix::fs::symlink("/dev/full", &unfinished).expect("a file that takes nothing");
+    run.sync.runner.follower.begin_snapshot();
+    house.store.restore(backup);
+    house.store.commit(keys([key(30)]));
+    house.store.accept();
+    run.turn().await;
+    run.sync.runner.follower.turn_snapshot().await;
+    assert_eq!((run.metrics.snapshot_failures.get(), run.table.applied()), (1, 2));
+    run.snapshot().await;
+    let handle = run.sync.handle.clone();
+    let (applied, ()) = tokio::join!(handle.wait_applied(3, Duration::from_secs(10)), run.turn());
+    assert!(applied, "it is in a snapshot");
 }

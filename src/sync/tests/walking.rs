@@ -39,8 +39,7 @@ async fn what_a_walk_finds_otherwise_is_put_right_and_told() {
     assert_eq!(run.differences(), [1, 2, 1, 0, 0], "each is found once");
     run.drain().await;
     house.store.set(Mood::Gone);
-    let mut run = house.run();
-    run.turn().await;
+    let mut run = house.follower().await;
     put_right(&run);
     house.store.set(Mood::Well);
     house.store.tamper(|keys, _| keys.get_mut(&key(1).id).expect("a key").states.disabled = false);
@@ -59,8 +58,7 @@ async fn what_a_walk_finds_otherwise_is_put_right_and_told() {
 async fn a_walk_revives_nothing_and_leaves_a_store_that_lacks_too_much_alone() {
     let house = House::new();
     house.store.commit(keys((0..10).map(|number| if number == 1 { revoked(1) } else { key(number) })));
-    let mut run = house.run();
-    run.turn().await;
+    let mut run = house.follower().await;
     house.store.tamper(|keys, _| {
         keys.get_mut(&key(1).id).expect("a key").states.revoked = false;
         keys.retain(|id, _| id.bits() <= 5);
@@ -73,12 +71,10 @@ async fn a_walk_revives_nothing_and_leaves_a_store_that_lacks_too_much_alone() {
 
 #[tokio::test]
 async fn a_walk_over_a_store_that_went_back_changes_nothing() {
-    let house = House::new();
-    house.store.commit(keys((0..10).map(key)));
+    let house = House::with(10);
     let backup = house.store.backup();
     house.store.commit(keys([revoked(1), key(11)]));
-    let mut run = house.run();
-    run.turn().await;
+    let mut run = house.follower().await;
     house.store.restore(backup);
     assert_eq!((run.walk().await, run.differences()), (Went::Off, [0; 5]));
     house.store.commit(keys([key(12), key(13)]));
@@ -88,10 +84,8 @@ async fn a_walk_over_a_store_that_went_back_changes_nothing() {
 
 #[tokio::test]
 async fn where_too_much_differs_everything_is_read_anew() {
-    let house = House::new();
-    house.store.commit(keys((0..1_200).map(key)));
-    let mut run = house.run();
-    run.turn().await;
+    let house = House::with(1_200);
+    let mut run = house.follower().await;
     house.store.tamper(|keys, _| keys.values_mut().for_each(|key| key.states.disabled = true));
     run.walk().await;
     assert_eq!(run.metrics.reloads.get(), 1);

@@ -1,7 +1,7 @@
 //! Odd requests over HTTP/2, frame by frame.
 
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
 use super::Scene;
@@ -272,6 +272,63 @@ fn a_stream_that_is_reset_takes_its_call_to_the_service_with_it() {
     assert!(call.read(&mut [0; 4096]).expect("a request") > 0);
     call.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").expect("a socket");
     assert_eq!(frames.outcome(stream), Came::Status(200));
+}
+
+/// Begins a POST of three bytes, which are sent without a word that this is all; its stream.
+fn three_bytes(frames: &mut Frames, path: &'static str) -> u32 {
+    let head = [(":method", "POST"), SCHEME, AUTHORITY, (":path", path), ("content-length", "3")];
+    let stream = frames.head(&bytes(&head), 0);
+    frames.data(stream, b"abc", 0);
+    stream
+}
+
+/// Reads a request up to its three bytes.
+fn read_three_bytes(call: &mut TcpStream) {
+    call.set_read_timeout(Some(Duration::from_secs(20))).expect("a socket");
+    let (mut seen, mut chunk) = (Vec::new(), [0; 4096]);
+    while !seen.ends_with(b"abc") {
+        let count = call.read(&mut chunk).expect("a request");
+        assert!(count > 0, "closed after {}", String::from_utf8_lossy(&seen));
+        seen.extend_from_slice(&chunk[..count]);
+    }
+}
+
+#[test]
+fn a_body_over_http_2_whose_end_comes_after_its_last_byte_is_whole_by_then() {
+    let service = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let target = format!("targets = ['http://{}']\nhead_timeout = '2s'", service.local_addr().expect("bound"));
+    let site = Site::new(&Config::towards(&target));
+    let gateway = site.start();
+    let mut frames = Frames::connect(gateway.address());
+    let first = three_bytes(&mut frames, "/public/x");
+    let (mut call, _peer) = service.accept().expect("a call");
+    read_three_bytes(&mut call);
+    frames.data(first, b"", END_STREAM);
+    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+    call.write_all(answer).expect("a socket");
+    assert_eq!(frames.outcome(first), Came::Status(200));
+    // Its connection serves the next one, whose end never comes.
+    let second = three_bytes(&mut frames, "/public/x");
+    read_three_bytes(&mut call);
+    call.write_all(answer).expect("a socket");
+    assert_eq!(frames.outcome(second), Came::Status(200));
+}
+
+#[test]
+fn a_silent_service_that_has_a_whole_body_is_given_up_and_its_client_is_not() {
+    let service = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let target = format!("targets = ['http://{}']\nhead_timeout = '400ms'", service.local_addr().expect("bound"));
+    let slow = "name = 'slow'\npath = '/slow'\npublic = true\nstream_idle = '100ms'";
+    let site = Site::new(&Config::towards(&target).route(slow));
+    let gateway = site.start();
+    for path in ["/public/x", "/slow"] {
+        let mut frames = Frames::connect(gateway.address());
+        let stream = three_bytes(&mut frames, path);
+        let (mut call, _peer) = service.accept().expect("a call");
+        read_three_bytes(&mut call);
+        frames.data(stream, b"", END_STREAM);
+        assert_eq!(frames.outcome(stream), Came::Status(504), "{path}");
+    }
 }
 
 #[test]

@@ -1,8 +1,8 @@
-//! The service behind the proxy: `GET /s100` is answered with 100 bytes, and a POST once its body, by its
-//! declared length, is here. Answers are made once and kept.
+//! The service behind the proxy: `GET /s100` is answered with 100 bytes, a POST once its body, by its
+//! declared length, is here, and who asks for a WebSocket gets one on which nothing is said. Answers are made once and kept.
 
 use std::collections::{HashMap, VecDeque};
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
@@ -13,7 +13,7 @@ use rustix::net::{SocketFlags, accept_with, listen, sockopt};
 use crate::{BACKEND, LISTENER, Outcome};
 
 pub struct Backend {
-    listener: TcpListener,
+    listeners: Vec<TcpListener>,
     links: Vec<Option<Link>>,
     free: Vec<usize>,
     answers: HashMap<usize, Rc<[u8]>>,
@@ -27,26 +27,33 @@ struct Link {
     head: Vec<u8>,
     /// What is missing of a request's body.
     missing: usize,
-    /// What is asked for by the request whose body is coming.
+    /// What is asked for by the request whose body is coming, and whether it is a WebSocket.
     wanted: usize,
+    is_upgrade: bool,
     /// Answers on their way, and how much of the first has left.
     sending: VecDeque<Rc<[u8]>>,
     sent: usize,
 }
 
 impl Backend {
-    pub fn listen(poll: &OwnedFd, port: u16) -> Outcome<Self> {
-        let listener = TcpListener::bind(("127.0.0.1", port))?;
-        listen(&listener, 8192)?;
-        listener.set_nonblocking(true)?;
-        epoll::add(poll, &listener, EventData::new_u64(LISTENER), EventFlags::IN)?;
+    /// One service at so many addresses, from 127.0.0.1 on.
+    pub fn listen(poll: &OwnedFd, port: u16, addresses: u32) -> Outcome<Self> {
+        let first = u32::from(Ipv4Addr::LOCALHOST);
+        let bind = |at: u32| {
+            let listener = TcpListener::bind((Ipv4Addr::from(first + at), port))?;
+            listen(&listener, 8192)?;
+            listener.set_nonblocking(true)?;
+            epoll::add(poll, &listener, EventData::new_u64(LISTENER | u64::from(at)), EventFlags::IN)?;
+            Ok(listener)
+        };
+        let listeners = (0..addresses).map(bind).collect::<Outcome<_>>()?;
         let buffer = vec![0; 256 * 1024];
-        Ok(Self { listener, links: Vec::new(), free: Vec::new(), answers: HashMap::new(), buffer })
+        Ok(Self { listeners, links: Vec::new(), free: Vec::new(), answers: HashMap::new(), buffer })
     }
 
-    pub fn accept(&mut self, poll: &OwnedFd) -> Outcome<()> {
+    pub fn accept(&mut self, listener: usize, poll: &OwnedFd) -> Outcome<()> {
         loop {
-            let socket = match accept_with(&self.listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
+            let socket = match accept_with(&self.listeners[listener], SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
                 Ok(socket) => socket,
                 Err(Errno::AGAIN) => return Ok(()),
                 Err(error) => return Err(error.into()),
@@ -58,7 +65,7 @@ impl Backend {
             });
             let events = EventFlags::IN | EventFlags::OUT | EventFlags::ET;
             epoll::add(poll, &socket, EventData::new_u64(BACKEND | at as u64), events)?;
-            let link = Link { socket, head: Vec::new(), missing: 0, wanted: 0, sending: VecDeque::new(), sent: 0 };
+            let link = Link { socket, head: Vec::new(), missing: 0, wanted: 0, is_upgrade: false, sending: VecDeque::new(), sent: 0 };
             self.links[at] = Some(link);
         }
     }
@@ -123,6 +130,7 @@ impl Link {
             };
             let head = &seen[..end];
             self.wanted = wanted(head);
+            self.is_upgrade = field(head, b"upgrade:").is_some();
             self.missing = if head.starts_with(b"GET ") { 0 } else { length(head).unwrap_or(0) };
             if head.starts_with(b"HEAD ") {
                 self.wanted = 0;
@@ -141,6 +149,10 @@ impl Link {
     }
 
     fn answer(&mut self, answers: &mut HashMap<usize, Rc<[u8]>>) {
+        if self.is_upgrade {
+            self.sending.push_back(WEBSOCKET.into());
+            return;
+        }
         let wanted = self.wanted;
         let answer = answers.entry(wanted).or_insert_with(|| {
             let head = format!(
@@ -184,13 +196,20 @@ pub fn end_of_head(bytes: &[u8]) -> Option<usize> {
 
 /// The declared length of a body.
 pub fn length(head: &[u8]) -> Option<usize> {
-    const NAME: &[u8] = b"content-length:";
+    std::str::from_utf8(field(head, b"content-length:")?).ok()?.trim().parse().ok()
+}
+
+/// What a field says.
+fn field<'h>(head: &'h [u8], wanted: &[u8]) -> Option<&'h [u8]> {
     head.split(|byte| *byte == b'\n').find_map(|line| {
-        let (name, value) = line.split_at_checked(NAME.len())?;
-        let value = name.eq_ignore_ascii_case(NAME).then_some(value)?;
-        std::str::from_utf8(value).ok()?.trim().parse().ok()
+        let (name, value) = line.split_at_checked(wanted.len())?;
+        name.eq_ignore_ascii_case(wanted).then_some(value)
     })
 }
+
+/// To the key that the load side sends.
+const WEBSOCKET: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+    Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 
 /// What `/s<bytes>` asks for.
 fn wanted(head: &[u8]) -> usize {

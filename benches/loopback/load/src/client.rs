@@ -90,11 +90,15 @@ impl<'o> Clients<'o> {
         } else {
             ("GET", String::new())
         };
-        let close = if options.close { "Connection: close\r\n" } else { "" };
+        let more = match options {
+            Options { close: true, .. } => "Connection: close\r\n",
+            Options { websocket: true, .. } => WEBSOCKET,
+            _ => "",
+        };
         let head = |key: &String| {
             format!(
                 "{method} /s{} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: load/1\r\nAccept: */*\r\n\
-                 Authorization: Bearer {key}\r\n{length}{close}\r\n",
+                 Authorization: Bearer {key}\r\n{length}{more}\r\n",
                 options.body
             )
             .into_bytes()
@@ -361,9 +365,9 @@ impl Answer {
         };
         let head = &seen[..end];
         self.status = head.get(9..12).and_then(|code| std::str::from_utf8(code).ok()?.parse().ok()).unwrap_or(0);
-        // An answer without a length is none that was asked for: it counts as wrong.
+        // An answer without a length is none that was asked for, but where it is a WebSocket: it counts as wrong.
         let Some(length) = length(head) else {
-            self.status = 0;
+            self.status = if self.status == 101 { 101 } else { 0 };
             self.begun.clear();
             return true;
         };
@@ -465,6 +469,8 @@ impl ServerCertVerifier for AnyServer {
     }
 }
 
+const WEBSOCKET: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 const TICKETS_MAX: usize = 512;
 /// So many handshakes are under way at a time, at the beginning.
 const CONNECTING_MAX: usize = 64;

@@ -31,7 +31,7 @@ const LISTENER: u64 = 3 << 32;
 fn main() -> Outcome<()> {
     let options = Options::read()?;
     let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-    let mut backend = options.backend.map(|port| Backend::listen(&poll, port)).transpose()?;
+    let mut backend = options.backend.map(|port| Backend::listen(&poll, port, options.addresses)).transpose()?;
     let mut clients = Clients::new(&options, &poll)?;
     let mut events = Vec::with_capacity(1024);
     let begun = Instant::now();
@@ -60,7 +60,7 @@ fn main() -> Outcome<()> {
             match number & !0xffff_ffff {
                 CLIENT => clients.on_event(at, flags, &poll)?,
                 BACKEND => backend.as_mut().map_or(Ok(()), |backend| backend.on_event(at, flags))?,
-                _ => backend.as_mut().map_or(Ok(()), |backend| backend.accept(&poll))?,
+                _ => backend.as_mut().map_or(Ok(()), |backend| backend.accept(at, &poll))?,
             }
         }
     }

@@ -9,6 +9,8 @@ use crate::Outcome;
 pub struct Options {
     /// Where the service behind the proxy listens, if it is to run here.
     pub backend: Option<u16>,
+    /// At how many addresses, from 127.0.0.1 on.
+    pub addresses: u32,
     /// The proxy; none where only the service is wanted.
     pub target: Option<SocketAddrV4>,
     /// The proxy's process, whose processor time is read.
@@ -25,6 +27,8 @@ pub struct Options {
     pub rate: Option<f64>,
     /// One request on each connection, and then none.
     pub idle: bool,
+    /// Each request asks for a WebSocket, on which nothing is said.
+    pub websocket: bool,
     /// Bytes of each answer.
     pub body: usize,
     /// Bytes of each request's body.
@@ -40,6 +44,7 @@ impl Options {
         let mut given: Vec<String> = std::env::args().skip(1).collect();
         let mut has = |name: &str| given.iter().position(|other| other == name).map(|at| given.remove(at)).is_some();
         let (tls, close, resume, idle) = (has("--tls"), has("--close"), has("--resume"), has("--idle"));
+        let websocket = has("--websocket");
         let value = |name: &str| given.iter().position(|other| other == name).and_then(|at| given.get(at + 1));
         fn number<T: std::str::FromStr>(text: Option<&String>, usual: T) -> Outcome<T> {
             text.map_or(Ok(usual), |text| text.parse().map_err(|_| format!("{text}: not a number").into()))
@@ -51,6 +56,7 @@ impl Options {
         };
         Ok(Self {
             backend: value("--backend").map(|port| port.parse()).transpose()?,
+            addresses: number(value("--addresses"), 1)?,
             target: value("--target").map(|target| target.parse()).transpose()?,
             process: value("--process").map(|process| process.parse()).transpose()?,
             connections: number(value("--connections"), 64)?,
@@ -61,6 +67,7 @@ impl Options {
             resume,
             rate: value("--rate").map(|rate| rate.parse()).transpose()?,
             idle,
+            websocket,
             body: number(value("--body"), 100)?,
             upload: number(value("--upload"), 0)?,
             status: number(value("--status"), 200)?,

@@ -1,0 +1,281 @@
+#!/usr/bin/env python3
+"""`make bench-growth`: what a request costs as the work grows, and what management costs the traffic.
+
+A request's processor time with 10² to 10⁶ keys (or more), 1 to 10⁴ routes, 1 to 4,000 connections, 1 to 1,000
+targets: flat where it should be flat. Then, at half of the most that one worker can do, how long requests wait
+while keys are created, everything is read anew and the metrics are read, beside how long they wait when nothing
+of the kind happens. Whatever was measured is in growth.json at the end.
+"""
+
+import argparse
+import http.client
+import json
+import random
+import signal
+import statistics
+import subprocess
+import threading
+import time
+import urllib.request
+from pathlib import Path
+
+import peers
+import report
+import run as bench
+from inputs import Inputs
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+# More different ones in one run would measure the cache of the load side.
+CALLERS = 20_000
+ADMIN = 18233
+CREATIONS_A_MINUTE = 10_000
+AXES = {
+    "keys": ("Keys", [100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000]),
+    "routes": ("Routes", [1, 10, 100, 1_000, 10_000]),
+    "connections": ("Connections", [1, 10, 100, 1_000, 4_000]),
+    "targets": ("Targets", [1, 10, 100, 1_000]),
+}
+DISTURBANCES = {
+    "creations": f"{CREATIONS_A_MINUTE:,} keys created in a minute",
+    "reload": "everything read anew",
+    "scrapes": "metrics read every second",
+}
+
+
+class Grown(peers.Keyward):
+    """The gateway of `make bench`, with more of one thing."""
+
+    clear, tls, ops = 18230, 18231, 18232
+
+    def __init__(self, inputs, folder, routes=1, targets=1, name="grown"):
+        self.name = f"{name}-{inputs.count}"
+        self.routes, self.targets = routes, targets
+        super().__init__(inputs, folder)
+
+    def text(self, workers):
+        text = super().text(workers)
+        services = [f"http://127.0.{at >> 8}.{(at & 255) + 1}:{peers.SERVICE}" for at in range(self.targets)]
+        text = text.replace(f'targets = ["http://127.0.0.1:{peers.SERVICE}"]', f"targets = {json.dumps(services)}")
+        more = (
+            f'[[routes]]\nname = "route-{at}"\npath = "/part-{at}/{{*rest}}"\nany_flags = ["bench.use"]\nupstream = "service"\n'
+            for at in range(1, self.routes)
+        )
+        return f'{text}{"".join(more)}\n[admin]\nlisten = "127.0.0.1:{ADMIN}"\n'
+
+    def keyward(self, *words):
+        command = [self.binary, *words, "-c", "prepare.toml"]
+        return subprocess.run(command, cwd=self.folder, check=True, capture_output=True, text=True).stdout
+
+    def prepare(self):
+        config = self.folder / "prepare.toml"
+        config.write_text(self.text(1))
+        done = self.folder / "operator.txt"
+        if done.exists():
+            return
+        for old in self.folder.glob("*"):
+            if old != config and old.is_file():
+                old.unlink()
+        operator = json.loads(self.keyward("init", "--json"))["operator"]["key"]
+        self.keyward("keys", "import", "--project", "bench", "--flag", "bench.use", "--tokens", str(self.inputs.keys))
+        done.write_text(operator)
+
+
+class Growth(bench.Run):
+    def __init__(self, options):
+        super().__init__(argparse.Namespace(**vars(options), resume=False, report=True, profile=None, keys=1_000))
+        self.found = {}
+
+    def with_keys(self, count, **more):
+        inputs = Inputs(self.folder, count)
+        self.peer = Grown(inputs, self.folder, **more)
+        self.peer.prepare()
+        callers = self.folder / f"callers-{count}.txt"
+        if not callers.exists():
+            tokens = inputs.tokens()
+            callers.write_text("\n".join(random.Random(9).sample(tokens, min(CALLERS, count))) + "\n")
+        self.words = ["--target", f"127.0.0.1:{self.peer.clear}", "--keys", str(callers)]
+
+    def cost(self, *words):
+        """Microseconds of one worker's processor time, with the least that other work of the machine adds to it."""
+        span = ["--seconds", str(self.options.seconds)]
+        told = [self.measured(*self.words, *span, *words) for _ in range(self.options.rounds)]
+        if any(each["wrong"] for each in told):
+            raise RuntimeError(f"{self.peer.name}: wrong answers: {told}")
+        return statistics.median(each["micros"] for each in told)
+
+    def axis(self, name):
+        title, values = AXES[name]
+        figures = {}
+        for value in values:
+            if name == "keys" and value > self.options.keys_most:
+                continue
+            own = {name: value} if name in ("routes", "targets") else {}
+            self.with_keys(value if name == "keys" else 1_000, name=name, **own)
+            try:
+                self.peer.start()
+                words = ["--connections", str(value)] if name == "connections" else []
+                words += ["--addresses", str(value)] if name == "targets" else []
+                figures[value] = self.cost(*words)
+            finally:
+                self.peer.stop()
+            print(f"{title.lower():12} {value:>9}: {figures[value]:6.1f} us", flush=True)
+        self.found[name] = figures
+
+    def waits(self, rate, seconds):
+        """How long 99 in 100 requests wait at a fixed rate, in milliseconds."""
+        words = ["--rate", str(rate), "--seconds", str(seconds)]
+        return self.measured(*self.words, *words, cores="0,1")["p99"]
+
+    def disturbed(self):
+        """By each kind of management: the worst tenths of requests beside it and before it, in turn."""
+        self.with_keys(self.options.disturbed_keys, name="disturbed")
+        self.peer.start(1, "0,1")
+        try:
+            most = self.measured(*self.words, "--seconds", "2", cores="0,1")["rate"]
+            rate = most // 2
+            backup = self.peer.folder / "backup.db"
+            backup.unlink(missing_ok=True)
+            self.peer.keyward("store", "backup", str(backup))
+            self.found["rate"] = rate
+            for name in DISTURBANCES:
+                pairs = []
+                for _ in range(self.options.rounds):
+                    alone = self.waits(rate, 5)
+                    over, counted = threading.Event(), []
+                    work = threading.Thread(target=getattr(self, name), args=(over, counted, backup))
+                    work.start()
+                    beside = self.waits(rate, 12 if name == "reload" else 5)
+                    over.set()
+                    work.join()
+                    pairs.append((alone, beside, sum(counted)))
+                self.found[name] = pairs
+                told = ", ".join(f"{alone:.2f} -> {beside:.2f} ms ({done})" for alone, beside, done in pairs)
+                print(f"p99 at {rate}/s, {DISTURBANCES[name]}: {told}", flush=True)
+        finally:
+            self.peer.stop()
+
+    def creations(self, over, counted, _backup):
+        """Keys made through the management API, at a steady rate."""
+        token = (self.peer.folder / "operator.txt").read_text()
+        head = {"authorization": f"Bearer {token}", "content-type": "application/json"}
+        api = http.client.HTTPConnection("127.0.0.1", ADMIN, timeout=30)
+        body = json.dumps({"project_id": "bench", "name": "made meanwhile"})
+        due, pause = time.monotonic(), 60 / CREATIONS_A_MINUTE
+        while not over.is_set():
+            api.request("POST", "/v1/api-keys", body, head)
+            answer = api.getresponse()
+            if answer.status != 201:
+                raise RuntimeError(f"a key could not be made: {answer.status} {answer.read()}")
+            answer.read()
+            counted.append(1)
+            due += pause
+            time.sleep(max(0, due - time.monotonic()))
+
+    def reload(self, over, counted, backup):
+        """An older state of the store takes its place, so that everything is read anew."""
+        before = self.reloads()
+        token = (self.peer.folder / "operator.txt").read_text()
+        head = {"authorization": f"Bearer {token}", "content-type": "application/json"}
+        api = http.client.HTTPConnection("127.0.0.1", ADMIN, timeout=30)
+        api.request("POST", "/v1/api-keys", json.dumps({"project_id": "bench", "name": "not in the backup"}), head)
+        if api.getresponse().status != 201:
+            raise RuntimeError("a key could not be made")
+        self.peer.keyward("store", "restore", str(backup))
+        over.wait()
+        counted.append(int(self.reloads() - before))
+
+    def scrapes(self, over, counted, _backup):
+        while not over.wait(1):
+            self.metrics()
+            counted.append(1)
+
+    def metrics(self):
+        return urllib.request.urlopen(f"http://127.0.0.1:{self.peer.ops}/metrics", timeout=30).read().decode()
+
+    def reloads(self):
+        lines = (line for line in self.metrics().splitlines() if line.startswith("keyward_table_reloads_total"))
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
+
+
+def number(value):
+    return f"{value:,}"
+
+
+def marked_down(found):
+    lines = []
+    for name, (title, _values) in AXES.items():
+        if name in found:
+            figures = found[name]
+            lines.append(f"| {title} | " + " | ".join(number(value) for value in figures) + " |")
+            lines.append("|---|" + "---|" * len(figures))
+            lines.append("| µs a request | " + " | ".join(f"{micros:.1f}" for micros in figures.values()) + " |")
+            lines.append("")
+    if "rate" in found:
+        lines += [f"| at {number(found['rate'])} requests a second | p99 alone, ms | p99 beside it, ms | ratio, round by round |", "|---|---|---|---|"]
+        for name, what in DISTURBANCES.items():
+            pairs = found[name]
+            middle = lambda at: f"{statistics.median(pair[at] for pair in pairs):.2f}"
+            ratios = report.spread([beside / alone for alone, beside, _done in pairs])
+            lines.append(f"| {what} | {middle(0)} | {middle(1)} | {ratios} |")
+    return "\n".join(lines)
+
+
+def chart(found):
+    """A line for each axis: the cost against what is counted, by powers of ten."""
+    width, height, left, colours = 640, 300, 50, ["#d1495b", "#5b8fd1", "#7fae9b", "#c3a26b"]
+    axes = [name for name in AXES if name in found]
+    most = max(micros for name in axes for micros in found[name].values()) * 1.15
+    place = lambda value, micros: (left + (len(str(value)) - 1) / 7 * width, 20 + height * (1 - micros / most))
+    out = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + width + 40}" height="{height + 80}" '
+        'font-family="system-ui, sans-serif" font-size="11">',
+        f'<rect width="{left + width + 40}" height="{height + 80}" fill="#ffffff"/>',
+        '<text x="12" y="14" font-size="13" fill="#222">Microseconds of processor time for a request</text>',
+    ]
+    for power in range(8):
+        x = left + power / 7 * width
+        out.append(f'<text x="{x:.0f}" y="{height + 36}" text-anchor="middle" fill="#222">{number(10**power)}</text>')
+    step = max(5, round(most / 5 / 5) * 5)
+    for micros in range(0, int(most) + 1, step):
+        y = place(1, micros)[1]
+        out.append(f'<line x1="{left}" y1="{y:.0f}" x2="{left + width}" y2="{y:.0f}" stroke="#ddd"/>')
+        out.append(f'<text x="{left - 6}" y="{y + 4:.0f}" text-anchor="end" fill="#222">{micros}</text>')
+    for at, (name, colour) in enumerate(zip(axes, colours)):
+        points = [place(value, micros) for value, micros in found[name].items()]
+        line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        out.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        out += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in points]
+        out.append(f'<rect x="{left + at * 110}" y="{height + 52}" width="10" height="10" fill="{colour}"/>')
+        out.append(f'<text x="{left + at * 110 + 14}" y="{height + 61}" fill="#222">{AXES[name][0].lower()}</text>')
+    return "\n".join(out + ["</svg>", ""])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", default=str(ROOT / "target/bench"))
+    parser.add_argument("--keyward", default=str(ROOT / "target/release/keyward"))
+    parser.add_argument("--load", default=str(ROOT / "target/bench/load-target/release/load"))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=1.5)
+    parser.add_argument("--keys-most", type=int, default=1_000_000, help="10000000 takes 6 GB of disk and half an hour")
+    parser.add_argument("--disturbed-keys", type=int, default=1_000_000)
+    parser.add_argument("--parts", type=bench.words, default=[*AXES, "disturbed"], help=" ".join([*AXES, "disturbed"]))
+    parser.add_argument("--page", action="store_true", help="write docs/PERFORMANCE.md and its chart")
+    options = parser.parse_args()
+    bench.apart()
+    signal.signal(signal.SIGTERM, bench.stopped)
+    peers.resource.setrlimit(peers.resource.RLIMIT_NOFILE, (peers.OPEN_FILES, peers.OPEN_FILES))
+    peers.Keyward.binary = str(Path(options.keyward).resolve())
+    growth = Growth(options)
+    for name in options.parts:
+        growth.disturbed() if name == "disturbed" else growth.axis(name)
+    (growth.folder / "growth.json").write_text(json.dumps(growth.found))
+    print(marked_down(growth.found))
+    if options.page:
+        (ROOT / "docs/growth.svg").write_text(chart(growth.found))
+        report.put(ROOT / "docs/PERFORMANCE.md", "grown", marked_down(growth.found))
+
+
+if __name__ == "__main__":
+    main()
