@@ -30,7 +30,7 @@ impl Seen {
     pub const EXPECT: Self = Self(1 << 5);
     /// `Host`.
     pub const HOST: Self = Self(1 << 6);
-    /// `Trace-Parent` or `Trace-State`.
+    /// `Traceparent` or `Tracestate`.
     pub const TRACE: Self = Self(1 << 7);
     /// `Transfer-Encoding`.
     pub const TRANSFER_ENCODING: Self = Self(1 << 8);

@@ -139,7 +139,8 @@ impl Added {
 
     /// One more. What could not stand in a field is left out rather than forged.
     pub(crate) fn add_text(&mut self, name: &HeaderName, text: &[u8]) {
-        if text.iter().all(|byte| matches!(byte, b'\t' | b' '..=b'~' | 0x80..)) {
+        // To the end in any case, so that many bytes are looked at in one instruction.
+        if text.iter().fold(true, |so_far, byte| so_far & matches!(byte, b'\t' | b' '..=b'~' | 0x80..)) {
             self.write(name, text);
         }
     }
@@ -336,5 +337,48 @@ impl Body for Upload {
             Self::Own(bytes) => SizeHint::with_exact(u64::try_from(bytes.len()).unwrap_or(u64::MAX)),
             Self::Stream(source, _) => source.body.borrow().as_ref().map_or_else(SizeHint::default, Body::size_hint),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NAME: HeaderName = HeaderName::from_static("keyward-user");
+
+    fn read_back(added: &Added) -> Vec<(HeaderName, HeaderValue)> {
+        added.fields().collect()
+    }
+
+    #[test]
+    fn what_is_added_is_the_same_as_lines_and_as_fields() {
+        let mut added = Added::begin();
+        added.add(&NAME, &HeaderValue::from_static("a: b, c"));
+        added.add_text(&NAME, b"");
+        let mut more = Added::nothing();
+        more.add_text(&HeaderName::from_static("via"), "1.1 ke\u{fc}".as_bytes());
+        added.add_all(&more);
+        assert_eq!(added.as_lines(), "keyward-user: a: b, c\r\nkeyward-user: \r\nvia: 1.1 ke\u{fc}\r\n".as_bytes());
+        let value = |text: &str| HeaderValue::from_bytes(text.as_bytes()).expect("a value");
+        let via = (HeaderName::from_static("via"), value("1.1 ke\u{fc}"));
+        assert_eq!(read_back(&added), [(NAME, value("a: b, c")), (NAME, value("")), via]);
+    }
+
+    #[test]
+    fn what_no_field_can_hold_is_not_added() {
+        for byte in 0..=u8::MAX {
+            let text = [b'a', byte, b'b'];
+            let mut added = Added::begin();
+            added.add_text(&NAME, &text);
+            let value = HeaderValue::from_bytes(&text).ok();
+            assert_eq!(read_back(&added), value.map(|value| (NAME, value)).into_iter().collect::<Vec<_>>(), "{byte}");
+        }
+    }
+
+    #[test]
+    fn what_was_added_is_not_shown() {
+        let mut added = Added::begin();
+        added.add_text(&NAME, b"somebody");
+        assert_eq!(format!("{added:?}"), "{\"keyward-user\"}");
     }
 }

@@ -221,8 +221,8 @@ fn is_chunked(headers: &HeaderMap) -> bool {
 fn length(headers: &HeaderMap) -> Option<u64> {
     let mut length = None;
     for value in headers.get_all(CONTENT_LENGTH) {
-        for member in value.to_str().ok()?.split(',').map(str::trim) {
-            let said = member.parse().ok().filter(|_| member.bytes().all(|byte| byte.is_ascii_digit()))?;
+        for member in value.as_bytes().split(|byte| *byte == b',') {
+            let said = number(member.trim_ascii())?;
             if length.is_some_and(|other| other != said) {
                 return None;
             }
@@ -230,6 +230,15 @@ fn length(headers: &HeaderMap) -> Option<u64> {
         }
     }
     length
+}
+
+/// What these digits, and nothing else, say.
+fn number(digits: &[u8]) -> Option<u64> {
+    let begun = if digits.is_empty() { None } else { Some(0u64) };
+    digits.iter().fold(begun, |so_far, byte| {
+        let digit = byte.checked_sub(b'0').filter(|digit| *digit < 10)?;
+        so_far?.checked_mul(10)?.checked_add(digit.into())
+    })
 }
 
 /// The largest head of an answer, with all informational ones before it.
