@@ -8,7 +8,7 @@ mod waiting;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::harness::{Config, Gateway, Key, Ran, Site, get};
+use crate::harness::{Config, Gateway, Key, Ran, Site, get, until};
 
 /// A store, and gateways that follow it, each with a configuration and a state folder of its own.
 struct Fleet {
@@ -81,9 +81,29 @@ fn status(gateway: &Gateway, key: &Key) -> u16 {
     gateway.send(get("/any/x").bearer(&key.token)).status
 }
 
-/// Makes a process stand still.
+/// Makes a process stand still, but not while it has the store locked, which would then be so for everybody.
 fn stop(process: Pid) {
-    kill_process(process, Signal::STOP).expect("a live process");
+    let writes = || {
+        let locks = std::fs::read_to_string("/proc/locks").expect("the locks of all processes");
+        let pid = process.as_raw_nonzero().to_string();
+        locks.lines().any(|line| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            words.contains(&"POSIX") && words.contains(&"WRITE") && words.contains(&pid.as_str())
+        })
+    };
+    let stands = || {
+        let said = std::fs::read_to_string(format!("/proc/{}/stat", process.as_raw_nonzero()));
+        said.expect("a live process").rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'))
+    };
+    until("a moment at which it writes nothing", || {
+        kill_process(process, Signal::STOP).expect("a live process");
+        until("the process to stand", stands);
+        let may_stay = !writes();
+        if !may_stay {
+            go_on(process);
+        }
+        may_stay
+    });
 }
 
 /// Makes it go on.

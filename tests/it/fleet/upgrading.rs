@@ -34,7 +34,8 @@ fn both_processes_of_an_upgrade_are_waited_for_until_the_old_one_has_ended() {
         let key = fleet.key();
         stop(process);
         let done = fleet.revoke(&key, "300ms");
-        assert!(done.code == Some(1) && done.stderr.contains(&format!("process {}:", process.as_raw_nonzero())));
+        let unconfirmed = format!("process {}:", process.as_raw_nonzero());
+        assert!(done.code == Some(1) && done.stderr.contains(&unconfirmed), "{done:?}");
         go_on(process);
         assert_eq!(fleet.revoke(&key, "20s").code, Some(0));
     }
