@@ -52,7 +52,7 @@ path = "/open/{*rest}"
 public = true
 upstream = "service"
 """
-        before, _ = super().text(workers).split("[[routes]]")
+        before, _ = super().text(workers).split("[[routes]]", 1)
         return before + routes
 
 

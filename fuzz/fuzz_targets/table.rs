@@ -47,15 +47,18 @@ impl Model {
     /// What this becomes where `previous` was in use before it.
     fn after(mut self, previous: Self) -> Self {
         for (number, old) in previous.keys.iter().filter(|(_, old)| !old.states.is_terminal()) {
-            if let Some(key) = self.keys.get_mut(number) {
+            // What has ended needs no end of a grace.
+            if let Some(key) = self.keys.get_mut(number).filter(|key| !key.states.is_terminal()) {
                 key.grace_expires_at = earliest(key.grace_expires_at, old.grace_expires_at);
             }
         }
         for (number, old) in previous.keys.into_iter().filter(|(_, old)| old.states.is_terminal()) {
             let states = old.states;
             let key = self.keys.entry(number).or_insert(old);
-            key.states.revoked |= states.revoked;
-            key.states.superseded |= states.superseded;
+            if !key.states.revoked {
+                key.states.revoked |= states.revoked;
+                key.states.superseded |= states.superseded;
+            }
         }
         for (number, old) in previous.users.into_iter().filter(|(_, old)| old.deleted) {
             self.users.entry(number).or_insert(old).deleted = true;
