@@ -124,6 +124,7 @@ lint-openapi:
 # The gateway beside nginx, HAProxy, Envoy and Pingora: docs/PERFORMANCE.md. It wants a quiet machine of two
 # cores or more, and root or the like to have them to itself. RESUME=1 goes on with a run that was broken off,
 # PAGE=1 writes its tables into the page.
+bench: NEEDED += cmake:cmake perf:linux-perf
 bench: tools bench-peers $(if $(filter file,$(origin KEYWARD_BIN)),bench-build)
 	python3 benches/loopback/run.py --folder $(BENCH) --keyward $(KEYWARD_BIN) --rounds $(ROUNDS) --seconds $(SECONDS_EACH) \
 		$(if $(SCENARIOS),--scenarios "$(SCENARIOS)") $(if $(PEERS),--peers "$(PEERS)") \
