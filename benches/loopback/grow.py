@@ -17,6 +17,7 @@ import subprocess
 import threading
 import time
 import urllib.request
+from ipaddress import ip_address
 from pathlib import Path
 
 import peers
@@ -55,7 +56,7 @@ class Grown(peers.Keyward):
 
     def text(self, workers):
         text = super().text(workers)
-        services = [f"http://127.0.{at >> 8}.{(at & 255) + 1}:{peers.SERVICE}" for at in range(self.targets)]
+        services = [f"http://{ip_address('127.0.0.1') + at}:{peers.SERVICE}" for at in range(self.targets)]
         text = text.replace(f'targets = ["http://127.0.0.1:{peers.SERVICE}"]', f"targets = {json.dumps(services)}")
         more = (
             f'[[routes]]\nname = "route-{at}"\npath = "/part-{at}/{{*rest}}"\nany_flags = ["bench.use"]\nupstream = "service"\n'
