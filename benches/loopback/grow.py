@@ -275,7 +275,7 @@ def main():
     print(marked_down(growth.found))
     if options.page:
         (ROOT / "docs/growth.svg").write_text(chart(growth.found))
-        report.put(ROOT / "docs/PERFORMANCE.md", "grown", marked_down(growth.found))
+        report.put(ROOT / "docs/PERFORMANCE.md", "grown", "![as a chart](growth.svg)\n\n" + marked_down(growth.found))
 
 
 if __name__ == "__main__":
