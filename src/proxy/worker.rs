@@ -177,9 +177,12 @@ impl Worker {
     fn view_of(&self, settings: Arc<Settings>) -> View {
         let standings = &self.shared.metrics.standings;
         let mut kept = HashMap::new();
+        let used: HashSet<&str> =
+            settings.routes.routes().iter().map(|route| route.spec().forward.upstream.as_str()).collect();
         let services: HashMap<&str, (Rc<Service<Connector>>, Arc<UpstreamCells>)> = settings
             .upstreams
             .iter()
+            .filter(|(name, _)| used.contains(name.as_str()))
             .map(|(name, upstream)| {
                 let pools = upstream.targets.iter().map(|target| {
                     let key = (name.clone(), target.authority.clone());
@@ -213,11 +216,8 @@ impl Worker {
             service: services.get(route.spec().forward.upstream.as_str()).cloned(),
         });
         let routes = routes.collect();
-        let used: HashSet<&str> =
-            settings.routes.routes().iter().map(|route| route.spec().forward.upstream.as_str()).collect();
-        let services = used.iter().filter_map(|name| services.get(name)).map(|(service, _)| Rc::clone(service));
-        let services = services.collect();
-        // What is no longer configured goes with the last request that uses it.
+        let services = services.into_values().map(|(service, _)| service).collect();
+        // Of what no route leads to any more the idle connections close now, and each other after its request.
         let before = std::mem::replace(&mut *self.pools.borrow_mut(), kept);
         for (key, pool) in before {
             if !self.pools.borrow().get(&key).is_some_and(|present| Rc::ptr_eq(present, &pool)) {

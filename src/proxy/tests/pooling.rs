@@ -288,15 +288,56 @@ fn what_a_reload_took_away_is_let_go_of_though_a_stream_that_began_before_goes_o
     });
 }
 
+#[test]
+fn nothing_is_kept_of_an_upstream_that_no_route_leads_to_any_more() {
+    in_house(Plan::default(), async |house| {
+        let blue = house.upstream.local_addr().expect("an address");
+        let green = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let mut client = house.connect();
+        client.get("/any/x", "").await;
+        let mut idle = house.accept().await;
+        idle.head().await;
+        idle.send(EMPTY).await;
+        assert_eq!(client.head().await.status(), 200);
+        configure(&house.shared.settings, "green", |upstreams| {
+            upstreams.insert("api".to_owned(), Upstream::new(vec![target(blue)]));
+            upstreams.insert("green".to_owned(), Upstream::new(vec![target(green.local_addr().expect("an address"))]));
+        });
+        assert_eq!(idle.rest().await, "");
+        client.get("/any/x", "").await;
+        let mut other = Wire::accept(&green).await;
+        other.head().await;
+        other.send(EMPTY).await;
+        assert_eq!(client.head().await.status(), 200);
+    });
+}
+
 /// Points the upstream at other addresses, as a reload does.
 fn retarget(settings: &arc_swap::ArcSwap<Settings>, addresses: Vec<std::net::SocketAddr>) {
+    configure(settings, "api", |upstreams| {
+        upstreams.insert("api".to_owned(), Upstream::new(addresses.into_iter().map(target).collect()));
+    });
+}
+
+/// Leads all routes to `upstream`, as a reload does.
+fn configure(
+    settings: &arc_swap::ArcSwap<Settings>,
+    upstream: &str,
+    fill: impl FnOnce(&mut std::collections::BTreeMap<String, Upstream>),
+) {
     let old = settings.load_full();
-    let specs = old.routes.routes().iter().map(|route| route.spec().clone()).collect();
-    let routes = crate::policy::RouteTable::build(specs, crate::policy::PathOptions::default()).expect("routes");
-    let api = Upstream::new(addresses.into_iter().map(target).collect());
+    let specs = old.routes.routes().iter().map(|route| {
+        let mut spec = route.spec().clone();
+        upstream.clone_into(&mut spec.forward.upstream);
+        spec
+    });
+    let routes =
+        crate::policy::RouteTable::build(specs.collect(), crate::policy::PathOptions::default()).expect("routes");
+    let mut upstreams = std::collections::BTreeMap::new();
+    fill(&mut upstreams);
     settings.store(std::sync::Arc::new(Settings {
         routes,
-        upstreams: [("api".to_owned(), api)].into(),
+        upstreams,
         token_prefix: old.token_prefix.clone(),
         realm: old.realm.clone(),
         reveal_reason: old.reveal_reason,
