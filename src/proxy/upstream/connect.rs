@@ -30,7 +30,7 @@ pub(crate) struct Connector {
 }
 
 /// Runs a connection's tasks on this worker. They end with the worker's connector.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct OnWorker(Weak<RefCell<JoinSet<()>>>);
 
 impl OnWorker {

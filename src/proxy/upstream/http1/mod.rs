@@ -84,9 +84,11 @@ impl Http1Link {
             Err(fault) => {
                 let mut wire = self.wire.borrow_mut();
                 wire.close();
-                let word = if wire.has_heard() { Word::Begun } else { Word::Silent };
-                let (untouched, written) =
-                    if wire.is_touched() { (None, (!let_go).then_some(request)) } else { (Some(request), None) };
+                let heard = wire.has_heard();
+                let word = if heard { Word::Begun } else { Word::Silent };
+                // What came may have taken the place of its fields.
+                let whole = (!let_go && !heard).then_some(request);
+                let (untouched, written) = if wire.is_touched() { (None, whole) } else { (whole, None) };
                 Err(Lost { untouched, written, word, cause: fault.into() })
             }
         }
@@ -156,5 +158,33 @@ impl Body for Http1Body {
 impl fmt::Debug for Http1Body {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Http1Body").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::header::COOKIE;
+    use http::{HeaderValue, Request};
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::net::UnixStream;
+
+    use super::*;
+    use crate::proxy::upstream::link::Upload;
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_request_that_lost_its_fields_to_what_came_is_not_given_back() {
+        for (came, word) in [("", Word::Silent), ("HTTP/1.1 100 Continue\r\n\r\n", Word::Begun)] {
+            let (ours, mut theirs) = UnixStream::pair().expect("a pair");
+            theirs.write_all(came.as_bytes()).await.expect("there is room");
+            // Nothing of the request can be written any more.
+            drop(theirs);
+            let mut link = Http1Link::over(Socket::Unix(ours), OnWorker::default());
+            let mut request = Request::new(Upload::Empty);
+            request.headers_mut().insert(COOKIE, HeaderValue::from_static("a=b"));
+            let lost = link.exchange(Box::new(Asked::of(request))).await.expect_err("no answer came");
+            assert_eq!((lost.word, lost.untouched.is_some()), (word, came.is_empty()));
+            assert!(lost.written.is_none());
+            assert!(lost.untouched.is_none_or(|back| back.request.headers().contains_key(COOKIE)));
+        }
     }
 }
