@@ -33,7 +33,7 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
+pub(super) const TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACE_STATE: HeaderName = HeaderName::from_static("tracestate");
 const KEY_ID: HeaderName = HeaderName::from_static("keyward-key-id");
 const PROJECT: HeaderName = HeaderName::from_static("keyward-project");
@@ -87,8 +87,8 @@ pub(super) struct Passage<'a> {
     pub(super) assertion: Option<HeaderValue>,
 }
 
-/// Rewrites the fields of a request that `permit` lets through. What the gateway adds goes to the end of `added`, and
-/// nothing of the same name stays in `headers`.
+/// Rewrites the fields of a request that `permit` lets through. What the gateway says of it goes to the end of `added`,
+/// and nothing of the same name stays in `headers`; what frames the request and what is secret goes among `headers`.
 ///
 /// # Errors
 /// [`Code::BadRequest`] when `Connection` names what is not the client's to remove.

@@ -19,6 +19,7 @@ use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::listen::Paced;
+use crate::proxy::headers::{REQUEST_ID, TRACE_PARENT};
 use crate::proxy::settings::Target;
 use crate::tls;
 use crate::wire::Inbound;
@@ -72,9 +73,7 @@ pub(crate) trait Link: fmt::Debug + Sized + 'static {
 
     /// Whether it can be kept for another exchange, as far as is known without looking: [`Self::state`] looks, when it
     /// is taken again.
-    fn is_kept(&self) -> bool {
-        self.state() != LinkState::Closed
-    }
+    fn is_kept(&self) -> bool;
 
     /// A share for one more exchange; none where the connection carries one at a time.
     fn share(&self) -> Option<Self>;
@@ -109,7 +108,9 @@ impl Asked {
 
     /// Puts what was added into the request.
     pub(super) fn settle(&mut self) {
-        for (name, value) in std::mem::take(&mut self.added).fields() {
+        for (name, mut value) in std::mem::take(&mut self.added).fields() {
+            // They come once and never again: in HTTP/2's table they would take the places of what comes again.
+            value.set_sensitive([REQUEST_ID, TRACE_PARENT].contains(&name));
             self.request.headers_mut().append(name, value);
         }
     }
@@ -380,5 +381,15 @@ mod tests {
         let mut added = Added::begin();
         added.add_text(&NAME, b"somebody");
         assert_eq!(format!("{added:?}"), "{\"keyward-user\"}");
+    }
+    #[test]
+    fn what_comes_once_takes_no_place_in_the_tables_of_http_2() {
+        let mut asked = Asked::of(Request::new(Upload::Empty));
+        for name in [REQUEST_ID, TRACE_PARENT, NAME] {
+            asked.added.add_text(&name, b"1");
+        }
+        asked.settle();
+        let fields = asked.request.headers();
+        assert!(fields[REQUEST_ID].is_sensitive() && fields[TRACE_PARENT].is_sensitive() && !fields[NAME].is_sensitive());
     }
 }
