@@ -373,7 +373,7 @@ impl<H: Handler> HttpConnection<H> {
             // The flow's deadlines cover the head without a timer per request.
             .header_read_timeout(None)
             .max_header_size(head_bytes)
-            .max_buf_size(BUFFER_BYTES.max(head_bytes))
+            .max_buf_size(WRITTEN_AHEAD_MAX.max(head_bytes))
             .half_close(false)
             .keep_alive(true)
             .pipeline_flush(false);
@@ -395,7 +395,7 @@ impl<H: Handler> HttpConnection<H> {
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .max_frame_size(16 * 1024)
-            .max_send_buf_size(BUFFER_BYTES)
+            .max_send_buf_size(WRITTEN_AHEAD_MAX)
             .max_pending_accept_reset_streams(RESETS_PENDING)
             .max_local_error_reset_streams(RESETS_BY_ERROR)
             .keep_alive_interval(PING_EVERY)
@@ -649,8 +649,8 @@ impl Timer for CoarseTimer {
     }
 }
 
-/// What is read or written ahead of the other side, a connection.
-const BUFFER_BYTES: usize = 64 * 1024;
+/// What is read or written ahead of the other side at most, a connection.
+pub const WRITTEN_AHEAD_MAX: usize = 64 * 1024;
 /// What is looked at of a PROXY header at a time: most are shorter.
 const INTRODUCTION_BYTES: usize = 128;
 /// hyper's own limit of fields.

@@ -28,6 +28,7 @@ mod tests;
 pub use accept::{Listening, serve};
 pub use bind::{BindFault, adopt, bind};
 pub use cap::Connections;
+pub use connection::WRITTEN_AHEAD_MAX;
 pub use handler::Handler;
 pub use metrics::ListenMetrics;
 pub use paced::{BodyFault, Paced};

@@ -37,9 +37,9 @@ use super::upstream::{Added, Asked, Connector, Exchange, Failure, LONG, Service,
 use super::worker::{View, Worker};
 use crate::clock::Timestamp;
 use crate::key::Status;
-use crate::listen::{BodyFault, Peer};
+use crate::listen::{BodyFault, Peer, WRITTEN_AHEAD_MAX};
 use crate::policy::{Access, CanonicalPath, Code, Denial, Forward, Permit, Route, RouteSpec};
-use crate::wire::{Inbound, InboundFault, Seen, Transfer};
+use crate::wire::{Inbound, InboundFault, Seen, Transfer, is_chunked_alone, one_length};
 
 /// What forwarding needs to know of a request beside its permit.
 #[derive(Debug, Clone, Copy)]
@@ -225,7 +225,7 @@ enum Interrupted {
 }
 
 impl Sending {
-    /// Sends it, now that it is `sent`, and makes of what comes back the answer for the client.
+    /// Sends it, as it is `now`, and makes of what comes back the answer for the client.
     ///
     /// # Errors
     /// When the upstream did not answer.
@@ -234,7 +234,7 @@ impl Sending {
         worker: &Worker,
         view: &View,
         account: &mut Account,
-        sent: std::time::Instant,
+        now: std::time::Instant,
     ) -> Result<Admitted, Box<Refused>> {
         let (Some(route), Some(request)) = (view.settings.routes.routes().get(self.route), self.request.take()) else {
             return Err(Refused::new(Code::Internal, None));
@@ -242,18 +242,18 @@ impl Sending {
         let Some((service, cells)) = view.route(self.route).and_then(|route| route.service.as_ref()) else {
             return Err(Refused::new(Code::NoTarget, None));
         };
-        self.deadline = service.upstream.total_timeout.map(|total| Instant::from_std(sent + total));
+        self.deadline = service.upstream.total_timeout.map(|total| Instant::from_std(now + total));
         let to_prove = self.to_prove.take();
         let answered = {
             // Once and in its place: each await that it is moved into would hold it once more.
             let mut sending = pin!(async {
-                let mut now = Some(sent);
+                let mut at = Some(now);
                 if let Some(upload) = to_prove {
                     prove_empty(upload).await?;
                     // That may have taken a while.
-                    now = None;
+                    at = None;
                 }
-                service.send(request, &self.transfer, self.upgrade.is_some(), now).await
+                service.send(request, &self.transfer, self.upgrade.is_some(), at).await
             });
             tokio::select! {
                 biased;
@@ -263,8 +263,9 @@ impl Sending {
                 }
             }
         };
+        let began = now;
         let now = worker.shared.clock.monotonic();
-        let took = now.saturating_duration_since(sent);
+        let took = now.saturating_duration_since(began);
         account.upstream_took = Some(took);
         let exchange = match answered {
             Ok(Ok(exchange)) => exchange,
@@ -498,7 +499,7 @@ impl Sending {
         let told = if both || head.status == StatusCode::NO_CONTENT {
             None
         } else if self.head || head.status == StatusCode::NOT_MODIFIED {
-            length_told(&head.headers)
+            one_length(&head.headers)
         } else {
             body.size_hint().exact().filter(|_| has_length)
         };
@@ -555,6 +556,9 @@ impl Sending {
 /// Behind a head of more bytes an answer is watched over from its beginning on.
 const HEAD_BYTES_UNWATCHED_MAX: usize = 16 * 1024;
 
+// Until then the listener asks for more whether its client takes anything or not.
+const _: () = assert!(HEAD_BYTES_UNWATCHED_MAX + UNWATCHED_BYTES_MAX < WRITTEN_AHEAD_MAX);
+
 fn head_bytes(headers: &HeaderMap) -> usize {
     headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum()
 }
@@ -597,26 +601,4 @@ pub(super) fn code_of(fault: &InboundFault) -> Code {
             Some(BodyFault::Broken(_)) | None => Code::BadRequest,
         },
     }
-}
-
-/// The length of what is not sent, for HEAD and 304: the one number that the upstream gives for it.
-fn length_told(headers: &HeaderMap) -> Option<u64> {
-    let mut told = None;
-    for value in headers.get_all(CONTENT_LENGTH) {
-        let text = value.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?;
-        let length = text.parse().ok()?;
-        if told.is_some_and(|other| other != length) {
-            return None;
-        }
-        told = Some(length);
-    }
-    told
-}
-
-/// Whether the coding of an answer's body is `chunked` alone, whose bytes are what they are. Another coding was not
-/// asked for, and is lost where the field is taken off.
-fn is_chunked_alone(headers: &HeaderMap) -> bool {
-    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
-    let only = codings.next().filter(|_| codings.next().is_none());
-    only.is_some_and(|coding| coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"))
 }

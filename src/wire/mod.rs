@@ -7,6 +7,7 @@ mod body;
 mod client;
 mod failures;
 mod fields;
+mod framing;
 mod problem;
 mod proxy_header;
 mod receiver;
@@ -20,6 +21,7 @@ pub use fields::{
     ForbiddenNomination, Seen, Upstreamward, is_decided_here, is_same_field, remove_spellings, strip_request_fields,
     strip_response_fields, strip_trailers, trim_values,
 };
+pub use framing::{is_chunked_alone, one_length};
 pub use problem::{CONTENT_TYPE as PROBLEM_JSON, Problem, ProblemText};
 pub use proxy_header::{NoProxyHeader, ProxyHeader, ProxyTold};
 pub use receiver::{Host, Reach, ReceiverUrl, Unreachable, UrlFault};

@@ -7,6 +7,7 @@ use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version};
 
 use super::decoder::Decoder;
+use crate::wire::{is_chunked_alone, one_length};
 
 /// What was read of a head.
 #[derive(Debug)]
@@ -183,18 +184,18 @@ fn framed(mut response: Response<()>, named: Named, method: &Method) -> Result<H
     let decoder = if bodiless {
         Decoder::Length(0)
     } else if coded {
-        if is_1_0 || !is_chunked(headers) {
+        if is_1_0 || !is_chunked_alone(headers) {
             return Err(BadHead::Coding);
         }
         Decoder::chunked()
     } else if measured {
-        Decoder::Length(length(headers).ok_or(BadHead::Length)?)
+        Decoder::Length(one_length(headers).ok_or(BadHead::Length)?)
     } else {
         Decoder::UntilEnd
     };
     // What says two things of its body, or of one that it cannot have, may be followed by one of them.
     let doubtful =
-        coded && measured || status == StatusCode::NO_CONTENT && (coded || measured && length(headers) != Some(0));
+        coded && measured || status == StatusCode::NO_CONTENT && (coded || measured && one_length(headers) != Some(0));
     let keeps = if named.connection { keeps(headers, is_1_0) } else { !is_1_0 };
     let keep = keeps && !doubtful && !switches && !matches!(decoder, Decoder::UntilEnd);
     Ok(Head { response, decoder, keep, switches })
@@ -207,38 +208,6 @@ fn keeps(headers: &HeaderMap, is_1_0: bool) -> bool {
         options.map(<[u8]>::trim_ascii).any(|option| option.eq_ignore_ascii_case(wanted))
     };
     !says(b"close") && (!is_1_0 || says(b"keep-alive"))
-}
-
-/// Whether the body is in chunks and nothing else. Another coding was not asked for, and who would undo it is not
-/// told of it.
-fn is_chunked(headers: &HeaderMap) -> bool {
-    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
-    let only = codings.next().filter(|_| codings.next().is_none());
-    only.is_some_and(|coding| coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"))
-}
-
-/// The one length that all fields and their members say; none where they do not, or say no number.
-fn length(headers: &HeaderMap) -> Option<u64> {
-    let mut length = None;
-    for value in headers.get_all(CONTENT_LENGTH) {
-        for member in value.as_bytes().split(|byte| *byte == b',') {
-            let said = number(member.trim_ascii())?;
-            if length.is_some_and(|other| other != said) {
-                return None;
-            }
-            length = Some(said);
-        }
-    }
-    length
-}
-
-/// What these digits, and nothing else, say.
-fn number(digits: &[u8]) -> Option<u64> {
-    let begun = if digits.is_empty() { None } else { Some(0u64) };
-    digits.iter().fold(begun, |so_far, byte| {
-        let digit = byte.checked_sub(b'0').filter(|digit| *digit < 10)?;
-        so_far?.checked_mul(10)?.checked_add(digit.into())
-    })
 }
 
 /// The largest head of an answer, with all informational ones before it.
