@@ -50,8 +50,8 @@ impl Hosts {
 /// A name has at most 253.
 const HOST_BYTES_KEPT: usize = 264;
 
-/// Lets a request through to routing, or says which refusal it gets. `seen` are the fields that it has, and `known` says
-/// whether a method is one of the usual ones or one that some route lists.
+/// Lets a request through to routing, or says which refusal it gets. `seen` are the fields that it has, and `known`
+/// says whether a method is one of the usual ones or one that some route lists.
 pub(super) fn check(parts: &Parts, seen: Seen, hosts: &Hosts, known: impl Fn(&Method) -> bool) -> Result<Gated, Code> {
     if [Method::TRACE, Method::CONNECT].contains(&parts.method) {
         return Err(Code::MethodNotAllowed);

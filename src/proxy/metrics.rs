@@ -29,13 +29,13 @@ macro_rules! families {
 families! {
     /// Requests answered, by route, outcome and status class.
     REQUESTS = "keyward_requests_total" ["route", "outcome", "status_class"];
-    /// Time from a request's head to the end of its answer, in seconds, by route.
+    /// Time from a request's head to the end of its answer, or until all of that is here to be sent, in seconds, by route.
     DURATION = "keyward_request_duration_seconds" ["route"];
     /// Requests that are being answered.
     IN_FLIGHT = "keyward_requests_in_flight" [];
     /// Requests refused or not answered by the upstream, and what would have been refused in shadow, by code and true reason.
     DENIALS = "keyward_denials_total" ["code", "reason"];
-    /// Time from sending a request to the head of its response, in seconds, by upstream.
+    /// Time from a request's head, or from the store's word about its key, to the head of its response, in seconds, by upstream.
     UPSTREAM_DURATION = "keyward_upstream_duration_seconds" ["upstream"];
     /// Requests that an upstream did not answer, or not to the end, by upstream and kind.
     UPSTREAM_ERRORS = "keyward_upstream_errors_total" ["upstream", "kind"];

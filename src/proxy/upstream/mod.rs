@@ -133,7 +133,8 @@ impl<D: Dial> Service<D> {
         }
     }
 
-    /// Sends `request`, `now` where that is known. `transfer` tells how far its body has come. `http1`: nothing else will do.
+    /// Sends `request`, `now` where that is known. `transfer` tells how far its body has come. `http1`: nothing else
+    /// will do.
     pub(crate) async fn send(
         &self,
         request: Box<Asked>,
