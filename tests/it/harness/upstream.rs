@@ -228,7 +228,8 @@ async fn respond(
     seen.heads.fetch_add(1, Ordering::SeqCst);
     let (head, body) = request.into_parts();
     let body = receive(body).await;
-    let recorded = Recorded { method: head.method, target: head.uri.to_string(), headers: head.headers, body };
+    let headers = kept(&head.headers);
+    let recorded = Recorded { method: head.method, target: head.uri.to_string(), headers, body };
     let reply = answer(&recorded);
     seen.requests.lock().unwrap_or_else(PoisonError::into_inner).push(recorded);
     if let Some(gate) = &reply.gate {
@@ -241,4 +242,10 @@ async fn respond(
     *response.status_mut() = reply.status;
     *response.headers_mut() = reply.headers;
     Ok(response)
+}
+
+/// Each value by itself: those that hyper parsed share the whole buffer they were read into.
+fn kept(headers: &HeaderMap) -> HeaderMap {
+    let own = |value: &HeaderValue| HeaderValue::from_bytes(value.as_bytes()).expect("a value that was one");
+    headers.iter().map(|(name, value)| (name.clone(), own(value))).collect()
 }
