@@ -10,9 +10,10 @@
 //! 3 sync | listen | manage    change feed -> table | accept, TLS, drain | changes to keys
 //! 2 policy | store | table    decide | where keys live | where keys are looked up
 //! 1 key | wire | tls          what a key is | header hygiene, bodies | certificates
-//! 0 clock | secret | report | ready | telemetry
+//! 0 background | clock | secret | report | ready | telemetry
 //! ```
 
+pub mod background;
 pub mod clock;
 pub mod ready;
 pub mod report;

@@ -2,9 +2,9 @@
 //! has changed: damage in pages that nobody asked for would be met when it is too late to have a backup.
 
 use std::sync::Arc;
-use std::thread;
 
 use super::error::AppError;
+use crate::background;
 use crate::store::{self, StoreError};
 use crate::sync::SyncMetrics;
 
@@ -20,6 +20,6 @@ pub(super) fn examine(store: store::Settings, metrics: Arc<SyncMetrics>) -> Resu
             tracing::error!(%error, "keys that are known here are decided as before, what cannot be read is refused");
         }
     };
-    let started = thread::Builder::new().name("examine".to_owned()).spawn(look);
+    let started = background::spawn("examine", look);
     started.map(drop).map_err(AppError::runtime("the thread that examines the store"))
 }

@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -13,6 +13,7 @@ use super::error::AppError;
 use super::sockets::Sockets;
 use super::workers::{Times, Workers, runtime};
 use crate::admin::{Admin, AdminMetrics, Applied, Applying, Parts, Routes, Settings, Surface};
+use crate::background;
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::key::Key;
@@ -127,7 +128,10 @@ impl Management {
             };
             let listeners = sockets.into_iter().map(|socket| (socket, listening.clone())).collect();
             let parts = parts.clone();
-            workers.start(surface.listener().to_owned(), listeners, times(), move || Admin::new(parts, surface))?;
+            workers.start(surface.listener().to_owned(), listeners, times(), move || {
+                background::give_way();
+                Admin::new(parts, surface)
+            })?;
         }
         Ok(())
     }
@@ -241,7 +245,7 @@ impl Upkeep {
                 }
             }
         };
-        let thread = thread::Builder::new().name("upkeep".to_owned()).spawn(move || runtime.block_on(work));
+        let thread = background::spawn("upkeep", move || runtime.block_on(work));
         Ok(Self { stop, thread: Some(thread.map_err(AppError::runtime("cannot start a thread"))?) })
     }
 }

@@ -1,13 +1,14 @@
 //! The thread that announces rotations, and what webhooks need of the master secret.
 
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 
 use tokio::sync::watch;
 
 use super::error::AppError;
 use super::secrets::given;
 use super::workers::runtime;
+use crate::background;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::key::WebhookSecrets;
@@ -69,7 +70,7 @@ impl Rotating {
         let (stop, stopped) = watch::channel(false);
         let runtime = runtime()?;
         let work = move || runtime.block_on(rotator.run(stopped));
-        let thread = thread::Builder::new().name("rotation".to_owned()).spawn(work);
+        let thread = background::spawn("rotation", work);
         Ok(Self { stop, thread: thread.map_err(AppError::runtime("cannot start a thread"))? })
     }
 

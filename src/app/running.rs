@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -20,6 +20,7 @@ use super::supervisor::Supervisor;
 use super::upgrade::{Handing, NotTakenOver, Predecessor, Program, Successor, Taken};
 use super::watch::FileWatch;
 use super::workers::{Workers, runtime};
+use crate::background;
 use crate::ready::Readiness;
 use crate::report::Chain;
 use crate::sync::{Runner, StateLoan};
@@ -337,7 +338,7 @@ impl Following {
         let (stop, stopped) = watch::channel(false);
         let runtime = runtime()?;
         let work = move || runtime.block_on(runner.run(stopped));
-        let thread = thread::Builder::new().name("sync".to_owned()).spawn(work);
+        let thread = background::spawn("sync", work);
         Ok(Self { stop, thread: thread.map_err(AppError::runtime("cannot start a thread"))?, loan })
     }
 

@@ -31,6 +31,7 @@ use super::supervisor::Supervisor;
 use super::upgrade::{Predecessor, Program};
 use super::workers::{Times, runtime};
 use crate::admin;
+use crate::background;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, Environment};
 use crate::key::{MintJwt, Signers};
@@ -317,9 +318,10 @@ impl Running {
                 clock: Arc::clone(&shared_clock),
             };
             let listeners = listeners.into_iter().map(|listener| (listener, own.clone())).collect();
-            tellers
-                .workers
-                .start("ops".to_owned(), listeners, Times::new(&telling, &silenced), move || Ok(answering))?;
+            tellers.workers.start("ops".to_owned(), listeners, Times::new(&telling, &silenced), move || {
+                background::give_way();
+                Ok(answering)
+            })?;
         }
         if let Some(listeners) = echo {
             let own = Listening {

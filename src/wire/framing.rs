@@ -1,7 +1,7 @@
 //! What a head says of where its message ends.
 
-use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::HeaderMap;
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 
 /// Whether the body is in chunks and nothing else. Another coding was not asked for, and is lost where the field is
 /// taken off.

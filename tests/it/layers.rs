@@ -12,7 +12,7 @@ use proc_macro2::{Delimiter, Ident, TokenStream, TokenTree};
 
 /// Who lives where. A module that is not named here has no place in the house.
 const FLOORS: &[(u8, &[&str])] = &[
-    (0, &["clock", "secret", "report", "ready", "telemetry"]),
+    (0, &["background", "clock", "secret", "report", "ready", "telemetry"]),
     (1, &["key", "wire", "tls"]),
     (2, &["policy", "store", "table"]),
     (3, &["sync", "listen", "manage"]),

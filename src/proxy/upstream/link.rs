@@ -390,6 +390,8 @@ mod tests {
         }
         asked.settle();
         let fields = asked.request.headers();
-        assert!(fields[REQUEST_ID].is_sensitive() && fields[TRACE_PARENT].is_sensitive() && !fields[NAME].is_sensitive());
+        assert!(
+            fields[REQUEST_ID].is_sensitive() && fields[TRACE_PARENT].is_sensitive() && !fields[NAME].is_sensitive()
+        );
     }
 }

@@ -25,7 +25,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, OnceLock};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
@@ -42,6 +42,7 @@ use super::{
     NumberedSecret, Outcome, OwnedKey, Plan, Poll, ReadRequest, Reading, RefusalQuery, RefusalTally, RotationStore,
     StageId, Staging, Store, StoreError, StoreId, UsageUpdate, UserQuery,
 };
+use crate::background;
 use crate::clock::{Clock, Timestamp};
 use crate::key::{Event, Subject, TokenHash, User};
 
@@ -151,7 +152,7 @@ impl SqliteStore {
         });
         let (requests, received) = channel();
         let served = Arc::clone(&shared);
-        let writer = thread::Builder::new().name("keyward-store".to_owned()).spawn(move || {
+        let writer = background::spawn("keyward-store", move || {
             write::serve(&served, &received);
         });
         let writer = writer.map_err(|error| Fault::Around(error.to_string()).told(&shared.name))?;

@@ -3,12 +3,13 @@
 
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::Shared;
 use super::fault::Fault;
 use super::file::{self, Identity, Role};
+use crate::background;
 
 /// How often the file is looked at.
 const INTERVAL: Duration = Duration::from_millis(50);
@@ -24,7 +25,7 @@ impl Watch {
     pub(super) fn start(shared: &Arc<Shared>) -> Self {
         let (stop, stopped) = channel();
         let watched = Arc::clone(shared);
-        let thread = thread::Builder::new().name("keyward-news".to_owned()).spawn(move || {
+        let thread = background::spawn("keyward-news", move || {
             // What was committed before the first look cannot be told from what was there, so the
             // first look is news.
             let mut last = None;

@@ -1,7 +1,10 @@
 //! The state folder goes with the sockets, and what is revoked meanwhile is refused by both.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+
+use rustix::process::{Pid, getpriority_process};
 
 use super::config;
 use crate::harness::{EchoService, Http, Ran, Site, WebSocket, get, until};
@@ -78,4 +81,36 @@ fn revocations_while_processes_follow_each_other_are_enforced_at_once_and_outliv
     for key in &keys {
         assert_eq!(gateway.send(get("/any/x").bearer(&key.token)).status, 401);
     }
+}
+
+/// How nice the threads of this process are, by name.
+fn niceness(process: Pid) -> BTreeMap<String, i32> {
+    let threads = std::fs::read_dir(format!("/proc/{process}/task")).expect("its threads");
+    let threads = threads.filter_map(|thread| {
+        // One that has ended since has neither.
+        let thread = thread.ok()?.path();
+        let name = std::fs::read_to_string(thread.join("comm")).ok()?;
+        let id = thread.file_name()?.to_str()?.parse().ok()?;
+        Some((name.trim().to_owned(), getpriority_process(Pid::from_raw(id)).ok()?))
+    });
+    threads.collect()
+}
+
+#[test]
+fn what_is_not_traffic_gives_way_and_an_upgrade_changes_nothing_of_that() {
+    let service = EchoService::start();
+    let site = Site::new(&config(&service));
+    let gateway = site.start();
+    let ours = getpriority_process(None).expect("there is this process");
+    let check = || {
+        let niceness = niceness(gateway.process());
+        let workers = niceness.iter().filter(|(name, _)| name.starts_with("worker-"));
+        assert!(workers.clone().count() > 0 && workers.clone().all(|(_, nice)| *nice == ours), "{niceness:?}");
+        for name in ["sync", "keyward-store", "ops"] {
+            assert_eq!(niceness.get(name), Some(&(ours + 5).min(19)), "{name}: {niceness:?}");
+        }
+    };
+    check();
+    gateway.upgrade();
+    check();
 }
