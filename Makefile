@@ -132,7 +132,7 @@ bench: tools bench-peers $(if $(filter file,$(origin KEYWARD_BIN)),bench-build)
 	$(if $(SCENARIOS)$(PEERS),,$(MAKE) bench-growth bench-table KEYWARD_BIN=$(KEYWARD_BIN) PAGE=$(PAGE))
 
 # What a request costs with more keys, routes, connections and targets, and what management costs the traffic.
-bench-growth: $(if $(filter file,$(origin KEYWARD_BIN)),bench-build)
+bench-growth: tools $(if $(filter file,$(origin KEYWARD_BIN)),bench-build)
 	cd benches/loopback/load && CARGO_TARGET_DIR=$(BENCH)/load-target cargo build --release --locked
 	python3 benches/loopback/grow.py --folder $(BENCH) --keyward $(KEYWARD_BIN) $(if $(PAGE),--page)
 

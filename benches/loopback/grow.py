@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """`make bench-growth`: what a request costs as the work grows, and what management costs the traffic.
 
-A request's processor time with 10² to 10⁶ keys (or more), 1 to 10⁴ routes, 1 to 4,000 connections, 1 to 1,000
+A request's processor time with 10² to 10⁶ keys (or more), 2 to 10⁴ routes, 1 to 4,000 connections, 1 to 1,000
 targets: flat where it should be flat. Then, at half of the most that one worker can do, how long requests wait
 while keys are created, everything is read anew and the metrics are read, beside how long they wait when nothing
 of the kind happens. Whatever was measured is in growth.json at the end.
@@ -17,6 +17,7 @@ import subprocess
 import threading
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -33,7 +34,7 @@ ADMIN = 18233
 CREATIONS_A_MINUTE = 10_000
 AXES = {
     "keys": ("Keys", [100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000]),
-    "routes": ("Routes", [1, 10, 100, 1_000, 10_000]),
+    "routes": ("Routes", [2, 10, 100, 1_000, 10_000]),
     "connections": ("Connections", [1, 10, 100, 1_000, 4_000]),
     "targets": ("Targets", [1, 10, 100, 1_000]),
 }
@@ -49,7 +50,7 @@ class Grown(peers.Keyward):
 
     clear, tls, ops = 18230, 18231, 18232
 
-    def __init__(self, inputs, folder, routes=1, targets=1, name="grown"):
+    def __init__(self, inputs, folder, routes=0, targets=1, name="grown"):
         self.name = f"{name}-{inputs.count}"
         self.routes, self.targets = routes, targets
         super().__init__(inputs, folder)
@@ -60,7 +61,7 @@ class Grown(peers.Keyward):
         text = text.replace(f'targets = ["http://127.0.0.1:{peers.SERVICE}"]', f"targets = {json.dumps(services)}")
         more = (
             f'[[routes]]\nname = "route-{at}"\npath = "/part-{at}/{{*rest}}"\nany_flags = ["bench.use"]\nupstream = "service"\n'
-            for at in range(1, self.routes)
+            for at in range(text.count("[[routes]]"), self.routes)
         )
         return f'{text}{"".join(more)}\n[admin]\nlisten = "127.0.0.1:{ADMIN}"\n'
 
@@ -143,37 +144,47 @@ class Growth(bench.Run):
                 pairs = []
                 for _ in range(self.options.rounds):
                     alone = self.waits(rate, 5)
-                    over, counted = threading.Event(), []
-                    work = threading.Thread(target=getattr(self, name), args=(over, counted, backup))
-                    work.start()
-                    beside = self.waits(rate, 12 if name == "reload" else 5)
-                    over.set()
-                    work.join()
-                    pairs.append((alone, beside, sum(counted)))
+                    beside, done = self.beside(name, rate, backup)
+                    pairs.append((alone, beside, done))
                 self.found[name] = pairs
                 told = ", ".join(f"{alone:.2f} -> {beside:.2f} ms ({done})" for alone, beside, done in pairs)
                 print(f"p99 at {rate}/s, {DISTURBANCES[name]}: {told}", flush=True)
         finally:
             self.peer.stop()
 
-    def creations(self, over, counted, _backup):
+    def beside(self, name, rate, backup):
+        """How long requests wait while management is at work, and how often it got something done."""
+        over = threading.Event()
+        with ThreadPoolExecutor(1) as beside:
+            work = beside.submit(getattr(self, name), over, backup)
+            try:
+                waited = self.waits(rate, 12 if name == "reload" else 5)
+            finally:
+                over.set()
+            done = work.result()
+        if not done:
+            raise RuntimeError(f"{DISTURBANCES[name]}: nothing was done beside the requests")
+        return waited, done
+
+    def creations(self, over, _backup):
         """Keys made through the management API, at a steady rate."""
         token = (self.peer.folder / "operator.txt").read_text()
         head = {"authorization": f"Bearer {token}", "content-type": "application/json"}
         api = http.client.HTTPConnection("127.0.0.1", ADMIN, timeout=30)
         body = json.dumps({"project_id": "bench", "name": "made meanwhile"})
-        due, pause = time.monotonic(), 60 / CREATIONS_A_MINUTE
+        due, pause, made = time.monotonic(), 60 / CREATIONS_A_MINUTE, 0
         while not over.is_set():
             api.request("POST", "/v1/api-keys", body, head)
             answer = api.getresponse()
             if answer.status != 201:
                 raise RuntimeError(f"a key could not be made: {answer.status} {answer.read()}")
             answer.read()
-            counted.append(1)
+            made += 1
             due += pause
             time.sleep(max(0, due - time.monotonic()))
+        return made
 
-    def reload(self, over, counted, backup):
+    def reload(self, over, backup):
         """An older state of the store takes its place, so that everything is read anew."""
         before = self.reloads()
         token = (self.peer.folder / "operator.txt").read_text()
@@ -184,12 +195,14 @@ class Growth(bench.Run):
             raise RuntimeError("a key could not be made")
         self.peer.keyward("store", "restore", str(backup))
         over.wait()
-        counted.append(int(self.reloads() - before))
+        return int(self.reloads() - before)
 
-    def scrapes(self, over, counted, _backup):
+    def scrapes(self, over, _backup):
+        read = 0
         while not over.wait(1):
             self.metrics()
-            counted.append(1)
+            read += 1
+        return read
 
     def metrics(self):
         return urllib.request.urlopen(f"http://127.0.0.1:{self.peer.ops}/metrics", timeout=30).read().decode()
@@ -213,12 +226,13 @@ def marked_down(found):
             lines.append("| µs a request | " + " | ".join(f"{micros:.1f}" for micros in figures.values()) + " |")
             lines.append("")
     if "rate" in found:
-        lines += [f"| at {number(found['rate'])} requests a second | p99 alone, ms | p99 beside it, ms | ratio, round by round |", "|---|---|---|---|"]
+        lines += [f"| at {number(found['rate'])} requests a second | p99 alone, ms | p99 beside it, ms | ratio, round by round | done meanwhile |", "|---|---|---|---|---|"]
         for name, what in DISTURBANCES.items():
             pairs = found[name]
             middle = lambda at: f"{statistics.median(pair[at] for pair in pairs):.2f}"
             ratios = report.spread([beside / alone for alone, beside, _done in pairs])
-            lines.append(f"| {what} | {middle(0)} | {middle(1)} | {ratios} |")
+            done = ", ".join(number(done) for _alone, _beside, done in pairs)
+            lines.append(f"| {what} | {middle(0)} | {middle(1)} | {ratios} | {done} |")
     return "\n".join(lines)
 
 
@@ -274,8 +288,11 @@ def main():
     (growth.folder / "growth.json").write_text(json.dumps(growth.found))
     print(marked_down(growth.found))
     if options.page:
-        (ROOT / "docs/growth.svg").write_text(chart(growth.found))
-        report.put(ROOT / "docs/PERFORMANCE.md", "grown", "![as a chart](growth.svg)\n\n" + marked_down(growth.found))
+        page = marked_down(growth.found)
+        if any(name in growth.found for name in AXES):
+            (ROOT / "docs/growth.svg").write_text(chart(growth.found))
+            page = "![as a chart](growth.svg)\n\n" + page
+        report.put(ROOT / "docs/PERFORMANCE.md", "grown", page)
 
 
 if __name__ == "__main__":

@@ -326,18 +326,65 @@ const FLAG: &str = r"^(([A-Za-z0-9_:-]{1,64}|\*)\.){0,15}([A-Za-z0-9_:-]{1,64}|\
 const SINGLE_FLAG: &str = r"^([A-Za-z0-9_:-]{1,64}\.){0,15}[A-Za-z0-9_:-]{1,64}$";
 /// A flag of operators.
 pub(super) const RESERVED_FLAG: &str = r"^keyward(\.|$)";
-/// The URL of a webhook's receiver. Which of them may be reached is configured.
+/// One part of a host's name.
+macro_rules! label {
+    () => {
+        "[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+    };
+}
+/// An IPv4 address.
+macro_rules! four {
+    () => {
+        concat!("(", octet!(), r"\.){3}", octet!())
+    };
+}
+macro_rules! octet {
+    () => {
+        "(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+    };
+}
+/// Two bytes of an IPv6 address.
+macro_rules! group {
+    () => {
+        "[0-9A-Fa-f]{1,4}"
+    };
+}
+/// So many of them, each with its colon.
+macro_rules! groups {
+    ($many:literal) => {
+        concat!("(", group!(), ":){", $many, "}")
+    };
+}
+/// So many of them, each with the colon before it.
+macro_rules! tail {
+    ($many:literal) => {
+        concat!("(:", group!(), "){", $many, "}")
+    };
+}
+/// An IPv6 address, its last four bytes perhaps as those of an IPv4 address.
+macro_rules! six {
+    () => {
+        concat!(
+            "(",
+            concat!(groups!("7"), group!(), "|", groups!("1,7"), ":|", groups!("1,6"), tail!("1")),
+            concat!("|", groups!("1,5"), tail!("1,2"), "|", groups!("1,4"), tail!("1,3")),
+            concat!("|", groups!("1,3"), tail!("1,4"), "|", groups!("1,2"), tail!("1,5")),
+            concat!("|", groups!("1"), tail!("1,6"), "|:(", tail!("1,7"), "|:)"),
+            concat!("|(", groups!("6"), "|::", groups!("0,5"), "|", groups!("1"), ":", groups!("0,4")),
+            concat!("|", groups!("2"), ":", groups!("0,3"), "|", groups!("3"), ":", groups!("0,2")),
+            concat!("|", groups!("4"), ":", groups!("0,1"), "|", groups!("5"), ":)", four!()),
+            ")"
+        )
+    };
+}
+/// The URL of a webhook's receiver: what [`crate::wire::ReceiverUrl`] takes, but for how long it is. Which of them may
+/// be reached is configured.
 pub(super) const RECEIVER: &str = concat!(
-    "^https?://",
-    r"(([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)*[A-Za-z]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?",
-    r"|((25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])\.){3}(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])",
-    r"|\[(([0-9A-Fa-f]{1,4}:){7}[0-9A-Fa-f]{1,4}|([0-9A-Fa-f]{1,4}:){1,7}:",
-    r"|([0-9A-Fa-f]{1,4}:){1,6}(:[0-9A-Fa-f]{1,4}){1,1}|([0-9A-Fa-f]{1,4}:){1,5}(:[0-9A-Fa-f]{1,4}){1,2}",
-    r"|([0-9A-Fa-f]{1,4}:){1,4}(:[0-9A-Fa-f]{1,4}){1,3}|([0-9A-Fa-f]{1,4}:){1,3}(:[0-9A-Fa-f]{1,4}){1,4}",
-    r"|([0-9A-Fa-f]{1,4}:){1,2}(:[0-9A-Fa-f]{1,4}){1,5}|([0-9A-Fa-f]{1,4}:){1,1}(:[0-9A-Fa-f]{1,4}){1,6}",
-    r"|:((:[0-9A-Fa-f]{1,4}){1,7}|:))\])",
-    r"(:(6553[0-5]|655[0-2][0-9]|65[0-4][0-9]{2}|6[0-4][0-9]{3}|[1-5][0-9]{4}|[1-9][0-9]{0,3}))?",
-    r"([/?][A-Za-z0-9._~:@!$&'()*+,;=/?%-]*)?$",
+    "^[Hh][Tt][Tt][Pp][Ss]?://",
+    concat!(r"((", label!(), r"\.)*[A-Za-z_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"),
+    concat!("|", four!(), r"|\[", six!(), r"\])"),
+    "(:0*(6553[0-5]|655[0-2][0-9]|65[0-4][0-9]{2}|6[0-4][0-9]{3}|[1-5][0-9]{4}|[1-9][0-9]{0,3}))?",
+    r"([/?][!$-;=?-\[\]_a-~]*)?$",
 );
 
 /// Texts by name, each name once.
@@ -419,14 +466,26 @@ mod tests {
         (refusal.code, body["detail"].as_str().unwrap_or_default().to_owned())
     }
 
+    /// Whether a URL's form is that of a receiver's, as it is read and as it is described.
+    fn is_receiver(text: &str) -> (bool, bool) {
+        static DESCRIBED: std::sync::LazyLock<regex_lite::Regex> =
+            std::sync::LazyLock::new(|| regex_lite::Regex::new(RECEIVER).expect("a pattern"));
+        let taken = crate::wire::ReceiverUrl::parse(text, crate::wire::Reach::Private);
+        (!matches!(taken, Err(crate::wire::UrlFault::Form(_))), DESCRIBED.is_match(text))
+    }
+
     #[test]
     fn every_receiver_that_is_taken_fits_what_is_described() {
-        let described = regex_lite::Regex::new(RECEIVER).expect("a pattern");
         for text in [
             "https://example.com",
+            "HTTPS://example.com",
             "https://Hooks.Example.com:8443/a/b?c=d",
+            "https://example.com:08443",
             "https://example.com?a=b",
             "https://xn--bcher-kva.example/",
+            "https://my_hook.example.com/_x",
+            "https://1.2.3.4.example/",
+            "https://example.com/a[0]|{b}?c=[0]|{d}",
             "http://localhost:8080/hook",
             "https://10.0.0.1/hook",
             "https://[2606:4700::1]/x",
@@ -434,11 +493,15 @@ mod tests {
             "https://[2606:4700:1:2:3:4:5:6]/x",
             "https://[2606:4700:1:2:3:4:5::]/x",
             "https://[2606:4700:1::3:4:5:6]/x",
+            "https://[2606:4700::1.2.3.4]/x",
+            "https://[2606:4700:1:2:3:4:1.2.3.4]/x",
+            "https://[2606::1:2:3:4:1.2.3.4]/x",
+            "https://[2606:4700:1:2:3::1.2.3.4]/x",
+            "https://[::ffff:1.2.3.4]/x",
             "http://[::1]:65535/x",
             "https://[fd00:AB::1]?x",
         ] {
-            let taken = crate::wire::ReceiverUrl::parse(text, crate::wire::Reach::Private);
-            assert!(taken.is_ok() && described.is_match(text), "{text}: {taken:?}");
+            assert_eq!(is_receiver(text), (true, true), "{text}");
         }
         for text in [
             "https://[]/x",
@@ -449,11 +512,52 @@ mod tests {
             "https://[2606:4700:1:2:3:4:5:6:7]/x",
             "https://[2606::4700::1]/x",
             "https://[2606:47000::1]/x",
+            "https://[2606:4700:1:2:3:4:5:1.2.3.4]/x",
+            "https://[2606:4700:1:2:3:4::1.2.3.4]/x",
+            "https://[2606:1.2.3.4::]/x",
+            "https://[2606::1.2.3.04]/x",
             "https://2606:4700::1/x",
             "https://[2606:4700::1/x",
+            "https://example.com:/",
+            "https://example.com:0/",
+            "https://example.com:65536/",
+            "https://example.com:+443/",
+            "https://example.3com/",
+            "https://example.0x1/",
+            "https://1.2.3/",
+            "https://-a.example/",
+            "https://a-.example/",
+            "httpss://example.com/",
         ] {
-            let taken = crate::wire::ReceiverUrl::parse(text, crate::wire::Reach::Private);
-            assert!(taken.is_err() && !described.is_match(text), "{text}: {taken:?}");
+            assert_eq!(is_receiver(text), (false, false), "{text}");
+        }
+        for letter in (0..=0x7f_u8).map(char::from) {
+            for text in [
+                format!("https://{letter}.example/"),
+                format!("https://a{letter}b.example/"),
+                format!("https://example.a{letter}b/"),
+                format!("https://example.com:4{letter}3/"),
+                format!("https://example.com/a{letter}b"),
+                format!("https://example.com?a{letter}b"),
+                format!("https://[2606:4700::{letter}]/"),
+            ] {
+                let (taken, described) = is_receiver(&text);
+                assert_eq!(taken, described, "{text:?}");
+            }
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn every_host_is_described_as_it_is_taken(
+            name in "[a0_.x1-]{1,8}",
+            address in "[0-9a:.]{1,12}",
+            port in "(:[0-9+]{0,6})?"
+        ) {
+            for text in [format!("https://{name}{port}/"), format!("https://[{address}]{port}/")] {
+                let (taken, described) = is_receiver(&text);
+                assert_eq!(taken, described, "{text:?}");
+            }
         }
     }
 

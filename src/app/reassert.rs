@@ -23,8 +23,8 @@ impl Reassert for Reasserting {
     fn end<'a>(&'a self, subject: &'a Subject, at: Cursor) -> BoxFuture<'a, Reasserted> {
         Box::pin(async move {
             match self.manager.end_again(&self.caller, subject.clone(), at).await {
-                Ok(true) => Reasserted::Told,
-                Ok(false) => Reasserted::OtherHistory,
+                Ok(Some(revision)) => Reasserted::Told(revision),
+                Ok(None) => Reasserted::OtherHistory,
                 Err(ManageError::KeyNotFound { .. } | ManageError::UserNotFound { .. }) => Reasserted::Absent,
                 Err(error) => Reasserted::Failed(error.to_string()),
             }
@@ -65,7 +65,7 @@ mod tests {
             told.await.expect("nothing that it minted is read")
         };
         for id in &keys {
-            assert_eq!(tell(*id).await, Reasserted::Told);
+            assert!(matches!(tell(*id).await, Reasserted::Told(_)));
         }
         assert_eq!(tell(KeyId::from_bits(7)).await, Reasserted::Absent);
         let reading = store.read(ReadRequest { keys, ..ReadRequest::default() }).await.expect("a reading");
@@ -94,7 +94,7 @@ mod tests {
             reading.key(key).is_some_and(|key| key.states.revoked)
         };
         assert!(!is_revoked().await);
-        assert_eq!(reasserting.end(&subject, at().await).await, Reasserted::Told);
+        assert_eq!(reasserting.end(&subject, at().await).await, Reasserted::Told(at().await.revision));
         assert!(is_revoked().await);
     }
 }

@@ -470,11 +470,11 @@ impl Manager {
 
     /// Revokes a key or deletes a user that ended before, in a store that has forgotten it, unless the history of
     /// the store is another by now than that of which `at` is a place: somebody may have said that it is meant to
-    /// be forgotten. Whether it was the same.
+    /// be forgotten. As of which revision it has ended; none where the history was another.
     ///
     /// # Errors
     /// When the key or user is not there, the caller may not, or the store fails.
-    pub async fn end_again(&self, caller: &Caller, subject: Subject, at: Cursor) -> Result<bool, ManageError> {
+    pub async fn end_again(&self, caller: &Caller, subject: Subject, at: Cursor) -> Result<Option<u64>, ManageError> {
         let mut asked = match &subject {
             Subject::Key(id) => revocation(caller, *id, RevokeScope::Key),
             Subject::User(id) => deletion(caller, id),
@@ -491,7 +491,7 @@ impl Manager {
             };
             Ok(Plan { changes, outcome: true })
         };
-        self.change(caller, asked, plan, |done| done.outcome).await
+        self.change(caller, asked, plan, |done| done.outcome.then_some(done.committed.revision)).await
     }
 
     /// Whose token this is. Counts as a use of its key.

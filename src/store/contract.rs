@@ -852,3 +852,37 @@ pub(super) async fn the_newest_events_of_a_key_are_read(f: Fixture) {
     };
     assert_eq!((read(2).await, read(9).await), (vec![4, 3], vec![4, 3, 1]));
 }
+
+/// Every filter alone, and every two of them.
+pub(super) fn queries() -> Vec<KeyQuery> {
+    let statuses = Status::ALL.map(Some);
+    let mut one: Vec<KeyQuery> = vec![
+        KeyQuery { project: "acme".parse().ok(), ..KeyQuery::default() },
+        KeyQuery { environment: "test".parse().ok(), ..KeyQuery::default() },
+        KeyQuery { user: "ann".parse().ok(), ..KeyQuery::default() },
+        KeyQuery { text: Some("x".to_owned()), ..KeyQuery::default() },
+        KeyQuery { expires_within_days: Some(3), ..KeyQuery::default() },
+        KeyQuery { unused_for_days: Some(3), ..KeyQuery::default() },
+        KeyQuery { lineage: Some(KeyId::from_bits(1).lineage()), ..KeyQuery::default() },
+        KeyQuery { unrevoked: true, ..KeyQuery::default() },
+    ];
+    one.extend(statuses.map(|status| KeyQuery { status, ..KeyQuery::default() }));
+    let mut all = one.clone();
+    for first in &one {
+        for second in &one {
+            all.push(KeyQuery {
+                project: first.project.clone().or(second.project.clone()),
+                environment: first.environment.clone().or(second.environment.clone()),
+                user: first.user.clone().or(second.user.clone()),
+                status: first.status.or(second.status),
+                text: first.text.clone().or(second.text.clone()),
+                expires_within_days: first.expires_within_days.or(second.expires_within_days),
+                unused_for_days: first.unused_for_days.or(second.unused_for_days),
+                lineage: first.lineage.or(second.lineage),
+                unrevoked: first.unrevoked || second.unrevoked,
+                ..KeyQuery::default()
+            });
+        }
+    }
+    all
+}

@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -28,6 +29,8 @@ pub(super) enum Mood {
     BreaksOff,
     /// Usage is not taken.
     TakesNoUsage,
+    /// What was accepted is asked for in vain.
+    KeepsItsHistory,
 }
 
 #[derive(Debug)]
@@ -35,6 +38,8 @@ pub(super) struct FakeStore {
     inner: Mutex<Inner>,
     news: Notify,
     clock: Arc<ManualClock>,
+    /// By how much its own clock is behind.
+    pub(super) behind: Mutex<Duration>,
     pub(super) finds: AtomicUsize,
     /// Somebody accepts this store as soon as somebody else has asked what was accepted.
     pub(super) accepts_once_asked: AtomicBool,
@@ -70,7 +75,8 @@ impl FakeStore {
         };
         let gate = Semaphore::new(1_000_000);
         let (finds, accepts_once_asked) = (AtomicUsize::new(0), AtomicBool::new(false));
-        Self { inner: Mutex::new(inner), news: Notify::new(), clock, finds, accepts_once_asked, gate }
+        let (inner, behind) = (Mutex::new(inner), Mutex::default());
+        Self { inner, news: Notify::new(), clock, behind, finds, accepts_once_asked, gate }
     }
 
     /// Commits rows as one revision.
@@ -145,7 +151,8 @@ impl FakeStore {
     fn poll_now(&self, cursor: Cursor) -> Result<Poll, StoreError> {
         let inner = self.well()?;
         let at_cursor = inner.commits.get(&cursor.revision).copied();
-        Ok(Poll { store: inner.id, newest: inner.newest, at_cursor, now: self.clock.now() })
+        let now = self.clock.now().minus(*self.behind.lock());
+        Ok(Poll { store: inner.id, newest: inner.newest, at_cursor, now })
     }
 }
 
@@ -157,6 +164,9 @@ impl HistoryStore for FakeStore {
     fn acceptances(&self) -> BoxFuture<'_, Result<Vec<Acceptance>, StoreError>> {
         Box::pin(async {
             let inner = self.well()?;
+            if inner.mood == Mood::KeepsItsHistory {
+                return std::future::pending().await;
+            }
             if self.accepts_once_asked.swap(false, Ordering::SeqCst) {
                 self.accept();
             }
@@ -325,25 +335,38 @@ impl Store for FakeStore {
 }
 
 /// Ends again in the store what a gateway knows as ended, and notes what that was.
-#[derive(Debug)]
 pub(super) struct Retells {
     store: Arc<FakeStore>,
     pub(super) told: Mutex<Vec<Subject>>,
-    /// Somebody accepts the store just before it is told anything.
-    pub(super) accepts_first: AtomicBool,
+    /// What happens just before the store is told anything.
+    before: Mutex<Option<Before>>,
+}
+
+type Before = Box<dyn FnOnce(&FakeStore) + Send>;
+
+impl fmt::Debug for Retells {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Retells").field("told", &self.told).finish_non_exhaustive()
+    }
 }
 
 impl Retells {
     pub(super) fn to(store: &Arc<FakeStore>) -> Arc<Self> {
-        Arc::new(Self { store: Arc::clone(store), told: Mutex::default(), accepts_first: AtomicBool::new(false) })
+        Arc::new(Self { store: Arc::clone(store), told: Mutex::default(), before: Mutex::default() })
+    }
+
+    /// From here on this happens once, just before the store is told anything.
+    pub(super) fn after(&self, before: impl FnOnce(&FakeStore) + Send + 'static) {
+        *self.before.lock() = Some(Box::new(before));
     }
 }
 
 impl Reassert for Retells {
     fn end<'a>(&'a self, subject: &'a Subject, at: Cursor) -> crate::table::BoxFuture<'a, Reasserted> {
         Box::pin(async move {
-            if self.accepts_first.swap(false, Ordering::SeqCst) {
-                self.store.accept();
+            let before = self.before.lock().take();
+            if let Some(before) = before {
+                before(&self.store);
             }
             match self.store.poll_now(at) {
                 Ok(poll) if poll.leads_on_from(at) => {}
@@ -363,8 +386,7 @@ impl Reassert for Retells {
                 }),
             };
             let Some(row) = row else { return Reasserted::Absent };
-            self.store.commit(vec![row]);
-            Reasserted::Told
+            Reasserted::Told(self.store.commit(vec![row]))
         })
     }
 }

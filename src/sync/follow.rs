@@ -12,6 +12,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
 use super::Settings;
+use super::clocks::Clocks;
 use super::loan::Ask;
 use super::metrics::{Alarm, SyncMetrics, shown};
 use super::read::{self, Read, ReadFault};
@@ -22,7 +23,7 @@ use super::retell::Retelling;
 use super::state::Restored;
 use crate::clock::{Clock, Timestamp};
 use crate::key::{Stamp, Subject};
-use crate::store::{Acceptance, CommitId, Cursor, Damaged, Poll, SharedStore, StoreError, StoreId};
+use crate::store::{Acceptance, Answer, Cursor, Damaged, Poll, SharedStore, StoreError, StoreId};
 use crate::table::{Applied, Conflict, Merged, Row, Table};
 
 /// Follows the store; see the module.
@@ -31,6 +32,7 @@ pub(super) struct Follower {
     pub(super) store: SharedStore,
     pub(super) table: Arc<Table>,
     pub(super) clock: Arc<dyn Clock>,
+    clocks: Clocks,
     pub(super) settings: Settings,
     pub(super) metrics: Arc<SyncMetrics>,
     memory: Memory,
@@ -86,7 +88,7 @@ enum Stuck {
     TooManyLost { store: String, lost: String },
 }
 
-/// How long a poll may take, and how long a read of rows may bring none.
+/// How long a short question may take.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long the first poll may take where there is a snapshot to serve from meanwhile.
 const PATIENCE_AT_START: Duration = Duration::from_millis(350);
@@ -116,6 +118,7 @@ impl Follower {
             store,
             table,
             clock,
+            clocks: Clocks::default(),
             settings,
             metrics,
             memory,
@@ -153,7 +156,7 @@ impl Follower {
         self.table.set_reached(restored.cursor.revision);
         self.table.contact_made(restored.contact_at);
         self.report();
-        self.memory.found(self.restored);
+        self.memory.found(self.restored && self.reached.is_none());
         let silent = self.clock.now().since(restored.contact_at);
         self.contact = self.clock.monotonic().checked_sub(silent);
     }
@@ -188,10 +191,6 @@ impl Follower {
                 }
                 self.table.contact_made(now);
                 self.table.set_ready();
-                if self.retelling.tell(self.at, now).await {
-                    // More is to be told, and what was told comes back by the feed.
-                    self.wake.notify_one();
-                }
                 Pause::News(self.settings.poll)
             }
             Err(Stuck::NotYet { left }) if self.table.is_ready() => {
@@ -223,6 +222,11 @@ impl Follower {
             self.table.end_turn(turn);
         }
         self.show();
+        // Telling may take a while. What was read is in force, remembered and reported by now.
+        if is_like_the_store && self.retelling.tell(self.at, self.clocks.both_reached(now)).await {
+            // More is to be told, and what was told comes back by the feed.
+            self.wake.notify_one();
+        }
         pause
     }
 
@@ -243,7 +247,7 @@ impl Follower {
         if self.following.is_none() {
             return self.reload().await;
         }
-        if poll.at_cursor != Some(self.commit_at_cursor()) {
+        if !poll.leads_on_from(self.at) {
             return self.diverged(poll.newest).await;
         }
         if !self.has_learnt {
@@ -256,7 +260,7 @@ impl Follower {
         if let Some(reached) = self.reached {
             // A history that was left after the snapshot, and before what the journal knows.
             let poll = self.poll_at(reached).await?;
-            if poll.at_cursor != Some(reached.commit) {
+            if !poll.leads_on_from(reached) {
                 return self.diverged(poll.newest).await;
             }
         }
@@ -268,7 +272,7 @@ impl Follower {
             return self.reload().await;
         }
         let (mut staged, end) = self.outcome(read::changes(&*self.store, self.at).await)?;
-        if end.store != poll.store || end.at_cursor != Some(self.commit_at_cursor()) {
+        if end.store != poll.store || !end.leads_on_from(self.at) {
             return self.diverged(end.newest).await;
         }
         let lost = staged.damaged.iter().filter_map(|(what, stamp, _)| self.refused_by_id(what, *stamp));
@@ -291,28 +295,27 @@ impl Follower {
         Ok(())
     }
 
-    /// What the store says of our place if its history is still the one that was followed.
-    fn commit_at_cursor(&self) -> CommitId {
-        if self.at.revision == 0 { CommitId::default() } else { self.at.commit }
-    }
-
-    async fn poll(&self) -> Result<Poll, Stuck> {
+    async fn poll(&mut self) -> Result<Poll, Stuck> {
         self.poll_at(self.at).await
     }
 
-    async fn poll_at(&self, cursor: Cursor) -> Result<Poll, Stuck> {
+    async fn poll_at(&mut self, cursor: Cursor) -> Result<Poll, Stuck> {
+        let asked = self.clock.now();
+        let poll = self.soon("poll", self.store.poll(cursor)).await?;
+        self.clocks.heard((asked, self.clock.now()), poll.now, &self.metrics);
+        Ok(poll)
+    }
+
+    /// What the store answers to a question that takes it no time.
+    async fn soon<T>(&self, operation: &'static str, answer: Answer<'_, T>) -> Result<T, Stuck> {
         let patience = if self.restored && !self.table.is_ready() { PATIENCE_AT_START } else { PATIENCE };
-        match tokio::time::timeout(patience, self.store.poll(cursor)).await {
-            Ok(Ok(poll)) => Ok(poll),
-            Ok(Err(error)) => {
-                self.metrics.store_error("poll");
-                Err(error.into())
-            }
-            Err(_elapsed) => {
-                self.metrics.store_error("poll");
-                Err(Stuck::Slow { store: self.store_name() })
-            }
-        }
+        let stuck = match tokio::time::timeout(patience, answer).await {
+            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Err(error)) => error.into(),
+            Err(_elapsed) => Stuck::Slow { store: self.store_name() },
+        };
+        self.metrics.store_error(operation);
+        Err(stuck)
     }
 
     /// What was read of the store, or why that was not all.
@@ -417,7 +420,7 @@ impl Follower {
     /// Every restored store that somebody has accepted.
     async fn acceptances(&self) -> Result<Vec<Acceptance>, Stuck> {
         match self.store.history() {
-            Some(history) => Ok(history.acceptances().await?),
+            Some(history) => self.soon("history", history.acceptances()).await,
             None => Ok(Vec::new()),
         }
     }
@@ -522,7 +525,7 @@ impl Follower {
         self.note(applied);
         for (subject, ends) in repair.taken_back {
             // What the store is to be told already was an alarm when that was found.
-            if self.retelling.owe_too(subject.clone(), ends) {
+            if self.retelling.owe_too(subject.clone(), ends, repair.found_at) {
                 self.metrics.difference("taken_back");
                 self.metrics.alarm(Alarm::Reconcile, 1);
                 tell_taken_back(&subject, ends);

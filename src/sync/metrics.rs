@@ -1,6 +1,6 @@
 //! What is counted of the table and of its following the store. The text of each is its HELP.
 
-use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{Gauge, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
 use crate::clock::Timestamp;
 use crate::table::MissAnswer;
@@ -13,6 +13,7 @@ pub struct SyncMetrics {
     pub(super) lag: IntGauge,
     pub(super) last_contact: IntGauge,
     pub(super) in_contact: IntGauge,
+    pub(super) ahead_of_store: Gauge,
     store_errors: IntCounterVec,
     misses: IntCounterVec,
     /// The counter of those of which there may be a flood.
@@ -51,10 +52,12 @@ pub(super) enum Alarm {
     Journal,
     /// A walk over the store found a difference.
     Reconcile,
+    /// The clocks of store and gateway are apart.
+    Clock,
 }
 
 impl Alarm {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::History,
         Self::OtherStore,
         Self::TooManyLost,
@@ -64,6 +67,7 @@ impl Alarm {
         Self::State,
         Self::Journal,
         Self::Reconcile,
+        Self::Clock,
     ];
 
     const fn as_str(self) -> &'static str {
@@ -77,11 +81,12 @@ impl Alarm {
             Self::State => "state",
             Self::Journal => "journal",
             Self::Reconcile => "reconcile",
+            Self::Clock => "clock",
         }
     }
 }
 
-const OPERATIONS: [&str; 5] = ["poll", "changes", "find", "usage", "walk"];
+const OPERATIONS: [&str; 6] = ["poll", "history", "changes", "find", "usage", "walk"];
 const DIFFERENCES: [&str; 5] = ["missing", "other", "extra", "taken_back", "damaged"];
 const OUTCOMES: [&str; 5] = ["found", "unknown", "unknown_yet", "too_many_failures", "overloaded"];
 const VALID: &str = "names and labels are constants of this file";
@@ -123,6 +128,11 @@ impl SyncMetrics {
                 "When the table was last known to be like the store.",
             ),
             in_contact: gauge("keyward_sync_in_contact", "1 while the store can be asked, else 0."),
+            ahead_of_store: Gauge::new(
+                "keyward_sync_clock_ahead_seconds",
+                "Seconds by which this gateway's clock is ahead of the store's, at least; below 0 where it is behind.",
+            )
+            .expect(VALID),
             store_errors: family(
                 "keyward_store_errors_total",
                 "Reads and writes of the store that failed, by what was asked.",
@@ -182,6 +192,7 @@ impl SyncMetrics {
         ] {
             registry.register(Box::new(gauge.clone()))?;
         }
+        registry.register(Box::new(self.ahead_of_store.clone()))?;
         for family in [&self.store_errors, &self.misses, &self.alarms, &self.differences] {
             registry.register(Box::new(family.clone()))?;
         }

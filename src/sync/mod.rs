@@ -6,6 +6,7 @@
 
 mod accept;
 mod budget;
+mod clocks;
 #[cfg(test)]
 mod fake;
 mod follow;

@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::metrics::{Alarm, SyncMetrics};
 use crate::clock::Timestamp;
-use crate::key::{KeyId, Subject};
+use crate::key::{KeyId, Stamp, Subject};
 use crate::store::{Batch, Cursor, Poll, ReadRequest, Row as StoredRow, SharedStore, StoreError};
 use crate::table::{Difference, KeyRow, Row, Table, UserRow, repair_stamp};
 
@@ -27,6 +27,8 @@ pub(super) type Place = Arc<Mutex<Option<(Cursor, u64)>>>;
 pub(super) struct Repair {
     /// The key set in which it was found.
     pub(super) generation: u64,
+    /// The revision at which the read began that found it.
+    pub(super) found_at: u64,
     /// The rows as they shall be.
     pub(super) rows: Vec<Row>,
     /// What has ended here and goes on in the store, with when it ends where it has not yet.
@@ -61,6 +63,15 @@ struct Walk {
     /// Keys that are stored, and cannot be read.
     damaged: HashSet<KeyId>,
     differences: usize,
+}
+
+/// What came of holding rows against the table.
+#[derive(Debug, Default)]
+struct Found {
+    /// Rows that put right what differs.
+    rows: Vec<Row>,
+    /// What no row puts right, for it has ended here, with when it ends where it has not yet.
+    taken_back: Vec<(Subject, Option<Timestamp>)>,
 }
 
 /// A set of slot numbers.
@@ -166,14 +177,14 @@ impl Reconciler {
         }
         let through = page.handed < PAGE || page.last.is_none() || page.last == walk.after;
         walk.after = page.last.clone();
-        let (rows, taken_back) = self.compare(&page, at, &mut walk);
-        self.send(&mut walk, rows, taken_back);
+        let found = self.compare(&page, at, &mut walk);
+        self.send(&mut walk, at, found);
         if !through {
             self.walk = Some(walk);
             return Went::On;
         }
         match self.compare_the_rest(at, &mut walk).await {
-            Ok(rows) => self.send(&mut walk, rows, Vec::new()),
+            Ok(rows) => self.send(&mut walk, at, Found { rows, ..Found::default() }),
             Err(_error) => {
                 self.metrics.store_error("walk");
                 return self.give_up();
@@ -201,10 +212,9 @@ impl Reconciler {
         Ok(page)
     }
 
-    /// The rows that put right what differs, and what no row puts right, for it has ended here.
-    fn compare(&self, page: &Page, at: Cursor, walk: &mut Walk) -> (Vec<Row>, Vec<(Subject, Option<Timestamp>)>) {
+    fn compare(&self, page: &Page, at: Cursor, walk: &mut Walk) -> Found {
         self.metrics.rows_compared.inc_by(u64::from(page.handed));
-        let (mut rows, mut taken_back) = (Vec::new(), Vec::new());
+        let mut found = Found::default();
         for (id, cause) in &page.damaged {
             walk.differences += 1;
             walk.damaged.extend(*id);
@@ -215,18 +225,10 @@ impl Reconciler {
         for user in &page.users {
             let difference = (user.stamp.revision <= at.revision).then(|| self.table.compare_user(user, at.revision));
             let Some(difference) = difference.flatten() else { continue };
-            let mut user = user.clone();
-            match difference {
-                Difference::TakenBack { ends } => {
-                    taken_back.push((Subject::User(user.id), ends));
-                    continue;
-                }
-                Difference::Other { known } => user.stamp = repair_stamp(known, at.revision),
-                Difference::Missing => {}
+            let subject = Subject::User(user.id.clone());
+            if let Some(stamp) = self.repaired(difference, subject, (user.stamp, at), &mut found) {
+                found.rows.push(Row::User(UserRow { stamp, ..user.clone() }));
             }
-            self.tell(difference, &user.id);
-            walk.differences += 1;
-            rows.push(Row::User(user));
         }
         for key in &page.keys {
             let (slot, difference) = self.table.compare_key(key, at.revision);
@@ -235,20 +237,43 @@ impl Reconciler {
             }
             // What was committed after both were read is on its way.
             let Some(difference) = difference.filter(|_| key.stamp.revision <= at.revision) else { continue };
-            let mut key = key.clone();
-            match difference {
-                Difference::TakenBack { ends } => {
-                    taken_back.push((Subject::Key(key.id), ends));
-                    continue;
-                }
-                Difference::Other { known } => key.stamp = repair_stamp(known, at.revision),
-                Difference::Missing => {}
+            if let Some(stamp) = self.repaired(difference, Subject::Key(key.id), (key.stamp, at), &mut found) {
+                found.rows.push(Row::Key(Box::new(KeyRow { stamp, ..key.clone() })));
             }
-            self.tell(difference, &key.id);
-            walk.differences += 1;
-            rows.push(Row::Key(Box::new(key)));
         }
-        (rows, taken_back)
+        walk.differences += found.rows.len();
+        found
+    }
+
+    /// The stamp under which the row that was read, with `stamp`, puts right what is known of `subject`; none where
+    /// no row does, for it has ended here.
+    fn repaired(
+        &self,
+        difference: Difference,
+        subject: Subject,
+        (stamp, at): (Stamp, Cursor),
+        found: &mut Found,
+    ) -> Option<Stamp> {
+        let (kind, what, stamp) = match difference {
+            Difference::TakenBack { ends } => {
+                // Whoever knows what the store is told already tells of it.
+                found.taken_back.push((subject, ends));
+                return None;
+            }
+            Difference::Missing => ("missing", "is stored, and was not known here: it is now", stamp),
+            Difference::Other { known } => (
+                "other",
+                "was known here otherwise than it is stored: it no longer is",
+                repair_stamp(known, at.revision),
+            ),
+        };
+        self.metrics.difference(kind);
+        self.metrics.alarm(Alarm::Reconcile, 1);
+        match subject {
+            Subject::Key(key) => tracing::error!(subject = %key, "{what}"),
+            Subject::User(user) => tracing::error!(subject = %user, "{what}"),
+        }
+        Some(stamp)
     }
 
     /// Keys that are known, live, and not stored: the rows that refuse them.
@@ -297,26 +322,15 @@ impl Reconciler {
         Ok(absent.into_iter().map(refused).collect())
     }
 
-    fn tell(&self, difference: Difference, subject: &dyn std::fmt::Display) {
-        let (kind, what) = match difference {
-            Difference::Missing => ("missing", "is stored, and was not known here: it is now"),
-            Difference::Other { .. } => ("other", "was known here otherwise than it is stored: it no longer is"),
-            // Whoever knows what the store is told already tells of it.
-            Difference::TakenBack { .. } => return,
-        };
-        self.metrics.difference(kind);
-        self.metrics.alarm(Alarm::Reconcile, 1);
-        tracing::error!(%subject, "{what}");
-    }
-
-    fn send(&self, walk: &mut Walk, rows: Vec<Row>, taken_back: Vec<(Subject, Option<Timestamp>)>) {
+    fn send(&self, walk: &mut Walk, at: Cursor, Found { rows, taken_back }: Found) {
         let everything = walk.differences > FEW;
         if everything {
             walk.differences = 0;
         }
         if everything || !rows.is_empty() || !taken_back.is_empty() {
             // Nobody is there to put it right once the follower has ended.
-            self.repairs.send(Repair { generation: walk.generation, rows, taken_back, everything }).ok();
+            let (generation, found_at) = (walk.generation, at.revision);
+            self.repairs.send(Repair { generation, found_at, rows, taken_back, everything }).ok();
         }
     }
 }

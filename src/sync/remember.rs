@@ -35,8 +35,8 @@ pub(super) struct Memory {
     snapshots: Snapshots,
     marked_at: Option<Instant>,
     holding: Holding,
-    /// What was found may not be served, and nothing else is known yet: written down anew, it would pass for good at
-    /// the next start.
+    /// What was found may not be served, or is of no one place of the history, and nothing else is known yet: written
+    /// down anew, it would pass at the next start for good, or without what is newer than its place.
     refused: bool,
 }
 
@@ -190,10 +190,11 @@ impl Memory {
         self.accepted.learn(acceptances);
     }
 
-    /// Something was found in the state folder: journal and snapshot become one again, once it may be served.
-    pub(super) fn found(&mut self, may_be_served: bool) {
+    /// Something was found in the state folder: journal and snapshot become one again, where it may be served and is
+    /// of one place of the store's history, or else once the store has confirmed it.
+    pub(super) fn found(&mut self, may_be_written: bool) {
         self.snapshots.lacking_since = Some(Instant::now());
-        self.refused = !may_be_served;
+        self.refused = !may_be_written;
     }
 
     /// The store has confirmed what is in the table.

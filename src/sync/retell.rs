@@ -3,7 +3,7 @@
 //! Whatever comes of it, the table goes on refusing: this only makes the store say so too, to those
 //! who read it and to gateways that start anew.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,8 +25,8 @@ pub trait Reassert: Send + Sync + fmt::Debug {
 /// What came of telling the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reasserted {
-    /// The store has it so again.
-    Told,
+    /// The store has it so again, as of this revision at the latest.
+    Told(u64),
     /// The store does not have it at all.
     Absent,
     /// The store's history is another by now: nothing was changed.
@@ -42,19 +42,19 @@ pub(super) struct Retelling {
     untold: VecDeque<Subject>,
     /// What ends only then.
     later: Vec<(Timestamp, Subject)>,
-    /// All of both.
-    owed: HashSet<Subject>,
+    /// All of both, and what the store was told, as of which revision.
+    known: HashMap<Subject, Option<u64>>,
     failing: bool,
 }
 
 /// How long the feed waits while the store is told.
-const AT_ONCE: Duration = Duration::from_secs(1);
+const AT_ONCE: Duration = Duration::from_millis(200);
 /// Longer than a store itself waits for a lock.
 const PATIENCE: Duration = Duration::from_secs(7);
 
 impl Retelling {
     pub(super) fn by(reassert: Option<Arc<dyn Reassert>>) -> Self {
-        Self { reassert, untold: VecDeque::new(), later: Vec::new(), owed: HashSet::new(), failing: false }
+        Self { reassert, untold: VecDeque::new(), later: Vec::new(), known: HashMap::new(), failing: false }
     }
 
     /// From here on the store is to be told of these, and of nothing that another history of it
@@ -62,26 +62,36 @@ impl Retelling {
     pub(super) fn owe(&mut self, merged: Merged) {
         self.untold.clear();
         self.later.clear();
-        self.owed.clear();
+        self.known.clear();
         // Users first: deleting one revokes its keys.
         let users = merged.users.into_iter().map(|user| (Subject::User(user), None));
         let keys = merged.keys.into_iter().map(|key| (Subject::Key(key), None));
         let graces = merged.graces.into_iter().map(|(key, ends)| (Subject::Key(key), Some(ends)));
         for (subject, ends) in users.chain(keys).chain(graces) {
-            self.owe_too(subject, ends);
+            self.owe_one(subject, ends);
         }
     }
 
-    /// The store is to be told of this too, once it ends where it has not yet. Whether it was not owed before.
-    pub(super) fn owe_too(&mut self, subject: Subject, ends: Option<Timestamp>) -> bool {
-        if !self.owed.insert(subject.clone()) {
-            return false;
+    /// The store is to be told of this too, once it ends where it has not yet: it was found otherwise by a
+    /// read that began at the revision `found_at`. Whether that is news.
+    pub(super) fn owe_too(&mut self, subject: Subject, ends: Option<Timestamp>, found_at: u64) -> bool {
+        let is_known = self.known.get(&subject).is_some_and(|told| match told {
+            None => true,
+            // It was read before the store was told.
+            Some(told) => *told > found_at,
+        });
+        if !is_known {
+            self.owe_one(subject, ends);
         }
+        !is_known
+    }
+
+    fn owe_one(&mut self, subject: Subject, ends: Option<Timestamp>) {
+        self.known.insert(subject.clone(), None);
         match ends {
             None => self.untold.push_back(subject),
             Some(ends) => self.later.push((ends, subject)),
         }
-        true
     }
 
     /// Tells the store what has ended by `now`, for a while, as long as it is in the history of which `at` is a
@@ -97,9 +107,12 @@ impl Retelling {
                 return true;
             }
             let told = tokio::time::timeout(PATIENCE, reassert.end(subject, at)).await;
-            match told.unwrap_or_else(|_elapsed| Reasserted::Failed("no answer in time".to_owned())) {
-                Reasserted::Told => told_again(subject),
-                Reasserted::Absent => {}
+            let known = match told.unwrap_or_else(|_elapsed| Reasserted::Failed("no answer in time".to_owned())) {
+                Reasserted::Told(revision) => {
+                    told_again(subject);
+                    Some(revision)
+                }
+                Reasserted::Absent => None,
                 // Everything is read anew, and what is owed then follows from that.
                 Reasserted::OtherHistory => return false,
                 Reasserted::Failed(cause) => {
@@ -111,10 +124,13 @@ impl Retelling {
                     self.untold.rotate_left(1);
                     return false;
                 }
-            }
+            };
             self.failing = false;
-            if let Some(subject) = self.untold.pop_front() {
-                self.owed.remove(&subject);
+            let Some(subject) = self.untold.pop_front() else { break };
+            if known.is_some() {
+                self.known.insert(subject, known);
+            } else {
+                self.known.remove(&subject);
             }
         }
         false
@@ -144,7 +160,7 @@ mod tests {
     impl Reassert for Answers {
         fn end<'a>(&'a self, subject: &'a Subject, _at: Cursor) -> BoxFuture<'a, Reasserted> {
             self.asked.lock().push(subject.clone());
-            let answer = self.left.lock().pop().unwrap_or(Reasserted::Told);
+            let answer = self.left.lock().pop().unwrap_or(Reasserted::Told(5));
             Box::pin(async move { answer })
         }
     }
@@ -160,7 +176,7 @@ mod tests {
                     return Reasserted::Failed("it takes too long".to_owned());
                 }
                 self.1.lock().push(subject.clone());
-                Reasserted::Told
+                Reasserted::Told(5)
             })
         }
     }
@@ -176,7 +192,9 @@ mod tests {
         }
         assert_eq!(*told.1.lock(), [Subject::Key(keys[1]), Subject::Key(keys[2])]);
         assert_eq!(retelling.untold, [Subject::Key(keys[0])], "it is owed still");
-        assert!(!retelling.owe_too(Subject::Key(keys[0]), None) && retelling.owe_too(Subject::Key(keys[1]), None));
+        assert!(!retelling.owe_too(Subject::Key(keys[0]), None, 9));
+        assert!(!retelling.owe_too(Subject::Key(keys[1]), None, 4), "read before the store was told");
+        assert!(retelling.owe_too(Subject::Key(keys[1]), None, 5), "and after");
     }
 
     #[tokio::test]

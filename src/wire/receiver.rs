@@ -114,7 +114,9 @@ impl ReceiverUrl {
             }
             None => return Err(UrlFault::Form("a malformed host")),
             Some(digits) => {
-                digits.parse().ok().filter(|port| *port > 0).ok_or(UrlFault::Form("a port that is none"))?
+                let is_plain = digits.bytes().all(|byte| byte.is_ascii_digit());
+                let port = digits.parse().ok().filter(|port| is_plain && *port > 0);
+                port.ok_or(UrlFault::Form("a port that is none"))?
             }
         };
         let target = uri.path_and_query().map_or("/", |target| target.as_str());
@@ -197,15 +199,13 @@ impl Host {
         if text.ends_with('.') {
             return Err(UrlFault::Form("a host with a final dot"));
         }
-        // What resolvers take for an address: `127.1`, `0x7f.1`, `2130706433`, `0177.0.0.1`.
+        // The last part of a name begins with a letter (RFC 1123 section 2.1), and what resolvers take for an address
+        // does not: `127.1`, `0x7f.1`, `2130706433`, `0177.0.0.1`.
         let last = text.rsplit('.').next().unwrap_or_default();
-        let digits = last.strip_prefix("0x").or_else(|| last.strip_prefix("0X"));
-        let hexadecimal = digits.is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()));
-        if hexadecimal || (!last.is_empty() && last.bytes().all(|byte| byte.is_ascii_digit())) {
-            let address = text
-                .parse::<Ipv4Addr>()
-                .map_err(|_other| UrlFault::Form("an address that is not four decimal numbers"))?;
-            return Ok(Self::Address(address.into()));
+        if last.starts_with(|first: char| first.is_ascii_digit()) {
+            let address = text.parse::<Ipv4Addr>();
+            let neither = "a host whose last part begins with a digit, and that is no address of four decimal numbers";
+            return address.map(|address| Self::Address(address.into())).map_err(|_other| UrlFault::Form(neither));
         }
         let name = text.to_ascii_lowercase();
         DnsName::try_from(name.as_str()).map_err(|_invalid| UrlFault::Form("a host that is no name"))?;
@@ -327,6 +327,8 @@ mod tests {
             "https://example.com:/",
             "https://example.com:0/",
             "https://example.com:65536/",
+            "https://example.com:+443/",
+            "https://example.3com/",
             "https://exa mple.com/",
             "https://example.com/a b",
             "https://example.com/\r\nx: y",

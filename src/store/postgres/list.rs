@@ -35,6 +35,7 @@ const WINDOWS_MAX: usize = 2;
 enum Value {
     Text(String),
     Number(i64),
+    Numbers(Vec<i64>),
     Id(Uuid),
 }
 
@@ -43,11 +44,13 @@ impl Value {
         let value: &(dyn ToSql + Sync) = match self {
             Self::Text(text) => text,
             Self::Number(number) => number,
+            Self::Numbers(numbers) => numbers,
             Self::Id(id) => id,
         };
         let of = match self {
             Self::Text(_) => Type::TEXT,
             Self::Number(_) => Type::INT8,
+            Self::Numbers(_) => Type::INT8_ARRAY,
             Self::Id(_) => Type::UUID,
         };
         (value, of)
@@ -73,6 +76,10 @@ impl Conditions {
             }
             self.sql.push_str(part);
         }
+    }
+
+    fn params(&self) -> Vec<Param<'_>> {
+        self.values.iter().map(Value::param).collect()
     }
 }
 
@@ -116,7 +123,10 @@ fn ways(query: &KeyQuery, before: i64, now: Timestamp) -> Vec<Way> {
         ways.push(placed("k.lineage", "k.lineage DESC, k.number DESC", &[id]));
     }
     if let Some(user) = &query.user {
-        ways.push(placed("k.user_id", "k.user_id DESC, k.number DESC", &[text(user.as_str())]));
+        let mut way = placed("k.user_id", "k.user_id DESC, k.number DESC", &[text(user.as_str())]);
+        // Its index has the keys of users alone, and no range tells the server that these are.
+        way.conditions.and("k.user_id IS NOT NULL", []);
+        ways.push(way);
     }
     let numbered = |condition: &str| {
         let mut conditions = Conditions::default();
@@ -161,6 +171,13 @@ fn ways(query: &KeyQuery, before: i64, now: Timestamp) -> Vec<Way> {
         ways.push(numbered("NOT k.revoked AND NOT k.disabled AND NOT k.superseded"));
     }
     ways
+}
+
+/// No filter but where the page begins.
+fn all(before: i64) -> Way {
+    let mut conditions = Conditions::default();
+    conditions.and("k.number < ?", [Value::Number(before)]);
+    Way { conditions, order: Some("k.number DESC"), is_place: false }
 }
 
 /// Where the keys of `query` belong, whatever else is asked of them.
@@ -256,27 +273,19 @@ pub(super) async fn list_keys(transaction: &Transaction, query: &KeyQuery) -> Re
     }
     let now = transaction.now();
     let Some(before) = number_before(transaction, query.before).await? else { return Ok(KeyPage::default()) };
-    let window = window(transaction, query, before, now).await?;
-    let Conditions { mut sql, values } = filters(query, now);
-    let (bound, last): (&str, Option<KeyId>) = match &window {
-        Window::Numbers(_, last) => ("k.number = ANY", *last),
-        Window::Before(_) => ("k.number < ", None),
+    let mut wanted = filters(query, now);
+    let last = match window(transaction, query, before, now).await? {
+        Window::Numbers(numbers, next) => {
+            wanted.and("k.number = ANY(?)", [Value::Numbers(numbers)]);
+            next
+        }
+        Window::Before(number) => {
+            wanted.and("k.number < ?", [Value::Number(number)]);
+            None
+        }
     };
-    let mut params: Vec<Param<'_>> = values.iter().map(Value::param).collect();
-    match &window {
-        Window::Numbers(numbers, _) => params.push((numbers, Type::INT8_ARRAY)),
-        Window::Before(number) => params.push((number, Type::INT8)),
-    }
-    let _never = write!(sql, " AND {bound}(${})", params.len());
-    let looked_at = limit(query.limit);
-    params.push((&looked_at, Type::INT8));
-    let sql = format!(
-        "SELECT {KEY_COLUMNS}, {USER_COLUMNS}, w.last_used_at, w.uses \
-         FROM keyward.keys k LEFT JOIN keyward.users u ON u.id = k.user_id \
-         LEFT JOIN LATERAL (SELECT max(o.last_used_at) AS last_used_at, sum(o.count)::bigint AS uses \
-         FROM keyward.key_usage o WHERE o.key_id = k.id) w ON true{sql} ORDER BY k.number DESC LIMIT ${}",
-        params.len()
-    );
+    let (sql, most, mut params) = (rows_of(&wanted), limit(query.limit), wanted.params());
+    params.push((&most, Type::INT8));
     let mut rows = transaction.stream(&sql, &params).await?;
     let (mut decoder, mut page) = (Decoder::default(), KeyPage::default());
     let (mut seen, mut last_seen) = (0, None);
@@ -301,6 +310,18 @@ pub(super) async fn list_keys(transaction: &Transaction, query: &KeyQuery) -> Re
     }
     page.next = if query.limit > 0 && seen == query.limit { last_seen } else { last };
     Ok(page)
+}
+
+/// The statement that reads the rows that are `wanted`, its last value being how many.
+fn rows_of(wanted: &Conditions) -> String {
+    format!(
+        "SELECT {KEY_COLUMNS}, {USER_COLUMNS}, w.last_used_at, w.uses \
+         FROM keyward.keys k LEFT JOIN keyward.users u ON u.id = k.user_id \
+         LEFT JOIN LATERAL (SELECT max(o.last_used_at) AS last_used_at, sum(o.count)::bigint AS uses \
+         FROM keyward.key_usage o WHERE o.key_id = k.id) w ON true{} ORDER BY k.number DESC LIMIT ${}",
+        wanted.sql,
+        wanted.values.len() + 1
+    )
 }
 
 /// The number of the key before which to list: past all of them where none is named, none where it
@@ -331,11 +352,7 @@ async fn window(transaction: &Transaction, query: &KeyQuery, before: i64, now: T
         if windows >= WINDOWS_MAX && ways.iter().any(|way| way.is_place) {
             ways.retain(|way| way.is_place);
         }
-        let way = ways.into_iter().find(|way| way.order.is_some()).unwrap_or_else(|| {
-            let mut conditions = Conditions::default();
-            conditions.and("k.number < ?", [Value::Number(top)]);
-            Way { conditions, order: Some("k.number DESC"), is_place: false }
-        });
+        let way = ways.into_iter().find(|way| way.order.is_some()).unwrap_or_else(|| all(top));
         let mut numbers = numbers(transaction, &way, LOOKED_AT_MAX).await?;
         let oldest = numbers.iter().min().copied();
         let Some(oldest) = oldest.filter(|_| to_len(&numbers) == LOOKED_AT_MAX) else {
@@ -356,16 +373,16 @@ async fn first_of_place(
     query: &KeyQuery,
     numbers: &[i64],
 ) -> Result<Option<(i64, KeyId)>, Fault> {
-    let Conditions { sql, values } = place(query);
-    let mut params: Vec<Param<'_>> = values.iter().map(Value::param).collect();
-    params.push((&numbers, Type::INT8_ARRAY));
-    let sql = format!(
-        "SELECT k.number, k.id FROM keyward.keys k{sql} AND k.number = ANY(${}) ORDER BY k.number LIMIT 1",
-        params.len()
-    );
-    let Some(row) = transaction.first(&sql, &params).await? else { return Ok(None) };
+    let mut place = place(query);
+    place.and("k.number = ANY(?)", [Value::Numbers(numbers.to_vec())]);
+    let Some(row) = transaction.first(&first_of(&place), &place.params()).await? else { return Ok(None) };
     let mut columns = Columns::of(&row);
     Ok(Some((columns.integer()?, KeyId::from_bits(columns.bits()?))))
+}
+
+/// The statement that finds the first row of a place.
+fn first_of(place: &Conditions) -> String {
+    format!("SELECT k.number, k.id FROM keyward.keys k{} ORDER BY k.number LIMIT 1", place.sql)
 }
 
 fn to_len(numbers: &[i64]) -> i64 {
@@ -374,15 +391,64 @@ fn to_len(numbers: &[i64]) -> i64 {
 
 /// The numbers of the rows of `way`, the newest first where it gives them in order, and no more than `most`.
 async fn numbers(transaction: &Transaction, way: &Way, most: i64) -> Result<Vec<i64>, Fault> {
-    let (sql, params) = numbers_of(way, &most);
-    let rows = transaction.query(&sql, &params).await?;
+    let mut params = way.conditions.params();
+    params.push((&most, Type::INT8));
+    let rows = transaction.query(&numbers_of(way), &params).await?;
     rows.iter().map(|row| Columns::of(row).integer()).collect()
 }
 
-fn numbers_of<'a>(way: &'a Way, most: &'a i64) -> (String, Vec<Param<'a>>) {
-    let mut params: Vec<Param<'_>> = way.conditions.values.iter().map(Value::param).collect();
-    params.push((most, Type::INT8));
+/// The statement that picks the rows of a way, its last value being how many.
+fn numbers_of(way: &Way) -> String {
     let order = way.order.map(|order| format!(" ORDER BY {order}")).unwrap_or_default();
-    let sql = format!("SELECT k.number FROM keyward.keys k{}{order} LIMIT ${}", way.conditions.sql, params.len());
-    (sql, params)
+    let most = way.conditions.values.len() + 1;
+    format!("SELECT k.number FROM keyward.keys k{}{order} LIMIT ${most}", way.conditions.sql)
+}
+
+/// How the server goes about a statement.
+#[cfg(test)]
+#[derive(Debug)]
+pub(super) struct Explained {
+    pub(super) sql: String,
+    /// An index has its rows in order, so that nothing is left to be sorted.
+    pub(super) is_in_order: bool,
+    pub(super) plan: String,
+}
+
+/// How the server goes about every statement that may be used for a page of `query` that begins before `before`, where
+/// it looks at these rows. Statements that are `known` are left out.
+#[cfg(test)]
+pub(super) async fn explained(
+    transaction: &Transaction,
+    query: &KeyQuery,
+    before: i64,
+    (looked_at, known): (&[i64], &mut std::collections::HashSet<String>),
+) -> Result<Vec<Explained>, Fault> {
+    let now = transaction.now();
+    let (ways, all) = (ways(query, before, now), all(before));
+    let mut statements = Vec::new();
+    for way in ways.iter().chain([&all]) {
+        // Where no index has the rows in order, all of them are looked at or none.
+        for most in if way.order.is_some() { vec![FEW, LOOKED_AT_MAX] } else { vec![FEW] } {
+            statements.push((numbers_of(way), way.conditions.clone(), Some(most), way.order.is_some()));
+        }
+    }
+    for (mut conditions, most) in [(place(query), None), (filters(query, now), limit(query.limit))] {
+        conditions.and("k.number = ANY(?)", [Value::Numbers(looked_at.to_vec())]);
+        let sql = if most.is_some() { rows_of(&conditions) } else { first_of(&conditions) };
+        statements.push((sql, conditions, most, false));
+    }
+    let mut found = Vec::new();
+    for (sql, conditions, most, is_in_order) in statements {
+        if !known.insert(format!("{sql} {:?} {most:?}", conditions.values)) {
+            continue;
+        }
+        let mut params = conditions.params();
+        if most.is_some() {
+            params.push((&most, Type::INT8));
+        }
+        let rows = transaction.query(&format!("EXPLAIN {sql}"), &params).await?;
+        let lines: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+        found.push(Explained { sql, is_in_order, plan: lines.join("\n") });
+    }
+    Ok(found)
 }

@@ -4,14 +4,16 @@
 #[expect(dead_code, reason = "some of it is for the tests from outside")]
 mod cluster;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::list::{Explained, explained};
 use super::schema::Empty;
 use super::{Address, Clocks, PostgresSettings, PostgresStore};
 use crate::clock::{ManualClock, Timestamp};
 use crate::key::Actor;
-use crate::store::contract::{Fixture, contract, key, load, newest, write, write_key};
+use crate::store::contract::{Fixture, contract, key, load, newest, queries, write, write_key};
 use crate::store::copy_contract::{self, copy_contract};
 use crate::store::fleet_contract::fleet_contract;
 use crate::store::rotation_contract::rotation_contract;
@@ -209,6 +211,52 @@ async fn a_page_of_events_of_an_import_is_sought_and_not_sorted() {
     let sql = sql.replace("$1", "-3").replace("$2", "500").replace("$3", "-3").replace("$4", "100");
     let plan = cluster.sql(&format!("EXPLAIN {sql}"));
     assert!(plan.contains("Index Scan using events_pkey") && !plan.contains("Sort"), "{plan}");
+}
+
+/// Keys of many projects, users and standings, with their usage, as a store has them that is in use.
+fn settle(cluster: &Cluster, keys: u32) {
+    cluster.sql(&format!(
+        "INSERT INTO keyward.users SELECT 'user-' || n, NULL, 'jobs:read', n % 500 <> 0, false, 1, 1, 1, n \
+         FROM generate_series(1, {keys} / 20) AS n; \
+         INSERT INTO keyward.keys (id, lineage, hash, format, name, project, environment, user_id, inherit, flags, props, \
+         may_grant, operates, self_rotate, revoked, disabled, superseded, expires_at, grace_expires_at, \
+         webhook_secret_version, created_at, updated_at, revision, ordinal) \
+         SELECT id, id, sha512(int4send(n)), 'imported', 'key ' || n, 'project-' || n % 10, \
+         CASE n % 8 WHEN 0 THEN 'test' ELSE 'live' END, CASE WHEN n % 2 = 0 THEN 'user-' || 1 + n % ({keys} / 20) END, \
+         false, 'jobs:read', '{{}}', '', false, false, n % 5 = 0, n % 50 = 1, n % 20 = 2, \
+         CASE n % 4 WHEN 0 THEN n::bigint * 1000000000 END, CASE n % 100 WHEN 3 THEN n::bigint * 1000000000 END, \
+         1, 1, 1, 1, n FROM (SELECT n, md5(n::text)::uuid AS id FROM generate_series(1, {keys}) AS n OFFSET 0) AS made; \
+         INSERT INTO keyward.key_usage SELECT id, 'gw', 1, 1 FROM keyward.keys; \
+         UPDATE keyward.counter SET revision = 1, commit_id = gen_random_uuid(); ANALYZE"
+    ));
+}
+
+#[tokio::test]
+async fn no_list_reads_all_keys() {
+    const KEYS: u32 = 20_000;
+    let cluster = Cluster::start(Care::Fast);
+    let store = PostgresStore::create(&settings(&cluster)).expect("a new store").0;
+    settle(&cluster, KEYS);
+    let explaining = store.read_with(super::Kind::ReadLong, |transaction| {
+        Box::pin(async move {
+            let before = i64::from(KEYS / 2);
+            // Few of all, as they are where there are many.
+            let looked_at: Vec<i64> = (before - 400..before).collect();
+            let (mut known, mut found) = (HashSet::new(), Vec::new());
+            for query in queries() {
+                let query = KeyQuery { limit: 200, ..query };
+                found.extend(explained(transaction, &query, before, (&looked_at, &mut known)).await?);
+            }
+            Ok(found)
+        })
+    });
+    let found = explaining.await.expect("it says how it would");
+    assert!(found.len() > 100, "{}", found.len());
+    for Explained { sql, is_in_order, plan } in &found {
+        let reads_all = plan.contains("Seq Scan on keys") || plan.contains("Seq Scan on key_usage");
+        let sorts = *is_in_order && plan.contains("Sort");
+        assert!(!reads_all && !sorts, "{sql}\n{plan}");
+    }
 }
 
 #[tokio::test]

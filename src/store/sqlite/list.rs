@@ -382,41 +382,8 @@ mod tests {
     use super::*;
     use crate::clock::ManualClock;
     use crate::store::SqliteStore;
+    use crate::store::contract::queries;
     use std::sync::Arc;
-
-    /// Every filter alone, and every two of them.
-    fn queries() -> Vec<KeyQuery> {
-        let statuses = Status::ALL.map(Some);
-        let mut one: Vec<KeyQuery> = vec![
-            KeyQuery { project: "acme".parse().ok(), ..KeyQuery::default() },
-            KeyQuery { environment: "test".parse().ok(), ..KeyQuery::default() },
-            KeyQuery { user: "ann".parse().ok(), ..KeyQuery::default() },
-            KeyQuery { text: Some("x".to_owned()), ..KeyQuery::default() },
-            KeyQuery { expires_within_days: Some(3), ..KeyQuery::default() },
-            KeyQuery { unused_for_days: Some(3), ..KeyQuery::default() },
-            KeyQuery { lineage: Some(KeyId::from_bits(1).lineage()), ..KeyQuery::default() },
-            KeyQuery { unrevoked: true, ..KeyQuery::default() },
-        ];
-        one.extend(statuses.map(|status| KeyQuery { status, ..KeyQuery::default() }));
-        let mut all = one.clone();
-        for first in &one {
-            for second in &one {
-                all.push(KeyQuery {
-                    project: first.project.clone().or(second.project.clone()),
-                    environment: first.environment.clone().or(second.environment.clone()),
-                    user: first.user.clone().or(second.user.clone()),
-                    status: first.status.or(second.status),
-                    text: first.text.clone().or(second.text.clone()),
-                    expires_within_days: first.expires_within_days.or(second.expires_within_days),
-                    unused_for_days: first.unused_for_days.or(second.unused_for_days),
-                    lineage: first.lineage.or(second.lineage),
-                    unrevoked: first.unrevoked || second.unrevoked,
-                    ..KeyQuery::default()
-                });
-            }
-        }
-        all
-    }
 
     fn plan(connection: &Connection, sql: &str, values: &[Value]) -> Vec<String> {
         let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).expect("a statement");

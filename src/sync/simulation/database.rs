@@ -1,7 +1,7 @@
 //! A database that many gateways follow, with all that ever was committed to it: what a gateway must
 //! know at a place of its history can be asked afterwards.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -34,6 +34,8 @@ pub(super) enum Deed {
     Create(u8),
     Revoke(u8),
     Supersede(u8),
+    /// Replaces a key, with so many minutes of grace.
+    Rotate(u8, u8),
     Disable(u8),
     Enable(u8),
     UserMay(bool),
@@ -136,11 +138,17 @@ pub(super) struct Inner {
     next_commit: u128,
     /// What was held at places that were asked for. Nothing before them changes any more.
     known: HashMap<(u64, CommitId), Arc<Held>>,
+    /// Keys that were revoked or superseded, in whatever history.
+    ended: BTreeSet<KeyId>,
+    /// The earliest end of a grace that was promised for a key, in whatever history.
+    promised: BTreeMap<KeyId, Timestamp>,
+    /// A key that a gateway ended for good before its time.
+    pub(super) ended_early: Option<String>,
 }
 
-/// The database.
+/// The database, and its server's clock, which nobody sets.
 #[derive(Debug)]
-pub(super) struct Database(pub(super) Mutex<Inner>);
+pub(super) struct Database(pub(super) Mutex<Inner>, pub(super) SimClock);
 
 impl Database {
     pub(super) fn new(numbering: Numbering) -> Self {
@@ -148,22 +156,28 @@ impl Database {
         inner.histories.push(History { parent: 0, left_at: 0 });
         Arc::make_mut(&mut inner.held).commits.insert(0, CommitId::default());
         inner.past.push(Arc::clone(&inner.held));
-        Self(Mutex::new(inner))
+        Self(Mutex::new(inner), SimClock::at(BEGIN))
     }
 
     pub(super) fn does(&self, deed: Deed) {
-        self.0.lock().does(deed);
+        self.0.lock().does(deed, self.1.now());
     }
 }
 
 impl Inner {
-    fn does(&mut self, deed: Deed) {
+    fn does(&mut self, deed: Deed, now: Timestamp) {
         let key = |inner: &Self, number: u8| inner.held.keys.get(&id_of(number % KEYS)).cloned();
         let user = self.held.users.get(ann()).filter(|user| !user.deleted).cloned();
         match deed {
             Deed::Create(number) => self.create(number % KEYS),
             Deed::Revoke(number) => self.change(key(self, number), |key| key.states.revoked = true),
             Deed::Supersede(number) => self.change(key(self, number), |key| key.states.superseded = true),
+            Deed::Rotate(number, minutes) => self.change(key(self, number), |key| {
+                let grace = Duration::from_secs(u64::from(minutes) * 60);
+                if !key.states.is_terminal() {
+                    key.grace_expires_at.get_or_insert(now.plus(grace));
+                }
+            }),
             Deed::Disable(number) => self.change(key(self, number), |key| key.states.disabled = true),
             Deed::Enable(number) => self.change(key(self, number), |key| key.states.disabled = false),
             Deed::UserMay(may) => self.change_user(user, |user| user.flags = fake::user("ann", flags(may)).flags),
@@ -220,9 +234,9 @@ impl Inner {
 
     fn change(&mut self, key: Option<Key>, change: impl FnOnce(&mut Key)) {
         if let Some(mut key) = key {
-            let before = key.states;
+            let before = (key.states, key.grace_expires_at);
             change(&mut key);
-            if key.states != before {
+            if (key.states, key.grace_expires_at) != before {
                 self.commit(vec![Row::Key(Box::new(key))], None);
             }
         }
@@ -262,13 +276,30 @@ impl Inner {
         for (ordinal, mut row) in (0..).zip(rows) {
             let stamp = Stamp { revision, ordinal };
             match &mut row {
-                Row::Key(key) => key.stamp = stamp,
+                Row::Key(key) => {
+                    key.stamp = stamp;
+                    if key.states.is_terminal() {
+                        self.ended.insert(key.id);
+                    }
+                    if let Some(end) = key.grace_expires_at {
+                        let promised = self.promised.entry(key.id).or_insert(end);
+                        *promised = end.min(*promised);
+                    }
+                }
                 Row::User(user) => user.stamp = stamp,
             }
             self.versions.push(Version { history: held.history, row: row.clone() });
             held.take(row);
         }
         self.past.push(Arc::clone(&self.held));
+    }
+
+    /// Takes note of a key that a gateway is about to end, and that nobody did and whose grace runs.
+    fn ends(&mut self, key: KeyId, now: Timestamp) {
+        let has_ended = self.ended.contains(&key) || self.promised.get(&key).is_some_and(|end| *end <= now);
+        if !has_ended {
+            self.ended_early.get_or_insert_with(|| format!("a gateway ends a key for good before its time; {key}"));
+        }
     }
 
     /// Goes on from what was held before, in a history of its own.
@@ -360,6 +391,8 @@ pub(super) struct Link {
     pub(super) between: Mutex<Option<Deed>>,
     /// Says of every revision that it is of the reader's history: a fault that is planted.
     pub(super) ignores_commits: bool,
+    /// Says that the server's clock reads what the gateway's does: a fault that is planted.
+    pub(super) knows_one_clock: bool,
 }
 
 impl Link {
@@ -374,7 +407,8 @@ impl Link {
         let honest = held.commits.get(&cursor.revision).copied();
         let at_cursor = if self.ignores_commits { Some(cursor.commit) } else { honest };
         let at_cursor = if cursor.revision == 0 { Some(CommitId::default()) } else { at_cursor };
-        Poll { store: StoreId(7), newest: held.newest, at_cursor, now: self.clock.now() }
+        let now = if self.knows_one_clock { self.clock.now() } else { self.database.1.now() };
+        Poll { store: StoreId(7), newest: held.newest, at_cursor, now }
     }
 }
 
@@ -544,6 +578,7 @@ impl Reassert for Retells {
             match subject {
                 Subject::Key(id) => {
                     let Some(key) = inner.held.keys.get(id).cloned() else { return Reasserted::Absent };
+                    inner.ends(*id, self.0.database.1.now());
                     inner.change(Some(key), |key| key.states.revoked = true);
                 }
                 Subject::User(id) => {
@@ -553,7 +588,7 @@ impl Reassert for Retells {
                     inner.delete_user();
                 }
             }
-            Reasserted::Told
+            Reasserted::Told(inner.held.newest.revision)
         })
     }
 }

@@ -4,9 +4,10 @@
 //! A history is a list of steps, made from a number, and always goes the same way: no thread, disk or clock
 //! of the machine has a part in it. After every step it is checked that a key revoked at what a gateway reports is refused by it; that no key is
 //! refused which is live there; that nothing reported goes back within one history; that what has
-//! ended stays refused whatever the database is replaced by; that a gateway with a snapshot serves
-//! without the database; and that unknown tokens are called unknown only where that is known. What
-//! goes wrong is cut down to the few steps that it takes.
+//! ended stays refused whatever the database is replaced by; that a replaced key ends with its grace by
+//! each gateway's clock, and so no later than the clocks are apart, and for good and all no earlier than by
+//! the database's own; that a gateway with a snapshot serves without the database; and that unknown tokens
+//! are called unknown only where that is known. What goes wrong is cut down to the few steps that it takes.
 
 mod clock;
 mod database;
@@ -21,11 +22,13 @@ use self::database::Deed;
 use self::world::{Around, GATEWAYS, Planted, Reach, Step, World};
 
 fn deed() -> impl Strategy<Value = Deed> {
-    let key = 0..database::KEYS;
+    // Much happens to one of them, as it does to one of the gateways.
+    let key = prop_oneof![Just(0), 0..database::KEYS];
     prop_oneof![
         6 => key.clone().prop_map(Deed::Create),
         6 => key.clone().prop_map(Deed::Revoke),
         2 => key.clone().prop_map(Deed::Supersede),
+        4 => (key.clone(), 0..20_u8).prop_map(|(key, minutes)| Deed::Rotate(key, minutes)),
         3 => key.clone().prop_map(Deed::Disable),
         3 => key.clone().prop_map(Deed::Enable),
         2 => any::<bool>().prop_map(Deed::UserMay),
@@ -205,4 +208,15 @@ fn a_commit_id_that_is_ignored_is_found_out() {
     let (why, history) = is_found(Planted::CommitIdIgnored);
     assert!(why.contains("at what is applied"), "{why}\n{history:?}");
     assert!(history.len() <= 20, "{history:?}");
+}
+
+#[test]
+fn a_grace_that_one_gateways_clock_ends_for_all_is_found_out() {
+    // The clock of this gateway is some minutes ahead.
+    let lost = [Deed::Create(0), Deed::Rotate(0, 3), Deed::Failover(1)].map(Step::Does);
+    let history: Vec<Step> = lost.into_iter().flat_map(|lost| [lost, Step::Turn(0)]).collect();
+    let why = Ground::new(Planted::OneClock).run(&history).expect_err("what was planted is found");
+    assert!(why.contains("before its time"), "{why}");
+    let ended = history.into_iter().chain([Step::Pass(200), Step::Turn(0), Step::Turn(0)]).collect::<Vec<_>>();
+    Ground::new(Planted::Nothing).run(&ended).expect("both clocks are waited for");
 }

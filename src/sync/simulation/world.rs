@@ -27,6 +27,7 @@ pub(super) enum Planted {
     SequenceForCounter,
     JournalNotFlushed,
     CommitIdIgnored,
+    OneClock,
 }
 
 pub(super) const GATEWAYS: u8 = 3;
@@ -128,6 +129,8 @@ struct Gateway {
     reported_in: Option<usize>,
     /// Keys that were refused for good when something was reported.
     ended: [bool; KEYS as usize],
+    /// When replaced keys end, as far as it was known then.
+    graces: [Option<Timestamp>; KEYS as usize],
     user_ended: bool,
     /// Where the newest snapshot stands, if nothing was loaded anew since.
     snapshot: Option<Cursor>,
@@ -145,6 +148,7 @@ struct Run {
     followed: bool,
     reported: Option<Cursor>,
     ended: [bool; KEYS as usize],
+    graces: [Option<Timestamp>; KEYS as usize],
     user_ended: bool,
     /// Keys that were asked for since it last followed.
     asked: [bool; KEYS as usize],
@@ -190,13 +194,15 @@ impl World {
         let database = Arc::new(Database::new(numbering));
         let gateway = |name: u8| {
             // Clocks are minutes apart from the beginning.
-            let clock = Arc::new(SimClock::at(BEGIN.plus(Duration::from_secs(u64::from(name) * 240))));
+            let minutes = u64::from(GATEWAYS - 1 - name) * 4;
+            let clock = Arc::new(SimClock::at(BEGIN.plus(Duration::from_secs(minutes * 60))));
             let link = Arc::new(Link {
                 database: Arc::clone(&database),
                 clock: Arc::clone(&clock),
                 mood: parking_lot::Mutex::new(Mood::Well),
                 between: parking_lot::Mutex::new(None),
                 ignores_commits: planted == Planted::CommitIdIgnored,
+                knows_one_clock: planted == Planted::OneClock,
             });
             Gateway {
                 name,
@@ -209,6 +215,7 @@ impl World {
                 reported: None,
                 reported_in: None,
                 ended: [false; KEYS as usize],
+                graces: [None; KEYS as usize],
                 user_ended: false,
                 snapshot: None,
                 contact_at: Timestamp::EPOCH,
@@ -273,6 +280,9 @@ impl World {
             Step::Pass(seconds) => self.pass(Duration::from_secs(u64::from(seconds))),
             Step::PassLong(hours) => self.pass(Duration::from_secs(u64::from(hours % 6) * 3600)),
         }
+        if let Some(wrong) = self.database.0.lock().ended_early.take() {
+            return Err(wrong);
+        }
         match step.whose() {
             Whose::Nobodys => Ok(()),
             Whose::One(gateway) => self.gateways[of(gateway)].check(),
@@ -286,6 +296,7 @@ impl World {
     }
 
     fn pass(&self, span: Duration) {
+        self.database.1.pass(span);
         self.gateways.iter().for_each(|gateway| gateway.clock.pass(span));
     }
 }
@@ -320,7 +331,7 @@ impl Gateway {
             clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
             mac_key: key,
             metrics: Arc::clone(&self.metrics),
-            reassert: (self.name == 0).then(|| Arc::new(Retells(Arc::clone(&self.link))) as Arc<_>),
+            reassert: (self.name != 1).then(|| Arc::new(Retells(Arc::clone(&self.link))) as Arc<_>),
             stale_policy: Arc::new(OnStale::Serve),
             lent_lock: None,
         };
@@ -334,6 +345,7 @@ impl Gateway {
             followed: false,
             reported: None,
             ended: self.ended,
+            graces: self.graces,
             user_ended: self.user_ended,
             asked: [false; KEYS as usize],
             in_vain: BTreeMap::new(),
@@ -379,6 +391,8 @@ impl Gateway {
             for number in 0..KEYS {
                 let key = known.keys.get(&id_of(number));
                 run.ended[usize::from(number)] |= key.is_some_and(|key| key.states.is_terminal());
+                let grace = &mut run.graces[usize::from(number)];
+                *grace = key.and_then(|key| key.grace_expires_at).into_iter().chain(*grace).min();
             }
             run.user_ended |= known.users.get(ann()).is_some_and(|user| user.deleted);
             if self.metrics.alarms_of(Alarm::Journal) == unremembered {
@@ -418,9 +432,12 @@ impl Gateway {
         }
         drop(database);
         run.reported = Some(at);
-        self.reported = Some(at);
-        self.reported_in = Some(history);
+        // Where it stands as before, nobody has told it of another history.
+        if self.reported.replace(at) != Some(at) {
+            self.reported_in = Some(history);
+        }
         self.ended = run.ended;
+        self.graces = run.graces;
         self.user_ended = run.user_ended;
         self.contact_at = run.table.last_contact().unwrap_or_default();
         self.unsettled = false;
@@ -484,7 +501,7 @@ impl Gateway {
         let wrong = |what: &str| Err(format!("gateway {} says of key {number} {what}", self.name));
         match answer {
             MissAnswer::Found(record) => {
-                if run.ended[usize::from(number)] && is_allowed(&record, now) {
+                if run.has_ended(number, now) && is_allowed(&record, now) {
                     return wrong("that it works, and it has ended");
                 }
                 if !key.is_some_and(|key| is_allowed(&record_of(key, held.users.get(ann())), now))
@@ -535,7 +552,7 @@ impl Gateway {
                 let here = format!("followed: {}, at {at:?}, {record:?}", run.followed);
                 Err(format!("gateway {}: key {number} {what}; {here}", self.name))
             };
-            let has_ended = run.ended[place] || run.user_ended && of_user(number);
+            let has_ended = run.has_ended(number, now);
             if has_ended && allowed {
                 return wrong("has ended for good and works");
             }
@@ -558,6 +575,15 @@ impl Gateway {
             }
         }
         Ok(())
+    }
+}
+
+impl Run {
+    /// Whether a key has ended for good, as this process knows it.
+    fn has_ended(&self, number: u8, now: Timestamp) -> bool {
+        let place = usize::from(number);
+        let is_over = self.graces[place].is_some_and(|end| now >= end);
+        self.ended[place] || is_over || self.user_ended && of_user(number)
     }
 }
 

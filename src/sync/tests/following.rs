@@ -187,8 +187,7 @@ async fn a_running_follower_applies_a_commit_and_leaves_a_snapshot_when_it_is_st
     stop.send(true).expect("the follower runs");
     running.join().expect("the follower ends");
     assert_eq!(house.store.backup().usage.len(), 1);
-    house.store.set(Mood::Gone);
-    let run = house.follower().await;
+    let run = house.without_store().await;
     assert_eq!(run.status(0), Some(Status::Revoked));
 }
 

@@ -17,7 +17,7 @@ use tempfile::TempDir;
 
 use crate::clock::{Clock, ManualClock, Timestamp};
 use crate::key::Status;
-use crate::sync::fake::{FakeStore, Retells, hash, key, keys};
+use crate::sync::fake::{FakeStore, Mood, Retells, hash, key, keys};
 use crate::sync::loan::Ask;
 use crate::sync::metrics::SyncMetrics;
 use crate::sync::reconcile::Went;
@@ -186,6 +186,12 @@ impl House {
         let mut run = self.run();
         run.turn().await;
         run
+    }
+
+    /// A gateway that starts while the store is gone.
+    async fn without_store(&self) -> Run {
+        self.store.set(Mood::Gone);
+        self.follower().await
     }
 
     /// A gateway that has followed for a while, so that there is a snapshot.

@@ -68,12 +68,40 @@ async fn a_journal_of_many_restarts_without_the_store_is_read_whole() {
         house.store.commit(keys([revoked(number)]));
         run.turn().await;
     }
-    house.store.set(Mood::Gone);
-    let run = house.follower().await;
+    let run = house.without_store().await;
     for number in 0..10 {
         let expected = if number < 5 { Status::Revoked } else { Status::Active };
         assert_eq!(run.status(number), Some(expected));
     }
+}
+
+#[tokio::test]
+async fn what_was_journalled_stays_through_all_restarts_without_the_store() {
+    let house = House::new();
+    let owned = |number: u32| crate::key::Key { user: Some("ann".parse().expect("a user id")), ..key(number) };
+    let mut rows = vec![Row::User(user("ann", &["jobs:read"]))];
+    rows.extend(keys([owned(1), key(2)]));
+    house.store.commit(rows);
+    let mut run = house.settled().await;
+    let mut off = key(2);
+    off.states.disabled = true;
+    let mut rows = vec![Row::User(user("ann", &["jobs:read", "jobs:write"]))];
+    rows.extend(keys([off]));
+    house.store.commit(rows);
+    run.turn().await;
+    drop(run);
+    for _ in 0..3 {
+        let mut run = house.without_store().await;
+        assert_eq!((run.status(1), run.status(2)), (Some(Status::Active), Some(Status::Disabled)));
+        run.snapshot().await;
+        run.drain().await;
+    }
+    house.store.set(Mood::Well);
+    let mut run = house.follower().await;
+    run.snapshot().await;
+    drop(run);
+    let run = house.without_store().await;
+    assert_eq!((run.status(1), run.status(2)), (Some(Status::Active), Some(Status::Disabled)));
 }
 
 #[tokio::test]
@@ -156,8 +184,7 @@ async fn an_older_pair_is_refused_unless_it_is_asked_for_and_the_store_heals_it(
         }
     }
     std::fs::write(house.state().join(name), content).expect("the old snapshot");
-    house.store.set(Mood::Gone);
-    let run = house.follower().await;
+    let run = house.without_store().await;
     assert_eq!(run.freshness(), Freshness::Empty);
     drop(run);
     house.settings.accept_old_snapshot = true;
@@ -179,8 +206,7 @@ async fn a_broken_newest_snapshot_is_passed_over_for_the_one_before() {
     run.drain().await;
     let newest = house.file("snapshot.");
     std::fs::write(newest, b"broken").expect("a broken snapshot");
-    house.store.set(Mood::Gone);
-    let run = house.follower().await;
+    let run = house.without_store().await;
     assert_eq!((run.freshness(), run.status(1)), (Freshness::Fresh, Some(Status::Revoked)));
 }
 
@@ -254,8 +280,7 @@ async fn on_a_full_disk_a_revocation_is_enforced_but_not_reported_before_it_is_r
     run.turn().await;
     assert_eq!((run.status(1), run.table.applied()), (Some(Status::Revoked), 2));
     drop(run);
-    house.store.set(Mood::Gone);
-    let run = house.follower().await;
+    let run = house.without_store().await;
     assert_eq!((run.status(0), run.status(1)), (Some(Status::Active), Some(Status::Revoked)));
 }
 
@@ -294,8 +319,7 @@ async fn a_lent_state_folder_is_written_by_the_borrower_alone() {
     house.store.commit(keys([revoked(2)]));
     new.turn().await;
     drop(new);
-    house.store.set(Mood::Gone);
-    let run = house.follower().await;
+    let run = house.without_store().await;
     assert_eq!((run.status(0), run.status(1)), (Some(Status::Active), Some(Status::Revoked)));
     assert_eq!(run.status(2), Some(Status::Revoked));
 }
@@ -319,8 +343,7 @@ async fn a_state_folder_that_comes_back_holds_what_the_borrower_wrote() {
     assert_eq!(old.table.applied(), 3);
     assert!(matches!(house.start(), Err(StateError::InUse(_))));
     drop(old);
-    house.store.set(Mood::Gone);
-    let run = house.follower().await;
+    let run = house.without_store().await;
     let statuses = [0, 1, 2].map(|number| run.status(number));
     assert_eq!(statuses, [Some(Status::Active), Some(Status::Revoked), Some(Status::Revoked)]);
 }
@@ -334,8 +357,7 @@ async fn what_was_reported_before_the_first_snapshot_is_not_forgotten() {
     run.turn().await;
     drop(run);
     house.store.restore(backup);
-    house.store.set(Mood::Gone);
-    let mut run = house.follower().await;
+    let mut run = house.without_store().await;
     assert_eq!(run.freshness(), Freshness::Empty, "not all that works is known");
     house.store.set(Mood::Well);
     run.turn().await;
@@ -394,8 +416,7 @@ async fn what_could_not_be_forgotten_at_once_leaves_something_to_start_from() {
     run.turn().await;
     assert_eq!(run.table.applied(), 3);
     run.drain().await;
-    house.store.set(Mood::Gone);
-    let run = house.follower().await;
+    let run = house.without_store().await;
     assert_eq!((run.freshness(), run.status(31)), (Freshness::Fresh, Some(Status::Active)));
     assert_eq!(run.status(1), Some(Status::Revoked));
 }
@@ -415,8 +436,7 @@ async fn what_was_lost_with_the_thread_that_wrote_it_down_is_reported_once_a_sna
     run.snapshot().await;
     assert_eq!(run.table.applied(), 2);
     drop(run);
-    house.store.set(Mood::Gone);
-    let run = house.follower().await;
+    let run = house.without_store().await;
     assert_eq!((run.freshness(), run.status(1)), (Freshness::Fresh, Some(Status::Revoked)));
 }
 

@@ -1,12 +1,14 @@
 //! Stores that went back to a backup, or lost their newest changes: what of the history before stays true.
 
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::{House, Run, begin};
 use crate::key::{Key, States, Status, Subject};
-use crate::sync::fake::{key, keys, revoked};
+use crate::sync::fake::{FakeStore, Mood, key, keys, revoked};
 use crate::sync::metrics::Alarm;
+use crate::table::Freshness;
 
 /// A key that was replaced, with a grace that ends so many seconds after the test began.
 fn in_grace(number: u32, seconds: u64) -> Key {
@@ -16,15 +18,8 @@ fn in_grace(number: u32, seconds: u64) -> Key {
 #[tokio::test]
 async fn a_restored_store_cannot_lengthen_the_grace_of_a_replaced_key() {
     let house = House::with(10);
-    let backup = house.store.backup();
-    house.store.commit(keys([in_grace(1, 60), in_grace(2, 3600)]));
-    let mut run = house.follower().await;
-    house.clock.advance(Duration::from_secs(90));
-    house.store.restore(backup);
-    house.store.commit(keys([key(30)]));
-    run.turn().await;
+    let mut run = after_lost_rotations(&house).await;
     assert_eq!(run.status(30), Some(Status::Active));
-    assert_eq!((run.status(1), run.status(2)), (Some(Status::Superseded), Some(Status::Grace)));
     assert_eq!((run.metrics.alarms_of(Alarm::History), run.metrics.alarms_of(Alarm::TakenBack)), (1, 2));
     house.store.commit(keys([key(1)]));
     run.turn().await;
@@ -187,6 +182,67 @@ async fn a_rotation_that_a_restored_store_has_lost_is_told_to_it_once_the_grace_
 }
 
 #[tokio::test]
+async fn a_grace_is_ended_in_the_store_for_good_only_once_it_has_ended_by_the_clocks_of_both() {
+    let mut house = House::with(10);
+    let retells = house.retells();
+    *house.store.behind.lock() = Duration::from_secs(25 * 3600);
+    let mut run = after_lost_rotations(&house).await;
+    assert_eq!(run.metrics.alarms_of(Alarm::Clock), 1);
+    assert!(retells.told.lock().is_empty(), "other gateways let it through, as was promised");
+    for (hours, told) in [(24, 0), (1, 1), (1, 2)] {
+        house.clock.advance(Duration::from_secs(hours * 3600));
+        run.turn().await;
+        assert_eq!(retells.told.lock().len(), told);
+    }
+    let held = house.store.backup();
+    assert!([1, 2].iter().all(|number| held.keys[&key(*number).id].states.revoked));
+}
+
+#[tokio::test]
+async fn what_the_store_was_told_while_a_walk_read_it_is_no_difference_and_what_it_says_after_that_is() {
+    let mut house = House::with(10);
+    let retells = house.retells();
+    let mut run = after_lost_rotations(&house).await;
+    house.clock.advance(Duration::from_secs(3600));
+    run.sync.runner.reconciler.step().await;
+    run.turn().await;
+    assert_eq!(retells.told.lock().len(), 2, "it was told after it was read");
+    run.sync.runner.follower.repair_all();
+    run.turn().await;
+    assert_eq!((run.metrics.alarms_of(Alarm::Reconcile), run.walked().await), (0, ([0; 5], 2)));
+    house.store.tamper(|keys, _| keys.get_mut(&key(2).id).expect("a key").states.revoked = false);
+    assert_eq!((run.walked().await, retells.told.lock().len()), (([0, 0, 0, 1, 0], 2), 3));
+}
+
+#[tokio::test]
+async fn what_a_turn_has_read_is_reported_before_the_store_is_told_anything() {
+    let mut house = House::with(10);
+    let retells = house.retells();
+    let mut run = after_lost_rotations(&house).await;
+    house.clock.advance(Duration::from_secs(3600));
+    let revision = house.store.commit(keys([revoked(3)]));
+    let (applied, table) = (Arc::new(AtomicU64::new(0)), Arc::clone(&run.table));
+    let at_telling = Arc::clone(&applied);
+    retells.after(move |_store| at_telling.store(table.applied(), Ordering::SeqCst));
+    run.turn().await;
+    assert_eq!((retells.told.lock().len(), applied.load(Ordering::SeqCst)), (2, revision));
+}
+
+#[tokio::test]
+async fn a_store_that_never_says_what_was_accepted_is_out_of_contact() {
+    let house = House::with(10);
+    house.follower().await.drain().await;
+    house.store.set(Mood::KeepsItsHistory);
+    let turn = tokio::time::timeout(Duration::from_secs(10), house.follower());
+    let mut run = turn.await.expect("it is not waited for");
+    assert!(run.table.contact_lost_at().is_some());
+    assert_eq!((run.freshness(), run.status(1)), (Freshness::Fresh, Some(Status::Active)));
+    house.store.set(Mood::Well);
+    run.turn().await;
+    assert_eq!(run.table.contact_lost_at(), None);
+}
+
+#[tokio::test]
 async fn what_a_restored_store_is_owed_is_told_after_a_restart_unless_it_was_accepted() {
     let mut house = House::with(10);
     let backup = house.store.backup();
@@ -235,7 +291,7 @@ async fn an_acceptance_that_comes_while_a_restored_store_is_told_ends_the_tellin
     house.store.commit(keys([revoked(1), revoked(2)]));
     let mut run = house.follower().await;
     house.store.restore(backup);
-    retells.accepts_first.store(true, Ordering::SeqCst);
+    retells.after(FakeStore::accept);
     run.turn().await;
     assert_eq!((run.status(1), run.metrics.alarms_of(Alarm::TakenBack)), (Some(Status::Revoked), 2));
     for _ in 0..2 {

@@ -38,8 +38,7 @@ async fn what_a_walk_finds_otherwise_is_put_right_and_told() {
     assert_eq!((run.status(30), run.walk().await), (Some(Status::Active), Went::Through));
     assert_eq!(run.differences(), [1, 2, 1, 0, 0], "each is found once");
     run.drain().await;
-    house.store.set(Mood::Gone);
-    let mut run = house.follower().await;
+    let mut run = house.without_store().await;
     put_right(&run);
     house.store.set(Mood::Well);
     house.store.tamper(|keys, _| keys.get_mut(&key(1).id).expect("a key").states.disabled = false);

@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use socket2::SockRef;
 
+use super::wait::Stopwatch;
+
 /// What the network does to whoever uses it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
@@ -53,6 +55,8 @@ struct State {
     fault: Option<Fault>,
     /// How often the fault was met.
     met: usize,
+    /// Since a message of the server's came through.
+    silent: Stopwatch,
     ended: bool,
     /// The client's and the server's end of each connection.
     open: BTreeMap<u64, [TcpStream; 2]>,
@@ -90,6 +94,7 @@ impl Link {
             server: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
             fault: None,
             met: 0,
+            silent: Stopwatch::start(),
             ended: false,
             open: BTreeMap::new(),
             stuck: BTreeSet::new(),
@@ -148,6 +153,11 @@ impl Link {
     /// How often the fault that it suffers was met.
     pub(crate) fn met(&self) -> usize {
         self.shared.lock().met
+    }
+
+    /// For how long nothing of the server's has come through.
+    pub(crate) fn silent_for(&self) -> Duration {
+        self.shared.lock().silent.elapsed()
     }
 }
 
@@ -376,6 +386,9 @@ fn carry(shared: &Shared, connection: u64, way: Way, mut from: TcpStream, mut to
             };
             if !sent {
                 return;
+            }
+            if way == Way::ToClient {
+                shared.lock().silent = Stopwatch::start();
             }
         }
     }
