@@ -129,9 +129,12 @@ struct Gateway {
     reported_in: Option<usize>,
     /// Keys that were refused for good when something was reported.
     ended: [bool; KEYS as usize],
-    /// When replaced keys end, as far as it was known then.
-    graces: [Option<Timestamp>; KEYS as usize],
+    /// Keys that a process had seen end, or be replaced, which may be remembered though nothing was reported since.
+    perhaps_ended: [bool; KEYS as usize],
     user_ended: bool,
+    perhaps_user_ended: bool,
+    /// Some process has followed the database.
+    has_followed: bool,
     /// Where the newest snapshot stands, if nothing was loaded anew since.
     snapshot: Option<Cursor>,
     /// When it was last in contact, by its own clock, and reported that.
@@ -148,6 +151,7 @@ struct Run {
     followed: bool,
     reported: Option<Cursor>,
     ended: [bool; KEYS as usize],
+    /// When replaced keys end, as far as this process knows.
     graces: [Option<Timestamp>; KEYS as usize],
     user_ended: bool,
     /// Keys that were asked for since it last followed.
@@ -215,8 +219,10 @@ impl World {
                 reported: None,
                 reported_in: None,
                 ended: [false; KEYS as usize],
-                graces: [None; KEYS as usize],
+                perhaps_ended: [false; KEYS as usize],
                 user_ended: false,
+                perhaps_user_ended: false,
+                has_followed: false,
                 snapshot: None,
                 contact_at: Timestamp::EPOCH,
                 unsettled: false,
@@ -345,7 +351,7 @@ impl Gateway {
             followed: false,
             reported: None,
             ended: self.ended,
-            graces: self.graces,
+            graces: self.remembered_graces(),
             user_ended: self.user_ended,
             asked: [false; KEYS as usize],
             in_vain: BTreeMap::new(),
@@ -354,8 +360,22 @@ impl Gateway {
         });
     }
 
+    /// What a process that starts must know of the ends of graces: what is in the newest snapshot.
+    fn remembered_graces(&self) -> [Option<Timestamp>; KEYS as usize] {
+        let kept = self.snapshot.map(|at| self.link.database.0.lock().at(at)).unwrap_or_default();
+        std::array::from_fn(|place| {
+            let number = u8::try_from(place).expect("few keys");
+            kept.keys.get(&id_of(number)).and_then(|key| key.grace_expires_at)
+        })
+    }
+
     fn dies(&mut self) {
         if let Some(run) = self.run.take() {
+            for (place, perhaps) in self.perhaps_ended.iter_mut().enumerate() {
+                *perhaps |= run.ended[place] || run.graces[place].is_some();
+            }
+            self.perhaps_user_ended |= run.user_ended;
+            self.has_followed |= run.followed;
             let at = run.sync.runner.follower.at();
             self.unsettled = run.followed && run.reported != Some(at) || self.unsettled && !run.followed;
         }
@@ -391,8 +411,9 @@ impl Gateway {
             for number in 0..KEYS {
                 let key = known.keys.get(&id_of(number));
                 run.ended[usize::from(number)] |= key.is_some_and(|key| key.states.is_terminal());
+                // What is not there at all has no grace.
                 let grace = &mut run.graces[usize::from(number)];
-                *grace = key.and_then(|key| key.grace_expires_at).into_iter().chain(*grace).min();
+                *grace = key.and_then(|key| key.grace_expires_at.into_iter().chain(*grace).min());
             }
             run.user_ended |= known.users.get(ann()).is_some_and(|user| user.deleted);
             if self.metrics.alarms_of(Alarm::Journal) == unremembered {
@@ -437,7 +458,6 @@ impl Gateway {
             self.reported_in = Some(history);
         }
         self.ended = run.ended;
-        self.graces = run.graces;
         self.user_ended = run.user_ended;
         self.contact_at = run.table.last_contact().unwrap_or_default();
         self.unsettled = false;
@@ -452,8 +472,8 @@ impl Gateway {
         if (run.followed || has_snapshot) && !run.table.is_ready() {
             return Err(format!("gateway {} has a snapshot and is not ready", self.name));
         }
-        if run.table.is_ready() && !run.followed && !has_snapshot && self.snapshot.is_none() && self.reported.is_none()
-        {
+        let knew_something = self.snapshot.is_some() || self.reported.is_some() || self.has_followed;
+        if run.table.is_ready() && !run.followed && !has_snapshot && !knew_something {
             return Err(format!("gateway {} is ready and knows nothing", self.name));
         }
         Ok(())
@@ -553,6 +573,7 @@ impl Gateway {
                 Err(format!("gateway {}: key {number} {what}; {here}", self.name))
             };
             let has_ended = run.has_ended(number, now);
+            let perhaps_ended = self.perhaps_ended[place] || self.perhaps_user_ended && of_user(number);
             if has_ended && allowed {
                 return wrong("has ended for good and works");
             }
@@ -562,7 +583,7 @@ impl Gateway {
                 Some(false) if allowed && (run.followed || !self.unsettled) => {
                     return wrong("works, and must not at what is applied");
                 }
-                Some(true) if !allowed && !has_ended => {
+                Some(true) if !allowed && !has_ended && !perhaps_ended => {
                     let was_kept = kept.keys.contains_key(&id_of(number)) && !self.unsettled;
                     if run.followed || was_kept {
                         return wrong("is live at what is applied and is refused");
