@@ -301,14 +301,14 @@ impl Follower {
 
     async fn poll_at(&mut self, cursor: Cursor) -> Result<Poll, Stuck> {
         let asked = self.clock.now();
-        let poll = self.soon("poll", self.store.poll(cursor)).await?;
+        let patience = if self.restored && !self.table.is_ready() { PATIENCE_AT_START } else { PATIENCE };
+        let poll = self.in_time("poll", patience, self.store.poll(cursor)).await?;
         self.clocks.heard((asked, self.clock.now()), poll.now, &self.metrics);
         Ok(poll)
     }
 
-    /// What the store answers to a question that takes it no time.
-    async fn soon<T>(&self, operation: &'static str, answer: Answer<'_, T>) -> Result<T, Stuck> {
-        let patience = if self.restored && !self.table.is_ready() { PATIENCE_AT_START } else { PATIENCE };
+    /// What the store answers within that time.
+    async fn in_time<T>(&self, operation: &'static str, patience: Duration, answer: Answer<'_, T>) -> Result<T, Stuck> {
         let stuck = match tokio::time::timeout(patience, answer).await {
             Ok(Ok(answer)) => return Ok(answer),
             Ok(Err(error)) => error.into(),
@@ -420,7 +420,7 @@ impl Follower {
     /// Every restored store that somebody has accepted.
     async fn acceptances(&self) -> Result<Vec<Acceptance>, Stuck> {
         match self.store.history() {
-            Some(history) => self.soon("history", history.acceptances()).await,
+            Some(history) => self.in_time("history", PATIENCE, history.acceptances()).await,
             None => Ok(Vec::new()),
         }
     }

@@ -42,7 +42,8 @@ pub(super) struct Retelling {
     untold: VecDeque<Subject>,
     /// What ends only then.
     later: Vec<(Timestamp, Subject)>,
-    /// All of both, and what the store was told, as of which revision.
+    /// All of both, and what the store was told, as of which revision: at most what is known here to have ended,
+    /// until everything is read anew.
     known: HashMap<Subject, Option<u64>>,
     failing: bool,
 }

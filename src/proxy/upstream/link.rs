@@ -382,6 +382,7 @@ mod tests {
         added.add_text(&NAME, b"somebody");
         assert_eq!(format!("{added:?}"), "{\"keyward-user\"}");
     }
+
     #[test]
     fn what_comes_once_takes_no_place_in_the_tables_of_http_2() {
         let mut asked = Asked::of(Request::new(Upload::Empty));

@@ -46,7 +46,6 @@ use super::{
     NumberedSecret, Outcome, OwnedKey, Plan, Poll, ReadRequest, Reading, RefusalQuery, RefusalTally, RotationStore,
     StageId, Staging, Store, StoreError, StoreId, UsageUpdate, UserQuery,
 };
-use crate::background;
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::key::{Event, Subject, TokenHash, User};
 use crate::secret;
@@ -202,7 +201,6 @@ impl PostgresStore {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(THREADS)
             .thread_name("keyward-store")
-            .on_thread_start(background::give_way)
             .enable_all()
             .build()
             .map_err(|error| Fault::Around(error.to_string()))?;

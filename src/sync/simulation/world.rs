@@ -129,8 +129,10 @@ struct Gateway {
     reported_in: Option<usize>,
     /// Keys that were refused for good when something was reported.
     ended: [bool; KEYS as usize],
-    /// Keys that a process had seen end, or be replaced, which may be remembered though nothing was reported since.
+    /// Keys that a process had seen end, which may be remembered though nothing was reported since,
     perhaps_ended: [bool; KEYS as usize],
+    /// and when those that it had seen replaced do.
+    perhaps_graces: [Option<Timestamp>; KEYS as usize],
     user_ended: bool,
     perhaps_user_ended: bool,
     /// Some process has followed the database.
@@ -220,6 +222,7 @@ impl World {
                 reported_in: None,
                 ended: [false; KEYS as usize],
                 perhaps_ended: [false; KEYS as usize],
+                perhaps_graces: [None; KEYS as usize],
                 user_ended: false,
                 perhaps_user_ended: false,
                 has_followed: false,
@@ -371,8 +374,10 @@ impl Gateway {
 
     fn dies(&mut self) {
         if let Some(run) = self.run.take() {
-            for (place, perhaps) in self.perhaps_ended.iter_mut().enumerate() {
-                *perhaps |= run.ended[place] || run.graces[place].is_some();
+            for place in 0..usize::from(KEYS) {
+                self.perhaps_ended[place] |= run.ended[place] && !self.ended[place];
+                let perhaps = &mut self.perhaps_graces[place];
+                *perhaps = [*perhaps, run.graces[place]].into_iter().flatten().min();
             }
             self.perhaps_user_ended |= run.user_ended;
             self.has_followed |= run.followed;
@@ -573,7 +578,8 @@ impl Gateway {
                 Err(format!("gateway {}: key {number} {what}; {here}", self.name))
             };
             let has_ended = run.has_ended(number, now);
-            let perhaps_ended = self.perhaps_ended[place] || self.perhaps_user_ended && of_user(number);
+            let perhaps_over = self.perhaps_graces[place].is_some_and(|end| now >= end);
+            let perhaps_ended = self.perhaps_ended[place] || perhaps_over || self.perhaps_user_ended && of_user(number);
             if has_ended && allowed {
                 return wrong("has ended for good and works");
             }

@@ -44,7 +44,7 @@ fn suffer(nodes: &Nodes, oracle: &Oracle, fault: Fault, at: &[usize], enough: im
 const STRICT: &str = "name = 'strict'\npath = '/strict'\nany_key = true\non_stale = 'deny'";
 const BOUND: Duration = Duration::from_secs(1);
 /// So long after the server's last word has come through a busy gateway may take note of it.
-const SLACK: Duration = Duration::from_secs(1);
+const SLACK: Duration = Duration::from_secs(2);
 
 /// Asks the strict routes of all gateways while `work` is done. What lives is let through or denied as stale, what has
 /// ended is refused or denied as stale, and beyond the bound there is nothing but the latter. How often that was.
