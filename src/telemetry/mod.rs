@@ -3,6 +3,7 @@
 //! Each module defines the metrics it counts and registers them; this one holds what belongs to the
 //! process as a whole and turns all of them into the text that Prometheus reads.
 
+mod json;
 mod log;
 mod metrics;
 
