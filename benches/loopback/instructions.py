@@ -2,10 +2,10 @@
 """Instructions that the worker of a gateway executes for one request, by callgrind.
 
 Times swing by a third on a machine that others use; instructions do not, so this is what a change is held
-against. Sixteen connections, each with one request at a time, or with ten streams of HTTP/2 in clear text,
-answered by the service of the load side.
+against. Sixteen connections, each with one request at a time, or a connection for each request, or ten streams of HTTP/2
+in clear text on each, answered by the service of the load side.
 
-    benches/loopback/instructions.py target/release/keyward [clear|denied|body10k|h2|h2denied ...]
+    benches/loopback/instructions.py target/release/keyward [clear|new|denied|body10k|h2|h2denied ...]
 
 Inputs are those of `make bench`, which has to have run once. What callgrind_annotate reads is left beside them.
 """
@@ -128,10 +128,13 @@ def measured(binary, kind):
                 [*callgrind, binary, "serve", "-c", "keyward.toml"], cwd=folder, stdout=out, stderr=out
             )
         await_ready(gateway, log)
+        connect = lambda: [socket.create_connection(("127.0.0.1", CLEAR), 60) for _ in range(CONNECTIONS)]
         if kind.startswith("h2"):
             rounds = lambda count: ask_http2(tokens[0], count * CONNECTIONS)
+        elif kind == "new":
+            rounds = lambda count: [status for number in range(count) for status in ask(connect(), heads, number)]
         else:
-            connections = [socket.create_connection(("127.0.0.1", CLEAR), 60) for _ in range(CONNECTIONS)]
+            connections = connect()
             rounds = lambda count: [status for number in range(count) for status in ask(connections, heads, number)]
         rounds(WARM)
         control = lambda what: subprocess.run(

@@ -407,7 +407,9 @@ upgrades = ["websocket"]
         config = self.folder / f"keyward-{workers}.toml"
         config.write_text(self.text(workers))
         command = [self.binary, "serve", "-c", config.name]
-        log = "access.log" if self.access_log else "serve.log"
+        # Beside the configuration every line would wake what watches that.
+        log = "log/access.log" if self.access_log else "serve.log"
+        (self.folder / "log").mkdir(exist_ok=True)
         words = " ".join(shlex.quote(str(word)) for word in command)
         return ["bash", "-c", f"cd {shlex.quote(str(self.folder))} && exec {words} > {log} 2>&1"]
 
