@@ -209,33 +209,42 @@ class Run:
             micros = f"{row['calls']:6.2f} calls, {row['sleeps']:.3f} sleeps"
         print(f"round {number}  {self.peer.name:12} {scenario:11}{micros}  {row['rate']:8.0f}/s", flush=True)
 
-    def one(self, number, peer):
-        wanted = [
-            name
-            for name in self.options.scenarios
-            if (number, peer.name, name) not in self.done
-            and not (name in ONCE and number > 1)
-            and ("+log" not in peer.name or name in LOGGED)
-        ]
-        if not wanted:
-            return
-        self.peer = peer
+    def is_wanted(self, number, peer, name):
+        return not (
+            (number, peer.name, name) in self.done
+            or (name in ONCE and number > 1)
+            or ("+log" in peer.name and name not in LOGGED)
+            or (name == "two" and peer.name == "envoy")
+        )
+
+    def round(self, number, chosen):
+        """Each proxy through a scenario, one right after the other: what the same work costs drifts within a minute.
+        Another begins each round."""
+        first = (number - 1) % len(chosen)
         try:
-            peer.start()
-            for name in wanted:
-                if name == "two":
-                    continue
-                self.keep(number, name, self.scenario(name))
-            if "two" in wanted and peer.name != "envoy":
-                # One and two workers with the same two cores, which the load side has as well.
-                self.again(1, "0,1")
-                one = self.scenario("two")
-                self.again(2, "0,1")
-                told = self.scenario("two")
-                told["one_worker"] = one["micros"]
-                self.keep(number, "two", told)
+            for name in self.options.scenarios:
+                for peer in chosen[first:] + chosen[:first]:
+                    if self.is_wanted(number, peer, name):
+                        self.peer = peer
+                        self.keep(number, name, self.two() if name == "two" else self.alone(name))
         finally:
-            peer.stop()
+            for peer in chosen:
+                peer.stop()
+
+    def alone(self, name):
+        """On a core of its own."""
+        if self.peer.process is None:
+            self.peer.start()
+        return self.scenario(name)
+
+    def two(self):
+        """One and two workers with the same two cores, which the load side has as well."""
+        self.again(1, "0,1")
+        one = self.scenario("two")
+        self.again(2, "0,1")
+        told = self.scenario("two")
+        self.peer.stop()
+        return told | {"one_worker": one["micros"]}
 
     def all(self):
         chosen = []
@@ -248,8 +257,7 @@ class Run:
             peer.prepare()
             chosen.append(peer)
         for number in range(1, self.options.rounds + 1):
-            for peer in chosen:
-                self.one(number, peer)
+            self.round(number, chosen)
         return chosen
 
 

@@ -1,6 +1,9 @@
 //! `keyward check`: everything that would keep a configuration from being served, at once.
 
+use std::fs;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
@@ -12,7 +15,7 @@ use super::values::ConfigFile;
 use crate::config::{Config, master_secrets};
 use crate::policy::{Access, DenyList};
 use crate::report::Chain;
-use crate::store;
+use crate::store::{self, Address};
 use crate::tls::{Certificates, ServerSettings};
 
 /// Check a configuration and the files it names, and print every fault
@@ -50,7 +53,11 @@ struct Part {
 
 pub(super) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
     let findings = match place::load(&args.config.path) {
-        Ok(config) => Findings::of(&config)?,
+        Ok(config) => {
+            let mut findings = Findings::of(&config)?;
+            findings.warn_of_readable_password(&args.config.path);
+            findings
+        }
         Err(Failure::Config(faults)) => Findings { faults, ..Findings::default() },
         Err(other) => return Err(other),
     };
@@ -247,6 +254,22 @@ impl Findings {
     }
 
     /// A gateway that has followed a store remembers it: one that is missing now was not always.
+    /// What is a secret of its own may be read by nobody else; a configuration may, unless it holds one.
+    fn warn_of_readable_password(&mut self, path: &Path) {
+        let read = || Some((fs::metadata(path).ok()?.permissions().mode() & 0o777, fs::read_to_string(path).ok()?));
+        let Some((mode, text)) = read() else { return };
+        let config = text.parse::<toml::Table>().unwrap_or_default();
+        let url = ["store", "postgres"].iter().try_fold(&config, |table, name| table.get(*name)?.as_table());
+        let url = url.and_then(|postgres| postgres.get("url")?.as_str());
+        if mode & 0o077 != 0 && url.is_some_and(|url| Address::parse(url).is_ok_and(|address| address.has_password())) {
+            let shown = path.display();
+            self.warnings.push(format!(
+                "{shown}: store.postgres.url holds a password, and others may read the file (mode {mode:04o}): chmod 600 {shown}, or put \
+                 the URL into a file that url_file names"
+            ));
+        }
+    }
+
     fn warn_of_lost_store(&mut self, config: &Config, store: &str) {
         let state = &config.sync.state_dir;
         if std::fs::read_dir(state).is_ok_and(|mut files| files.next().is_some()) {
@@ -268,4 +291,32 @@ fn counted(count: usize, what: &str) -> String {
 
 fn as_map<S: Serializer>(parts: &[(&'static str, Part)], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_map(parts.iter().map(|(name, part)| (name, &part.value)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_that_others_may_read_is_warned_of_and_not_shown() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("keyward.toml");
+        let warnings = |text: &str, mode: u32| {
+            fs::write(&path, text).expect("a file");
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("a mode");
+            let mut findings = Findings::default();
+            findings.warn_of_readable_password(&path);
+            findings.warnings.join("\n")
+        };
+        let with = "[store.postgres]\nurl = \"postgres://kw:hunter2@db/kw\"\n";
+        for mode in [0o644, 0o640, 0o604] {
+            let warning = warnings(with, mode);
+            assert!(warning.contains(&format!("chmod 600 {}", path.display())), "{warning}");
+            assert!(!warning.contains("hunter2"), "{warning}");
+        }
+        assert_eq!(warnings(with, 0o600), "");
+        for harmless in ["[store.postgres]\nurl = \"postgres://kw@db/kw\"\n", "[store.sqlite]\npath = \"a\"\n", ""] {
+            assert_eq!(warnings(harmless, 0o644), "", "{harmless}");
+        }
+    }
 }

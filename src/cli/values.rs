@@ -148,8 +148,8 @@ impl EndOptions {
 /// How often a key is replaced, and who is told.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct RotationOptions {
-    /// Replace it this often, such as 30d, counted in whole days
-    #[arg(long, value_name = "DURATION", value_parser = days)]
+    /// Replace it this often, in whole days, such as 30d
+    #[arg(long, value_name = "DURATION", value_parser = whole_days)]
     pub(super) rotate_every: Option<u32>,
     /// The https:// URL that is told when it is due, expires or has ended
     #[arg(long, value_name = "URL")]
@@ -202,6 +202,14 @@ pub(super) fn days(text: &str) -> Result<u32, String> {
     u32::try_from(days).map_err(|_too_many| format!("{text:?} is too long"))
 }
 
+/// A duration of whole days: a rotation more or less often than was asked for would surprise.
+fn whole_days(text: &str) -> Result<u32, String> {
+    match duration(text)?.as_secs() % SECONDS_PER_DAY {
+        0 => days(text),
+        _ => Err("expected whole days, such as 30d".to_owned()),
+    }
+}
+
 /// A name that a key can have.
 pub(super) fn key_name(text: &str) -> Result<String, NameFault> {
     check_key_name(text).map(|()| text.to_owned())
@@ -238,6 +246,14 @@ mod tests {
         let acme = "acme".parse::<Which<ProjectId>>().expect("a project").one();
         assert_eq!(acme.as_ref().map(ProjectId::as_str), Some("acme"));
         assert!("a b".parse::<Which<ProjectId>>().is_err());
+    }
+
+    #[test]
+    fn a_rotation_is_every_so_many_whole_days() {
+        assert_eq!(whole_days("30d"), Ok(30));
+        assert_eq!(whole_days("48h"), Ok(2));
+        assert_eq!(whole_days("36h"), Err("expected whole days, such as 30d".to_owned()));
+        assert!(whole_days("a while").is_err());
     }
 
     #[test]

@@ -196,7 +196,7 @@ pub(super) fn refuse(tcp: &TcpStream, clear: bool) {
     if clear {
         let socket = SockRef::from(tcp);
         let _unread = (&*socket).read(&mut [0; 1024]);
-        let _untaken = (&*socket).write(&Refusal::Overloaded.raw());
+        let _untaken = (&*socket).write(&Refusal::Overloaded.raw().text);
     }
 }
 

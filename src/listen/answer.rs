@@ -90,17 +90,33 @@ pub(super) type BoxError = Box<dyn Error + Send + Sync>;
 
 /// What a listener refuses by itself, before or in place of the handler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Refusal {
+pub enum Refusal {
+    /// What came is not HTTP.
     BadRequest,
+    /// A head that is larger, or has more fields, than allowed.
     HeadTooLarge,
+    /// A target that is longer than allowed.
     TargetTooLong,
+    /// A head that did not come to its end in time.
     HeadTooSlow,
+    /// One connection too many.
     Overloaded,
+    /// A fault of this program.
     Internal,
 }
 
+/// A refusal as the bytes of an HTTP/1 answer.
+#[derive(Debug, Clone)]
+pub(super) struct RawRefusal {
+    pub(super) refusal: Refusal,
+    pub(super) request_id: RequestId,
+    pub(super) text: Bytes,
+}
+
 impl Refusal {
-    const fn status(self) -> StatusCode {
+    /// The status of its answer.
+    #[must_use]
+    pub const fn status(self) -> StatusCode {
         match self {
             Self::BadRequest => StatusCode::BAD_REQUEST,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
@@ -132,8 +148,8 @@ impl Refusal {
         (problem.to_json(), id)
     }
 
-    /// As an answer to a request; on HTTP/1 it ends the connection.
-    pub(super) fn answer(self, http1: bool) -> Response<Bytes> {
+    /// As an answer to a request, and the id in it; on HTTP/1 it ends the connection.
+    pub(super) fn answer(self, http1: bool) -> (Response<Bytes>, RequestId) {
         let (body, id) = self.body();
         let mut answer = Response::new(body);
         *answer.status_mut() = self.status();
@@ -147,12 +163,12 @@ impl Refusal {
         if http1 {
             fields.insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        answer
+        (answer, id)
     }
 
     /// As the bytes of an HTTP/1 answer, for where there is no request to answer.
-    pub(super) fn raw(self) -> Bytes {
-        let (body, id) = self.body();
+    pub(super) fn raw(self) -> RawRefusal {
+        let (body, request_id) = self.body();
         let status = self.status();
         let reason = status.canonical_reason().unwrap_or_default();
         let retry = if self == Self::Overloaded { "retry-after: 1\r\n" } else { "" };
@@ -160,15 +176,16 @@ impl Refusal {
             "HTTP/1.1 {} {reason}\r\ncontent-type: {PROBLEM_JSON}\r\ncache-control: no-store\r\nx-request-id: {}\r\n\
              {retry}connection: close\r\ncontent-length: {}\r\n\r\n",
             status.as_u16(),
-            id.as_str(),
+            request_id.as_str(),
             body.len()
         );
-        [head.as_bytes(), &body].concat().into()
+        let text = [head.as_bytes(), &body].concat().into();
+        RawRefusal { refusal: self, request_id, text }
     }
 }
 
 /// What goes out in place of an answer that hyper's parser wrote by itself: a status, and nothing else.
-pub(super) fn for_bare_status(written: &[u8]) -> Option<Bytes> {
+pub(super) fn for_bare_status(written: &[u8]) -> Option<RawRefusal> {
     let is_bare = written.len() <= BARE_BYTES_MAX
         && written.windows(19).any(|window| window.eq_ignore_ascii_case(b"content-length: 0\r\n"))
         && written.ends_with(b"\r\n\r\n");
@@ -191,10 +208,12 @@ mod tests {
     #[test]
     fn only_a_bare_status_of_the_parser_is_replaced() {
         let bare = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
-        let text = for_bare_status(bare).expect("replaced");
+        let RawRefusal { refusal, request_id, text } = for_bare_status(bare).expect("replaced");
+        assert_eq!(refusal, Refusal::HeadTooLarge);
+        assert!(text.windows(32).any(|window| window == request_id.as_str().as_bytes()));
         assert!(text.starts_with(b"HTTP/1.1 431 "));
         assert!(text.windows(14).any(|window| window == b"head_too_large"));
-        assert_eq!(for_bare_status(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n"), None);
-        assert_eq!(for_bare_status(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 2\r\n\r\nno"), None);
+        assert!(for_bare_status(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n").is_none());
+        assert!(for_bare_status(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 2\r\n\r\nno").is_none());
     }
 }

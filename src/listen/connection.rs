@@ -31,11 +31,11 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::accept::refuse;
-use super::answer::{Answer, Refusal};
+use super::answer::{Answer, RawRefusal, Refusal};
 use super::beginning::Beginning;
 use super::cap::{ClientIsFull, Place};
 use super::flow::{Flow, Phase, Protocol};
-use super::handler::Handler;
+use super::handler::{Handler, RefusedHead};
 use super::metrics::ListenMetrics;
 use super::peer::{Peer, TlsInfo, Worker};
 use super::settings::{Limits, Settings};
@@ -43,7 +43,7 @@ use super::stream::{Caught, OpenRequest, Panicked, Streams};
 use super::ticker::{CoarseClock, NEVER, Slot};
 use super::watched::Watched;
 use crate::tls;
-use crate::wire::{ProxyHeader, ProxyTold};
+use crate::wire::{ProxyHeader, ProxyTold, RequestId};
 
 /// A connection that was just accepted, and what it is served with.
 pub(super) struct Accepted<H> {
@@ -135,8 +135,9 @@ impl<H: Handler> Accepted<H> {
                 Err(TooSlow(phase)) => {
                     self.count_timeout(phase);
                     if phase == Phase::Head {
-                        let tcp = Watched::new(tcp, Bytes::new(), Arc::clone(&flow), self.place);
-                        Box::pin(answer_and_linger(&flow, &self.worker, tcp, Refusal::HeadTooSlow)).await;
+                        let (connection, place) = self.into_http(None, None);
+                        let tcp = Watched::new(tcp, Bytes::new(), Arc::clone(&flow), place);
+                        Box::pin(connection.refuse(&flow, tcp, Refusal::HeadTooSlow)).await;
                     }
                     return;
                 }
@@ -261,7 +262,7 @@ impl<H: Handler> HttpConnection<H> {
                 Err(Headless::TooSlow(phase)) => {
                     this.metrics.timeouts.with_label_values(&[phase.name()]).inc();
                     if phase == Phase::Head {
-                        Box::pin(answer_and_linger(&flow, &this.worker, io, Refusal::HeadTooSlow)).await;
+                        Box::pin(this.refuse(&flow, io, Refusal::HeadTooSlow)).await;
                     }
                     return;
                 }
@@ -276,6 +277,9 @@ impl<H: Handler> HttpConnection<H> {
                 return flow.enter(Phase::Upgraded);
             };
             io = parts.io.into_inner();
+            if let Some(refused) = io.take_refused() {
+                this.tell_refused(refused.0, &refused.1, None);
+            }
             // What is empty is still a part of the buffer, and would keep it through the rest.
             let ahead = Some(parts.read_buf).filter(|ahead| !ahead.is_empty()).unwrap_or_default();
             match end {
@@ -286,7 +290,7 @@ impl<H: Handler> HttpConnection<H> {
                     }
                 }
                 End::TooSlow(Phase::Head) if !flow.is_write_blocked() => {
-                    return Box::pin(answer_and_linger(&flow, &this.worker, io, Refusal::HeadTooSlow)).await;
+                    return Box::pin(this.refuse(&flow, io, Refusal::HeadTooSlow)).await;
                 }
                 End::Closed if flow.must_linger() => return linger(&flow, &this.worker, io).await,
                 End::Closed | End::TooSlow(_) | End::Stalled | End::Panicked => return,
@@ -413,14 +417,17 @@ impl<H: Handler> HttpConnection<H> {
         let metrics = Rc::clone(&self.metrics);
         let http1 = protocol == Protocol::Http1;
         if let Some(refusal) = refusal(&request, &self.settings.limits) {
-            return Ok(Answer::own(refusal.answer(http1), open, metrics));
+            let (answer, request_id) = refusal.answer(http1);
+            self.tell_refused(refusal, &request_id, Some(&request));
+            return Ok(Answer::own(answer, open, metrics));
         }
         let handled = Caught::new(async { self.handler.handle(request, &self.peer).await }).await;
         let mut answer = match handled {
             Ok(answer) => Answer::of_handler(answer, open, metrics),
             Err(Panicked) => {
                 metrics.panics.inc();
-                Answer::own(Refusal::Internal.answer(http1), open, metrics)
+                let (answer, _told_by_the_panic) = Refusal::Internal.answer(http1);
+                Answer::own(answer, open, metrics)
             }
         };
         if http1 && self.worker.stopping.get() && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
@@ -428,6 +435,20 @@ impl<H: Handler> HttpConnection<H> {
             answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         Ok(answer)
+    }
+
+    /// Refuses where there is no request to answer, and closes.
+    async fn refuse<S>(&self, flow: &Flow, io: Watched<S>, refusal: Refusal)
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let RawRefusal { refusal, request_id, text } = refusal.raw();
+        self.tell_refused(refusal, &request_id, None);
+        answer_and_linger(flow, &self.worker, io, &text).await;
+    }
+
+    fn tell_refused(&self, refusal: Refusal, request_id: &RequestId, request: Option<&Request<Incoming>>) {
+        self.handler.refused(&RefusedHead { refusal, request_id, request }, &self.peer);
     }
 
     /// Polls the connection until it ends or is late, and asks it to end when idle, old or told to stop.
@@ -572,15 +593,14 @@ async fn in_time<T>(flow: &Flow, worker: &Worker, future: impl Future<Output = T
     .await
 }
 
-/// Answers where there is no request to answer, and closes.
-async fn answer_and_linger<S>(flow: &Flow, worker: &Worker, mut io: Watched<S>, refusal: Refusal)
+/// Writes `text` and closes.
+async fn answer_and_linger<S>(flow: &Flow, worker: &Worker, mut io: Watched<S>, text: &[u8])
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     flow.enter(Phase::Closing);
-    let text = refusal.raw();
     let written = in_time(flow, worker, async {
-        io.write_all(&text).await?;
+        io.write_all(text).await?;
         io.shutdown().await
     });
     if let Ok(Ok(())) = written.await {

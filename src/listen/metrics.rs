@@ -36,7 +36,7 @@ impl ListenMetrics {
     /// Never with these names.
     pub fn new(listener: &str) -> Result<Self, prometheus::Error> {
         let opts = |name: &str, help: &str| Opts::new(name, help).const_label("listener", listener);
-        Ok(Self {
+        let metrics = Self {
             accepted: IntCounter::with_opts(opts(
                 "keyward_connections_accepted_total",
                 "Connections that were accepted.",
@@ -84,7 +84,12 @@ impl ListenMetrics {
                 "keyward_panics_total",
                 "Requests and connections that a fault of this program ended.",
             ))?,
-        })
+        };
+        // From the start, so that the first of each is an increase.
+        for which in ["first_byte", "handshake", "head", "idle", "write", "stream"] {
+            metrics.timeouts.with_label_values(&[which]);
+        }
+        Ok(metrics)
     }
 
     /// Makes them known to `registry`. Several listeners may share one.

@@ -26,10 +26,11 @@ mod watched;
 mod tests;
 
 pub use accept::{Listening, serve};
+pub use answer::Refusal;
 pub use bind::{BindFault, adopt, bind};
 pub use cap::Connections;
 pub use connection::WRITTEN_AHEAD_MAX;
-pub use handler::Handler;
+pub use handler::{Handler, RefusedHead};
 pub use metrics::ListenMetrics;
 pub use paced::{BodyFault, Paced};
 pub use peer::{Peer, TlsInfo};

@@ -10,9 +10,10 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::answer::for_bare_status;
+use super::answer::{RawRefusal, Refusal, for_bare_status};
 use super::cap::Place;
 use super::flow::Flow;
+use crate::wire::RequestId;
 
 /// A stream, and before it what was already read from it.
 #[derive(Debug)]
@@ -23,6 +24,8 @@ pub(super) struct Watched<S> {
     flow: Arc<Flow>,
     /// What goes out in place of what hyper wrote, and how long that was.
     instead: Option<Instead>,
+    /// What that refused, and the id in it.
+    refused: Option<Box<(Refusal, RequestId)>>,
     /// Kept until the stream closes, also by an upgrade.
     _place: Place,
 }
@@ -38,7 +41,7 @@ struct Instead {
 
 impl<S> Watched<S> {
     pub(super) const fn new(stream: S, replay: Bytes, flow: Arc<Flow>, place: Place) -> Self {
-        Self { stream, replay, flow, instead: None, _place: place }
+        Self { stream, replay, flow, instead: None, refused: None, _place: place }
     }
 
     /// These bytes were read and come before all others.
@@ -49,6 +52,11 @@ impl<S> Watched<S> {
     /// What was put back and not handed on yet.
     pub(super) fn take_replay(&mut self) -> Bytes {
         std::mem::take(&mut self.replay)
+    }
+
+    /// What was refused in place of a bare answer, once.
+    pub(super) const fn take_refused(&mut self) -> Option<Box<(Refusal, RequestId)>> {
+        self.refused.take()
     }
 
     /// Whether bytes were put back and not handed on yet.
@@ -108,11 +116,12 @@ impl<S: AsyncWrite + Unpin> Watched<S> {
         if self.instead.is_none()
             && self.flow.is_between_requests()
             && first.len() == length
-            && let Some(text) = for_bare_status(first)
+            && let Some(RawRefusal { refusal, request_id, text }) = for_bare_status(first)
         {
             // Whatever comes after what could not be parsed is not read any more.
             self.flow.leave_unread();
             self.instead = Some(Instead { text, stands_for: length });
+            self.refused = Some(Box::new((refusal, request_id)));
         }
     }
 }

@@ -24,10 +24,11 @@ use super::headers::REQUEST_ID;
 use super::jwks;
 use super::metrics::Outcome;
 use super::refusal::{Asked, answer, is_grpc, is_head};
+use super::refused_head;
 use super::tunnel::Tunnel;
 use super::upstream::ClientBody;
 use super::worker::{Shared, View, Worker, ends_at};
-use crate::listen::{Handler, Peer};
+use crate::listen::{Handler, Peer, RefusedHead};
 use crate::policy::{Access, Code, Denial, Found, PermitKind, Presented, canonicalize, decide};
 use crate::secret::NoRandomness;
 use crate::wire::{Inbound, RequestId, Seen, TraceParent, client_address, trim_values};
@@ -167,6 +168,10 @@ impl Handler for Gateway {
                 Err(refused) => turn_away(*refused, account, peer, expects, parts.headers),
             }
         }
+    }
+
+    fn refused(&self, head: &RefusedHead<'_>, peer: &Peer) {
+        refused_head::note(&self.worker, head, peer);
     }
 }
 

@@ -21,6 +21,7 @@ mod idle;
 mod jwks;
 mod metrics;
 mod refusal;
+mod refused_head;
 mod settings;
 mod streams;
 #[cfg(test)]

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Mutex, OnceCell};
@@ -37,13 +38,23 @@ pub struct AwaitedStore {
     opened: OnceCell<SharedStore>,
     /// An attempt that somebody began and did not wait for: the next who asks does.
     opening: Mutex<Option<JoinHandle<Result<SharedStore, StoreError>>>>,
+    /// Whether an attempt has failed.
+    was_away: AtomicBool,
 }
 
 impl AwaitedStore {
     /// The store of this id, which `open` opens and whose secrets these must be.
     #[must_use]
     pub fn new(name: String, id: StoreId, secrets: Vec<NumberedSecret>, open: Opener) -> Self {
-        Self { name, id, secrets, open, opened: OnceCell::new(), opening: Mutex::default() }
+        Self {
+            name,
+            id,
+            secrets,
+            open,
+            opened: OnceCell::new(),
+            opening: Mutex::default(),
+            was_away: AtomicBool::new(false),
+        }
     }
 
     async fn store(&self) -> Result<&SharedStore, StoreError> {
@@ -59,6 +70,16 @@ impl AwaitedStore {
     }
 
     async fn try_open(&self) -> Result<SharedStore, StoreError> {
+        let opened = self.open_and_check().await;
+        if opened.is_err() {
+            self.was_away.store(true, Ordering::Relaxed);
+        } else if self.was_away.load(Ordering::Relaxed) {
+            tracing::info!(store = %self.name, "the store can be opened again");
+        }
+        opened
+    }
+
+    async fn open_and_check(&self) -> Result<SharedStore, StoreError> {
         let opened = {
             let mut opening = self.opening.lock().await;
             let attempt = opening.get_or_insert_with(|| {
@@ -75,7 +96,6 @@ impl AwaitedStore {
             return Err(StoreError::OtherStore { store: self.name.clone() });
         }
         check_secrets(&*store, &self.secrets).await?;
-        tracing::info!(store = %self.name, "the store can be opened again");
         Ok(store)
     }
 }

@@ -121,6 +121,12 @@ impl Address {
         self.tls
     }
 
+    /// Whether a password is in it.
+    #[must_use]
+    pub fn has_password(&self) -> bool {
+        self.config.get_password().is_some()
+    }
+
     /// Whether no network lies between: sockets in the file system, and addresses of this machine.
     #[must_use]
     pub fn is_local(&self) -> bool {

@@ -43,6 +43,58 @@ fn a_key_with_the_flag_gets_through_and_one_without_does_not() {
 }
 
 #[test]
+fn a_request_whose_head_is_refused_is_logged_and_counted_under_the_id_that_its_client_was_told() {
+    let upstream = Upstream::start();
+    let site = Site::new(&Config::in_front_of(&upstream).section("[gateway.timeouts]\nhead = '300ms'"));
+    let gateway = site.start();
+    let long = format!("GET /{}?token=hunter2 HTTP/1.1\r\nHost: a\r\n\r\n", "a".repeat(9000));
+    let large = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "a".repeat(40_000));
+    let many = format!("DELETE /many HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(101));
+    for (head, status, code, method, path) in [
+        (long.as_str(), 414, "target_too_long", "GET", "/…"),
+        (large.as_str(), 431, "head_too_large", "-", ""),
+        (many.as_str(), 431, "head_too_large", "-", ""),
+        ("blah\r\n\r\n", 400, "bad_request", "-", ""),
+        ("GET / HTTP/1.1\r\nHost : a\r\n\r\n", 400, "bad_request", "-", ""),
+        ("GET / HTTP/1.1\r\nHost: a\r\nX: y", 408, "request_timeout", "-", ""),
+        ("GE", 408, "request_timeout", "-", ""),
+    ] {
+        let mark = gateway.log_mark();
+        let counter = format!("keyward_denials_total{{code=\"{code}\",reason=\"{code}\"}} ");
+        let counted = || -> u64 {
+            let page = gateway.metrics();
+            let line = page.lines().find_map(|line| line.strip_prefix(&counter));
+            line.and_then(|value| value.parse().ok()).expect(&counter)
+        };
+        let before = counted();
+        let answer = gateway.raw(head);
+        let (fields, body) = answer.split_once("\r\n\r\n").expect("a head");
+        assert!(fields.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+        let told: serde_json::Value = serde_json::from_str(body).expect(body);
+        assert_eq!(told["code"], code);
+        let id = told["request_id"].as_str().expect("an id");
+        let line: serde_json::Value = serde_json::from_str(&gateway.until_logged(mark, id)).expect("JSON");
+        for (name, value) in [
+            ("target", "keyward::access"),
+            ("request_id", id),
+            ("method", method),
+            ("path", path),
+            ("client", "127.0.0.1"),
+            ("outcome", "denied"),
+            ("code", code),
+            ("reason", code),
+        ] {
+            assert_eq!(line[name], value, "{name} of {line}");
+        }
+        assert_eq!(line["status"], status);
+        assert!(!line.to_string().contains("hunter2"), "{line}");
+        assert_eq!(counted(), before + 1, "{code}");
+    }
+    assert_eq!(upstream.count(), 0);
+    assert_eq!(gateway.send(get("/public/x")).status, 200);
+}
+
+#[test]
 fn a_missing_key_is_asked_for_and_a_wrong_one_is_called_wrong() {
     let upstream = Upstream::start();
     let site = Site::new(&Config::in_front_of(&upstream));
