@@ -410,7 +410,7 @@ pub const KEYS: &[Key] = &[
     key(
         "upstreams.NAME.pool_size",
         Kind::Count { min: 0, max: 100_000 },
-        LeftOut::Is("256"),
+        LeftOut::Is("1024"),
         "Unused connections kept, per worker and target.",
     ),
     key(

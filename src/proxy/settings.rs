@@ -119,7 +119,7 @@ impl Upstream {
             idle_timeout: Duration::from_secs(60),
             total_timeout: None,
             pool_idle: Duration::from_secs(30),
-            pool_size: 256,
+            pool_size: 1024,
             connection_age: Duration::from_secs(300),
             http2_streams: 100,
             resolve_every: Duration::from_secs(10),
