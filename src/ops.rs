@@ -11,11 +11,10 @@ use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
-use hyper::body::Incoming;
 use prometheus::Registry;
 
 use crate::clock::Clock;
-use crate::listen::{Handler, Peer};
+use crate::listen::{Handler, Peer, RequestBody};
 use crate::ready::{Readiness, Unready};
 use crate::sync::StalePolicy;
 use crate::table::{Freshness, Table};
@@ -39,7 +38,7 @@ pub struct Ops {
 impl Handler for Ops {
     type Body = Full<Bytes>;
 
-    fn handle(&self, request: Request<Incoming>, _peer: &Rc<Peer>) -> impl Future<Output = Response<Self::Body>> {
+    fn handle(&self, request: Request<RequestBody>, _peer: &Rc<Peer>) -> impl Future<Output = Response<Self::Body>> {
         let response = if matches!(*request.method(), Method::GET | Method::HEAD) {
             match request.uri().path() {
                 "/metrics" => self.metrics(),

@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,9 +11,12 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use axum::Router;
 use axum::body::Body;
+use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue};
 use http::{Request, Response, Version};
-use hyper::body::Incoming;
+use http_body::Body as _;
+use http_body_util::BodyExt as _;
+use http_body_util::channel::{Channel, Sender};
 use tower_service::Service;
 
 use super::account::{Account, Context};
@@ -25,7 +28,7 @@ use super::settings::{Settings, Surface};
 use super::v1::Routes;
 use crate::clock::Clock;
 use crate::key::{Signers, TokenPrefix};
-use crate::listen::{Handler, Peer};
+use crate::listen::{Handler, Peer, RequestBody, RequestBodyFault};
 use crate::manage::Manager;
 use crate::policy::DenyList;
 use crate::secret::{self, NoRandomness};
@@ -90,7 +93,7 @@ impl Admin {
 impl Handler for Admin {
     type Body = Body;
 
-    fn handle(&self, request: Request<Incoming>, peer: &Rc<Peer>) -> impl Future<Output = Response<Body>> {
+    fn handle(&self, request: Request<RequestBody>, peer: &Rc<Peer>) -> impl Future<Output = Response<Body>> {
         let context = Context { from: peer.address.ip(), surface: self.surface, noted: Arc::default() };
         let version = request.version();
         let mut account = Account {
@@ -105,13 +108,41 @@ impl Handler for Admin {
             code: None,
         };
         let mut router = self.router.clone();
-        let mut request = request.map(Body::new);
-        request.extensions_mut().insert(context);
+        let (mut head, body) = request.into_parts();
+        head.extensions.insert(context);
         async move {
-            let Ok(answer) = router.call(request).await;
+            let answer = if body.is_end_stream() {
+                router.call(Request::from_parts(head, Body::empty())).await
+            } else {
+                let (sender, sent) = Channel::new(1);
+                let called = router.call(Request::from_parts(head, Body::new(sent)));
+                let (mut called, mut read) = (pin!(called), pin!(read(body, sender)));
+                tokio::select! {
+                    biased;
+                    answer = &mut called => answer,
+                    () = &mut read => called.await,
+                }
+            };
+            let Ok(answer) = answer;
             let answer = finished(answer, &mut account, version);
             account.answered(answer.status());
             answer
+        }
+    }
+}
+
+/// Reads a body for the router, whose own could be sent to another thread: what is read of a connection could not.
+async fn read(body: RequestBody, mut sender: Sender<Bytes, RequestBodyFault>) {
+    let mut body = pin!(body);
+    while let Some(frame) = body.frame().await {
+        match frame {
+            Ok(frame) => {
+                if sender.send(frame).await.is_err() {
+                    // Nobody wants more of it.
+                    return;
+                }
+            }
+            Err(fault) => return sender.abort(fault),
         }
     }
 }

@@ -7,10 +7,9 @@ use std::rc::Rc;
 use bytes::Bytes;
 use http::{Request, Response, header};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
 use serde_json::{Map, Value, json};
 
-use crate::listen::{Handler, Peer};
+use crate::listen::{Handler, Peer, RequestBody};
 
 /// The most of a body that is told back.
 const BODY_BYTES_MAX: usize = 64 * 1024;
@@ -22,7 +21,7 @@ pub(super) struct Echo;
 impl Handler for Echo {
     type Body = Full<Bytes>;
 
-    fn handle(&self, request: Request<Incoming>, _peer: &Rc<Peer>) -> impl Future<Output = Response<Self::Body>> {
+    fn handle(&self, request: Request<RequestBody>, _peer: &Rc<Peer>) -> impl Future<Output = Response<Self::Body>> {
         let (head, body) = request.into_parts();
         async move {
             let body = Limited::new(body, BODY_BYTES_MAX).collect().await;

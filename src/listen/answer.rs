@@ -183,37 +183,3 @@ impl Refusal {
         RawRefusal { refusal: self, request_id, text }
     }
 }
-
-/// What goes out in place of an answer that hyper's parser wrote by itself: a status, and nothing else.
-pub(super) fn for_bare_status(written: &[u8]) -> Option<RawRefusal> {
-    let is_bare = written.len() <= BARE_BYTES_MAX
-        && written.windows(19).any(|window| window.eq_ignore_ascii_case(b"content-length: 0\r\n"))
-        && written.ends_with(b"\r\n\r\n");
-    let refusal = match written.get(..12) {
-        Some(b"HTTP/1.1 400" | b"HTTP/1.0 400") if is_bare => Refusal::BadRequest,
-        Some(b"HTTP/1.1 431" | b"HTTP/1.0 431") if is_bare => Refusal::HeadTooLarge,
-        Some(b"HTTP/1.1 414" | b"HTTP/1.0 414") if is_bare => Refusal::TargetTooLong,
-        Some(_) | None => return None,
-    };
-    Some(refusal.raw())
-}
-
-/// A status line, `connection`, `content-length` and `date`.
-const BARE_BYTES_MAX: usize = 160;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_a_bare_status_of_the_parser_is_replaced() {
-        let bare = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
-        let RawRefusal { refusal, request_id, text } = for_bare_status(bare).expect("replaced");
-        assert_eq!(refusal, Refusal::HeadTooLarge);
-        assert!(text.windows(32).any(|window| window == request_id.as_str().as_bytes()));
-        assert!(text.starts_with(b"HTTP/1.1 431 "));
-        assert!(text.windows(14).any(|window| window == b"head_too_large"));
-        assert!(for_bare_status(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n").is_none());
-        assert!(for_bare_status(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 2\r\n\r\nno").is_none());
-    }
-}

@@ -52,6 +52,9 @@ impl Beginning {
     /// Whether a parser of HTTP/1 has something to say of it: the head is whole, or is none, or is so long that
     /// nothing is saved by keeping it here.
     pub(super) fn is_for_parser(&self) -> bool {
+        if self.bytes.ends_with(b"\r\n\r\n") {
+            return true;
+        }
         let mut fields = [httparse::EMPTY_HEADER; FIELDS];
         let mut head = httparse::Request::new(&mut fields);
         self.bytes.len() >= READ_BYTES || !matches!(head.parse(&self.bytes), Ok(httparse::Status::Partial))

@@ -14,18 +14,18 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::header::{CONNECTION, HeaderValue};
 use http::{Request, Response, StatusCode};
-use http_body::Body;
+use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::rt::{Sleep, Timer};
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::IntGauge;
 use rustls::{HandshakeKind, ProtocolVersion, ServerConfig};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead as _, AsyncReadExt as _, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -36,8 +36,10 @@ use super::beginning::Beginning;
 use super::cap::{ClientIsFull, Place};
 use super::flow::{Flow, Phase, Protocol};
 use super::handler::{Handler, RefusedHead};
+use super::http1::Http1;
 use super::metrics::ListenMetrics;
 use super::peer::{Peer, TlsInfo, Worker};
+use super::request_body::RequestBody;
 use super::settings::{Limits, Settings};
 use super::stream::{Caught, OpenRequest, Panicked, Streams};
 use super::ticker::{CoarseClock, NEVER, Slot};
@@ -136,7 +138,7 @@ impl<H: Handler> Accepted<H> {
                     self.count_timeout(phase);
                     if phase == Phase::Head {
                         let (connection, place) = self.into_http(None, None);
-                        let tcp = Watched::new(tcp, Bytes::new(), Arc::clone(&flow), place);
+                        let tcp = Watched::new(Box::new(tcp), Bytes::new(), Arc::clone(&flow), place);
                         Box::pin(connection.refuse(&flow, tcp, Refusal::HeadTooSlow)).await;
                     }
                     return;
@@ -150,7 +152,7 @@ impl<H: Handler> Accepted<H> {
             }
         };
         let (connection, place) = self.into_http(None, (!http2).then_some(&flow));
-        let io = Watched::new(tcp, beginning.into_bytes(), Arc::clone(&flow), place);
+        let io = Watched::new(Box::new(tcp), beginning.into_bytes(), Arc::clone(&flow), place);
         // On the heap, so that a connection that has sent nothing yet stays small.
         if http2 {
             Box::pin(connection.serve_http2(io, flow)).await;
@@ -232,32 +234,22 @@ impl<H: Handler> Accepted<H> {
 }
 
 /// A connection whose protocol is known.
-struct HttpConnection<H> {
-    handler: Rc<H>,
-    peer: Rc<Peer>,
-    worker: Rc<Worker>,
-    settings: Arc<Settings>,
-    metrics: Rc<ListenMetrics>,
+pub(super) struct HttpConnection<H> {
+    pub(super) handler: Rc<H>,
+    pub(super) peer: Rc<Peer>,
+    pub(super) worker: Rc<Worker>,
+    pub(super) settings: Arc<Settings>,
+    pub(super) metrics: Rc<ListenMetrics>,
 }
 
 impl<H: Handler> HttpConnection<H> {
-    async fn serve_http1<S>(self, mut io: Watched<S>, flow: Arc<Flow>)
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
+    pub(super) async fn serve_http1(self, mut io: Watched, flow: Arc<Flow>) {
         flow.speak(Protocol::Http1);
         let this = Rc::new(self);
-        let builder = this.http1_builder();
-        let service = {
-            let (this, flow) = (Rc::clone(&this), Arc::clone(&flow));
-            service_fn(move |request: Request<Incoming>| {
-                let open = OpenRequest::on_connection(&flow, !request.body().is_end_stream());
-                Rc::clone(&this).answer(request, open, Protocol::Http1)
-            })
-        };
+        let encrypted = this.peer.tls.is_some();
         loop {
-            match this.await_head(&flow, &mut io).await {
-                Ok(()) => {}
+            let head = match this.await_head(&flow, &mut io).await {
+                Ok(head) => head,
                 Err(Headless::Gone) => return,
                 Err(Headless::TooSlow(phase)) => {
                     this.metrics.timeouts.with_label_values(&[phase.name()]).inc();
@@ -266,22 +258,26 @@ impl<H: Handler> HttpConnection<H> {
                     }
                     return;
                 }
-            }
-            let connection = builder.serve_connection(TokioIo::new(io), service.clone()).with_upgrades();
-            let mut connection = Box::new(connection);
-            let end = this.drive(&flow, &mut *connection, http1::UpgradeableConnection::graceful_shutdown).await;
+            };
+            let serve = |request: Request<RequestBody>| {
+                let open = OpenRequest::on_connection(&flow, !request.body().is_end_stream());
+                Rc::clone(&this).answer(request, open, Protocol::Http1)
+            };
+            let (worker, settings) = (Rc::clone(&this.worker), Arc::clone(&this.settings));
+            let connection = Http1::new(io, head, Arc::clone(&flow), worker, settings, encrypted, serve);
+            let mut connection = Box::pin(connection);
+            let end = this.drive(&flow, &mut connection, |connection| connection.get_mut().as_mut().leave()).await;
             if end == End::Panicked {
                 return;
             }
-            let Some(parts) = connection.into_parts() else {
+            if let Some((refusal, request_id)) = connection.as_mut().take_refused() {
+                this.tell_refused(refusal, &request_id, None);
+            }
+            let Some((stream, ahead)) = connection.as_mut().into_parts() else {
                 return flow.enter(Phase::Upgraded);
             };
-            io = parts.io.into_inner();
-            if let Some(refused) = io.take_refused() {
-                this.tell_refused(refused.0, &refused.1, None);
-            }
-            // What is empty is still a part of the buffer, and would keep it through the rest.
-            let ahead = Some(parts.read_buf).filter(|ahead| !ahead.is_empty()).unwrap_or_default();
+            drop(connection);
+            io = stream;
             match end {
                 End::Resting => {
                     io.put_back(ahead);
@@ -298,11 +294,8 @@ impl<H: Handler> HttpConnection<H> {
         }
     }
 
-    /// Waits for a head with no more memory than it has bytes, and puts it back.
-    async fn await_head<S>(&self, flow: &Flow, io: &mut Watched<S>) -> Result<(), Headless>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
+    /// Waits for a head with no more memory than it has bytes.
+    async fn await_head(&self, flow: &Flow, io: &mut Watched) -> Result<BytesMut, Headless> {
         let mut head = Beginning::of(io.take_replay());
         while !head.is_for_parser() {
             match in_time(flow, &self.worker, poll_fn(|cx| head.poll_read(io, cx))).await {
@@ -311,15 +304,11 @@ impl<H: Handler> HttpConnection<H> {
                 Err(TooSlow(phase)) => return Err(Headless::TooSlow(phase)),
             }
         }
-        io.put_back(head.into_bytes());
-        Ok(())
+        Ok(head.into_bytes().into())
     }
 
-    /// Waits for the next request with no buffers: hyper keeps some 10 KiB for an idle connection.
-    async fn rest<S>(&self, flow: &Flow, io: &mut Watched<S>) -> Result<(), Closed>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
+    /// Waits for the next request with no buffers.
+    async fn rest(&self, flow: &Flow, io: &mut Watched) -> Result<(), Closed> {
         flow.alarm.set(Slot::Rest, NEVER);
         let resting = Resting::new(&self.metrics.resting);
         self.worker.trim.freed();
@@ -350,10 +339,7 @@ impl<H: Handler> HttpConnection<H> {
         Ok(())
     }
 
-    async fn serve_http2<S>(self, io: Watched<S>, flow: Arc<Flow>)
-    where
-        S: AsyncRead + AsyncWrite + Unpin + 'static,
-    {
+    async fn serve_http2(self, io: Watched, flow: Arc<Flow>) {
         flow.speak(Protocol::Http2);
         let this = Rc::new(self);
         let body_idle = this.settings.timeouts.body_idle;
@@ -363,29 +349,14 @@ impl<H: Handler> HttpConnection<H> {
             let (this, flow) = (Rc::clone(&this), Arc::clone(&flow));
             service_fn(move |request: Request<Incoming>| {
                 let open = OpenRequest::on_stream(&flow, &streams);
-                Rc::clone(&this).answer(request, open, Protocol::Http2)
+                // In a box: hyper moves it from hand to hand, and it is 3 KiB.
+                let answer =
+                    Box::pin(Rc::clone(&this).answer(request.map(RequestBody::of_http2), open, Protocol::Http2));
+                async { Ok::<_, Infallible>(answer.await) }
             })
         };
         let mut connection = builder.serve_connection(TokioIo::new(io), service);
         this.drive(&flow, &mut connection, http2::Connection::graceful_shutdown).await;
-    }
-
-    fn http1_builder(&self) -> http1::Builder {
-        let Limits { head_bytes, fields, .. } = self.settings.limits;
-        let mut builder = http1::Builder::new();
-        builder
-            // The flow's deadlines cover the head without a timer per request.
-            .header_read_timeout(None)
-            .max_header_size(head_bytes)
-            .max_buf_size(WRITTEN_AHEAD_MAX.max(head_bytes))
-            .half_close(false)
-            .keep_alive(true)
-            .pipeline_flush(false);
-        if fields != HYPER_FIELDS {
-            // hyper keeps its own number on the stack and any other on the heap.
-            builder.max_headers(fields);
-        }
-        builder
     }
 
     fn http2_builder(&self, streams: Streams) -> http2::Builder<Streams> {
@@ -410,16 +381,16 @@ impl<H: Handler> HttpConnection<H> {
     /// Hands one request to the handler. A panic of it is a 500.
     async fn answer(
         self: Rc<Self>,
-        request: Request<Incoming>,
+        request: Request<RequestBody>,
         open: OpenRequest,
         protocol: Protocol,
-    ) -> Result<Response<Answer<H::Body>>, Infallible> {
+    ) -> Response<Answer<H::Body>> {
         let metrics = Rc::clone(&self.metrics);
         let http1 = protocol == Protocol::Http1;
         if let Some(refusal) = refusal(&request, &self.settings.limits) {
             let (answer, request_id) = refusal.answer(http1);
             self.tell_refused(refusal, &request_id, Some(&request));
-            return Ok(Answer::own(answer, open, metrics));
+            return Answer::own(answer, open, metrics);
         }
         let handled = Caught::new(async { self.handler.handle(request, &self.peer).await }).await;
         let mut answer = match handled {
@@ -434,27 +405,24 @@ impl<H: Handler> HttpConnection<H> {
             // Said and not just done: a client that knows sends no request into a closing connection.
             answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        Ok(answer)
+        answer
     }
 
     /// Refuses where there is no request to answer, and closes.
-    async fn refuse<S>(&self, flow: &Flow, io: Watched<S>, refusal: Refusal)
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
+    async fn refuse(&self, flow: &Flow, io: Watched, refusal: Refusal) {
         let RawRefusal { refusal, request_id, text } = refusal.raw();
         self.tell_refused(refusal, &request_id, None);
         answer_and_linger(flow, &self.worker, io, &text).await;
     }
 
-    fn tell_refused(&self, refusal: Refusal, request_id: &RequestId, request: Option<&Request<Incoming>>) {
+    fn tell_refused(&self, refusal: Refusal, request_id: &RequestId, request: Option<&Request<RequestBody>>) {
         self.handler.refused(&RefusedHead { refusal, request_id, request }, &self.peer);
     }
 
     /// Polls the connection until it ends or is late, and asks it to end when idle, old or told to stop.
     async fn drive<C>(&self, flow: &Flow, connection: &mut C, shut_down: impl Fn(Pin<&mut C>)) -> End
     where
-        C: Future<Output = hyper::Result<()>> + Unpin,
+        C: Future + Unpin,
     {
         let stops = || self.worker.stopping.get() && flow.is_http2();
         let mut leave = stops();
@@ -563,7 +531,7 @@ impl Drop for Resting<'_> {
 }
 
 /// What is refused before the handler sees it.
-fn refusal(request: &Request<Incoming>, limits: &Limits) -> Option<Refusal> {
+fn refusal(request: &Request<RequestBody>, limits: &Limits) -> Option<Refusal> {
     let uri = request.uri();
     let target = uri.path_and_query().map_or(0, |target| target.as_str().len());
     if target > limits.target_bytes {
@@ -594,10 +562,7 @@ async fn in_time<T>(flow: &Flow, worker: &Worker, future: impl Future<Output = T
 }
 
 /// Writes `text` and closes.
-async fn answer_and_linger<S>(flow: &Flow, worker: &Worker, mut io: Watched<S>, text: &[u8])
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+async fn answer_and_linger(flow: &Flow, worker: &Worker, mut io: Watched, text: &[u8]) {
     flow.enter(Phase::Closing);
     let written = in_time(flow, worker, async {
         io.write_all(text).await?;
@@ -609,7 +574,7 @@ where
 }
 
 /// Reads on for a moment. To close a socket with unread bytes resets it, and destroys the answer on its way.
-async fn linger<S: AsyncRead + Unpin>(flow: &Flow, worker: &Worker, mut io: Watched<S>) {
+async fn linger(flow: &Flow, worker: &Worker, mut io: Watched) {
     flow.enter(Phase::Closing);
     let mut left = LINGER_BYTES_MAX;
     while let Ok(Ok(count)) = in_time(flow, worker, poll_fn(|cx| poll_waste(&mut io, cx))).await {
@@ -621,7 +586,7 @@ async fn linger<S: AsyncRead + Unpin>(flow: &Flow, worker: &Worker, mut io: Watc
 }
 
 /// Reads what nobody wants. Its space is on the stack of this call alone.
-fn poll_waste<S: AsyncRead + Unpin>(io: &mut S, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+fn poll_waste(io: &mut Watched, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
     let mut space = [0; 1024];
     let mut space = ReadBuf::new(&mut space);
     Pin::new(io).poll_read(cx, &mut space).map_ok(|()| space.filled().len())
@@ -673,8 +638,6 @@ impl Timer for CoarseTimer {
 pub const WRITTEN_AHEAD_MAX: usize = 64 * 1024;
 /// What is looked at of a PROXY header at a time: most are shorter.
 const INTRODUCTION_BYTES: usize = 128;
-/// hyper's own limit of fields.
-const HYPER_FIELDS: usize = 100;
 const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 /// Rapid reset (CVE-2023-44487): how many streams may be reset before they were accepted.

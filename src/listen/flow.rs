@@ -209,11 +209,16 @@ impl Flow {
         if self.is_done() && self.phase() == Phase::Busy {
             self.enter(Phase::Idle);
             if self.leaving.load(Ordering::Relaxed) {
-                // What is still buffered for a slow reader gets the time of a body, and more while it moves.
-                self.phase.store(Phase::Closing as u8, Ordering::Relaxed);
-                self.alarm.set(Slot::Phase, self.coarse.after(self.timeouts.body_idle));
+                self.close();
             }
         }
+    }
+
+    /// Nothing more is awaited. What is still buffered for a slow reader gets the time of a body.
+    pub(super) fn close(&self) {
+        self.phase.store(Phase::Closing as u8, Ordering::Relaxed);
+        self.alarm.set(Slot::Rest, NEVER);
+        self.alarm.set(Slot::Phase, self.coarse.after(self.timeouts.body_idle));
     }
 
     /// `bytes` arrived; none is the end.
@@ -284,23 +289,24 @@ impl Flow {
         }
     }
 
-    /// Whether every HTTP/1 request has come and was answered to the last byte, so that what is written now is a
-    /// parser's own answer.
-    pub(super) fn is_between_requests(&self) -> bool {
-        self.is_done()
+    /// Whether it has been idle for so long that its buffers are better given back: over HTTP/1, with every request
+    /// answered to the last byte.
+    pub(super) fn may_rest(&self) -> bool {
+        self.is_late(Slot::Rest)
+            && self.phase() == Phase::Idle
+            && self.is_done()
             && !self.http2.load(Ordering::Relaxed)
             && !self.unflushed.load(Ordering::Relaxed)
-            && matches!(self.phase(), Phase::Head | Phase::Idle)
-    }
-
-    /// Whether it has been idle for so long that its buffers are better given back.
-    pub(super) fn may_rest(&self) -> bool {
-        self.is_late(Slot::Rest) && self.phase() == Phase::Idle && self.is_between_requests()
     }
 
     /// The answer does not wait for what the other side may still send.
     pub(super) fn leave_unread(&self) {
         self.unread.store(true, Ordering::Relaxed);
+    }
+
+    /// The connection is closed as it is, whatever the other side still sends.
+    pub(super) fn leave_at_once(&self) {
+        self.unread.store(false, Ordering::Relaxed);
     }
 
     /// Whether the other side may still be sending, so that closing at once would destroy our last answer.

@@ -7,10 +7,10 @@ use std::rc::Rc;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
-use hyper::body::Incoming;
 
 use super::answer::Refusal;
 use super::peer::Peer;
+use super::request_body::RequestBody;
 use crate::wire::RequestId;
 
 /// Answers requests. One per worker; its futures stay on that worker's thread.
@@ -22,7 +22,7 @@ pub trait Handler: 'static {
     ///
     /// The future is dropped when the client goes away or its stream is reset, so what it holds open
     /// upstream must end with it. A panic in it is answered with a 500 and ends the connection.
-    fn handle(&self, request: Request<Incoming>, peer: &Rc<Peer>) -> impl Future<Output = Response<Self::Body>>;
+    fn handle(&self, request: Request<RequestBody>, peer: &Rc<Peer>) -> impl Future<Output = Response<Self::Body>>;
 
     /// Hears of a request that the listener refused by itself, to count it and to log it.
     fn refused(&self, _head: &RefusedHead<'_>, _peer: &Peer) {}
@@ -36,5 +36,5 @@ pub struct RefusedHead<'r> {
     /// The id that its client was told.
     pub request_id: &'r RequestId,
     /// The request; none where its head could not be read.
-    pub request: Option<&'r Request<Incoming>>,
+    pub request: Option<&'r Request<RequestBody>>,
 }

@@ -13,13 +13,18 @@ mod credit;
 mod drain;
 mod flow;
 mod handler;
+mod http1;
 mod metrics;
 mod paced;
 mod peer;
+mod request_body;
 mod settings;
 mod stream;
+#[cfg(test)]
+pub(crate) mod testing;
 mod ticker;
 mod trim;
+mod upgrade;
 mod watched;
 
 #[cfg(test)]
@@ -31,7 +36,10 @@ pub use bind::{BindFault, adopt, bind};
 pub use cap::Connections;
 pub use connection::WRITTEN_AHEAD_MAX;
 pub use handler::{Handler, RefusedHead};
+pub use http1::{Http1BodyFault, RequestRead, RequestsEnd, RequestsRead, read_requests};
 pub use metrics::ListenMetrics;
 pub use paced::{BodyFault, Paced};
 pub use peer::{Peer, TlsInfo};
+pub use request_body::{RequestBody, RequestBodyFault};
 pub use settings::{Clients, Limits, Settings, Timeouts};
+pub use upgrade::{ClientUpgrade, NotUpgraded, Stream};

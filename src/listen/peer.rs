@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 
 use super::credit::Credit;
 use super::flow::Flow;
+use super::http1::Date;
 use super::paced::{OpenBody, Paced};
 use super::settings::Settings;
 use super::ticker::{NEVER, Tick, Ticker};
@@ -109,6 +110,11 @@ impl Peer {
         tasks.spawn_local(future);
     }
 
+    #[cfg(test)]
+    pub(super) fn worker(&self) -> Rc<Worker> {
+        Rc::clone(&self.worker)
+    }
+
     /// Whether the listener drains: answers should not invite further requests.
     #[must_use]
     pub fn is_stopping(&self) -> bool {
@@ -121,6 +127,8 @@ impl Peer {
 pub(super) struct Worker {
     /// The worker's timers.
     pub(super) ticker: Rc<Ticker>,
+    /// The Date of its answers.
+    pub(super) date: Date,
     /// What gives back memory that is free.
     pub(super) trim: Trim,
     /// Tunnels and other work that outlives its request.
@@ -139,6 +147,7 @@ impl Worker {
     pub(super) fn new(ticker: Rc<Ticker>) -> Rc<Self> {
         Rc::new(Self {
             ticker,
+            date: Date::default(),
             trim: Trim::default(),
             tasks: RefCell::default(),
             streams: Cell::new(0),

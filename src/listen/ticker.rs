@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 
 /// A time on a worker's coarse clock: milliseconds since its start.
 pub(super) type Tick = u64;
@@ -36,7 +36,7 @@ pub(super) enum Slot {
 
 /// Deadlines of one watched thing, and whom to wake when the first has passed.
 ///
-/// Shared between a connection and its I/O, which must be `Send` for upgrades; never contended.
+/// Shared between a connection, its I/O and whoever counts its time; never contended.
 #[derive(Debug)]
 pub(super) struct Alarm {
     deadlines: [AtomicU64; 4],
@@ -156,6 +156,11 @@ impl Ticker {
     /// The time it keeps.
     pub(super) const fn coarse(&self) -> &CoarseClock {
         &self.coarse
+    }
+
+    /// What the time is outside.
+    pub(super) fn wall(&self) -> Timestamp {
+        self.clock.now()
     }
 
     /// Ticks at least four times within `span` from now on.

@@ -1,5 +1,4 @@
-//! The I/O of a connection, watched: every read and write moves the connection's deadlines, and the bare
-//! answers that hyper's HTTP/1 parser gives by itself go out in this program's shape.
+//! The I/O of a connection, watched: every read and write moves the connection's deadlines.
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
@@ -10,22 +9,17 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::answer::{RawRefusal, Refusal, for_bare_status};
 use super::cap::Place;
 use super::flow::Flow;
-use crate::wire::RequestId;
+use super::upgrade::Stream;
 
 /// A stream, and before it what was already read from it.
 #[derive(Debug)]
-pub(super) struct Watched<S> {
-    stream: S,
+pub(super) struct Watched {
+    stream: Box<dyn Stream>,
     /// What was read already and is yet to be handed on.
     replay: Bytes,
     flow: Arc<Flow>,
-    /// What goes out in place of what hyper wrote, and how long that was.
-    instead: Option<Instead>,
-    /// What that refused, and the id in it.
-    refused: Option<Box<(Refusal, RequestId)>>,
     /// Kept until the stream closes, also by an upgrade.
     _place: Place,
 }
@@ -33,15 +27,9 @@ pub(super) struct Watched<S> {
 /// Up to this much is written in one piece.
 const GATHERED_BYTES: usize = 2048;
 
-#[derive(Debug)]
-struct Instead {
-    text: Bytes,
-    stands_for: usize,
-}
-
-impl<S> Watched<S> {
-    pub(super) const fn new(stream: S, replay: Bytes, flow: Arc<Flow>, place: Place) -> Self {
-        Self { stream, replay, flow, instead: None, refused: None, _place: place }
+impl Watched {
+    pub(super) const fn new(stream: Box<dyn Stream>, replay: Bytes, flow: Arc<Flow>, place: Place) -> Self {
+        Self { stream, replay, flow, _place: place }
     }
 
     /// These bytes were read and come before all others.
@@ -54,18 +42,19 @@ impl<S> Watched<S> {
         std::mem::take(&mut self.replay)
     }
 
-    /// What was refused in place of a bare answer, once.
-    pub(super) const fn take_refused(&mut self) -> Option<Box<(Refusal, RequestId)>> {
-        self.refused.take()
-    }
-
     /// Whether bytes were put back and not handed on yet.
     pub(super) const fn has_replay(&self) -> bool {
         !self.replay.is_empty()
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+impl Stream for Watched {
+    fn break_on_close(&self) {
+        self.stream.break_on_close();
+    }
+}
+
+impl AsyncRead for Watched {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if !this.replay.is_empty() {
@@ -85,7 +74,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> Watched<S> {
+impl Watched {
     fn note(&self, result: &Poll<io::Result<usize>>) {
         match result {
             Poll::Ready(Ok(count)) => self.flow.on_write(*count),
@@ -93,46 +82,11 @@ impl<S: AsyncWrite + Unpin> Watched<S> {
             Poll::Ready(Err(_)) => {}
         }
     }
-
-    /// Writes `instead` to its end, then reports what it stood for as written.
-    fn poll_instead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        while let Some(instead) = &mut self.instead {
-            if instead.text.is_empty() {
-                let stood_for = instead.stands_for;
-                self.instead = None;
-                return Poll::Ready(Ok(stood_for));
-            }
-            let result = Pin::new(&mut self.stream).poll_write(cx, &instead.text);
-            self.note(&result);
-            let count = ready!(result)?;
-            if let Some(instead) = &mut self.instead {
-                drop(instead.text.split_to(count.min(instead.text.len())));
-            }
-        }
-        Poll::Ready(Ok(0))
-    }
-
-    fn begin_instead(&mut self, first: &[u8], length: usize) {
-        if self.instead.is_none()
-            && self.flow.is_between_requests()
-            && first.len() == length
-            && let Some(RawRefusal { refusal, request_id, text }) = for_bare_status(first)
-        {
-            // Whatever comes after what could not be parsed is not read any more.
-            self.flow.leave_unread();
-            self.instead = Some(Instead { text, stands_for: length });
-            self.refused = Some(Box::new((refusal, request_id)));
-        }
-    }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+impl AsyncWrite for Watched {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        this.begin_instead(buf, buf.len());
-        if this.instead.is_some() {
-            return this.poll_instead(cx);
-        }
         let result = Pin::new(&mut this.stream).poll_write(cx, buf);
         this.note(&result);
         result
@@ -144,12 +98,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        if let Some(first) = bufs.first() {
-            this.begin_instead(first, bufs.iter().map(|buf| buf.len()).sum());
-        }
-        if this.instead.is_some() {
-            return this.poll_instead(cx);
-        }
         let length: usize = bufs.iter().map(|buf| buf.len()).sum();
         let result = if length <= GATHERED_BYTES {
             // A small answer in one piece: to gather two costs the kernel more than to copy them.
@@ -181,6 +129,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+        let this = self.get_mut();
+        let result = Pin::new(&mut this.stream).poll_shutdown(cx);
+        if result.is_pending() {
+            // TLS has a last word to say.
+            this.flow.on_write_blocked();
+        }
+        result
     }
 }

@@ -36,8 +36,6 @@ pub(super) enum Content {
     Own(Option<Bytes>),
     /// What an upstream sends.
     Relayed(Box<Relayed>),
-    /// Nothing, where so much would be if there were anything: 304 over HTTP/1.
-    Unsent(u64),
 }
 
 /// The body of an upstream's response.
@@ -67,8 +65,8 @@ pub(super) struct Relayed {
     open: Option<Rc<OpenStream>>,
 }
 
-/// An answer of which so much has passed, head and all, is watched over though it never had to wait: hyper asks for
-/// no more of what its client does not take once it has 64 KiB of it,
+/// An answer of which so much has passed, head and all, is watched over though it never had to wait: the listener
+/// asks for no more of what its client does not take once it has 64 KiB of it,
 pub(super) const UNWATCHED_BYTES_MAX: usize = 32 * 1024;
 /// or 16 pieces.
 const UNWATCHED_PIECES_MAX: usize = 15;
@@ -249,7 +247,7 @@ impl Relayed {
                     Poll::Ready(None)
                 }
                 Poll::Ready(Some(Err(fault))) => {
-                    // Told in the next turn: hyper, told at once, gives up what it has not written yet, and the
+                    // Told in the next turn: HTTP/2, told at once, gives up what it has not written yet, and the
                     // client would see neither status nor what came before the break.
                     self.fault = Some(fault);
                     cx.waker().wake_by_ref();
@@ -371,7 +369,6 @@ impl Body for AnswerBody {
         let frame = match &mut this.content {
             Content::Own(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
             Content::Relayed(relayed) => relayed.poll(cx, this.account.as_deref_mut()),
-            Content::Unsent(_) => Poll::Ready(None),
         };
         if let (Poll::Ready(Some(Ok(frame))), Some(account)) = (&frame, &mut this.account) {
             let length = frame.data_ref().map_or(0, Buf::remaining);
@@ -384,8 +381,6 @@ impl Body for AnswerBody {
         match &self.content {
             Content::Own(text) => text.is_none(),
             Content::Relayed(relayed) => relayed.over || relayed.is_at_end(),
-            // hyper writes a length only where the body has not ended. After a 304 it asks for nothing of it.
-            Content::Unsent(_) => false,
         }
     }
 
@@ -395,7 +390,6 @@ impl Body for AnswerBody {
                 SizeHint::with_exact(text.as_ref().map_or(0, |text| u64::try_from(text.len()).unwrap_or(u64::MAX)))
             }
             Content::Relayed(relayed) => relayed.size_hint(),
-            Content::Unsent(length) => SizeHint::with_exact(*length),
         }
     }
 }

@@ -19,8 +19,6 @@ use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body;
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
 use tokio::time::Instant;
 
 use super::account::Account;
@@ -37,7 +35,7 @@ use super::upstream::{Added, Asked, Connector, Exchange, Failure, LONG, Service,
 use super::worker::{View, Worker};
 use crate::clock::Timestamp;
 use crate::key::Status;
-use crate::listen::{BodyFault, Peer, WRITTEN_AHEAD_MAX};
+use crate::listen::{BodyFault, ClientUpgrade, Peer, RequestBody, WRITTEN_AHEAD_MAX};
 use crate::policy::{Access, CanonicalPath, Code, Denial, Forward, Permit, Route, RouteSpec};
 use crate::wire::{Inbound, InboundFault, Seen, Transfer, is_chunked_alone, one_length};
 
@@ -70,7 +68,7 @@ pub(super) struct Outbound {
     stream_idle: Option<Duration>,
     grpc: bool,
     /// The client's connection, where it is to become a WebSocket's.
-    upgrade: Option<OnUpgrade>,
+    upgrade: Option<ClientUpgrade>,
 }
 
 /// Makes of a request that `permit` lets through the one that its upstream gets.
@@ -83,7 +81,7 @@ pub(super) fn prepare(
     permit: Permit<'_>,
     outcome: Outcome,
     parts: &mut Parts,
-    body: &Incoming,
+    body: &mut RequestBody,
     account: &mut Account,
 ) -> Result<Outbound, Box<Refused>> {
     let Forwarding { worker, settings, view, peer, seen, now, .. } = *forwarding;
@@ -101,7 +99,7 @@ pub(super) fn prepare(
         return Err(Refused::new(Code::NoTarget, None));
     };
 
-    let upgrade = parts.extensions.remove::<OnUpgrade>();
+    let upgrade = body.take_upgrade();
     let asks =
         if seen.has(Seen::UPGRADE) { handshake(&parts.method, parts.version, &parts.headers) } else { Handshake::None };
     let websocket = match asks {
@@ -160,7 +158,7 @@ pub(super) fn prepare(
 
 impl Outbound {
     /// With its body, on its way.
-    pub(super) fn with(self, body: Incoming, peer: &Rc<Peer>, account: &mut Account) -> Sending {
+    pub(super) fn with(self, body: RequestBody, peer: &Rc<Peer>, account: &mut Account) -> Sending {
         let Self { mut request, limit, grpc, .. } = self;
         let transfer = Rc::new(Transfer::default());
         account.received = Some(Rc::clone(&transfer));
@@ -175,7 +173,7 @@ impl Outbound {
         let to_prove = (self.length == Some(0) && source.is_some()).then(|| upload.kept());
         *request.request.body_mut() = upload;
         if self.length.is_none() && source.is_some() {
-            // Said by name: hyper's client takes a GET without it for one without a body, and drops what there is.
+            // As it came it goes on: in chunks.
             request.request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
         Sending {
@@ -206,7 +204,7 @@ pub(super) struct Sending {
     stream_idle: Option<Duration>,
     grpc: bool,
     head: bool,
-    upgrade: Option<OnUpgrade>,
+    upgrade: Option<ClientUpgrade>,
     to_prove: Option<Upload>,
     transfer: Rc<Transfer>,
     unread: Unread,
@@ -373,7 +371,7 @@ const fn keyed(route: &RouteSpec) -> &[crate::policy::CredentialSource] {
 
 /// The length that the client declared, as it was parsed. A request that declares none and has no
 /// body gets none.
-fn declared_length(seen: Seen, body: &Incoming) -> Option<u64> {
+fn declared_length(seen: Seen, body: &RequestBody) -> Option<u64> {
     let exact = body.size_hint().exact();
     if seen.has(Seen::TRANSFER_ENCODING) {
         return None;
@@ -401,7 +399,7 @@ fn upstream_target(path: &CanonicalPath<'_>, route: &RouteSpec, uri: Uri) -> Res
     Ok(Uri::from(target))
 }
 
-/// A query as RFC 3986 spells it: hyper takes raw UTF-8, a stricter server behind us may not.
+/// A query as RFC 3986 spells it: the parser takes raw UTF-8, a stricter server behind us may not.
 fn in_ascii(query: &str) -> Cow<'_, str> {
     use std::fmt::Write as _;
     if query.is_ascii() {
@@ -513,16 +511,13 @@ impl Sending {
         }
         head.version = Version::default();
         head.extensions = http::Extensions::new();
-        let unsent = told
-            .filter(|_| head.status == StatusCode::NOT_MODIFIED && account.version != Version::HTTP_2)
-            .map(Content::Unsent);
         let is_plain = is_sent && !both && !self.grpc && self.open.get().is_none();
         if is_plain && let Some(whole) = body.take_whole() {
             // Most answers are: the connection serves the next request while this one's client takes its answer.
             lease.give_back_at(now);
             self.unread.drain();
             let whole = Content::Own(Some(whole).filter(|whole| !whole.is_empty()));
-            return Ok(Admitted::Answer(Response::from_parts(head, unsent.unwrap_or(whole))));
+            return Ok(Admitted::Answer(Response::from_parts(head, whole)));
         }
         let is_large = head_bytes(&head.headers) > HEAD_BYTES_UNWATCHED_MAX;
         let rules = RelayRules {
@@ -548,8 +543,7 @@ impl Sending {
             Arc::clone(cells),
             Watch { streams: Rc::clone(&worker.streams), open },
         );
-        let content = unsent.unwrap_or_else(|| Content::Relayed(Box::new(relayed)));
-        Ok(Admitted::Answer(Response::from_parts(head, content)))
+        Ok(Admitted::Answer(Response::from_parts(head, Content::Relayed(Box::new(relayed)))))
     }
 }
 

@@ -1,6 +1,6 @@
-//! The strict gate behind hyper: what two programs could read differently goes no further.
+//! The strict gate behind the parsers: what two programs could read differently goes no further.
 //!
-//! hyper lets some odd requests through that a server behind us may take for another request than
+//! They let some odd requests through that a server behind us may take for another request than
 //! the one that was decided on. Everything here is looked at before routing, and answered 400, 405,
 //! 417 or 501 without asking for a key.
 
@@ -88,7 +88,7 @@ pub(super) fn check(parts: &Parts, seen: Seen, hosts: &Hosts, known: impl Fn(&Me
 }
 
 /// Transfer-Encoding is exactly one field equal to `chunked`. Beside it there is no Content-Length:
-/// hyper takes that away and closes after the answer, which is asserted here once more.
+/// the listener takes that away and closes after the answer, which is asserted here once more.
 fn check_framing(parts: &Parts) -> Result<(), Code> {
     let mut codings = parts.headers.get_all(TRANSFER_ENCODING).iter();
     let Some(coding) = codings.next() else { return Ok(()) };

@@ -10,7 +10,6 @@ use http::request::Parts;
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
 use http_body::Body;
-use hyper::body::Incoming;
 use tokio::task::JoinSet;
 
 use super::account::{Account, Decided};
@@ -28,7 +27,7 @@ use super::refused_head;
 use super::tunnel::Tunnel;
 use super::upstream::ClientBody;
 use super::worker::{Shared, View, Worker, ends_at};
-use crate::listen::{Handler, Peer, RefusedHead};
+use crate::listen::{Handler, Peer, RefusedHead, RequestBody};
 use crate::policy::{Access, Code, Denial, Found, PermitKind, Presented, canonicalize, decide};
 use crate::secret::NoRandomness;
 use crate::wire::{Inbound, RequestId, Seen, TraceParent, client_address, trim_values};
@@ -114,14 +113,14 @@ impl Handler for Gateway {
     type Body = AnswerBody;
 
     #[expect(clippy::manual_async_fn, reason = "an async fn would keep the request twice, and each is copied thrice")]
-    fn handle(&self, request: Request<Incoming>, peer: &Rc<Peer>) -> impl Future<Output = Response<AnswerBody>> {
+    fn handle(&self, request: Request<RequestBody>, peer: &Rc<Peer>) -> impl Future<Output = Response<AnswerBody>> {
         async move {
             let worker = &*self.worker;
             let view = worker.view();
             let in_flight = worker.ledger.begin();
-            let (mut parts, body) = request.into_parts();
+            let (mut parts, mut body) = request.into_parts();
             if parts.version == Version::HTTP_2 {
-                // hyper has done so for HTTP/1.
+                // The parser has done so for HTTP/1.
                 trim_values(&mut parts.headers);
             }
             let seen = Seen::of(&parts.headers);
@@ -135,7 +134,7 @@ impl Handler for Gateway {
                 if too_many {
                     break Err(Refused::new(Code::Overloaded, None));
                 }
-                match walk(worker, &view, (&mut parts, seen), &body, peer, &mut account, told.take()) {
+                match walk(worker, &view, (&mut parts, seen), &mut body, peer, &mut account, told.take()) {
                     Ok(Step::Missing(missing)) => {
                         told = Some(missing.told().await);
                         now = worker.shared.clock.monotonic();
@@ -277,7 +276,7 @@ fn is_trusted(settings: &super::Settings, peer: IpAddr) -> bool {
 }
 
 /// What nobody will read of a request's body; none where there is nothing.
-fn unread(body: Incoming, peer: &Peer) -> Option<ClientBody> {
+fn unread(body: RequestBody, peer: &Peer) -> Option<ClientBody> {
     if body.is_end_stream() {
         return None;
     }
@@ -290,7 +289,7 @@ fn walk<'m>(
     worker: &'m Worker,
     view: &View,
     (parts, seen): (&mut Parts, Seen),
-    body: &Incoming,
+    body: &mut RequestBody,
     peer: &Rc<Peer>,
     account: &mut Account,
     told: Option<Told>,
@@ -312,7 +311,7 @@ fn walk_on<'m>(
     view: &View,
     (parts, seen): (&mut Parts, Seen),
     gated: &Gated,
-    body: &Incoming,
+    body: &mut RequestBody,
     peer: &Rc<Peer>,
     account: &mut Account,
     told: Option<Told>,

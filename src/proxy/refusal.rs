@@ -77,7 +77,7 @@ fn problem(denial: &Denial, asked: Asked<'_>, response: &mut Response<Bytes>) {
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
     if asked.head {
-        // Of a body that is sent hyper says itself how long it is.
+        // Of a body that is sent the listener says itself how long it is.
         headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
     }
     if let Some(challenge) = denial.challenge(asked.realm)

@@ -12,8 +12,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http::Response;
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use super::account::Account;
@@ -21,7 +19,7 @@ use super::frames::{Frames, close_frame};
 use super::idle::Idle;
 use super::streams::OpenStream;
 use super::upstream::{AnyBody, AnyLink, Connector, Lease, Link};
-use crate::listen::Peer;
+use crate::listen::{ClientUpgrade, Peer};
 use crate::policy::{Code, Denial};
 
 /// What is read ahead of the other side, each way.
@@ -39,7 +37,7 @@ const POLICY_VIOLATION: u16 = 1008;
 #[derive(Debug)]
 pub(super) struct Tunnel {
     /// The client, once its 101 was written.
-    pub(super) client: OnUpgrade,
+    pub(super) client: ClientUpgrade,
     /// The upstream's 101.
     pub(super) response: Response<AnyBody>,
     /// The upstream's connection, closed with the tunnel.
@@ -96,7 +94,7 @@ impl Tunnel {
             },
         };
         let (Ok(client), Ok(upstream)) = sides else { return End::Sides };
-        let mut flow = Flow::new(TokioIo::new(client), upstream);
+        let mut flow = Flow::new(client, upstream);
         let end = flow.run(open.as_deref(), Idle::new(idle), overdue).await;
         match &end {
             End::Sides => {}

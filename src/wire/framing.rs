@@ -29,7 +29,8 @@ pub fn one_length(headers: &HeaderMap) -> Option<u64> {
 }
 
 /// What these digits, and nothing else, say.
-fn number(digits: &[u8]) -> Option<u64> {
+#[must_use]
+pub fn number(digits: &[u8]) -> Option<u64> {
     let begun = if digits.is_empty() { None } else { Some(0u64) };
     digits.iter().fold(begun, |so_far, byte| {
         let digit = byte.checked_sub(b'0').filter(|digit| *digit < 10)?;

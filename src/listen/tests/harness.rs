@@ -26,7 +26,8 @@ use tokio::task::JoinHandle;
 
 use crate::clock::SystemClock;
 use crate::listen::{
-    BodyFault, Clients, Connections, Handler, Limits, ListenMetrics, Listening, Peer, Settings, Timeouts, bind, serve,
+    BodyFault, Clients, Connections, Handler, Limits, ListenMetrics, Listening, Peer, RequestBody, Settings, Timeouts,
+    bind, serve,
 };
 use crate::wire::Network;
 
@@ -140,8 +141,8 @@ impl Script {
     }
 }
 
-/// Counts itself when it is dropped before it was answered.
-struct Unanswered(Option<Rc<Cell<usize>>>);
+/// Counts itself when it is dropped before its end.
+pub(super) struct Unanswered(Option<Rc<Cell<usize>>>);
 
 impl Drop for Unanswered {
     fn drop(&mut self) {
@@ -156,7 +157,7 @@ type Answered = Either<Full<Bytes>, Endless>;
 impl Handler for Script {
     type Body = Answered;
 
-    async fn handle(&self, request: Request<Incoming>, peer: &Rc<Peer>) -> Response<Answered> {
+    async fn handle(&self, request: Request<RequestBody>, peer: &Rc<Peer>) -> Response<Answered> {
         self.begun.set(self.begun.get() + 1);
         self.began.notify_one();
         let mut guard = Unanswered(Some(Rc::clone(&self.dropped)));
@@ -167,7 +168,7 @@ impl Handler for Script {
 }
 
 impl Script {
-    async fn answer(&self, mut request: Request<Incoming>, peer: &Rc<Peer>) -> Response<Answered> {
+    async fn answer(&self, mut request: Request<RequestBody>, peer: &Rc<Peer>) -> Response<Answered> {
         let text = |text: &str| Response::new(Either::Left(Full::new(Bytes::from(text.to_owned()))));
         let path = request.uri().path().to_owned();
         match path.as_str() {
@@ -183,6 +184,15 @@ impl Script {
                 text("waited")
             }
             "/endless" => Response::new(Either::Right(Endless::Runs)),
+            "/pauses" | "/ends-late" => {
+                let guard = Unanswered(Some(Rc::clone(&self.dropped)));
+                let mut answer = Response::new(Either::Right(Endless::Pauses { said: false, _guard: guard }));
+                if path == "/ends-late" {
+                    answer.headers_mut().insert("content-length", http::HeaderValue::from_static("5"));
+                }
+                answer
+            }
+            "/large" => text(&"x".repeat(LARGE)),
             "/who" => text(&format!("{:?} {} {}", peer.tls, peer.connection, peer.address)),
             "/upload" => match peer.paced(request.into_body()).collect().await {
                 Ok(body) => text(&format!("{} bytes", body.to_bytes().len())),
@@ -195,11 +205,11 @@ impl Script {
                 }
             },
             "/tunnel" => {
-                let upgrade = hyper::upgrade::on(&mut request);
+                let upgrade = request.body_mut().take_upgrade().expect("asked for");
                 let guard = Unanswered(Some(Rc::clone(&self.dropped)));
                 peer.spawn(async move {
                     let _guard = guard;
-                    let mut tunnel = TokioIo::new(upgrade.await.expect("upgraded"));
+                    let mut tunnel = upgrade.await.expect("upgraded");
                     let mut word = [0; 4];
                     while tunnel.read_exact(&mut word).await.is_ok() {
                         tunnel.write_all(&word).await.expect("echoed");
@@ -221,6 +231,11 @@ impl Script {
 pub(super) enum Endless {
     Runs,
     Panics,
+    /// After a first piece.
+    Pauses {
+        said: bool,
+        _guard: Unanswered,
+    },
 }
 
 impl Body for Endless {
@@ -228,7 +243,11 @@ impl Body for Endless {
     type Error = Infallible;
 
     fn poll_frame(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        match &*self {
+        match self.get_mut() {
+            Self::Pauses { said, .. } => {
+                let is_first = !std::mem::replace(said, true);
+                if is_first { Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"hello"))))) } else { Poll::Pending }
+            }
             Self::Runs => Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(&[b'x'; 16 * 1024]))))),
             Self::Panics => panic!("as the path says"),
         }
@@ -289,6 +308,9 @@ pub(super) async fn text(answer: Response<Incoming>) -> String {
     let body = answer.into_body().collect().await.expect("a whole body").to_bytes();
     String::from_utf8_lossy(&body).into_owned()
 }
+
+/// What `/large` answers has so many bytes: more than sockets hold.
+pub(super) const LARGE: usize = 8 * 1024 * 1024;
 
 /// Short enough for a test, long enough for a slow machine.
 pub(super) const SHORT: Duration = Duration::from_millis(200);

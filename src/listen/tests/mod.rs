@@ -3,6 +3,7 @@
 mod drain;
 mod harness;
 mod http;
+mod http1;
 mod introduced;
 mod slow;
 mod tls;

@@ -19,6 +19,7 @@ use tokio::runtime::{Builder, LocalOptions};
 
 use crate::clock::{Clock, ManualClock, SystemClock, Timestamp};
 use crate::key::{EnvironmentId, FlagSet, Grants, KeyId, Signers, Stamp, States, Token, TokenHash, TokenPrefix};
+use crate::listen::testing::{http2_body, serve_http1};
 use crate::listen::{Handler, Peer};
 use crate::policy::{
     Access, CredentialSource, DenyList, FlagTemplate, Forward, PathOptions, RouteSpec, RouteTable, Shadow,
@@ -216,17 +217,7 @@ impl House {
         let (client, server) = tokio::io::duplex(bytes);
         let (gateway, peer) = (Rc::clone(&self.gateway), Rc::clone(&self.peer));
         self.peer.spawn(async move {
-            let service = service_fn(move |request: Request<Incoming>| {
-                let (gateway, peer) = (Rc::clone(&gateway), Rc::clone(&peer));
-                async move { Ok::<_, std::convert::Infallible>(gateway.handle(request, &peer).await) }
-            });
-            let connection = hyper::server::conn::http1::Builder::new()
-                .half_close(true)
-                .max_buf_size(64 * 1024)
-                .serve_connection(TokioIo::new(server), service)
-                .with_upgrades();
-            // How it ends is what the test looks at from the other side.
-            let _ended = connection.await;
+            serve_http1(server, gateway, peer).await;
         });
         Wire::new(client)
     }
@@ -261,7 +252,7 @@ impl House {
         self.peer.spawn(async move {
             let service = service_fn(move |request: Request<Incoming>| {
                 let (gateway, peer) = (Rc::clone(&gateway), Rc::clone(&peer));
-                async move { Ok::<_, std::convert::Infallible>(gateway.handle(request, &peer).await) }
+                async move { Ok::<_, std::convert::Infallible>(gateway.handle(request.map(http2_body), &peer).await) }
             });
             let connection =
                 hyper::server::conn::http2::Builder::new(Local).serve_connection(TokioIo::new(server), service);

@@ -15,10 +15,9 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, Response};
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::listen::Paced;
+use crate::listen::{Paced, RequestBody};
 use crate::proxy::headers::{REQUEST_ID, TRACE_PARENT};
 use crate::proxy::settings::Target;
 use crate::tls;
@@ -212,7 +211,7 @@ pub(crate) enum Word {
 }
 
 /// A client's body, limited and paced.
-pub(crate) type ClientBody = Inbound<Paced<Incoming>>;
+pub(crate) type ClientBody = Inbound<Paced<RequestBody>>;
 
 /// A request's body as an upstream gets it.
 #[derive(Debug)]

@@ -4,8 +4,8 @@
 use bytes::BytesMut;
 use http::{HeaderMap, Method, StatusCode};
 
-use super::decoder::{Decoded, Decoder};
 use super::head::{self, Head, Progress, Read};
+use crate::wire::{Decoded, Decoder};
 
 /// What an upstream's bytes are taken for.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,10 +4,9 @@ use std::mem::MaybeUninit;
 
 use bytes::BytesMut;
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version};
+use http::{HeaderMap, Method, Response, StatusCode, Version};
 
-use super::decoder::Decoder;
-use crate::wire::{is_chunked_alone, one_length};
+use crate::wire::{Decoder, FieldPlace, is_chunked_alone, one_length};
 
 /// What was read of a head.
 #[derive(Debug)]
@@ -103,7 +102,7 @@ fn parse_up_to<const FIELDS: usize>(
     let mut fields = [const { MaybeUninit::uninit() }; FIELDS];
     // Where each field lies: the head is cut off as one piece of memory, of which every value is a part. Narrow, for
     // all of it is wiped first.
-    let mut places = [Place::default(); FIELDS];
+    let mut places = [FieldPlace::default(); FIELDS];
     let mut parsed = httparse::Response::new(&mut []);
     let parser = httparse::ParserConfig::default();
     let httparse::Status::Complete(length) =
@@ -113,11 +112,9 @@ fn parse_up_to<const FIELDS: usize>(
     };
     let status = StatusCode::from_u16(parsed.code.unwrap_or(0)).map_err(http::Error::from)?;
     let version = if parsed.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
-    let start = read.as_ptr().addr();
     let count = parsed.headers.len();
     for (place, field) in places.iter_mut().zip(&*parsed.headers) {
-        let at = |bytes: &[u8]| bytes.as_ptr().addr().wrapping_sub(start);
-        *place = Place { name: span(at, field.name.as_bytes())?, value: span(at, field.value)? };
+        *place = FieldPlace::of(read, field);
     }
     let whole = read.split_to(length).freeze();
     let mut response = Response::new(());
@@ -128,10 +125,7 @@ fn parse_up_to<const FIELDS: usize>(
     headers.reserve(count + ADDED);
     let mut named = Named::default();
     for place in places.iter().take(count) {
-        let name = whole.get(range(place.name)).unwrap_or_default();
-        let name = HeaderName::from_bytes(name).map_err(http::Error::from)?;
-        let value = whole.slice(range(place.value));
-        let value = HeaderValue::from_maybe_shared(value).map_err(http::Error::from)?;
+        let (name, value) = place.field(&whole)?;
         named.coding |= name == TRANSFER_ENCODING;
         named.length |= name == CONTENT_LENGTH;
         named.connection |= name == CONNECTION;
@@ -146,26 +140,6 @@ struct Named {
     coding: bool,
     length: bool,
     connection: bool,
-}
-
-#[derive(Debug, Clone, Copy, Default)]
-struct Place {
-    name: [u16; 2],
-    value: [u16; 2],
-}
-
-/// Where `bytes` begin and end. What is empty may lie anywhere.
-fn span(at: impl Fn(&[u8]) -> usize, bytes: &[u8]) -> Result<[u16; 2], BadHead> {
-    if bytes.is_empty() {
-        return Ok([0, 0]);
-    }
-    let (begin, end) = (at(bytes), at(bytes) + bytes.len());
-    // No head is that large.
-    Ok([u16::try_from(begin).map_err(|_far| BadHead::Large)?, u16::try_from(end).map_err(|_far| BadHead::Large)?])
-}
-
-fn range([begin, end]: [u16; 2]) -> std::ops::Range<usize> {
-    usize::from(begin)..usize::from(end)
 }
 
 fn framed(mut response: Response<()>, named: Named, method: &Method) -> Result<Head, BadHead> {

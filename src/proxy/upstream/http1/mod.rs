@@ -4,13 +4,12 @@
 //! channel and its answer comes back through another, with a wake-up and several allocations each way. Here the
 //! request's own task writes and reads. What that was worth is in docs/decisions/0080.
 //!
-//! Answers are read no more leniently than hyper reads them. Where the message ends is decided in [`head`] and
-//! [`decoder`]; whatever is left behind it, or cannot be told, ends the connection.
+//! Answers are read no more leniently than hyper reads them. Where the message ends is decided in [`head`] and by
+//! the [`Decoder`](crate::wire::Decoder); whatever is left behind it, or cannot be told, ends the connection.
 
 mod answer;
 #[cfg(test)]
 mod corpus;
-mod decoder;
 mod head;
 mod outgoing;
 mod socket;

@@ -9,11 +9,11 @@ use http::{HeaderMap, Method, Response};
 use http_body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncReadExt as _, ReadBuf};
 
-use super::decoder::{BadBody, Decoded, Decoder};
 use super::head::{self, BadHead, Head, Progress, Read};
 use super::outgoing::{Outgoing, Unsent};
 use super::socket::{Socket, Tunnel};
 use crate::proxy::upstream::link::{Asked, LinkState};
+use crate::wire::{BadBody, Decoded, Decoder};
 
 /// One connection.
 #[derive(Debug)]
@@ -215,7 +215,7 @@ impl Wire {
     /// Sends the request, and ends with the head of its answer.
     ///
     /// The answer's fields take the place of `fields`, once the request is no longer needed: one map goes from
-    /// request to answer and, by hyper's server, back to the next request.
+    /// request to answer and, by the listener, back to the next request.
     pub(super) fn poll_exchange(
         &mut self,
         cx: &mut Context<'_>,
@@ -361,7 +361,9 @@ impl Wire {
         // What is left of the last step is enough for most answers, and the whole of it is used again once
         // nobody holds a part of it.
         let wanted = READ_BYTES_LEFT.max(self.step - READ_BYTES_MIN).max(self.expected);
-        if self.read.capacity() - self.read.len() < wanted {
+        // From its beginning on wherever it can be: that much of it is still in the processor's cache.
+        let is_whole = self.read.is_empty() && self.read.try_reclaim(self.step);
+        if !is_whole && self.read.capacity() - self.read.len() < wanted {
             self.read.reserve(self.step);
         }
         let space = self.read.capacity() - self.read.len();

@@ -1,11 +1,11 @@
-//! Where an answer's body ends (RFC 9112, 6 and 7).
+//! Where the body of an HTTP/1 message ends (RFC 9112, 6 and 7).
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// How the rest of a body is delimited.
 #[derive(Debug)]
-pub(super) enum Decoder {
+pub enum Decoder {
     /// By its length.
     Length(u64),
     /// By chunks.
@@ -16,7 +16,7 @@ pub(super) enum Decoder {
 
 /// What comes next of a body of chunks.
 #[derive(Debug, Default)]
-pub(super) struct Chunked {
+pub struct Chunked {
     part: Part,
     /// Bytes of extensions so far, of all chunks.
     extensions: usize,
@@ -29,13 +29,14 @@ enum Part {
     /// So much is left of a chunk.
     Data(u64),
     DataEnd,
-    Trailers,
+    /// In so many bytes of them there is no end.
+    Trailers(usize),
     Over,
 }
 
 /// What was decoded.
 #[derive(Debug)]
-pub(super) enum Decoded {
+pub enum Decoded {
     /// Bytes of the body; never none.
     Data(Bytes),
     /// The fields behind the body, which is over.
@@ -48,33 +49,37 @@ pub(super) enum Decoded {
 
 /// What is no body by its own framing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum BadBody {
+pub enum BadBody {
+    /// What should be the line of a chunk's size is none.
     #[error("a chunk has no size")]
     Size,
+    /// Too much stands beside the sizes.
     #[error(
         "the sizes of chunks carry more than {EXTENSION_BYTES_MAX} bytes beside them, or one is a line of more than \
          {LINE_BYTES_MAX}"
     )]
     Extensions,
+    /// More or less comes than a size says.
     #[error("a chunk does not end where its size says")]
     Data,
+    /// The fields behind the body are none, or too many.
     #[error("the trailers are malformed or too large")]
     Trailers,
 }
 
 impl Decoder {
     /// A body of chunks.
-    pub(super) fn chunked() -> Self {
+    pub fn chunked() -> Self {
         Self::Chunked(Chunked::default())
     }
 
     /// Whether the body is over and nothing more has to be read for that.
-    pub(super) const fn is_over(&self) -> bool {
+    pub const fn is_over(&self) -> bool {
         matches!(self, Self::Length(0) | Self::Chunked(Chunked { part: Part::Over, .. }))
     }
 
     /// What is left, where that is known.
-    pub(super) const fn left(&self) -> Option<u64> {
+    pub const fn left(&self) -> Option<u64> {
         match self {
             Self::Length(left) => Some(*left),
             Self::Chunked(Chunked { part: Part::Over, .. }) => Some(0),
@@ -83,7 +88,7 @@ impl Decoder {
     }
 
     /// Takes a body of a known length out of `read`, where all of it is there.
-    pub(super) fn take_whole(&self, read: &mut BytesMut) -> Option<Bytes> {
+    pub fn take_whole(&self, read: &mut BytesMut) -> Option<Bytes> {
         let Self::Length(left) = self else { return None };
         let count = usize::try_from(*left).ok().filter(|count| *count <= read.len())?;
         Some(read.split_to(count).freeze())
@@ -93,7 +98,7 @@ impl Decoder {
     ///
     /// # Errors
     /// When it is no body.
-    pub(super) fn decode(&mut self, read: &mut BytesMut) -> Result<Decoded, BadBody> {
+    pub fn decode(&mut self, read: &mut BytesMut) -> Result<Decoded, BadBody> {
         match self {
             Self::Length(0) => Ok(Decoded::End),
             Self::Length(left) => Ok(take(read, left)),
@@ -105,7 +110,7 @@ impl Decoder {
 
     /// Takes the end of a body of chunks out of `read`, where it is there and brings no trailers: then nobody
     /// has to ask for it.
-    pub(super) fn finish(&mut self, read: &mut BytesMut) {
+    pub fn finish(&mut self, read: &mut BytesMut) {
         if let Self::Chunked(Chunked { part: part @ Part::DataEnd, .. }) = self
             && read.starts_with(LAST)
         {
@@ -144,7 +149,7 @@ impl Chunked {
                     if self.extensions > EXTENSION_BYTES_MAX {
                         return Err(BadBody::Extensions);
                     }
-                    self.part = if size == 0 { Part::Trailers } else { Part::Data(size) };
+                    self.part = if size == 0 { Part::Trailers(0) } else { Part::Data(size) };
                 }
                 Part::Data(left) => {
                     let taken = take(read, left);
@@ -161,8 +166,8 @@ impl Chunked {
                     [] | [b'\r'] => return Ok(Decoded::More),
                     _ => return Err(BadBody::Data),
                 },
-                Part::Trailers => {
-                    let decoded = trailers(read)?;
+                Part::Trailers(searched) => {
+                    let decoded = trailers(read, searched)?;
                     if !matches!(decoded, Decoded::More) {
                         self.part = Part::Over;
                     }
@@ -190,7 +195,8 @@ fn size(line: &[u8]) -> Result<(u64, usize), BadBody> {
     if only_blanks && is_extension && !extension.contains(&b'\r') { Ok((size, rest.len())) } else { Err(BadBody::Size) }
 }
 
-fn trailers(read: &mut BytesMut) -> Result<Decoded, BadBody> {
+/// Of `searched` bytes it is known that they have no end.
+fn trailers(read: &mut BytesMut, searched: &mut usize) -> Result<Decoded, BadBody> {
     match **read {
         [b'\r', b'\n', ..] => {
             read.advance(2);
@@ -199,7 +205,10 @@ fn trailers(read: &mut BytesMut) -> Result<Decoded, BadBody> {
         [] | [b'\r'] => return Ok(Decoded::More),
         _ => {}
     }
-    let Some(end) = read.windows(4).position(|four| four == b"\r\n\r\n") else {
+    let from = searched.saturating_sub(3);
+    let unknown = read.get(from..).unwrap_or_default();
+    let Some(end) = unknown.windows(4).position(|four| four == b"\r\n\r\n").map(|end| from + end) else {
+        *searched = read.len();
         // With all but the last byte of what ends them.
         return if read.len() > TRAILER_BYTES_MAX + 3 { Err(BadBody::Trailers) } else { Ok(Decoded::More) };
     };
@@ -207,6 +216,10 @@ fn trailers(read: &mut BytesMut) -> Result<Decoded, BadBody> {
         return Err(BadBody::Trailers);
     }
     let block = read.split_to(end + 4).freeze();
+    // The parser takes a line's feed alone for its end, too.
+    if block.split(|byte| *byte == b'\n').rev().skip(1).any(|line| !line.ends_with(b"\r")) {
+        return Err(BadBody::Trailers);
+    }
     let mut fields = [httparse::EMPTY_HEADER; TRAILERS_MAX];
     let Ok(httparse::Status::Complete((length, fields))) = httparse::parse_headers(&block, &mut fields) else {
         return Err(BadBody::Trailers);
@@ -301,6 +314,7 @@ mod tests {
             (b"1\r\nx\rx", BadBody::Data),
             (b"0\r\nno field\r\n\r\n", BadBody::Trailers),
             (b"0\r\n a: b\r\n\r\n", BadBody::Trailers),
+            (b"0\r\na: b\nc: d\r\n\r\n", BadBody::Trailers),
         ] {
             for at_a_time in [1, text.len()] {
                 assert_eq!(decoded(text, at_a_time).map(|_| ()), Err(fault), "{:?}", text.escape_ascii().to_string());
