@@ -131,6 +131,14 @@ impl Link for AnyLink {
         }
     }
 
+    fn rest(&self) {
+        match self {
+            Self::Http1(link) => link.rest(),
+            // It is shared: somebody else may be in the middle of something.
+            Self::Http2(_) => {}
+        }
+    }
+
     fn share(&self) -> Option<Self> {
         match self {
             Self::Http1(_) => None,

@@ -74,6 +74,9 @@ pub(crate) trait Link: fmt::Debug + Sized + 'static {
     /// is taken again.
     fn is_kept(&self) -> bool;
 
+    /// Nothing is expected of it for a while: it holds no more memory than it must.
+    fn rest(&self);
+
     /// A share for one more exchange; none where the connection carries one at a time.
     fn share(&self) -> Option<Self>;
 

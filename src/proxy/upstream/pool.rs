@@ -24,6 +24,9 @@ use crate::tls;
 /// Sooner than this no service closes a connection for being idle.
 const RESTED_AFTER: Duration = Duration::from_millis(1);
 
+/// An idle connection then gives its buffers back, which are more than all else that it holds.
+const LIGHT_AFTER: Duration = Duration::from_secs(1);
+
 /// One target as one worker sees it.
 #[derive(Debug)]
 pub(crate) struct Pool<D: Dial> {
@@ -249,7 +252,13 @@ impl<D: Dial> Pool<D> {
     pub(super) fn sweep(self: &Rc<Self>, upstream: &Upstream) {
         let now = self.clock.monotonic();
         let mut idle = self.idle.borrow_mut();
-        idle.retain(|entry| entry.link.state() != LinkState::Closed && Self::is_fresh(entry, upstream, now));
+        idle.retain(|entry| {
+            // What is used is used again at once: the rest of many that one moment called for may wait for long.
+            if now.saturating_duration_since(entry.since) >= LIGHT_AFTER {
+                entry.link.rest();
+            }
+            entry.link.state() != LinkState::Closed && Self::is_fresh(entry, upstream, now)
+        });
         let mut shared = self.shared.borrow_mut();
         shared.retain_mut(|entry| {
             if entry.link.is_shared() {

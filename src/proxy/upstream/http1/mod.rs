@@ -55,6 +55,10 @@ impl Http1Link {
         self.wire.borrow_mut().is_kept()
     }
 
+    pub(super) fn rest(&self) {
+        self.wire.borrow_mut().rest();
+    }
+
     pub(super) async fn exchange(&mut self, mut request: Box<Asked>) -> Result<Response<Http1Body>, Lost> {
         self.wire.borrow_mut().begin(&request);
         let mut let_go = false;
@@ -169,6 +173,21 @@ mod tests {
 
     use super::*;
     use crate::proxy::upstream::link::Upload;
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_connection_that_rests_holds_no_buffer_and_serves_the_next_request() {
+        let (ours, mut theirs) = UnixStream::pair().expect("a pair");
+        let mut link = Http1Link::over(Socket::Unix(ours), OnWorker::default());
+        for _ in 0..2 {
+            theirs.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.expect("there is room");
+            let answer = link.exchange(Box::new(Asked::of(Request::new(Upload::Empty)))).await.expect("answered");
+            drop(answer);
+            assert_eq!(link.state(), LinkState::Ready);
+            assert!(link.wire.borrow().memory() > 0);
+            link.rest();
+            assert_eq!(link.wire.borrow().memory(), 0);
+        }
+    }
 
     #[tokio::test(flavor = "current_thread")]
     async fn a_request_that_lost_its_fields_to_what_came_is_not_given_back() {

@@ -74,6 +74,17 @@ impl Outgoing {
         }
     }
 
+    /// Holds no memory for another request. Everything was written.
+    pub(super) fn give_back(&mut self) {
+        (self.small, self.written) = (Vec::new(), 0);
+    }
+
+    /// Bytes of its buffer.
+    #[cfg(test)]
+    pub(super) const fn memory(&self) -> usize {
+        self.small.capacity()
+    }
+
     /// Whether all that there is was written, and more is waited for.
     pub(super) const fn awaits_body(&self) -> bool {
         self.touched && !self.has_more() && !matches!(self.framing, Framing::Over)

@@ -194,6 +194,20 @@ impl Wire {
         }
     }
 
+    /// Holds no memory for the next exchange.
+    pub(super) fn rest(&mut self) {
+        if matches!(self.coming, Coming::Nothing) && self.outgoing.is_over() && self.read.is_empty() {
+            (self.read, self.step) = (BytesMut::new(), READ_BYTES_MIN);
+            self.outgoing.give_back();
+        }
+    }
+
+    /// Bytes of its buffers.
+    #[cfg(test)]
+    pub(super) fn memory(&self) -> usize {
+        self.read.capacity() + self.outgoing.memory()
+    }
+
     /// Whether some of the request is still to be sent.
     pub(super) const fn is_sending(&self) -> bool {
         !self.outgoing.is_over()
