@@ -124,7 +124,9 @@ impl Incoming {
         if let Some(reader) = self.reader.take() {
             reader.wake();
         }
-        let ahead = std::mem::take(&mut self.read).freeze();
+        let read = std::mem::take(&mut self.read);
+        // With nothing in it, it would keep the whole buffer all the same.
+        let ahead = if read.is_empty() { Bytes::new() } else { read.freeze() };
         self.io.take().map(|io| (io, ahead))
     }
 

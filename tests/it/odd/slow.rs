@@ -268,8 +268,8 @@ const NOTHING_YET_KIB: u64 = 4;
 const CLEAR_KIB: u64 = 24;
 const TLS_KIB: u64 = 36;
 /// At rest, without buffers.
-const IDLE_KIB: u64 = 8;
-const IDLE_TLS_KIB: u64 = 24;
+const IDLE_KIB: u64 = 6;
+const IDLE_TLS_KIB: u64 = 16;
 
 #[test]
 fn a_silent_connection_costs_next_to_nothing() {
