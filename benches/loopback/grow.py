@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """`make bench-growth`: what a request costs as the work grows, and what management costs the traffic.
 
-A request's processor time with 10² to 10⁶ keys (or more), 2 to 10⁴ routes, 1 to 4,000 connections, 1 to 1,000
+A request's processor time with 10² to 10⁷ keys, 2 to 10⁴ routes, 1 to 4,000 connections, 1 to 1,000
 targets: flat where it should be flat. Then, at half of the most that one worker can do, how long requests wait
 while keys are created, everything is read anew and the metrics are read, beside how long they wait when nothing
 of the kind happens. Whatever was measured is in growth.json at once; parts that are not measured again are taken
@@ -13,6 +13,7 @@ import http.client
 import json
 import random
 import signal
+import sqlite3
 import statistics
 import subprocess
 import threading
@@ -29,9 +30,12 @@ from inputs import Inputs
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-# More different ones in one run would measure the cache of the load side.
+# The keys that are called, and have tokens. More different ones would measure the cache of the load side; the others
+# are rows like theirs, written into the store as they are: to make ten million tokens takes an hour.
 CALLERS = 20_000
 ADMIN = 18233
+# Seconds.
+SETTLES_WITHIN = 90
 CREATIONS_A_MINUTE = 10_000
 AXES = {
     "keys": ("Keys", [100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000]),
@@ -51,9 +55,9 @@ class Grown(peers.Keyward):
 
     clear, tls, ops = 18230, 18231, 18232
 
-    def __init__(self, inputs, folder, routes=0, targets=1, name="grown"):
-        self.name = f"{name}-{inputs.count}"
-        self.routes, self.targets = routes, targets
+    def __init__(self, inputs, folder, count, routes=0, targets=1, name="grown"):
+        self.name = f"{name}-{count}"
+        self.count, self.routes, self.targets = count, routes, targets
         super().__init__(inputs, folder)
 
     def text(self, workers):
@@ -81,7 +85,34 @@ class Grown(peers.Keyward):
                 old.unlink()
         operator = json.loads(self.keyward("init", "--json"))["operator"]["key"]
         self.keyward("keys", "import", "--project", "bench", "--flag", "bench.use", "--tokens", str(self.inputs.keys))
+        self.fill(self.count - self.inputs.count)
         done.write_text(operator)
+
+    def fill(self, count):
+        """So many keys more, each like the one that was imported last but for its id and hash."""
+        if count <= 0:
+            return
+        store = sqlite3.connect(self.folder / "keyward.db", isolation_level=None)
+        store.row_factory = sqlite3.Row
+        store.execute("PRAGMA cache_size = -4000000")
+        store.execute("PRAGMA synchronous = OFF")
+        last = dict(store.execute("SELECT * FROM keys WHERE flags = 'bench.use' ORDER BY number DESC LIMIT 1").fetchone())
+        del last["number"]
+        numbers, front, ordinal = random.Random(10), last["id"][:9], last["ordinal"]
+
+        def rows():
+            for at in range(1, count + 1):
+                last["id"] = last["lineage"] = front + at.to_bytes(7, "big")
+                last["hash"] = numbers.randbytes(64)
+                last["ordinal"] = ordinal + at
+                yield tuple(last.values())
+
+        store.execute("BEGIN")
+        marks = ", ".join("?" * len(last))
+        store.executemany(f"INSERT INTO keys ({', '.join(last)}) VALUES ({marks})", rows())
+        store.execute("COMMIT")
+        store.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        store.close()
 
 
 class Growth(bench.Run):
@@ -90,14 +121,10 @@ class Growth(bench.Run):
         self.found = {}
 
     def with_keys(self, count, **more):
-        inputs = Inputs(self.folder, count)
-        self.peer = Grown(inputs, self.folder, **more)
+        inputs = Inputs(self.folder, min(CALLERS, count))
+        self.peer = Grown(inputs, self.folder, count, **more)
         self.peer.prepare()
-        callers = self.folder / f"callers-{count}.txt"
-        if not callers.exists():
-            tokens = inputs.tokens()
-            callers.write_text("\n".join(random.Random(9).sample(tokens, min(CALLERS, count))) + "\n")
-        self.words = ["--target", f"127.0.0.1:{self.peer.clear}", "--keys", str(callers)]
+        self.words = ["--target", f"127.0.0.1:{self.peer.clear}", "--keys", str(inputs.keys)]
 
     def cost(self, *words):
         """Microseconds of one worker's processor time, with the least that other work of the machine adds to it."""
@@ -117,6 +144,7 @@ class Growth(bench.Run):
             self.with_keys(value if name == "keys" else 1_000, name=name, **own)
             try:
                 self.peer.start()
+                self.settled()
                 words = ["--connections", str(value)] if name == "connections" else []
                 words += ["--addresses", str(value)] if name == "targets" else []
                 figures[value] = self.cost(*words)
@@ -124,6 +152,15 @@ class Growth(bench.Run):
                 self.peer.stop()
             print(f"{title.lower():12} {value:>9}: {figures[value]:6.1f} us", flush=True)
         self.found[name] = figures
+
+    def settled(self):
+        """Waits until the gateway has done what it does after its start: of ten million keys it writes a snapshot first."""
+        for _ in range(SETTLES_WITHIN):
+            before = self.processor()
+            time.sleep(1)
+            if self.processor() - before < 20e6:
+                return
+        print(f"{self.peer.name}: still at work by itself", flush=True)
 
     def waits(self, rate, seconds):
         """How long 99 in 100 requests wait at a fixed rate, in milliseconds."""
@@ -279,7 +316,7 @@ def main():
     parser.add_argument("--load", default=str(ROOT / "target/bench/load-target/release/load"))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=1.5)
-    parser.add_argument("--keys-most", type=int, default=1_000_000, help="10000000 takes 6 GB of disk and half an hour")
+    parser.add_argument("--keys-most", type=int, default=10_000_000)
     parser.add_argument("--disturbed-keys", type=int, default=1_000_000)
     parser.add_argument("--parts", type=bench.words, default=[*AXES, "disturbed"], help=" ".join([*AXES, "disturbed"]))
     parser.add_argument("--page", action="store_true", help="write docs/PERFORMANCE.md and its chart")
