@@ -169,7 +169,7 @@ HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 LLVM_PROFDATA ?= $(shell rustc --print sysroot)/lib/rustlib/$(HOST)/bin/llvm-profdata
 release:
 	@command -v h2load python3 openssl taskset >/dev/null || { echo "needs h2load (nghttp2-client), python3, openssl and taskset" >&2; exit 1; }
-	@test -x $(LLVM_PROFDATA) || { echo "needs the compiler's own llvm-profdata: rustup component add llvm-tools" >&2; exit 1; }
+	@test -x $(LLVM_PROFDATA) || rustup component add llvm-tools || { echo "needs the compiler's own llvm-profdata: rustup component add llvm-tools" >&2; exit 1; }
 	cd benches/loopback/load && CARGO_TARGET_DIR=$(BENCH)/load-target cargo build --release --locked
 	rm -rf $(PGO)/raw
 	@# With a target named, build scripts and macros are not instrumented.
