@@ -335,6 +335,8 @@ fn what_was_answered_before_it_was_sent_leaves_nothing_on_a_connection() {
     let site = site(&peer, "");
     let gateway = site.start();
     for http in [Http::One, Http::Two] {
+        // More than what sockets hold while nobody reads: it cannot all be sent before the answer. No more, for what is
+        // left of it the gateway reads on to some length only.
         for call in [post("/public/early").zeros(10_000_000), post("/public/early").zeros(10_000_000).chunked()] {
             let before = peer.connections();
             let answer = gateway.connect(http).send(call);

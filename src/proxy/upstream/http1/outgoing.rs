@@ -1,8 +1,9 @@
 //! A request on its way out.
 
 use std::fmt::Write as _;
+use std::future::Future as _;
 use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
@@ -133,9 +134,14 @@ impl Outgoing {
         if self.is_over() {
             return Poll::Ready(Ok(()));
         }
+        let mut sent = 0;
         loop {
             let waits = self.fill(cx)?;
             while self.has_more() {
+                if sent >= TURN_BYTES {
+                    // The answer may be here already, and others have their turn.
+                    ready!(pin!(tokio::task::yield_now()).poll(cx));
+                }
                 self.flushed = false;
                 let count = ready!(self.poll_write(socket, cx)).map_err(Unsent::Broken)?;
                 if count == 0 {
@@ -143,6 +149,7 @@ impl Outgoing {
                 }
                 self.touched = true;
                 self.advance(count);
+                sent += count;
             }
             if waits || matches!(self.framing, Framing::Over) {
                 if !self.flushed {
@@ -332,6 +339,8 @@ const COPIED_BYTES_MAX: usize = 4 * 1024;
 const SMALL_BYTES_MAX: usize = 16 * 1024;
 /// A buffer larger than this is not kept while there is nothing to send.
 const SMALL_KEPT_MAX: usize = 4 * 1024;
+/// So much of a body is sent before it is looked whether the answer is here.
+const TURN_BYTES: usize = 512 * 1024;
 
 #[cfg(test)]
 mod tests {
