@@ -15,8 +15,9 @@ use crate::listen::Peer;
 
 /// A body of at most this many bytes is read to its end, and the connection stays.
 pub(super) const KEPT_BYTES_MAX: u64 = 64 * 1024;
-/// Of a longer one this much is read before the connection closes.
-const CLOSED_BYTES_MAX: u64 = 1024 * 1024;
+/// Of a longer one this much is read before the connection closes: to a client that is still sending then, what comes
+/// next is a reset, and many take that for the answer.
+const CLOSED_BYTES_MAX: u64 = 16 * 1024 * 1024;
 const DRAIN_FOR: Duration = Duration::from_secs(5);
 
 /// The rest of a request's body that nobody reads any more.
