@@ -197,6 +197,8 @@ const WHOLE: &[Case] = &[
     ("GET / HTTP/1.1|", "cut"),
     ("GET / HTTP/1.1|host: a|", "cut"),
     ("GET / HTTP/1.1||", "GET / ; kept"),
+    ("GET / HTTP/1.1||||", "GET / ; kept"),
+    ("GET / HTTP/1.1|||GET", "GET / ; cut"),
     ("GET / HTTP/1.1\nhost: a\n\n", "GET / ; kept"),
     ("GET /1 HTTP/1.1|host: a||GET /2 HTTP/1.1|host: a||", "GET /1 ; GET /2 ; kept"),
     ("GET /1 HTTP/1.1|host: a||||GET /2 HTTP/1.1|host: a||", "GET /1 ; GET /2 ; kept"),

@@ -40,8 +40,9 @@ pub(super) fn read(
     limits: &Limits,
     tried: &mut usize,
 ) -> Result<Option<Head>, Refusal> {
-    if *tried == 0 {
-        skip_empty_lines(read);
+    if skip_empty_lines(read) {
+        // One that came in two pieces was taken for a head's beginning.
+        *tried = 0;
     }
     // Without a line's end among what came since it would be in vain again.
     let is_new = *tried == 0 || read.get(*tried..).is_some_and(|new| new.contains(&b'\n'));
@@ -65,13 +66,14 @@ pub(super) fn read(
     take(read, &line, places, fields).map(Some)
 }
 
-/// Passes over empty lines in front of a head (RFC 9112, 2.2).
-pub(super) fn skip_empty_lines(read: &mut BytesMut) {
+/// Passes over empty lines in front of a head (RFC 9112, 2.2). Returns whether there was one.
+pub(super) fn skip_empty_lines(read: &mut BytesMut) -> bool {
+    let length = read.len();
     loop {
         match **read {
             [b'\r', b'\n', ..] => read.advance(2),
             [b'\n', ..] => read.advance(1),
-            _ => return,
+            _ => return read.len() != length,
         }
     }
 }
