@@ -15,6 +15,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -143,16 +144,14 @@ class Run:
 
     def profile(self, name):
         """Records where the proxy's time goes."""
-        _title, _kind, words = SCENARIOS[name]
-        port = self.peer.tls if "--tls" in words else self.peer.clear
-        keys = self.inputs.unknown if "--denied" in words else self.inputs.keys
-        words = [*(word for word in words if word != "--denied"), "--target", f"127.0.0.1:{port}", "--keys", str(keys)]
         data = self.folder / f"perf-{name}.data"
-        load = subprocess.Popen(self.load("--seconds", "6", *words), stdout=subprocess.DEVNULL)
+        self.options.seconds = 6
+        load = threading.Thread(target=self.scenario, args=[name])
+        load.start()
         time.sleep(1)
         record = ["perf", "record", "-q", "-F", "999", "-e", "cpu-clock", "--call-graph", "dwarf,16384", "-o", str(data)]
         subprocess.run(record + ["-p", str(self.peer.process.pid), "--", "sleep", "3"], check=True)
-        load.wait()
+        load.join()
         return data
 
     def h2load(self, port):
@@ -309,6 +308,10 @@ def main():
     for name in options.peers:
         if name not in peers.ALL:
             parser.error(f"no peer {name}; there are: {' '.join(peers.ALL)}")
+    if options.profile:
+        profiled = [name for name, (_title, kind, _words) in SCENARIOS.items() if kind in ("load", "h2load", "rate")]
+        if options.profile not in profiled:
+            parser.error(f"{options.profile} cannot be profiled; what can: {' '.join(profiled)}")
     if not options.report:
         apart()
     signal.signal(signal.SIGTERM, stopped)
