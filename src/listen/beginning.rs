@@ -49,6 +49,16 @@ impl Beginning {
         (!PREFACE.starts_with(&self.bytes)).then_some(false)
     }
 
+    /// Passes over empty lines, if they are all there is. Whether there were any.
+    pub(super) fn skip_empty_lines(&mut self) -> bool {
+        let is_empty = self.bytes.ends_with(b"\n")
+            && self.bytes.split_inclusive(|&byte| byte == b'\n').all(|line| matches!(line, b"\n" | b"\r\n"));
+        if is_empty {
+            self.bytes = Vec::new();
+        }
+        is_empty
+    }
+
     /// Whether a parser of HTTP/1 has something to say of it: the head is whole, or is none, or is so long that
     /// nothing is saved by keeping it here.
     pub(super) fn is_for_parser(&self) -> bool {
@@ -89,6 +99,17 @@ mod tests {
         assert_eq!(beginning(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0").is_http2(), Some(true));
         assert_eq!(beginning(b"PO").is_http2(), Some(false));
         assert_eq!(beginning(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\0").is_http2(), Some(false));
+    }
+
+    #[test]
+    fn empty_lines_are_passed_over_where_they_are_all() {
+        for (read, left) in
+            [("", ""), ("\r\n", ""), ("\n\r\n\n", ""), ("\r", "\r"), ("\r\r\n", "\r\r\n"), ("\r\nG", "\r\nG")]
+        {
+            let mut beginning = beginning(read.as_bytes());
+            assert_eq!(beginning.skip_empty_lines(), read != left, "{read:?}");
+            assert_eq!(beginning.into_bytes(), left, "{read:?}");
+        }
     }
 
     #[test]

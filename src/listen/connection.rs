@@ -7,6 +7,7 @@
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -297,14 +298,20 @@ impl<H: Handler> HttpConnection<H> {
     /// Waits for a head with no more memory than it has bytes.
     async fn await_head(&self, flow: &Flow, io: &mut Watched) -> Result<BytesMut, Headless> {
         let mut head = Beginning::of(io.take_replay());
-        while !head.is_for_parser() {
+        loop {
+            if head.skip_empty_lines() && flow.phase() == Phase::Head {
+                // They begin no head.
+                flow.enter(Phase::Idle);
+            }
+            if head.is_for_parser() {
+                return Ok(head.into_bytes().into());
+            }
             match in_time(flow, &self.worker, poll_fn(|cx| head.poll_read(io, cx))).await {
                 Ok(Ok(count)) if count > 0 => {}
                 Ok(Ok(_) | Err(_)) => return Err(Headless::Gone),
                 Err(TooSlow(phase)) => return Err(Headless::TooSlow(phase)),
             }
         }
-        Ok(head.into_bytes().into())
     }
 
     /// Waits for the next request with no buffers.
@@ -587,8 +594,8 @@ async fn linger(flow: &Flow, worker: &Worker, mut io: Watched) {
 
 /// Reads what nobody wants. Its space is on the stack of this call alone.
 fn poll_waste(io: &mut Watched, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-    let mut space = [0; 1024];
-    let mut space = ReadBuf::new(&mut space);
+    let mut space = [const { MaybeUninit::uninit() }; WASTE_BYTES];
+    let mut space = ReadBuf::uninit(&mut space);
     Pin::new(io).poll_read(cx, &mut space).map_ok(|()| space.filled().len())
 }
 
@@ -646,4 +653,7 @@ const RESETS_PENDING: usize = 20;
 const RESETS_BY_ERROR: usize = 256;
 const PING_EVERY: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(15);
-const LINGER_BYTES_MAX: usize = 256 * 1024;
+/// What is read at most before a connection closes behind an answer that came too early for what its client sends:
+/// the rest meets a reset, and many take that for the answer.
+const LINGER_BYTES_MAX: usize = 16 * 1024 * 1024;
+const WASTE_BYTES: usize = 16 * 1024;

@@ -74,7 +74,7 @@ pub(super) struct Flow {
     /// The patience with what we write, and since when it is used up.
     writing: Mutex<Writing>,
     phase: AtomicU8,
-    /// Requests that are not answered to the last byte.
+    /// Requests of whose answers more is to come.
     open: AtomicU32,
     /// Bodies of HTTP/1 requests, answered or not, that have not come to their end.
     bodies: AtomicU32,
@@ -181,7 +181,7 @@ impl Flow {
         self.enter(Phase::Busy);
     }
 
-    /// A request was answered to the last byte, or given up.
+    /// All of an answer was handed over to be written, or a request was given up.
     pub(super) fn end(&self) {
         self.open.fetch_sub(1, Ordering::Relaxed);
         self.settle();
@@ -198,9 +198,18 @@ impl Flow {
         self.settle();
     }
 
-    /// Whether nothing of any request is on its way, in either direction.
+    /// Everything that was written of an HTTP/1 answer has left.
+    pub(super) fn answered(&self) {
+        self.unflushed.store(false, Ordering::Relaxed);
+        self.settle();
+    }
+
+    /// Whether nothing of any request is on its way, in either direction. What is written over HTTP/2 is not known
+    /// here to belong to one.
     fn is_done(&self) -> bool {
-        self.open.load(Ordering::Relaxed) == 0 && self.bodies.load(Ordering::Relaxed) == 0
+        self.open.load(Ordering::Relaxed) == 0
+            && self.bodies.load(Ordering::Relaxed) == 0
+            && (self.is_http2() || !self.unflushed.load(Ordering::Relaxed))
     }
 
     /// Waits for the next request, once nothing of the last is on its way. An early answer alone is not its end:
@@ -254,9 +263,6 @@ impl Flow {
             writing.credit.spend(self.coarse.now().saturating_sub(since));
             writing.credit.earn(bytes);
         }
-        if self.phase() == Phase::Idle && !self.http2.load(Ordering::Relaxed) {
-            self.enter(Phase::Idle);
-        }
     }
 
     /// The other side takes no bytes at present.
@@ -280,9 +286,6 @@ impl Flow {
 
     /// Everything that was written has left.
     pub(super) fn on_flushed(&self) {
-        if self.open.load(Ordering::Relaxed) == 0 {
-            self.unflushed.store(false, Ordering::Relaxed);
-        }
         if self.is_write_blocked() {
             // TLS took these bytes before, and counted none of them.
             self.on_write(TLS_BUFFER_BYTES);
@@ -292,11 +295,7 @@ impl Flow {
     /// Whether it has been idle for so long that its buffers are better given back: over HTTP/1, with every request
     /// answered to the last byte.
     pub(super) fn may_rest(&self) -> bool {
-        self.is_late(Slot::Rest)
-            && self.phase() == Phase::Idle
-            && self.is_done()
-            && !self.http2.load(Ordering::Relaxed)
-            && !self.unflushed.load(Ordering::Relaxed)
+        self.is_late(Slot::Rest) && self.phase() == Phase::Idle && self.is_done() && !self.is_http2()
     }
 
     /// The answer does not wait for what the other side may still send.
@@ -319,7 +318,7 @@ impl Flow {
 const REST_AFTER: Duration = Duration::from_secs(1);
 
 /// How long the other side may take to agree to a close.
-const LINGER: Duration = Duration::from_secs(2);
+const LINGER: Duration = Duration::from_secs(5);
 
 /// What rustls holds back at most of what it was given.
 const TLS_BUFFER_BYTES: usize = 64 * 1024;

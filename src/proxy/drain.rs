@@ -6,6 +6,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::Version;
 use http_body::Body;
 use http_body_util::BodyExt;
@@ -17,7 +18,11 @@ use crate::listen::Peer;
 pub(super) const KEPT_BYTES_MAX: u64 = 64 * 1024;
 /// Of a longer one this much is read before the connection closes: to a client that is still sending then, what comes
 /// next is a reset, and many take that for the answer.
-const CLOSED_BYTES_MAX: u64 = 16 * 1024 * 1024;
+const CLOSED_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// A chunk of one byte is as much work as one of some hundred.
+const FRAME_BYTES_MIN: usize = 256;
+/// Others have their turn after so much.
+const TURN_BYTES: usize = 128 * 1024;
 const DRAIN_FOR: Duration = Duration::from_secs(5);
 
 /// The rest of a request's body that nobody reads any more.
@@ -61,18 +66,71 @@ impl Unread {
 /// Reads `body` to its end, within bounds.
 pub(super) fn drain(peer: &Peer, body: ClientBody) {
     peer.spawn(async move {
-        let read = async {
-            let mut body = pin!(body);
-            let mut left = CLOSED_BYTES_MAX;
-            while let Some(Ok(frame)) = body.frame().await {
-                let length = frame.data_ref().map_or(0, bytes::Bytes::len);
-                left = left.saturating_sub(u64::try_from(length).unwrap_or(u64::MAX));
-                if left == 0 {
-                    return;
-                }
-            }
-        };
         // Late or not, that was all that is read.
-        let _late = tokio::time::timeout(DRAIN_FOR, read).await;
+        let _late = tokio::time::timeout(DRAIN_FOR, read_over(body)).await;
     });
+}
+
+async fn read_over(body: impl Body<Data = Bytes>) {
+    let mut body = pin!(body);
+    let (mut left, mut turn) = (CLOSED_BYTES_MAX, 0);
+    while let Some(Ok(frame)) = body.frame().await {
+        let cost = frame.data_ref().map_or(0, Bytes::len).max(FRAME_BYTES_MIN);
+        left = left.saturating_sub(cost);
+        if left == 0 {
+            return;
+        }
+        turn += cost;
+        if turn >= TURN_BYTES {
+            // What is in memory already takes no turn by itself.
+            tokio::task::yield_now().await;
+            turn = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::convert::Infallible;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use http_body::Frame;
+    use tokio::task::yield_now;
+
+    use super::*;
+
+    /// Always has another piece of this size, and counts them.
+    struct Crumbs<'c>(usize, &'c Cell<usize>);
+
+    impl Body for Crumbs<'_> {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            self.1.set(self.1.get() + 1);
+            Poll::Ready(Some(Ok(Frame::data(vec![b'x'; self.0].into()))))
+        }
+    }
+
+    #[tokio::test]
+    async fn others_have_their_turn_beside_what_is_thrown_away_and_it_is_not_read_without_end() {
+        for (size, most, at_a_turn) in [(1, 65_536, 512), (256, 65_536, 512), (64 * 1024, 256, 2)] {
+            let (pieces, mut longest) = (Cell::new(0), 0);
+            let read = read_over(Crumbs(size, &pieces));
+            let other = async {
+                let mut seen = 0;
+                while pieces.get() < most {
+                    longest = longest.max(pieces.get() - seen);
+                    seen = pieces.get();
+                    yield_now().await;
+                }
+            };
+            tokio::join!(read, other);
+            assert_eq!(pieces.get(), most, "{size}");
+            // Whose turn comes first changes from one to the next.
+            assert!(longest <= 2 * at_a_turn, "{size}: {longest}");
+        }
+    }
 }

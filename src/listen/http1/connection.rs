@@ -198,7 +198,12 @@ where
         if *this.leaving && !incoming.has_begun() {
             return Poll::Ready(Some(State::Closing));
         }
-        let head = match ready!(incoming.poll_head(cx, this.fields, &this.settings.limits)) {
+        let polled = incoming.poll_head(cx, this.fields, &this.settings.limits);
+        if polled.is_pending() && !incoming.has_begun() && this.flow.phase() == Phase::Head {
+            // Empty lines alone begin no head.
+            this.flow.enter(Phase::Idle);
+        }
+        let head = match ready!(polled) {
             Ok(head) => head,
             Err(NoHead::Gone) => return Poll::Ready((!incoming.has_begun()).then_some(State::Closing)),
             Err(NoHead::Refused(refusal)) => {
@@ -278,6 +283,7 @@ where
             }
             if this.body.is_none() {
                 ready!(written).ok();
+                this.flow.answered();
                 return Poll::Ready(Some(State::Settling));
             }
             if waits || written.is_pending() {

@@ -202,7 +202,7 @@ impl Incoming {
                     match decoder.decode(&mut self.read) {
                         Ok(Decoded::Data(_)) => {}
                         Ok(Decoded::Trailers(_) | Decoded::End) => {
-                            self.coming = Coming::Head;
+                            self.end_body();
                             return Rest::None;
                         }
                         Ok(Decoded::More) | Err(_) => return Rest::Left,
@@ -280,16 +280,16 @@ impl Incoming {
                 Decoded::Data(data) => {
                     decoder.finish(&mut self.read);
                     if decoder.is_over() {
-                        self.coming = Coming::Head;
+                        self.end_body();
                     }
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
                 Decoded::Trailers(trailers) => {
-                    self.coming = Coming::Head;
+                    self.end_body();
                     return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
                 }
                 Decoded::End => {
-                    self.coming = Coming::Head;
+                    self.end_body();
                     return Poll::Ready(None);
                 }
                 Decoded::More => {}
@@ -298,8 +298,12 @@ impl Incoming {
                 *expectation = Expectation::None;
                 self.interim = Some(CONTINUE);
             }
-            if let Poll::Ready(Err(broken)) = self.poll_interim(cx) {
-                return Poll::Ready(Some(Err(broken.into())));
+            if self.interim.is_some()
+                && let Poll::Ready(written) = self.poll_interim(cx)
+            {
+                // It may have waited behind it: a socket tells one task alone that there is room.
+                self.wake_connection();
+                written?;
             }
             if self.io.is_none() {
                 return Poll::Ready(Some(Err(Http1BodyFault::Closed)));
@@ -307,6 +311,15 @@ impl Incoming {
             if ready!(self.poll_read(cx))? == 0 {
                 return Poll::Ready(Some(Err(Http1BodyFault::Ended)));
             }
+        }
+    }
+
+    /// A head is next. What a large body was read into is not kept for it.
+    fn end_body(&mut self) {
+        self.coming = Coming::Head;
+        if self.step > READ_BYTES_MIN {
+            self.step = READ_BYTES_MIN;
+            self.read = BytesMut::from(&*self.read);
         }
     }
 

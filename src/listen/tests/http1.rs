@@ -5,8 +5,11 @@ use std::io::ErrorKind;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::harness::{House, LARGE, Plan, SHORT, exchange, run};
+use super::harness::{House, LARGE, Plan, SHORT, exchange, read_to_close, run};
 use crate::listen::Timeouts;
+
+/// More than sockets hold, of which nobody reads anything.
+const SENT_ON: usize = 14 * 1024 * 1024;
 
 /// Reads up to and with `end`.
 async fn read_until(stream: &mut TcpStream, end: &str) -> String {
@@ -196,6 +199,64 @@ fn an_empty_line_behind_a_body_begins_no_head() {
         let answers = exchange(house.connect().await, request).await;
         assert!(answers.ends_with("\r\n\r\n3 bytes"), "{answers}");
         assert_eq!((house.timeouts("idle"), house.timeouts("head")), (1, 0));
+    });
+}
+
+#[test]
+fn empty_lines_alone_begin_no_head_whenever_they_come() {
+    run(async {
+        let timeouts = Timeouts { head: SHORT, idle: SHORT * 3, ..Timeouts::default() };
+        let house = House::open(Plan { timeouts, ..Plan::default() });
+        assert_eq!(exchange(house.connect().await, "\r\n\n").await, "");
+        let mut stream = house.connect().await;
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("taken");
+        read_until(&mut stream, "hello").await;
+        assert_eq!(exchange(stream, "\r\n").await, "");
+        assert_eq!((house.timeouts("idle"), house.timeouts("head")), (2, 0));
+    });
+}
+
+#[test]
+fn an_answer_that_comes_before_its_request_has_is_read_whole_by_whoever_reads_it_last() {
+    run(async {
+        let house = House::open(Plan::default());
+        let heads = [
+            "POST / HTTP/1.1\r\nhost: a\r\n",
+            "POST / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\n",
+            "NOT HTTP\r\n",
+        ];
+        for (head, status) in heads.into_iter().zip(["200", "200", "400"]) {
+            let mut stream = house.connect().await;
+            stream.write_all(format!("{head}content-length: {SENT_ON}\r\n\r\n").as_bytes()).await.expect("taken");
+            stream.write_all(&vec![b'x'; SENT_ON]).await.expect("taken to its end");
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.expect("an end in order");
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+            assert_eq!(count(&answer, "connection: close\r\n"), 1, "{answer}");
+        }
+    });
+}
+
+#[test]
+fn an_answer_that_is_still_being_taken_is_neither_idle_nor_done_however_old_its_connection() {
+    run(async {
+        let timeouts = Timeouts { idle: SHORT, connection_age: SHORT * 2, ..Timeouts::default() };
+        let house = House::open(Plan { timeouts, ..Plan::default() });
+        let mut stream = house.connect().await;
+        stream.write_all(b"GET /large HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("taken");
+        read_until(&mut stream, "\r\n\r\n").await;
+        let mut other = house.connect().await;
+        // As long as it takes for another to be both.
+        for _ in 0..3 {
+            other.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("taken");
+            read_until(&mut other, "hello").await;
+            assert_eq!(read_to_close(other).await, "");
+            other = house.connect().await;
+        }
+        assert_eq!((house.timeouts("idle"), house.timeouts("close")), (3, 0));
+        let mut body = Vec::new();
+        stream.read_to_end(&mut body).await.expect("an end in order");
+        assert_eq!(body.len(), LARGE);
     });
 }
 

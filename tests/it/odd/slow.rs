@@ -22,6 +22,8 @@ enum Manner {
     HalfPreface,
     /// Sends a head without its end.
     SlowHead,
+    /// Had an answer to an upload, and then sends a head without its end.
+    SlowHeadAfterUpload,
     /// Sends a body without its end, which the upstream waits for.
     SlowBody,
     /// Had an answer over HTTP/1.1, and then says no more.
@@ -42,6 +44,8 @@ enum Guest {
 
 const HEAD: &[u8] = b"GET /public/x HTTP/1.1\r\nHost: a\r\nX-Longer: and longer, but for its end";
 const WHOLE: &[u8] = b"GET /public/x HTTP/1.1\r\nHost: a\r\n\r\n";
+/// So much that it is read in the largest pieces there are.
+static UPLOADED: [u8; 512 * 1024] = [b'x'; 512 * 1024];
 const BODY: &[u8] = b"POST /public/x HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nabc";
 /// The preface, empty SETTINGS, and a head (RFC 7541): GET, the scheme, `/public/x`, `a`, which end stream 1.
 const HTTP2: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\
@@ -83,6 +87,14 @@ impl Guest {
             Manner::Silent | Manner::HalfHello | Manner::StalledHandshake => return,
             Manner::HalfPreface => &HTTP2[..16],
             Manner::SlowHead => HEAD,
+            Manner::SlowHeadAfterUpload => {
+                let length = UPLOADED.len();
+                write!(self, "POST /public/x HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n")
+                    .expect("a socket");
+                self.write_all(&UPLOADED).expect("a socket");
+                self.read_answer();
+                HEAD
+            }
             Manner::SlowBody => BODY,
             Manner::Idle => WHOLE,
             Manner::IdleHttp2 => HTTP2,
@@ -294,6 +306,11 @@ fn a_slow_head_costs_little() {
 #[test]
 fn a_slow_head_over_tls_costs_little() {
     crowd(Manner::SlowHead, true, TLS_KIB);
+}
+
+#[test]
+fn a_slow_head_behind_an_upload_costs_little() {
+    crowd(Manner::SlowHeadAfterUpload, false, CLEAR_KIB);
 }
 
 #[test]

@@ -136,7 +136,7 @@ impl Outgoing {
         }
         let mut sent = 0;
         loop {
-            let waits = self.fill(cx)?;
+            let waits = self.fill(cx, &mut sent)?;
             while self.has_more() {
                 if sent >= TURN_BYTES {
                     // The answer may be here already, and others have their turn.
@@ -187,8 +187,8 @@ impl Outgoing {
     }
 
     /// Takes what there is of the body, up to one large piece and what ends it: what is taken later goes
-    /// behind both. Whether more has to be waited for.
-    fn fill(&mut self, cx: &mut Context<'_>) -> Result<bool, Unsent> {
+    /// behind both. Whether more has to be waited for. A small piece costs a turn more than its bytes.
+    fn fill(&mut self, cx: &mut Context<'_>, turn: &mut usize) -> Result<bool, Unsent> {
         while !matches!(self.framing, Framing::Over)
             && self.large.is_empty()
             && self.after.is_empty()
@@ -204,6 +204,7 @@ impl Outgoing {
                 }
                 Poll::Ready(Some(Ok(frame))) => {
                     self.touched = true;
+                    *turn += FRAME_BYTES;
                     match frame.into_data() {
                         Ok(data) => self.add(data)?,
                         Err(frame) => self.end(frame.trailers_ref())?,
@@ -341,6 +342,8 @@ const SMALL_BYTES_MAX: usize = 16 * 1024;
 const SMALL_KEPT_MAX: usize = 4 * 1024;
 /// So much of a body is sent before it is looked whether the answer is here.
 const TURN_BYTES: usize = 512 * 1024;
+/// What taking a piece of a body costs, in bytes that are sent.
+const FRAME_BYTES: usize = 256;
 
 #[cfg(test)]
 mod tests {
