@@ -161,7 +161,9 @@ impl Findings {
         let Some(path) = &config.gateway.deny_file else { return };
         let file = path.display();
         match std::fs::read(path) {
-            Err(error) => self.faults.push(format!("{file}: the deny list cannot be read: {error}")),
+            Err(error) => self.faults.push(format!(
+                "{file}: the deny list cannot be read: {error}; make it, empty if need be, or leave deny_file out"
+            )),
             Ok(bytes) => {
                 let (list, faults) = DenyList::parse(bytes);
                 self.faults.extend(faults.iter().map(|fault| format!("{file}: {fault}")));

@@ -179,6 +179,9 @@ pub(super) struct Replacement {
     pub(super) expires_at: Option<Timestamp>,
     pub(super) created_at: Timestamp,
     pub(super) grace_expires_at: Option<Timestamp>,
+    // A gateway of an earlier version does not tell.
+    #[serde(default)]
+    pub(super) revoked_key_id: Option<KeyId>,
     pub(super) revision: u64,
 }
 

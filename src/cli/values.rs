@@ -196,18 +196,13 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     crate::config::parse_duration(text).map_err(|fault| fault.to_string())
 }
 
-/// A duration as whole days, rounded up: filters count in days.
-pub(super) fn days(text: &str) -> Result<u32, String> {
-    let days = duration(text)?.as_secs().div_ceil(SECONDS_PER_DAY);
-    u32::try_from(days).map_err(|_too_many| format!("{text:?} is too long"))
-}
-
-/// A duration of whole days: a rotation more or less often than was asked for would surprise.
-fn whole_days(text: &str) -> Result<u32, String> {
-    match duration(text)?.as_secs() % SECONDS_PER_DAY {
-        0 => days(text),
-        _ => Err("expected whole days, such as 30d".to_owned()),
+/// A duration of whole days: another than was asked for would surprise.
+pub(super) fn whole_days(text: &str) -> Result<u32, String> {
+    let seconds = duration(text)?.as_secs();
+    if !seconds.is_multiple_of(SECONDS_PER_DAY) {
+        return Err("expected whole days, such as 30d".to_owned());
     }
+    u32::try_from(seconds / SECONDS_PER_DAY).map_err(|_too_many| format!("{text:?} is too long"))
 }
 
 /// A name that a key can have.
@@ -254,13 +249,6 @@ mod tests {
         assert_eq!(whole_days("48h"), Ok(2));
         assert_eq!(whole_days("36h"), Err("expected whole days, such as 30d".to_owned()));
         assert!(whole_days("a while").is_err());
-    }
-
-    #[test]
-    fn a_filter_counts_whole_days_rounded_up() {
-        assert_eq!(days("30d"), Ok(30));
-        assert_eq!(days("1h"), Ok(1));
-        assert!(days("a while").is_err());
     }
 
     #[test]

@@ -299,9 +299,8 @@ impl<H: Handler> HttpConnection<H> {
     async fn await_head(&self, flow: &Flow, io: &mut Watched) -> Result<BytesMut, Headless> {
         let mut head = Beginning::of(io.take_replay());
         loop {
-            if head.skip_empty_lines() && flow.phase() == Phase::Head {
-                // They begin no head.
-                flow.enter(Phase::Idle);
+            if head.skip_empty_lines() {
+                flow.begins_nothing();
             }
             if head.is_for_parser() {
                 return Ok(head.into_bytes().into());
@@ -582,7 +581,7 @@ async fn answer_and_linger(flow: &Flow, worker: &Worker, mut io: Watched, text: 
 
 /// Reads on for a moment. To close a socket with unread bytes resets it, and destroys the answer on its way.
 async fn linger(flow: &Flow, worker: &Worker, mut io: Watched) {
-    flow.enter(Phase::Closing);
+    flow.linger();
     let mut left = LINGER_BYTES_MAX;
     while let Ok(Ok(count)) = in_time(flow, worker, poll_fn(|cx| poll_waste(&mut io, cx))).await {
         left = left.saturating_sub(count);

@@ -86,6 +86,8 @@ pub(super) struct Flow {
     eof: AtomicBool,
     /// Until when the other side may leave the connection without a request.
     idle_until: AtomicU64,
+    /// When the last wait for a further request ends; [`NEVER`] before the first.
+    idle_ends: AtomicU64,
 }
 
 impl Flow {
@@ -108,6 +110,7 @@ impl Flow {
             unflushed: AtomicBool::new(false),
             eof: AtomicBool::new(false),
             idle_until: AtomicU64::new(NEVER),
+            idle_ends: AtomicU64::new(NEVER),
         };
         flow.enter(Phase::FirstByte);
         Arc::new(flow)
@@ -136,10 +139,30 @@ impl Flow {
         let waits = matches!(phase, Phase::FirstByte | Phase::Idle);
         let deadline = if waits { deadline.min(self.idle_until.load(Ordering::Relaxed)) } else { deadline };
         self.alarm.set(Slot::Phase, deadline);
+        if phase == Phase::Idle {
+            self.idle_ends.store(deadline, Ordering::Relaxed);
+        }
         if phase == Phase::Upgraded {
             self.alarm.set(Slot::Write, NEVER);
             self.alarm.set(Slot::Age, NEVER);
         }
+    }
+
+    /// What came between two requests began none: it is waited for as long as it was to be before. Nothing comes
+    /// before a first request.
+    pub(super) fn begins_nothing(&self) {
+        let ends = self.idle_ends.load(Ordering::Relaxed);
+        if self.phase() == Phase::Head && ends != NEVER {
+            self.enter(Phase::Idle);
+            self.idle_ends.store(ends, Ordering::Relaxed);
+            self.alarm.set(Slot::Phase, ends.min(self.idle_until.load(Ordering::Relaxed)));
+        }
+    }
+
+    /// Closes once the other side has read our last answer.
+    pub(super) fn linger(&self) {
+        self.enter(Phase::Closing);
+        self.alarm.set(Slot::Phase, self.coarse.after(LINGER_UNREAD));
     }
 
     /// The protocol is known: from here on its heads are awaited.
@@ -318,7 +341,10 @@ impl Flow {
 const REST_AFTER: Duration = Duration::from_secs(1);
 
 /// How long the other side may take to agree to a close.
-const LINGER: Duration = Duration::from_secs(5);
+const LINGER: Duration = Duration::from_secs(2);
+
+/// How long what the other side still sends is read, so that it gets to read our last answer.
+const LINGER_UNREAD: Duration = Duration::from_secs(5);
 
 /// What rustls holds back at most of what it was given.
 const TLS_BUFFER_BYTES: usize = 64 * 1024;

@@ -347,6 +347,8 @@ pub struct Rotated {
     pub new: Key,
     /// The new key's token: shown once, and stored nowhere.
     pub token: Token,
+    /// What had replaced it before and was never used: it is revoked now.
+    pub revoked: Option<KeyId>,
     /// The commit.
     pub committed: Committed,
 }

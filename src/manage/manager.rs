@@ -891,7 +891,7 @@ fn rotated(done: Done<plan::Replaced>) -> Rotated {
     let (mut new, mut old) = (done.outcome.new.clone(), done.outcome.old.clone());
     done.settle_key(&mut new, 0);
     done.settle_key(&mut old, 1);
-    Rotated { old, new, token: done.outcome.token, committed: done.committed }
+    Rotated { old, new, token: done.outcome.token, revoked: done.outcome.unused, committed: done.committed }
 }
 
 fn imported(mut done: Done<Vec<Key>>) -> Imported {

@@ -225,6 +225,8 @@ pub(super) struct Replaced {
     pub(super) old: Key,
     pub(super) new: Key,
     pub(super) token: Token,
+    /// What had replaced it before, was never used, and is revoked.
+    pub(super) unused: Option<KeyId>,
 }
 
 /// What is known of the use of keys beyond what the store says.
@@ -289,7 +291,7 @@ pub(super) fn rotate(
     let mut changes = vec![told::new_key(EventKind::KeyCreated, new.clone(), Some(old.id))];
     changes.extend(told::changed_key(EventKind::KeyRotated, old, replaced.clone()));
     changes.extend(unused.and_then(|key| told::changed_key(EventKind::KeyRevoked, key, revoked(key, now))));
-    Ok(Plan { changes, outcome: Replaced { old: replaced, new, token } })
+    Ok(Plan { changes, outcome: Replaced { old: replaced, new, token, unused: unused.map(|key| key.id) } })
 }
 
 /// What replaces `old`, without a token yet.

@@ -58,6 +58,8 @@ pub(super) struct Account {
     pub(super) outcome: Outcome,
     pub(super) status: u16,
     pub(super) upstream_took: Option<Duration>,
+    /// Why its upstream did not answer.
+    pub(super) upstream_error: Option<Box<str>>,
     pub(super) received: Option<Rc<Transfer>>,
     pub(super) sent: u64,
 }
@@ -157,6 +159,7 @@ impl Account {
             status = self.status,
             duration_us = micros(took),
             upstream_us = self.upstream_took.map(micros),
+            upstream_error = self.upstream_error.as_deref(),
             bytes_in = self.received.as_ref().map_or(0, |transfer| transfer.bytes()),
             bytes_out = self.sent,
             "request"

@@ -7,6 +7,7 @@
 
 use std::borrow::Cow;
 use std::cell::OnceCell;
+use std::error::Error;
 use std::future::pending;
 use std::pin::pin;
 use std::rc::Rc;
@@ -37,6 +38,8 @@ use crate::clock::Timestamp;
 use crate::key::Status;
 use crate::listen::{BodyFault, ClientUpgrade, Peer, RequestBody, WRITTEN_AHEAD_MAX};
 use crate::policy::{Access, CanonicalPath, Code, Denial, Forward, Permit, Route, RouteSpec};
+use crate::report::Chain;
+use crate::tls::certificate_fault;
 use crate::wire::{Inbound, InboundFault, Seen, Transfer, is_chunked_alone, one_length};
 
 /// What forwarding needs to know of a request beside its permit.
@@ -267,8 +270,8 @@ impl Sending {
         account.upstream_took = Some(took);
         let exchange = match answered {
             Ok(Ok(exchange)) => exchange,
-            Ok(Err(failure)) => return Err(self.failed(&failure, cells)),
-            Err(Interrupted::TotalTimeout) => return Err(self.failed(&Failure::TotalTimeout, cells)),
+            Ok(Err(failure)) => return Err(self.failed(&failure, cells, account)),
+            Err(Interrupted::TotalTimeout) => return Err(self.failed(&Failure::TotalTimeout, cells, account)),
             Err(Interrupted::Cut(denial)) => return Err(Refused::cut(denial, self.unread.take())),
             Err(Interrupted::Silent) => return Err(Refused::new(Code::RequestTimeout, self.unread.take())),
         };
@@ -417,29 +420,33 @@ fn in_ascii(query: &str) -> Cow<'_, str> {
     Cow::Owned(text)
 }
 
+/// Why an upstream did not answer, down to the first cause.
+fn told(error: &(dyn Error + 'static)) -> String {
+    let known = error.downcast_ref().and_then(certificate_fault);
+    known.map_or_else(|| Chain(error).to_string(), str::to_owned)
+}
+
 impl Sending {
     /// What a request that got no response is refused with.
-    fn failed(&mut self, failure: &Failure, cells: &UpstreamCells) -> Box<Refused> {
+    fn failed(&mut self, failure: &Failure, cells: &UpstreamCells, account: &mut Account) -> Box<Refused> {
         // A body that broke off breaks the exchange too, and then is the reason for it.
         if let Some(fault) = self.transfer.take_fault() {
             return Refused::new(code_of(&fault), None);
         }
         let (code, error) = match failure {
             Failure::NoTarget => (Code::NoTarget, UpstreamError::NoTarget),
-            Failure::Unreachable(error) => {
-                tracing::debug!(error = &**error, "upstream unreachable");
-                (Code::UpstreamUnreachable, UpstreamError::Unreachable)
-            }
+            Failure::Unreachable(_) => (Code::UpstreamUnreachable, UpstreamError::Unreachable),
             // gRPC tells apart whether the request can have been processed: here it cannot.
             Failure::ConnectTimeout if self.grpc => (Code::UpstreamUnreachable, UpstreamError::ConnectTimeout),
             Failure::ConnectTimeout => (Code::UpstreamTimeout, UpstreamError::ConnectTimeout),
             Failure::HeadTimeout => (Code::UpstreamTimeout, UpstreamError::HeadTimeout),
             Failure::TotalTimeout => (Code::UpstreamTimeout, UpstreamError::TotalTimeout),
-            Failure::Broken(error) => {
-                tracing::debug!(error = &**error, "upstream broke off");
-                (Code::UpstreamBroken, UpstreamError::Broken)
-            }
+            Failure::Broken(_) => (Code::UpstreamBroken, UpstreamError::Broken),
         };
+        account.upstream_error = Some(match failure {
+            Failure::Unreachable(cause) | Failure::Broken(cause) => told(&**cause).into(),
+            _ => error.as_str().into(),
+        });
         cells.failed(error);
         Refused::failed(code, self.unread.take())
     }

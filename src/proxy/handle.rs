@@ -259,6 +259,7 @@ fn open_account(
         // What nginx logs where the client went away before its answer.
         status: 499,
         upstream_took: None,
+        upstream_error: None,
         received: None,
         sent: 0,
     })

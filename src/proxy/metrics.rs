@@ -149,7 +149,7 @@ impl UpstreamError {
         Self::TotalTimeout,
     ];
 
-    const fn as_str(self) -> &'static str {
+    pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::NoTarget => "no_target",
             Self::Unreachable => "unreachable",

@@ -43,6 +43,7 @@ pub(super) fn note(worker: &Worker, head: &RefusedHead<'_>, peer: &Peer) {
         outcome: Outcome::Denied,
         status: head.refusal.status().as_u16(),
         upstream_took: None,
+        upstream_error: None,
         received: None,
         sent: 0,
         view,

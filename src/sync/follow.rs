@@ -241,7 +241,10 @@ impl Follower {
         }
         self.metrics.lag.set(shown(poll.newest.revision.saturating_sub(self.at.revision)));
         if self.following.is_some_and(|following| following != poll.store) {
-            self.alarm(Alarm::OtherStore, "the store is another one than was followed");
+            self.alarm(
+                Alarm::OtherStore,
+                "the store is another one than was followed: put that back, or start anew with another state_dir",
+            );
             return Err(Stuck::OtherStore { store: self.store_name() });
         }
         if self.following.is_none() {
@@ -441,7 +444,10 @@ impl Follower {
         };
         let is_meant = self.following.is_some() && self.memory.lacks_newest(&acceptances);
         if self.following.is_some_and(|following| following != end.store) {
-            self.alarm(Alarm::OtherStore, "the store is another one than was followed");
+            self.alarm(
+                Alarm::OtherStore,
+                "the store is another one than was followed: put that back, or start anew with another state_dir",
+            );
             return Err(Stuck::OtherStore { store: self.store_name() });
         }
         self.tell_damaged(&staged.damaged);

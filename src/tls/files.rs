@@ -127,14 +127,14 @@ impl CertificateInfo {
             warnings.push(CertificateWarning::NoNames);
         }
         if self.key_open_to_all {
-            warnings.push(CertificateWarning::KeyOpenToAll);
+            warnings.push(CertificateWarning::KeyOpenToAll(self.key.clone()));
         }
         warnings
     }
 }
 
 /// What is odd about a certificate that can be used all the same.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CertificateWarning {
     /// It expired at this time.
     Expired(Timestamp),
@@ -142,8 +142,8 @@ pub enum CertificateWarning {
     NotYetValid(Timestamp),
     /// It has no subject alternative name, so no client of today accepts it.
     NoNames,
-    /// Every user of the machine may read its key.
-    KeyOpenToAll,
+    /// Every user of the machine may read its key, which is in this file.
+    KeyOpenToAll(PathBuf),
 }
 
 impl fmt::Display for CertificateWarning {
@@ -154,7 +154,10 @@ impl fmt::Display for CertificateWarning {
             Self::NoNames => {
                 f.write_str("the certificate has no subject alternative name: clients will refuse it, issue it again")
             }
-            Self::KeyOpenToAll => f.write_str("every user may read the private key: chmod 0600 it"),
+            Self::KeyOpenToAll(file) => {
+                let file = file.display();
+                write!(f, "every user may read its private key {file}: chmod 0600 {file}")
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Certificates: what a TLS listener shows, reloaded as pairs, and whom it asks for one.
 
 mod client;
+mod fault;
 mod files;
 mod generate;
 mod metrics;
@@ -9,6 +10,7 @@ mod server;
 mod settings;
 
 pub use client::Client;
+pub use fault::certificate_fault;
 pub use files::{CertificateFault, CertificateInfo, CertificateProblem, CertificateWarning, subject};
 pub use generate::{CannotGenerate, Generated, generate};
 pub use metrics::CertificateMetrics;

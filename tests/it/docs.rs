@@ -296,6 +296,17 @@ fn every_promise_names_a_test_that_exists() {
 }
 
 #[test]
+fn what_the_image_is_built_of_goes_to_the_builder() {
+    let (dockerfile, ignored) = (page("Dockerfile"), page(".dockerignore"));
+    let sent: BTreeSet<&str> = ignored.lines().filter_map(|line| line.strip_prefix('!')).collect();
+    let copied =
+        dockerfile.lines().filter_map(|line| line.strip_prefix("COPY ")).filter(|line| !line.starts_with("--"));
+    let copied: BTreeSet<&str> =
+        copied.flat_map(|line| line.rsplit_once(' ').expect("a target").0.split(' ')).collect();
+    assert_eq!(copied, sent);
+}
+
+#[test]
 fn every_fuzz_target_is_declared() {
     let manifest = page("fuzz/Cargo.toml");
     for file in sources(&["fuzz/fuzz_targets"]) {

@@ -426,6 +426,9 @@ pub struct Replacement<'a> {
     /// Until when the replaced key works.
     #[schema(value_type = Option<String>, format = DateTime, required)]
     grace_expires_at: Option<Timestamp>,
+    /// What an earlier rotation had replaced it by, and was never used: it is revoked now.
+    #[schema(value_type = Option<String>, required)]
+    revoked_key_id: Option<KeyId>,
     /// The revision that holds this.
     revision: u64,
 }
@@ -433,7 +436,7 @@ pub struct Replacement<'a> {
 impl<'a> Replacement<'a> {
     /// A rotation that was made.
     #[must_use]
-    pub fn of(Rotated { old, new, token, committed }: &'a Rotated) -> Self {
+    pub fn of(Rotated { old, new, token, revoked, committed }: &'a Rotated) -> Self {
         Self {
             old_key_id: old.id,
             new_key_id: new.id,
@@ -445,6 +448,7 @@ impl<'a> Replacement<'a> {
             expires_at: new.expires_at,
             created_at: new.created_at,
             grace_expires_at: old.grace_expires_at,
+            revoked_key_id: *revoked,
             revision: committed.revision,
         }
     }

@@ -5,7 +5,7 @@ use crate::cli::failure::Failure;
 use crate::cli::operations::Hashes;
 use crate::cli::output::Output;
 use crate::cli::place::{self, clock};
-use crate::cli::values::{Which, Whom, days, status};
+use crate::cli::values::{Which, Whom, status, whole_days};
 use crate::key::{EnvironmentId, ProjectId, Status, UserId};
 use crate::store::KeyQuery;
 
@@ -32,11 +32,11 @@ pub(in crate::cli) struct Args {
     /// Of this status
     #[arg(long, value_name = "STATUS", value_parser = status())]
     status: Option<Status>,
-    /// That expire within this time, such as 30d, counted in whole days
-    #[arg(long, value_name = "DURATION", value_parser = days)]
+    /// That expire within this time, in whole days, such as 30d
+    #[arg(long, value_name = "DURATION", value_parser = whole_days)]
     expires_within: Option<u32>,
-    /// Not used for this long or never, such as 90d, counted in whole days
-    #[arg(long, value_name = "DURATION", value_parser = days)]
+    /// Not used for this long or never, in whole days, such as 90d
+    #[arg(long, value_name = "DURATION", value_parser = whole_days)]
     unused_for: Option<u32>,
     /// Whose name holds this text, or whose id or prefix begins with it
     #[arg(long, value_name = "TEXT")]

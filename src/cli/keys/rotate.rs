@@ -55,6 +55,10 @@ fn print(rotated: &Replacement, json: bool, output: &mut Output) -> Result<(), F
         Some(end) if end > rotated.created_at => output.line(format_args!("  the old token works until {end}"))?,
         Some(_) | None => output.line("  the old token works no more")?,
     }
+    if let Some(unused) = rotated.revoked_key_id {
+        output
+            .line(format_args!("  revoked      {unused}, by which it was replaced before and which was never used"))?;
+    }
     output.line(format_args!("  expires      {}", end_text(rotated.expires_at)))?;
     output.line("Its token, shown this once and stored nowhere:")?;
     output.line(rotated.key.expose())?;

@@ -30,7 +30,7 @@ use crate::cli::failure::Failure;
 use crate::cli::place;
 use crate::key::Token;
 use crate::report::Chain;
-use crate::tls::{Client as Tls, ClientSettings};
+use crate::tls::{Client as Tls, ClientSettings, certificate_fault};
 
 /// How long one address may take to answer a connection, and how many are tried.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
@@ -234,10 +234,12 @@ impl Api {
             Fault::Connect(address, error) => format!(
                 "cannot connect to {url} ({address}: {error}); is the gateway running, and is this its [admin] listener?"
             ),
-            Fault::Tls(error) => format!(
-                "no TLS with {url}: {error}; name the authority of its certificate by --ca FILE, or use http:// where \
-                 the listener speaks clear text on this machine"
-            ),
+            Fault::Tls(error) => {
+                let what = certificate_fault(error).map_or_else(|| error.to_string(), str::to_owned);
+                let remedy = "name the authority of its certificate by --ca FILE, or use http:// where the listener \
+                              speaks clear text on this machine";
+                format!("no TLS with {url}: {what}; {remedy}")
+            }
             Fault::Lost(cause) => {
                 let unknown = match ask.again {
                     Again::Never => "; whether it was done is not known, so look before asking again",

@@ -199,9 +199,9 @@ where
             return Poll::Ready(Some(State::Closing));
         }
         let polled = incoming.poll_head(cx, this.fields, &this.settings.limits);
-        if polled.is_pending() && !incoming.has_begun() && this.flow.phase() == Phase::Head {
-            // Empty lines alone begin no head.
-            this.flow.enter(Phase::Idle);
+        if polled.is_pending() && !incoming.has_begun() {
+            // Empty lines alone.
+            this.flow.begins_nothing();
         }
         let head = match ready!(polled) {
             Ok(head) => head,

@@ -203,16 +203,20 @@ fn an_empty_line_behind_a_body_begins_no_head() {
 }
 
 #[test]
-fn empty_lines_alone_begin_no_head_whenever_they_come() {
+fn empty_lines_between_requests_begin_no_head_and_gain_no_time() {
     run(async {
         let timeouts = Timeouts { head: SHORT, idle: SHORT * 3, ..Timeouts::default() };
         let house = House::open(Plan { timeouts, ..Plan::default() });
-        assert_eq!(exchange(house.connect().await, "\r\n\n").await, "");
-        let mut stream = house.connect().await;
-        stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("taken");
-        read_until(&mut stream, "hello").await;
-        assert_eq!(exchange(stream, "\r\n").await, "");
+        for lines in ["\r\n", "\n\r\n"] {
+            let mut stream = house.connect().await;
+            stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("taken");
+            read_until(&mut stream, "hello").await;
+            assert_eq!(exchange(stream, lines).await, "");
+        }
         assert_eq!((house.timeouts("idle"), house.timeouts("head")), (2, 0));
+        // There it is a head that is waited for.
+        let answer = exchange(house.connect().await, "\r\n\n").await;
+        assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
     });
 }
 

@@ -171,13 +171,18 @@ fn a_rotation_replaces_a_key_and_its_lineage_tells_so() {
         (&json!(old), &json!("build"), &json!(["a"]))
     );
     assert!(rotated["grace_expires_at"].is_string());
+    assert!(rotated["revoked_key_id"].is_null());
+    let again = place.asks(post(&format!("/v1/api-keys/{old}/rotate"))).json();
+    assert_eq!(again["revoked_key_id"], rotated["new_key_id"]);
+    assert_eq!(place.lets_through(&text(&rotated, "key")), 401);
+    let rotated = again;
     let (new, new_token) = (text(&rotated, "new_key_id"), text(&rotated, "key"));
     assert_eq!((place.lets_through(&old_token), place.lets_through(&new_token)), (200, 200));
     let shown = place.asks(get(&format!("/v1/api-keys/{old}"))).json();
     assert_eq!((&shown["status"], &shown["replaced_by_key_id"]), (&json!("grace"), &json!(new)));
     let lineage: Vec<&Value> =
         shown["lineage"].as_array().expect("a list").iter().map(|member| &member["id"]).collect();
-    assert_eq!(lineage, [&json!(old), &json!(new)]);
+    assert_eq!((lineage.len(), lineage.first(), lineage.last()), (3, Some(&&json!(old)), Some(&&json!(new))));
 
     let body = json!({ "grace_period_minutes": 0 });
     let rotated = place.asks(post(&format!("/v1/api-keys/{new}/rotate")).json(&body));

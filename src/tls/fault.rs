@@ -1,0 +1,41 @@
+//! Why TLS with a server failed, in words for whoever has to mend it.
+
+use std::io;
+
+use rustls::CertificateError;
+
+/// What is wrong with the certificate that a server showed; none where that is not the reason for `error`.
+#[must_use]
+pub fn certificate_fault(error: &io::Error) -> Option<&'static str> {
+    let Some(rustls::Error::InvalidCertificate(fault)) = error.get_ref()?.downcast_ref() else { return None };
+    Some(match fault {
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            "its certificate is for other names than this"
+        }
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => "its certificate has expired",
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            "its certificate is not valid yet, or the clock here is wrong"
+        }
+        CertificateError::UnknownIssuer | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
+            "its certificate is not signed by an authority that is trusted here"
+        }
+        CertificateError::Other(other) if other.to_string() == "CaUsedAsEndEntity" => {
+            "its certificate is an authority's own, and no server may show that: issue one with basicConstraints CA:FALSE"
+        }
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_with_a_certificate_is_said_in_words() {
+        let told = |fault| certificate_fault(&io::Error::other(rustls::Error::InvalidCertificate(fault)));
+        assert_eq!(told(CertificateError::Expired), Some("its certificate has expired"));
+        assert_eq!(told(CertificateError::BadSignature), None);
+        assert_eq!(certificate_fault(&io::Error::other("else")), None);
+        assert_eq!(certificate_fault(&io::ErrorKind::UnexpectedEof.into()), None);
+    }
+}
