@@ -54,6 +54,17 @@ pub enum AppError {
         /// Where the secret was looked for.
         path: PathBuf,
     },
+    /// There is no store, and there was one.
+    #[error(
+        "no store at {store}, and {state} remembers one: put it back from a backup; to begin anew without its keys, move {state} away first",
+        state = .state.display()
+    )]
+    StoreLost {
+        /// Where it was looked for.
+        store: String,
+        /// What a gateway has written of it.
+        state: PathBuf,
+    },
     /// The store has not said in time whether secrets are its own.
     #[error("the store {store} gives no answer: reload again once it does")]
     StoreSilent {
@@ -171,6 +182,7 @@ impl AppError {
             | Self::RestartNeeded { .. }
             | Self::Occupied { .. }
             | Self::SecretMissing { .. }
+            | Self::StoreLost { .. }
             | Self::SecretInEnvironment { .. }
             | Self::Log(_) => true,
             Self::Store(error) => match error {

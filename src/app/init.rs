@@ -32,6 +32,10 @@ pub struct Initialised {
 /// from there.
 pub async fn init(config: &Config, caller: &Caller, clock: Arc<dyn Clock>) -> Result<Initialised, AppError> {
     let mut made = Vec::new();
+    let state = &config.sync.state_dir;
+    if config.store.is_lacking_file() && fs::read_dir(state).is_ok_and(|mut files| files.next().is_some()) {
+        return Err(AppError::StoreLost { store: config.store.name(), state: state.clone() });
+    }
     if config.store.make(Arc::clone(&clock))? {
         made.push(PathBuf::from(config.store.name()));
     }

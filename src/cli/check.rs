@@ -276,8 +276,9 @@ impl Findings {
         let state = &config.sync.state_dir;
         if std::fs::read_dir(state).is_ok_and(|mut files| files.next().is_some()) {
             self.warnings.push(format!(
-                "no store at {store}, and {} remembers one: put it back before `keyward init` makes an empty one",
-                state.display()
+                "no store at {store}, and {state} remembers one: put it back from a backup; to begin anew without its keys, \
+                 move {state} away before `keyward init`",
+                state = state.display()
             ));
         }
     }

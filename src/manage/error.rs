@@ -82,7 +82,7 @@ pub enum ManageError {
         id: KeyId,
     },
     /// A key of this status cannot be rotated.
-    #[error("key {id} is {}, and only a key that works can be rotated; create another", status.as_str())]
+    #[error("key {id} is {}, and only a key that works can be rotated; {}", status.as_str(), instead(*status))]
     NotRotatable {
         /// Which key.
         id: KeyId,
@@ -264,6 +264,15 @@ impl fmt::Display for Faults<'_> {
             [only] => write!(f, "{only}"),
             [first, more @ ..] => write!(f, "{first} (and {} more rows)", more.len()),
         }
+    }
+}
+
+/// What to do where a key of this status cannot be rotated.
+const fn instead(status: Status) -> &'static str {
+    match status {
+        Status::Disabled => "enable it first",
+        Status::UserDisabled => "enable its user first",
+        _ => "create another",
     }
 }
 

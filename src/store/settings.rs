@@ -42,6 +42,16 @@ impl Settings {
         })
     }
 
+    /// Whether it is a file, and that is not there. An empty file is one that was made ready for the store, by whoever
+    /// mounts or owns the folder.
+    #[must_use]
+    pub fn is_lacking_file(&self) -> bool {
+        match self {
+            Self::Sqlite { path } => fs::metadata(path).map_or(true, |file| file.len() == 0),
+            Self::Postgres(_) => false,
+        }
+    }
+
     /// Makes the store where there is none, and answers whether it did. For `init` alone. Blocks on it.
     ///
     /// # Errors
@@ -49,8 +59,7 @@ impl Settings {
     pub fn make(&self, clock: Arc<dyn Clock>) -> Result<bool, StoreError> {
         match self {
             Self::Sqlite { path } => {
-                // An empty file is one that was made ready for the store, by whoever mounts or owns the folder.
-                let is_lacking = fs::metadata(path).map_or(true, |file| file.len() == 0);
+                let is_lacking = self.is_lacking_file();
                 if is_lacking {
                     SqliteStore::create(path, clock)?;
                 }

@@ -61,8 +61,14 @@ fn a_store_that_is_gone_is_not_taken_for_one_that_never_was() {
     assert_eq!(site.run(["check", "-c", "keyward.toml"]).stderr, "");
     gone();
     let ran = site.run(["check", "-c", "keyward.toml"]);
-    assert!(ran.stderr.contains("put it back before"), "{ran:?}");
+    assert!(ran.stderr.contains("put it back from a backup"), "{ran:?}");
     assert_eq!(site.run(["check", "-c", "keyward.toml", "--json"]).json()["summary"]["store"]["exists"], false);
+    let refused = site.try_run(["init", "-c", "keyward.toml"]);
+    assert_one_line(&refused, 64);
+    assert!(refused.stderr.contains("put it back from a backup"), "{refused:?}");
+    assert!(!site.path("data/keyward.db").exists());
+    std::fs::rename(&state, site.path("away")).expect("a folder");
+    assert!(site.run(["init", "-c", "keyward.toml"]).stdout.contains("data/keyward.db"));
 }
 
 #[test]
