@@ -11,16 +11,19 @@ use std::time::Duration;
 use super::error::AppError;
 use super::init::{Initialised, init, make_folder, write_secret};
 use crate::clock::Clock;
-use crate::config::{Config, Environment, QUICKSTART_TEMPLATE};
+use crate::config::{Config, Environment, quickstart_text};
 use crate::key::{FlagSet, Grants, Key, KeyId, ProjectId, Status, Token};
 use crate::listen::bind;
 use crate::manage::{Caller, Manager, NewKey};
+use crate::proxy::Target;
 use crate::store::KeyQuery;
 use crate::tls;
 
 /// How long the demo key of an earlier run goes on working.
 const GRACE: Duration = Duration::from_secs(3600);
 const DEMO: &str = "demo";
+/// What a service that was named is called in the configuration.
+const SERVICE: &str = "service";
 
 /// What was asked for.
 #[derive(Debug)]
@@ -48,6 +51,8 @@ pub struct Demo {
     pub certificate: PathBuf,
     /// Where an echoing upstream shall listen, unless a service was named.
     pub echo: Option<SocketAddr>,
+    /// A path that the demo key may GET, and not POST.
+    pub path: String,
 }
 
 /// Makes what is missing in the folder, and a demo key.
@@ -59,13 +64,14 @@ pub async fn prepare(
     environment: &Environment,
     clock: Arc<dyn Clock>,
 ) -> Result<Demo, AppError> {
-    let upstream = asked.upstream.map(check_upstream).transpose()?;
+    let upstream = asked.upstream.map(read_upstream).transpose()?;
     make_folder(asked.folder)?;
     let mut new_files = Vec::new();
     let certificate = asked.folder.join("tls/server.pem");
     new_files.extend(make_certificate(&certificate, &asked.folder.join("tls/server.key"), clock.as_ref())?);
-    new_files.extend(make_config(asked.folder, upstream)?);
+    new_files.extend(make_config(asked.folder, asked.upstream)?);
     let config = Config::load(&asked.folder.join("keyward.toml"), environment).map_err(AppError::Config)?;
+    check_same(&config, asked.folder, upstream)?;
     are_free(&config, asked.listen)?;
     let caller = Caller::Local { login: "quickstart".to_owned() };
     let mut made = init(&config, &caller, Arc::clone(&clock)).await?;
@@ -75,7 +81,8 @@ pub async fn prepare(
     let manager = Manager::new(store, config.proxy.token_prefix.clone());
     let (key, token) = demo_key(&manager, &caller, clock.as_ref()).await?;
     let echo = config.proxy.upstreams.get("echo").and_then(|echo| echo.targets.first()?.address);
-    Ok(Demo { config, made, key, token, certificate, echo })
+    let path = demo_path(&config);
+    Ok(Demo { config, made, key, token, certificate, echo, path })
 }
 
 /// The certificate and its key, where there are none.
@@ -97,39 +104,49 @@ fn make_certificate(chain: &Path, key: &Path, clock: &dyn Clock) -> Result<Vec<P
 fn make_config(folder: &Path, upstream: Option<&str>) -> Result<Option<PathBuf>, AppError> {
     let path = folder.join("keyward.toml");
     if path.exists() {
-        if upstream.is_some() {
-            return Err(AppError::Occupied {
-                path,
-                remedy: "it names its upstream: change `targets` there, or give another --dir",
-            });
-        }
         return Ok(None);
     }
-    let (name, target) = match upstream {
-        Some(url) => ("service", url.to_owned()),
+    let text = match upstream {
+        Some(url) => quickstart_text(SERVICE, url, false),
         None => {
-            ("echo", format!("http://{}", free_address().map_err(AppError::runtime("no port for the echo upstream"))?))
+            let address = free_address().map_err(AppError::runtime("no port for the echo upstream"))?;
+            quickstart_text("echo", &format!("http://{address}"), true)
         }
     };
-    std::fs::write(&path, config_text(name, &target)).map_err(AppError::file("write", &path))?;
+    std::fs::write(&path, text).map_err(AppError::file("write", &path))?;
     Ok(Some(path))
 }
 
-fn config_text(name: &str, target: &str) -> String {
-    QUICKSTART_TEMPLATE.replace("{name}", name).replace("{upstream}", target)
+/// Whether the folder's configuration is of the service that was asked for, where one was.
+fn check_same(config: &Config, folder: &Path, upstream: Option<Vec<Target>>) -> Result<(), AppError> {
+    let Some(asked) = upstream else { return Ok(()) };
+    if config.proxy.upstreams.get(SERVICE).is_some_and(|service| service.targets == asked) {
+        return Ok(());
+    }
+    Err(AppError::Occupied {
+        path: folder.join("keyward.toml"),
+        remedy: "it has another upstream: change `targets` there, or give another --dir",
+    })
+}
+
+/// Where the route for the demo key is, which may have been changed since it was written.
+fn demo_path(config: &Config) -> String {
+    let route = config.proxy.routes.routes().iter().find(|route| route.name() == "demo-read");
+    let path = route.and_then(|route| route.spec().path.strip_suffix("{*rest}"));
+    path.unwrap_or("/").to_owned()
 }
 
 /// Holds an upstream that was typed against what a configuration takes, before anything is made.
-fn check_upstream(url: &str) -> Result<&str, AppError> {
+fn read_upstream(url: &str) -> Result<Vec<Target>, AppError> {
     let is_text = !url.contains(['"', '\\', '\n']);
-    let text = config_text("service", if is_text { url } else { "" });
-    match Config::parse(Path::new("keyward.toml"), &text, &Environment::default()) {
-        Ok(_) => Ok(url),
-        Err(faults) => {
-            let cause = faults.first().map(|fault| fault.what().to_owned()).unwrap_or_default();
-            Err(AppError::Option { option: "--upstream", cause })
+    let text = quickstart_text(SERVICE, if is_text { url } else { "" }, false);
+    let cause = match Config::parse(Path::new("keyward.toml"), &text, &Environment::default()) {
+        Ok(config) => {
+            return Ok(config.proxy.upstreams.get(SERVICE).map_or_else(Vec::new, |found| found.targets.clone()));
         }
-    }
+        Err(faults) => faults.first().map(|fault| fault.what().to_owned()).unwrap_or_default(),
+    };
+    Err(AppError::Option { option: "--upstream", cause })
 }
 
 /// Whether nobody else listens where this shall: asked before the demo key of another run, which may

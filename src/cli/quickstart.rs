@@ -32,9 +32,9 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
     let demo = place::prepare_quickstart(&args.dir, args.upstream.as_deref(), args.listen)?;
     print_made(&demo, output)?;
-    let (token, certificate) = (demo.token.clone(), demo.certificate.clone());
+    let (token, certificate, path) = (demo.token.clone(), demo.certificate.clone(), demo.path.clone());
     place::serve_quickstart(demo, args.listen, move |bound| {
-        if let Err(unprinted) = print_what_to_try(&token, &certificate, bound, &mut Output::stdout()) {
+        if let Err(unprinted) = print_what_to_try(&token, &certificate, &path, bound, &mut Output::stdout()) {
             complain(&unprinted);
         }
     })
@@ -54,9 +54,15 @@ fn print_made(demo: &Demo, output: &mut Output) -> Result<(), Failure> {
 }
 
 /// What to type: requests to the gateway, and how to make a key by the management API.
-fn print_what_to_try(token: &Token, certificate: &Path, bound: &Bound, output: &mut Output) -> Result<(), Failure> {
+fn print_what_to_try(
+    token: &Token,
+    certificate: &Path,
+    path: &str,
+    bound: &Bound,
+    output: &mut Output,
+) -> Result<(), Failure> {
     if let Some(address) = bound.gateway.first() {
-        print_curl_lines(token, certificate, *address, output)?;
+        print_curl_lines(token, certificate, &url_of(*address, path), output)?;
     }
     if let Some(address) = bound.admin {
         output.line("# To make a key of your own, with the operator's token in OPERATOR:")?;
@@ -70,14 +76,8 @@ fn print_what_to_try(token: &Token, certificate: &Path, bound: &Bound, output: &
 }
 
 /// Each line is whole: it can be copied, or piped into a shell.
-fn print_curl_lines(
-    token: &Token,
-    certificate: &Path,
-    address: SocketAddr,
-    output: &mut Output,
-) -> Result<(), Failure> {
+fn print_curl_lines(token: &Token, certificate: &Path, url: &str, output: &mut Output) -> Result<(), Failure> {
     let curl = format!("curl -i --cacert {}", quoted(&certificate.display().to_string()));
-    let url = url_of(address);
     let bearer = format!("-H 'Authorization: Bearer {}'", token.expose());
     output.line("# Ready. Try:")?;
     output.line(format_args!("{curl} {bearer} {url}  # 200: the demo key holds demo.read"))?;
@@ -86,20 +86,20 @@ fn print_curl_lines(
 }
 
 /// The address as curl is told it. The certificate is for `localhost` and its two addresses.
-fn url_of(address: SocketAddr) -> String {
+fn url_of(address: SocketAddr, path: &str) -> String {
     let port = address.port();
     match address.ip() {
-        IpAddr::V4(ip) if ip.is_loopback() || ip.is_unspecified() => format!("https://127.0.0.1:{port}/demo/"),
-        IpAddr::V6(ip) if ip.is_loopback() || ip.is_unspecified() => format!("'https://[::1]:{port}/demo/'"),
+        IpAddr::V4(ip) if ip.is_loopback() || ip.is_unspecified() => quoted(&format!("https://127.0.0.1:{port}{path}")),
+        IpAddr::V6(ip) if ip.is_loopback() || ip.is_unspecified() => quoted(&format!("https://[::1]:{port}{path}")),
         ip @ (IpAddr::V4(_) | IpAddr::V6(_)) => {
-            format!("--resolve localhost:{port}:{ip} https://localhost:{port}/demo/")
+            format!("--resolve localhost:{port}:{ip} {}", quoted(&format!("https://localhost:{port}{path}")))
         }
     }
 }
 
 /// `text` as one word of a shell.
 fn quoted(text: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'.' | b'_' | b'-');
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'.' | b'_' | b'-' | b':');
     if !text.is_empty() && text.bytes().all(plain) {
         return text.to_owned();
     }
@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn an_address_is_told_as_the_certificate_names_it() {
-        let url = |address: &str| url_of(address.parse().expect("an address"));
+        let url = |address: &str| url_of(address.parse().expect("an address"), "/demo/");
         assert_eq!(url("127.0.0.1:8443"), "https://127.0.0.1:8443/demo/");
         assert_eq!(url("0.0.0.0:8443"), "https://127.0.0.1:8443/demo/");
         assert_eq!(url("[::1]:8443"), "'https://[::1]:8443/demo/'");

@@ -49,9 +49,16 @@ use reader::{Section, set};
 /// The environment variable that takes the place of `[log] level`.
 pub const LOG_VARIABLE: &str = "KEYWARD_LOG";
 
-/// The configuration that `keyward quickstart` writes, once `{name}` is an upstream's name and
-/// `{upstream}` its URL.
-pub const QUICKSTART_TEMPLATE: &str = include_str!("../../config/quickstart.toml");
+/// The configuration that `keyward quickstart` writes for the upstream `name` at `url`. A service that only
+/// echoes has its routes below `/demo`, and some more; any other is there as it is.
+#[must_use]
+pub fn quickstart_text(name: &str, url: &str, echoes: bool) -> String {
+    let template = include_str!("../../config/quickstart.toml");
+    let (of_all, of_echo) = template.split_once("# {echo}\n").unwrap_or((template, ""));
+    let text =
+        if echoes { format!("{of_all}{of_echo}") } else { of_all.replace("/demo/", "/").trim_end().to_owned() + "\n" };
+    text.replace("{name}", name).replace("{upstream}", url)
+}
 
 /// Everything that a configuration file says, checked.
 #[derive(Debug, Clone)]

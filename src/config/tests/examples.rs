@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{faults_of, lines, parse_well, repository};
 use crate::config::schema::{self, KEYS, Kind, LeftOut, SECTIONS};
-use crate::config::{Config, Environment, QUICKSTART_TEMPLATE, format_duration};
+use crate::config::{Config, Environment, format_duration, quickstart_text};
 
 fn route_of(config: &Config, method: &http::Method, path: &str) -> String {
     let path = crate::policy::canonicalize(path).expect("a canonical path");
@@ -16,13 +16,24 @@ fn route_of(config: &Config, method: &http::Method, path: &str) -> String {
 
 #[test]
 fn the_quickstart_has_a_route_for_each_answer() {
-    let text = QUICKSTART_TEMPLATE.replace("{name}", "echo").replace("{upstream}", "http://127.0.0.1:9000");
-    let config = parse_well(&text);
+    let config = parse_well(&quickstart_text("echo", "http://127.0.0.1:9000", true));
     assert!(config.gateway.tls.is_some() && config.ops.is_some());
     assert_eq!(route_of(&config, &http::Method::GET, "/demo/hello"), "demo-read");
     assert_eq!(route_of(&config, &http::Method::POST, "/demo/hello"), "demo-write");
     assert_eq!(route_of(&config, &http::Method::DELETE, "/echo/a/b"), "echo");
     assert_eq!(route_of(&config, &http::Method::GET, "/status"), "status");
+}
+
+#[test]
+fn the_quickstart_of_another_service_has_no_route_that_is_open_or_elsewhere() {
+    let text = quickstart_text("service", "http://127.0.0.1:9000", false);
+    assert!(["{name}", "{upstream}", "{echo}", "/demo/"].iter().all(|left| !text.contains(left)), "{text}");
+    let config = parse_well(&text);
+    for path in ["/", "/status", "/echo/a", "/demo/b"] {
+        assert_eq!(route_of(&config, &http::Method::GET, path), "demo-read");
+        assert_eq!(route_of(&config, &http::Method::POST, path), "demo-write");
+    }
+    assert_eq!(config.proxy.routes.routes().len(), 2);
 }
 
 #[test]

@@ -24,10 +24,21 @@ fn the_printed_lines_answer_200_401_and_403_and_again_the_next_day() {
 }
 
 #[test]
-fn an_upstream_of_ones_own_is_put_behind_it() {
+fn an_upstream_of_ones_own_is_put_behind_it_and_named_again_the_next_day() {
     let upstream = Upstream::start();
     let folder = TempDir::with_prefix("keyward-it-").expect("a folder");
-    let quickstart = Quickstart::start(folder.path(), &["--upstream", &format!("http://{}", upstream.address())]);
-    assert_eq!(status_of(&quickstart.curl_lines(3)[0]), "200");
-    assert_eq!(upstream.count(), 1);
+    let url = format!("http://{}", upstream.address());
+    for (day, requests) in [("first", 1), ("second", 2)] {
+        let quickstart = Quickstart::start(folder.path(), &["--upstream", &url]);
+        let statuses: Vec<String> = quickstart.curl_lines(3).iter().map(|line| status_of(line)).collect();
+        assert_eq!(statuses, ["200", "401", "403"], "on the {day} day:\n{}", quickstart.printed());
+        assert_eq!(upstream.count(), requests, "one of three on the {day} day");
+    }
+    assert!(upstream.requests().iter().all(|request| request.target == "/"));
+    // Another than the folder's is not passed over.
+    let mut command = Command::new(env!("CARGO_BIN_EXE_keyward"));
+    command.args(["quickstart", "--upstream", "http://127.0.0.1:1", "--dir"]).arg(folder.path().join("keyward-data"));
+    let output = command.stdin(Stdio::null()).output().expect("it runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(64) && said.contains("it has another upstream"), "{said}");
 }
