@@ -76,8 +76,10 @@ pub(super) async fn open_followed(config: &Config, clock: Arc<dyn Clock>) -> Res
                 tracing::error!(%error, "the store is away; starting from what is remembered of it");
                 return Ok(followed(Arc::new(store), id));
             }
-            // Another store was put in its place while nothing ran: that one is followed.
-            Ok(Err(StoreError::OtherStore { .. })) => {}
+            Ok(Err(StoreError::OtherStore { .. })) => tracing::warn!(
+                store = store.name(),
+                "this is another store than the one that was followed: from now on it is, and its keys alone are served"
+            ),
             Ok(Err(error)) => return Err(error.into()),
         }
     }

@@ -155,6 +155,11 @@ impl Findings {
         let kinds = if told.is_empty() { String::new() } else { format!(", {}", told.join(", ")) };
         let value = json!({ "count": routes.len(), "public": public, "shadow": shadow });
         self.say("routes", format!("{}{kinds}", routes.len()), value);
+        self.warnings.extend(routes.iter().filter_map(|route| {
+            let (segment, capture) = route.spec().foreign_capture()?;
+            let (name, path) = (route.name(), &route.spec().path);
+            Some(format!("route {name}: in {path:?} {segment:?} is only that text; a capture is written {capture}"))
+        }));
     }
 
     fn add_deny_list(&mut self, config: &Config) {
@@ -255,7 +260,6 @@ impl Findings {
         Ok(())
     }
 
-    /// A gateway that has followed a store remembers it: one that is missing now was not always.
     /// What is a secret of its own may be read by nobody else; a configuration may, unless it holds one.
     fn warn_of_readable_password(&mut self, path: &Path) {
         let read = || Some((fs::metadata(path).ok()?.permissions().mode() & 0o777, fs::read_to_string(path).ok()?));
@@ -272,6 +276,7 @@ impl Findings {
         }
     }
 
+    /// A gateway that has followed a store remembers it: one that is missing now was not always.
     fn warn_of_lost_store(&mut self, config: &Config, store: &str) {
         let state = &config.sync.state_dir;
         if std::fs::read_dir(state).is_ok_and(|mut files| files.next().is_some()) {

@@ -51,6 +51,21 @@ pub struct RouteSpec {
 }
 
 impl RouteSpec {
+    /// A segment of the path that other routers would take for a capture (`*`, `:id`) and that is plain text here,
+    /// with what to write for a capture.
+    #[must_use]
+    pub fn foreign_capture(&self) -> Option<(&str, String)> {
+        let (_, last) = self.path.rsplit_once('/')?;
+        let foreign = |segment: &&str| segment.contains('*') || segment.starts_with(':');
+        let segment = self.path.split('/').filter(|segment| !segment.contains('{')).find(foreign)?;
+        let capture = match segment.strip_prefix(':') {
+            Some(name) if is_capture_name(name) => format!("{{{name}}}"),
+            _ if segment == last => "{*rest}".to_owned(),
+            _ => "{name}".to_owned(),
+        };
+        Some((segment, capture))
+    }
+
     /// A route of any host and method with everything else at its default.
     #[must_use]
     pub fn new(name: impl Into<String>, path: impl Into<String>, access: Access, forward: Forward) -> Self {
@@ -404,6 +419,28 @@ mod tests {
         let pattern = Pattern::parse("/a/{b}/{*rest}", &PathOptions::default()).expect("a pattern");
         assert_eq!(pattern.captures, ["b".into(), "rest".into()]);
         assert!(pattern.catch_all);
+    }
+
+    #[test]
+    fn what_other_routers_take_for_a_capture_is_told_from_text() {
+        let found = |path: &str| {
+            let forward = Forward::to("up");
+            let spec = RouteSpec::new("r", path, Access::Public, forward);
+            spec.foreign_capture().map(|(segment, capture)| format!("{segment} {capture}"))
+        };
+        for (path, told) in [
+            ("/api/*", "* {*rest}"),
+            ("/api/**", "** {*rest}"),
+            ("/*/b", "* {name}"),
+            ("/files/a*", "a* {*rest}"),
+            ("/users/:id/keys", ":id {id}"),
+            ("/users/:", ": {*rest}"),
+        ] {
+            assert_eq!(found(path).as_deref(), Some(told), "{path}");
+        }
+        for path in ["/", "/a", "/a/{b}", "/{*rest}", "/a:b", "/v1/x:y/{z}"] {
+            assert_eq!(found(path), None, "{path}");
+        }
     }
 
     #[test]

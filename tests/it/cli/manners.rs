@@ -52,6 +52,20 @@ fn a_good_configuration_is_checked_with_a_summary() {
 }
 
 #[test]
+fn a_path_as_other_routers_write_it_is_warned_of() {
+    let site = site();
+    let text = std::fs::read_to_string(site.path("keyward.toml")).expect("a configuration");
+    let upstream = text.split_once("[upstreams.").and_then(|(_, rest)| rest.split_once(']')).expect("an upstream").0;
+    let route = format!(
+        "{text}\n[[routes]]\nname = \"foreign\"\npath = \"/foreign/*\"\npublic = true\nupstream = \"{upstream}\"\n"
+    );
+    std::fs::write(site.path("keyward.toml"), route).expect("a configuration");
+    let ran = site.run(["check", "-c", "keyward.toml"]);
+    let told = "warning: route foreign: in \"/foreign/*\" \"*\" is only that text; a capture is written {*rest}";
+    assert!(ran.stderr.contains(told) && ran.stdout.starts_with("ok\n"), "{ran:?}");
+}
+
+#[test]
 fn a_store_that_is_gone_is_not_taken_for_one_that_never_was() {
     let site = site();
     let gone = || std::fs::remove_file(site.path("data/keyward.db")).expect("the store was there");

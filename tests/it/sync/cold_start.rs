@@ -47,6 +47,27 @@ fn a_revocation_that_was_confirmed_survives_a_crash_and_the_loss_of_the_store() 
 }
 
 #[test]
+fn a_start_with_another_store_says_so_and_serves_that_ones_keys() {
+    let upstream = Upstream::start();
+    let site = Site::new(&Config::in_front_of(&upstream));
+    let old = site.key(&[]);
+    let mut gateway = site.start();
+    gateway.terminate();
+    assert!(gateway.ended().success());
+
+    site.hide_store();
+    let (state, away) = (site.path("keyward.state"), site.path("state.away"));
+    fs::rename(&state, &away).expect("the state folder");
+    site.run(["init", "-c", "keyward.toml"]);
+    fs::rename(&away, &state).expect("the state folder");
+    let new = site.key(&[]);
+    let gateway = site.start();
+    gateway.until_logged(0, "this is another store than the one that was followed");
+    let status = |token: &str| gateway.send(get("/any/x").bearer(token)).status;
+    assert_eq!((status(&old.token), status(&new.token)), (401, 200));
+}
+
+#[test]
 fn a_damaged_snapshot_decides_nothing_until_the_store_is_back() {
     let upstream = Upstream::start();
     let site = Site::new(&Config::in_front_of(&upstream));
