@@ -67,11 +67,20 @@ impl Call {
         self.context.noted.lock().revision = Some(revision);
     }
 
-    /// The key that a path names for its rotation: where callers are, a key rotates itself alone.
+    /// The key that a path names for its rotation. Where callers are, a key rotates itself alone, and there as by
+    /// the name `self` it has to be one that may: what else an operator may do is for the management network.
     pub(super) fn to_rotate(&self, id: &str) -> Result<KeyId, Refusal> {
+        let by_itself = id == "self" || self.context.surface == Surface::OwnKeys;
         let id = self.named(id)?;
-        if self.context.surface == Surface::OwnKeys && id != self.key.id {
+        if !by_itself {
+            return Ok(id);
+        }
+        if id != self.key.id {
             return Err(Refusal::new(Code::NotFound, "here a key rotates itself alone"));
+        }
+        if !self.key.rotates_itself() {
+            let detail = "the key may not rotate itself: it has neither self_rotate nor a rotation webhook";
+            return Err(Refusal::new(Code::LacksPermission, detail));
         }
         Ok(id)
     }

@@ -2,7 +2,7 @@
 //! its answer is gone or nobody waits for it any more. Settling counts it and writes its line of the
 //! access log. Never holds a token, a query value or a body.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,7 +16,7 @@ use super::cors::CorsFields;
 use super::metrics::{Outcome, RouteCells, WorkerCells};
 use super::worker::{RouteView, View};
 use crate::clock::{Clock, Timestamp};
-use crate::key::{KeyId, ProjectId, TokenPrefix};
+use crate::key::{KeyId, ProjectId, Status, TokenPrefix};
 use crate::policy::{Code, Denial};
 use crate::wire::{RequestId, TraceParent, Transfer};
 
@@ -40,6 +40,8 @@ pub(super) struct Account {
     pub(super) method: Method,
     pub(super) version: Version,
     pub(super) client: IpAddr,
+    /// Who is connected, where that is a proxy which speaks for the client.
+    pub(super) peer: Option<SocketAddr>,
     pub(super) tls: bool,
     pub(super) grpc: bool,
     pub(super) authority: Option<Authority>,
@@ -50,6 +52,8 @@ pub(super) struct Account {
     pub(super) websocket: bool,
     /// Whose it is, where that is logged.
     pub(super) key: Option<(KeyId, Option<ProjectId>)>,
+    /// How the key stands and when it ends, where its holder should know.
+    pub(super) expiry: Option<(Status, Timestamp)>,
     /// What was decided, for as long as the answer lasts.
     pub(super) decided: Option<Decided>,
     pub(super) denial: Option<Denial>,
@@ -150,6 +154,7 @@ impl Account {
             protocol = protocol(self.version),
             tls = self.tls,
             client = %self.client,
+            peer = self.peer.map(tracing::field::display),
             route = self.route_view().map(|route| &*route.name),
             key = self.key.as_ref().map(|(id, _)| tracing::field::display(id)),
             project = self.key.as_ref().and_then(|(_, project)| project.as_ref()).map(ProjectId::as_str),

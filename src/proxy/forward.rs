@@ -29,13 +29,11 @@ use super::handle::{Admitted, Refused};
 use super::handshake::{Handshake, handshake};
 use super::headers::{Notice, Passage, rewrite_request, rewrite_response};
 use super::metrics::{Outcome, UpstreamCells, UpstreamError};
-use super::settings::Settings;
 use super::streams::{OpenStream, Streams};
 use super::tunnel::Tunnel;
 use super::upstream::{Added, Asked, Connector, Exchange, Failure, LONG, Service, Source, Upload};
 use super::worker::{View, Worker};
 use crate::clock::Timestamp;
-use crate::key::Status;
 use crate::listen::{BodyFault, ClientUpgrade, Peer, RequestBody, WRITTEN_AHEAD_MAX};
 use crate::policy::{Access, CanonicalPath, Code, Denial, Forward, Permit, Route, RouteSpec};
 use crate::report::Chain;
@@ -46,7 +44,6 @@ use crate::wire::{Inbound, InboundFault, Seen, Transfer, is_chunked_alone, one_l
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Forwarding<'a> {
     pub(super) worker: &'a Worker,
-    pub(super) settings: &'a Settings,
     pub(super) route: &'a Route,
     pub(super) view: &'a View,
     pub(super) peer: &'a Rc<Peer>,
@@ -64,8 +61,6 @@ pub(super) struct Outbound {
     request: Box<Asked>,
     route: usize,
     outcome: Outcome,
-    /// What the holder of the key should know of its end.
-    expiry: Option<(Status, Timestamp)>,
     length: Option<u64>,
     limit: u64,
     stream_idle: Option<Duration>,
@@ -87,7 +82,7 @@ pub(super) fn prepare(
     body: &mut RequestBody,
     account: &mut Account,
 ) -> Result<Outbound, Box<Refused>> {
-    let Forwarding { worker, settings, view, peer, seen, now, .. } = *forwarding;
+    let Forwarding { worker, view, peer, seen, now, .. } = *forwarding;
     let route = forwarding.route.spec();
     let grpc = account.grpc;
     let limit = route.forward.request_body_max.unwrap_or(u64::MAX);
@@ -111,7 +106,6 @@ pub(super) fn prepare(
         Handshake::Wrong | Handshake::None => false,
     };
     account.websocket = websocket;
-    let notice = Notice::of(&permit, keyed(route), &route.forward, settings.expiry_notice, now);
     let target = upstream_target(forwarding.path, route, std::mem::take(&mut parts.uri));
     let target = target.map_err(|code| Refused::new(code, None))?;
     let identity = permit.record().map(|record| (worker.identities.of(record), record));
@@ -150,7 +144,6 @@ pub(super) fn prepare(
         request: asked,
         route: forwarding.route.index(),
         outcome,
-        expiry: notice.expiry,
         length,
         limit,
         stream_idle: stream_idle(route, grpc && parts.version == Version::HTTP_2),
@@ -183,7 +176,6 @@ impl Outbound {
             request: Some(request),
             route: self.route,
             outcome: self.outcome,
-            expiry: self.expiry,
             stream_idle: self.stream_idle,
             grpc,
             head: account.method == Method::HEAD,
@@ -203,7 +195,6 @@ pub(super) struct Sending {
     request: Option<Box<Asked>>,
     route: usize,
     outcome: Outcome,
-    expiry: Option<(Status, Timestamp)>,
     stream_idle: Option<Duration>,
     grpc: bool,
     head: bool,
@@ -468,9 +459,7 @@ impl Sending {
     ) -> Result<Admitted, Box<Refused>> {
         let Exchange { mut response, lease } = exchange;
         let seen = Seen::of(response.headers());
-        let keyed = keyed(route);
-        let private = !keyed.is_empty() && !route.forward.shared_cache;
-        let notice = Notice { expiry: self.expiry, keyed, private };
+        let notice = Notice::of(account.expiry, keyed(route), &route.forward);
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let agreed =
                 response.headers().get(UPGRADE).is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"));

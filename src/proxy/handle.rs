@@ -19,7 +19,7 @@ use super::cors::{self, CorsFields};
 use super::drain::{KEPT_BYTES_MAX, drain};
 use super::forward::{Forwarding, Outbound, prepare};
 use super::gate::{self, Gated};
-use super::headers::REQUEST_ID;
+use super::headers::{REQUEST_ID, expiry_of, write_expiry};
 use super::jwks;
 use super::metrics::Outcome;
 use super::refusal::{Asked, answer, is_grpc, is_head};
@@ -59,6 +59,9 @@ impl Gateway {
         }
     }
 }
+
+/// What is let through where no route says otherwise.
+const USUAL_METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS");
 
 /// A request that is not let through, or that its upstream did not answer.
 #[derive(Debug)]
@@ -195,6 +198,9 @@ fn turn_away(
         reveal_reason: account.view.settings.reveal_reason,
     };
     let mut response = answer(&refused.denial, asked, refused.allow, close, map);
+    if !was_cut {
+        write_expiry(response.headers_mut(), account.expiry);
+    }
     if let Some(cors) = &account.cors {
         cors.write(response.headers_mut());
     }
@@ -234,6 +240,7 @@ fn open_account(
     let begun = if seen.has(Seen::TRACE) { TraceParent::find(&parts.headers) } else { None };
     let trace_continues = begun.is_some();
     let trace = begun.map_or_else(|| TraceParent::fresh(&worker.ids), |trace| trace.continued(&worker.ids));
+    let client = client_address(peer.address.ip(), &parts.headers, &settings.trusted_proxies);
     Box::new(Account {
         ledger: Rc::clone(&worker.ledger),
         view: Rc::clone(view),
@@ -244,7 +251,8 @@ fn open_account(
         trace_continues,
         method: parts.method.clone(),
         version: parts.version,
-        client: client_address(peer.address.ip(), &parts.headers, &settings.trusted_proxies),
+        client,
+        peer: (client != peer.address.ip()).then_some(peer.address),
         tls: peer.tls.is_some(),
         grpc: seen.has(Seen::CONTENT_TYPE) && is_grpc(&parts.headers),
         authority: None,
@@ -252,6 +260,7 @@ fn open_account(
         route: None,
         websocket: false,
         key: None,
+        expiry: None,
         decided: None,
         denial: None,
         cors: None,
@@ -296,7 +305,11 @@ fn walk<'m>(
     told: Option<Told>,
 ) -> Result<Step<'m>, Box<Refused>> {
     let gated = gate::check(parts, seen, &worker.hosts, |method| view.settings.routes.knows_method(method));
-    let gated = gated.map_err(|code| Refused::new(code, None))?;
+    let gated = gated.map_err(|code| {
+        let mut refused = Refused::new(code, None);
+        refused.allow = (code == Code::MethodNotAllowed).then_some(USUAL_METHODS);
+        refused
+    })?;
     if gated.asterisk {
         account.authority = gated.authority;
         return Ok(Step::Answer(nothing_to_say(account)));
@@ -372,8 +385,20 @@ fn walk_on<'m>(
     {
         account.key = Some((record.id, record.project.clone()));
     }
-    let permit = decide(&found, authenticated.presented(), &deny, now).map_err(refuse)?;
+    let decision = decide(&found, authenticated.presented(), &deny, now);
     drop(deny);
+    let expiry_of = |record| expiry_of(record, settings.expiry_notice, now);
+    let permit = match (decision, authenticated.presented()) {
+        (Ok(permit), _) => permit,
+        (Err(denial), presented) => {
+            // It works, and does not reach so far.
+            if let (Code::InsufficientScope, Presented::Record(record)) = (denial.code, presented) {
+                account.expiry = expiry_of(record);
+            }
+            return Err(refuse(denial));
+        }
+    };
+    account.expiry = permit.record().and_then(expiry_of);
     // It stands once there is an answer; until then the client may still go away.
     let outcome = match permit.kind() {
         PermitKind::Public => Outcome::Public,
@@ -391,7 +416,6 @@ fn walk_on<'m>(
 
     let forwarding = Forwarding {
         worker,
-        settings,
         route: found.route,
         view,
         peer,
@@ -409,7 +433,7 @@ fn nothing_to_say(account: &mut Account) -> Response<Content> {
     account.outcome = Outcome::Answered;
     let mut response = Response::new(Content::Own(None));
     *response.status_mut() = StatusCode::NO_CONTENT;
-    response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS"));
+    response.headers_mut().insert(ALLOW, USUAL_METHODS);
     response.headers_mut().insert(REQUEST_ID, account.request_id.value().clone());
     response
 }

@@ -10,6 +10,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::Version;
@@ -263,21 +264,27 @@ pub(super) struct Notice<'r> {
 }
 
 impl<'r> Notice<'r> {
-    /// What is to be told of an answer to what `permit` let through, over a route with these
-    /// credentials.
-    pub(super) fn of(
-        permit: &Permit<'_>,
-        keyed: &'r [CredentialSource],
-        forward: &Forward,
-        expiry_notice: std::time::Duration,
-        now: Timestamp,
-    ) -> Self {
-        let expiry = permit
-            .status()
-            .zip(permit.ends_at())
-            .filter(|(status, end)| *status == Status::Grace || end.since(now) <= expiry_notice);
-        let private = !keyed.is_empty() && !forward.shared_cache;
-        Self { expiry, keyed, private }
+    /// What is to be told of an answer over a route with these credentials.
+    pub(super) fn of(expiry: Option<(Status, Timestamp)>, keyed: &'r [CredentialSource], forward: &Forward) -> Self {
+        Self { expiry, keyed, private: !keyed.is_empty() && !forward.shared_cache }
+    }
+}
+
+/// How a key that works stands and when it ends, where its holder should know: in grace, or so near to its end.
+pub(super) fn expiry_of(record: &Record, near: Duration, now: Timestamp) -> Option<(Status, Timestamp)> {
+    let end = record.standing.ends_at()?;
+    let status = record.standing.status(false, now);
+    (status == Status::Grace || status.is_usable() && end.since(now) <= near).then_some((status, end))
+}
+
+/// Tells the holder of a key of its end.
+pub(super) fn write_expiry(headers: &mut HeaderMap, expiry: Option<(Status, Timestamp)>) {
+    let Some((status, end)) = expiry else { return };
+    if status == Status::Grace {
+        headers.insert(KEY_STATUS, HeaderValue::from_static(status.as_str()));
+    }
+    if let Ok(value) = HeaderValue::try_from(format!("@{}", end.seconds())) {
+        headers.insert(KEY_EXPIRES, value);
     }
 }
 
@@ -294,14 +301,7 @@ pub(super) fn rewrite_response(
     apply(&forward.response_fields, headers);
     let seen = if forward.response_fields.is_empty() { seen } else { Seen::of(headers) };
     headers.insert(REQUEST_ID, request_id.value().clone());
-    if let Some((status, end)) = notice.expiry {
-        if status == Status::Grace {
-            headers.insert(KEY_STATUS, HeaderValue::from_static(status.as_str()));
-        }
-        if let Ok(value) = HeaderValue::try_from(format!("@{}", end.seconds())) {
-            headers.insert(KEY_EXPIRES, value);
-        }
-    }
+    write_expiry(headers, notice.expiry);
     match notice.keyed {
         [source] if !seen.has(Seen::VARY) => {
             headers.insert(VARY, entry_of(source.field()));

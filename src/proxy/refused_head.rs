@@ -20,6 +20,7 @@ pub(super) fn note(worker: &Worker, head: &RefusedHead<'_>, peer: &Peer) {
     let now = worker.shared.clock.monotonic();
     let none = HeaderMap::new();
     let headers = head.request.map_or(&none, |request| request.headers());
+    let client = client_address(peer.address.ip(), headers, &view.settings.trusted_proxies);
     let mut account = Account {
         ledger: Rc::clone(&worker.ledger),
         started: now,
@@ -29,7 +30,8 @@ pub(super) fn note(worker: &Worker, head: &RefusedHead<'_>, peer: &Peer) {
         trace_continues: false,
         method: head.request.map_or_else(unknown_method, |request| request.method().clone()),
         version: head.request.map_or(Version::HTTP_09, |request| request.version()),
-        client: client_address(peer.address.ip(), headers, &view.settings.trusted_proxies),
+        client,
+        peer: (client != peer.address.ip()).then_some(peer.address),
         tls: peer.tls.is_some(),
         grpc: is_grpc(headers),
         authority: None,
@@ -37,6 +39,7 @@ pub(super) fn note(worker: &Worker, head: &RefusedHead<'_>, peer: &Peer) {
         route: None,
         websocket: false,
         key: None,
+        expiry: None,
         decided: None,
         denial: None,
         cors: None,

@@ -72,7 +72,9 @@ pub(crate) enum Broken {
     #[error("it cannot be read: {0}")]
     Io(io::Error),
     /// It was damaged, changed, or sealed with another key.
-    #[error("its authentication code is wrong: it was damaged or changed, or the master secret or the store is another")]
+    #[error(
+        "its authentication code is wrong: it was damaged or changed, or the master secret or the store is another"
+    )]
     Code,
     /// The code is right and the content makes no sense: written by another version.
     #[error("its content is of another version")]

@@ -263,6 +263,17 @@ fn a_key_rotates_itself_where_it_may() {
     }
     let plain = place.made(&acme("plain", &["a"]));
     assert_eq!(own(post("/v1/api-keys/self/rotate"), &text(&plain, "key")).status, 403);
+    // An operator's token that got out to where callers are ends nobody's, its own neither.
+    let of_operator = [
+        post("/v1/api-keys/self/rotate"),
+        post("/v1/api-keys/self/rotate").json(&json!({ "grace_period_minutes": 0 })),
+    ];
+    for call in of_operator {
+        let refused = own(call, place.site.operator());
+        assert_eq!((refused.status, refused.code().as_str()), (403, "lacks_permission"), "{}", refused.text());
+    }
+    assert_eq!(place.gateway.api(post("/v1/api-keys/self/rotate").bearer(place.site.operator())).status, 403);
+    assert_eq!(place.gateway.api(get("/v1/api-keys").bearer(place.site.operator())).status, 200);
     let theirs = own(post(&format!("/v1/api-keys/{}/rotate", text(&plain, "id"))), place.site.operator());
     assert_eq!((theirs.status, theirs.code().as_str()), (404, "not_found"));
     assert_eq!(place.lets_through(&text(&plain, "key")), 200);

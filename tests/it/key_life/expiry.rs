@@ -1,6 +1,6 @@
 //! A key ends by the clock, whether or not anybody tells the gateway.
 
-use crate::harness::{Config, Site, Upstream, get, until};
+use crate::harness::{Config, Reply, Site, Upstream, get, until};
 
 #[test]
 fn a_key_is_refused_at_its_end_with_no_store_to_say_so() {
@@ -31,4 +31,22 @@ fn a_key_far_from_its_end_is_told_nothing() {
     };
     assert!(!notice(&far.token));
     assert!(notice(&near.token));
+}
+
+#[test]
+fn a_key_near_its_end_is_told_so_whatever_the_answer_is() {
+    let upstream = Upstream::answering(|_| Reply::hang_up());
+    let site = Site::new(&Config::in_front_of(&upstream));
+    let key = site.key_with(&["--expires-in", "10d"]);
+    let revoked = site.key_with(&["--expires-in", "10d"]);
+    site.revoke(&revoked);
+    let gateway = site.start();
+    let told = |path: &str, token: &str| {
+        let answer = gateway.send(get(path).bearer(token));
+        (answer.status, answer.header("keyward-key-expires").is_some())
+    };
+    assert_eq!(told("/any/x", &key.token), (502, true));
+    assert_eq!(told("/keyrings/a", &key.token), (403, true), "it works, and lacks a flag");
+    assert_eq!(told("/any/x", &revoked.token), (401, false));
+    assert_eq!(told("/nowhere", &key.token), (404, false), "nobody looked at it");
 }

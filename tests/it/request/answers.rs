@@ -43,6 +43,22 @@ fn a_key_with_the_flag_gets_through_and_one_without_does_not() {
 }
 
 #[test]
+fn the_log_tells_a_caller_from_the_proxy_that_speaks_for_it() {
+    let upstream = Upstream::start();
+    let site = Site::new(&Config::in_front_of(&upstream).gateway("trusted_proxies = ['127.0.0.0/8']"));
+    let gateway = site.start();
+    let line = |call: Call| -> serde_json::Value {
+        let id = gateway.send(call).header("x-request-id").expect("an id").to_owned();
+        serde_json::from_str(&gateway.until_logged(0, &id)).expect("JSON")
+    };
+    let through = line(get("/nowhere").header("x-forwarded-for", "192.0.2.7"));
+    assert_eq!(through["client"], "192.0.2.7");
+    assert!(through["peer"].as_str().is_some_and(|peer| peer.starts_with("127.0.0.1:")), "{through}");
+    let direct = line(get("/nowhere"));
+    assert_eq!((&direct["client"], &direct["peer"]), (&"127.0.0.1".into(), &serde_json::Value::Null));
+}
+
+#[test]
 fn a_request_whose_head_is_refused_is_logged_and_counted_under_the_id_that_its_client_was_told() {
     let upstream = Upstream::start();
     let site = Site::new(&Config::in_front_of(&upstream).section("[gateway.timeouts]\nhead = '300ms'"));
@@ -168,7 +184,9 @@ fn routes_answer_for_themselves_before_any_key_is_looked_at() {
     assert!(answer.header("allow").is_some_and(|allow| allow.contains("GET")), "{:?}", answer.headers);
     let strange = http::Method::from_bytes(b"FROBNICATE").expect("a method");
     assert_refused(&gateway.send(Call::new(strange, "/any/x")), 501, "method_unknown");
-    assert_refused(&gateway.send(Call::new(http::Method::TRACE, "/any/x")), 405, "method_not_allowed");
+    let answer = gateway.send(Call::new(http::Method::TRACE, "/any/x"));
+    assert_refused(&answer, 405, "method_not_allowed");
+    assert!(answer.header("allow").is_some_and(|allow| allow.contains("GET")), "{:?}", answer.headers);
     assert_eq!(upstream.count(), 0);
 }
 
