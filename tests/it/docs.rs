@@ -154,13 +154,30 @@ fn no_page_names_a_metric_that_there_is_not() {
                 .iter()
                 .any(|end| name.strip_suffix(end).is_some_and(|name| known.contains(name)))
     };
-    for name in ["README.md", "docs/OPERATIONS.md", "docs/ARCHITECTURE.md", "docs/THREATS.md", "docs/METRICS.md"] {
+    let watching = ["deploy/alerts.yml", "deploy/dashboard.json"];
+    for name in watching {
+        assert!(page(name).matches("keyward_").count() > 15, "{name}");
+    }
+    let pages = ["README.md", "docs/OPERATIONS.md", "docs/ARCHITECTURE.md", "docs/THREATS.md", "docs/METRICS.md"];
+    for name in pages.into_iter().chain(watching) {
         let text = page(name);
         let words = text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
         for word in words.filter(|word| is_metric_name(word)) {
             assert!(is_known(word), "{name} names {word}");
         }
     }
+}
+
+#[test]
+fn the_dashboard_is_json_with_a_query_in_each_panel() {
+    let board: serde_json::Value = serde_json::from_str(&page("deploy/dashboard.json")).expect("JSON");
+    let panels = board["panels"].as_array().expect("panels");
+    for panel in panels {
+        let queries = panel["targets"].as_array().expect("queries");
+        assert!(queries.iter().all(|query| query["expr"].as_str().is_some_and(|text| text.contains('{'))), "{panel}");
+        assert!(!queries.is_empty());
+    }
+    assert!(panels.len() > 20);
 }
 
 #[test]

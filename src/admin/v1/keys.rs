@@ -348,7 +348,7 @@ pub(in crate::admin) async fn create(
     let answered = answered.map_err(of_body)?;
     let made = match &answered {
         Answered::First { outcome, .. } => Some(outcome.key.id),
-        Answered::Again { .. } => None,
+        Answered::Again { answer, .. } => id_in(answer),
     };
     let response = call.once_answered(StatusCode::CREATED, answered, |made| made.committed, patience).await?;
     Ok(match made {
@@ -358,6 +358,15 @@ pub(in crate::admin) async fn create(
         }
         None => response,
     })
+}
+
+/// The id in an answer that was given before.
+fn id_in(answer: &[u8]) -> Option<KeyId> {
+    #[derive(Deserialize)]
+    struct Made {
+        id: KeyId,
+    }
+    serde_json::from_slice::<Made>(answer).ok().map(|made| made.id)
 }
 
 fn located(mut response: Response<Body>, id: KeyId) -> Response<Body> {

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::{faults_of, lines, parse_well, repository};
 use crate::config::schema::{self, KEYS, Kind, LeftOut, SECTIONS};
-use crate::config::{Config, Environment, format_duration, quickstart_text};
+use crate::config::{Config, Environment, POSTGRES_URL_VARIABLE, Variables, format_duration, quickstart_text};
+use crate::secret::Secret;
 
 fn route_of(config: &Config, method: &http::Method, path: &str) -> String {
     let path = crate::policy::canonicalize(path).expect("a canonical path");
@@ -257,6 +258,28 @@ fn every_example_is_without_faults() {
         count += 1;
     }
     assert!(count >= 5, "{count} examples");
+}
+
+#[test]
+fn what_is_deployed_is_without_faults() {
+    let folder = repository().join("deploy");
+    let read = |name: &str| std::fs::read_to_string(folder.join(name)).expect(name);
+    let variables =
+        |name: &str| (name == POSTGRES_URL_VARIABLE).then(|| Secret::new("postgres://keyward@db/keyward".to_owned()));
+    let environment = Environment { variables: Variables(variables), ..Environment::default() };
+    let documents: Vec<serde_json::Value> =
+        serde_saphyr::from_multiple(&read("kubernetes.yaml")).expect("YAML for Kubernetes");
+    let of_map = documents.iter().find_map(|document| document["data"]["keyward.toml"].as_str());
+    for text in [of_map.expect("a configuration"), &read("compose/keyward.toml")] {
+        let faults = Config::parse(&folder.join("keyward.toml"), text, &environment).err().unwrap_or_default();
+        assert_eq!(lines(&faults), [""; 0]);
+    }
+    let kinds: Vec<_> = documents.iter().filter_map(|document| document["kind"].as_str()).collect();
+    assert_eq!(kinds, ["ConfigMap", "Job", "StatefulSet", "Service", "Service", "PodDisruptionBudget"]);
+    for name in ["alerts.yml", "compose/compose.yaml", "compose/prometheus.yml"] {
+        let parsed: serde_json::Value = serde_saphyr::from_str(&read(name)).expect(name);
+        assert!(parsed.as_object().is_some_and(|fields| !fields.is_empty()), "{name}");
+    }
 }
 
 #[test]
