@@ -13,7 +13,7 @@ use super::output::{self, Output};
 use super::place;
 use super::values::ConfigFile;
 use crate::config::{Config, master_secrets};
-use crate::policy::{Access, DenyList};
+use crate::policy::{Access, DenyList, Route};
 use crate::report::Chain;
 use crate::store::{self, Address};
 use crate::tls::{Certificates, ServerSettings};
@@ -148,13 +148,19 @@ impl Findings {
     fn add_routes(&mut self, config: &Config) {
         let routes = config.proxy.routes.routes();
         let public = routes.iter().filter(|route| route.spec().access == Access::Public).count();
-        let shadow = routes.iter().filter(|route| route.spec().shadow.is_some()).count();
+        let now = place::clock().now();
+        let shadows = |route: &&Route| route.spec().shadow.is_some_and(|shadow| shadow.watches(now));
+        let shadow = routes.iter().filter(shadows).count();
         let kinds = [(public, "public"), (shadow, "in shadow")];
         let told: Vec<_> =
             kinds.iter().filter(|(count, _)| *count > 0).map(|(count, kind)| format!("{count} {kind}")).collect();
         let kinds = if told.is_empty() { String::new() } else { format!(", {}", told.join(", ")) };
         let value = json!({ "count": routes.len(), "public": public, "shadow": shadow });
         self.say("routes", format!("{}{kinds}", routes.len()), value);
+        let for_ever = routes.iter().filter(|route| route.spec().shadow.is_some_and(|shadow| shadow.until.is_none()));
+        self.warnings.extend(for_ever.map(|route| {
+            format!("route {}: it lets everybody through, as long as it has shadow = true: shadow_until ends that by a date", route.name())
+        }));
         self.warnings.extend(routes.iter().filter_map(|route| {
             let (segment, capture) = route.spec().foreign_capture()?;
             let (name, path) = (route.name(), &route.spec().path);

@@ -4,6 +4,8 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
+use serde_json::json;
+
 use super::failure::Failure;
 use super::output::Output;
 use super::place;
@@ -24,6 +26,9 @@ pub(super) struct Args {
     /// How long to wait for each step
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "2s")]
     timeout: Duration,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -54,6 +59,7 @@ pub(super) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
     let status =
         ask(&question, args.timeout).map_err(|error| Failure::of(format_args!("no answer from {whom}"), &error))?;
     match status {
+        Some(200) if args.json => output.json(&json!({ "url": whom, "status": 200 })),
         Some(200) => output.line("ok"),
         Some(status) => Err(Failure::failed(format_args!("{whom} answers {status}"))),
         None => Err(Failure::failed(format_args!("{whom} answers something that is not HTTP"))),

@@ -7,6 +7,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use super::{end_text, flags_text, project_text, told_once};
 use crate::cli::documents::{Token, Told};
 use crate::cli::failure::Failure;
+use crate::cli::gateways::WaitOption;
 use crate::cli::output::Output;
 use crate::cli::place;
 use crate::cli::values::{EndOptions, OperatorOptions, RotationOptions, Which, Whom, key_name, pair};
@@ -64,6 +65,8 @@ pub(in crate::cli) struct Args {
     /// How its token is made: opaque, or a signed JWT that others can read
     #[arg(long, value_name = "FORMAT", default_value = "opaque", value_parser = format())]
     format: Format,
+    #[command(flatten)]
+    wait: WaitOption,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -103,9 +106,11 @@ impl Args {
 
 pub(super) fn run(args: Args, output: &mut Output) -> Result<(), Failure> {
     let asked = place::open(&args.whom)?;
-    let json = args.json;
+    let (json, wait) = (args.json, args.wait);
     let created = asked.create_key(args.meaning()?)?;
-    told_once(created.key.id, print(&created, json, output))
+    told_once(created.key.id, print(&created, json, output))?;
+    // Nothing comes after the token on standard output.
+    wait.check(&*asked, created.key.revision, output)
 }
 
 fn print(created: &Told<Token>, json: bool, output: &mut Output) -> Result<(), Failure> {

@@ -11,6 +11,7 @@ use super::foreign::{self, Groups, System};
 use super::rows::{Defaults, Kind, LineFault, read};
 use crate::admin::own_flags;
 use crate::cli::failure::Failure;
+use crate::cli::gateways::WaitOption;
 use crate::cli::output::{Output, Progress, unreadable};
 use crate::cli::place::Place;
 use crate::cli::values::ConfigFile;
@@ -65,6 +66,8 @@ pub(in crate::cli) struct Args {
     /// Check every row against the store, and import nothing
     #[arg(long)]
     dry_run: bool,
+    #[command(flatten)]
+    wait: WaitOption,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -142,7 +145,8 @@ pub(super) fn run(args: Args, output: &mut Output) -> Result<(), Failure> {
     let count = imported.keys.len();
     if args.json {
         let left_out = left_out.len();
-        return output.json(&Taken { imported: count, left_out, dry_run: args.dry_run, revision });
+        output.json(&Taken { imported: count, left_out, dry_run: args.dry_run, revision })?;
+        return revision.map_or(Ok(()), |revision| args.wait.check(&place, revision, output));
     }
     let name = name_of(&file);
     for fault in left_out.iter().take(FAULTS_TOLD) {
@@ -152,7 +156,10 @@ pub(super) fn run(args: Args, output: &mut Output) -> Result<(), Failure> {
         output.line(format_args!("left out: {} more", left_out.len() - FAULTS_TOLD))?;
     }
     match revision {
-        Some(revision) => output.line(format_args!("imported {count} keys, revision {revision}")),
+        Some(revision) => {
+            output.line(format_args!("imported {count} keys, revision {revision}"))?;
+            args.wait.tell(&place, revision, output)
+        }
         None => {
             preview(&imported.keys, output)?;
             output.line(format_args!("{count} keys could be imported; nothing was written"))

@@ -1,6 +1,7 @@
 //! `keyward keys rotate-webhook-secret`: changes the secret that a webhook's receiver verifies with.
 
 use crate::cli::failure::Failure;
+use crate::cli::gateways::WaitOption;
 use crate::cli::output::Output;
 use crate::cli::place;
 use crate::cli::values::{Whom, key_id};
@@ -14,6 +15,8 @@ pub(in crate::cli) struct Args {
     /// The key
     #[arg(value_name = "ID", value_parser = key_id)]
     id: KeyId,
+    #[command(flatten)]
+    wait: WaitOption,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -23,11 +26,13 @@ pub(super) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
     let asked = place::open(&args.whom)?;
     let changed = asked.rotate_webhook_secret(args.id)?;
     if args.json {
-        return output.json(&changed);
+        output.json(&changed)?;
+        return args.wait.check(&*asked, changed.revision, output);
     }
     let (id, revision) = (changed.id, changed.revision);
     output.line(format_args!("changed the webhook secret of {id} and its lineage, revision {revision}"))?;
     output.line(format_args!("  the old secret is signed with, too, until {}", changed.old_secret_valid_until))?;
     output.line("The secret that the receiver verifies with from now on:")?;
-    output.line(changed.rotation_webhook_secret.expose())
+    output.line(changed.rotation_webhook_secret.expose())?;
+    args.wait.check(&*asked, changed.revision, output)
 }

@@ -1,5 +1,7 @@
 //! `keyward secrets forget`: the end of a master secret.
 
+use serde_json::json;
+
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
 use crate::cli::place;
@@ -21,11 +23,17 @@ pub(super) struct Args {
     number: u32,
     #[command(flatten)]
     config: ConfigFile,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
 }
 
 pub(super) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
     let number = args.number;
     place::forget_secret(&place::load(&args.config.path)?, number)?;
+    if args.json {
+        return output.json(&json!({ "forgot": number }));
+    }
     output.line(format_args!("forgot master secret {number}"))?;
     output.flush()
 }

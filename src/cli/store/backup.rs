@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use serde_json::json;
+
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
 use crate::cli::place;
@@ -21,10 +23,16 @@ pub(super) struct Args {
     /// The file to make
     #[arg(value_name = "FILE")]
     file: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
 }
 
 pub(super) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
     let backup = place::back_up(&place::load(&args.config.path)?, &args.file)?;
     let (file, revision) = (args.file.display(), backup.newest.revision);
+    if args.json {
+        return output.json(&json!({ "file": args.file, "revision": revision }));
+    }
     output.line(format_args!("wrote {file}: the store at revision {revision}"))
 }

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use serde_json::json;
+
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
 use crate::cli::place;
@@ -23,11 +25,17 @@ pub(super) struct Args {
     /// The backup
     #[arg(value_name = "FILE")]
     file: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
 }
 
 pub(super) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
     let backup = place::restore(&place::load(&args.config.path)?, &args.file)?;
     let (file, revision) = (args.file.display(), backup.newest.revision);
+    if args.json {
+        return output.json(&json!({ "file": args.file, "revision": revision }));
+    }
     output.line(format_args!("restored {file}: the store is at revision {revision}"))?;
     output.line("what running gateways know as revoked stays so; see `keyward store accept-restore --dry-run`")
 }

@@ -52,17 +52,22 @@ fn a_good_configuration_is_checked_with_a_summary() {
 }
 
 #[test]
-fn a_path_as_other_routers_write_it_is_warned_of() {
+fn what_is_hardly_meant_is_warned_of() {
     let site = site();
     let text = std::fs::read_to_string(site.path("keyward.toml")).expect("a configuration");
     let upstream = text.split_once("[upstreams.").and_then(|(_, rest)| rest.split_once(']')).expect("an upstream").0;
-    let route = format!(
-        "{text}\n[[routes]]\nname = \"foreign\"\npath = \"/foreign/*\"\npublic = true\nupstream = \"{upstream}\"\n"
-    );
-    std::fs::write(site.path("keyward.toml"), route).expect("a configuration");
+    let route = |name: &str, path: &str, access: &str| {
+        format!("\n[[routes]]\nname = \"{name}\"\npath = \"{path}\"\nupstream = \"{upstream}\"\n{access}\n")
+    };
+    let watched = route("watched", "/w", "any_key = true\nshadow = true");
+    let over = route("over", "/o", "any_key = true\nshadow = true\nshadow_until = 2020-01-01T00:00:00Z");
+    let foreign = route("foreign", "/foreign/*", "public = true");
+    std::fs::write(site.path("keyward.toml"), [&*text, &watched, &over, &foreign].concat()).expect("a configuration");
     let ran = site.run(["check", "-c", "keyward.toml"]);
     let told = "warning: route foreign: in \"/foreign/*\" \"*\" is only that text; a capture is written {*rest}";
     assert!(ran.stderr.contains(told) && ran.stdout.starts_with("ok\n"), "{ran:?}");
+    assert!(ran.stderr.contains("warning: route watched: it lets everybody through"), "{ran:?}");
+    assert!(!ran.stderr.contains("route over") && ran.stdout.contains("1 in shadow"), "{ran:?}");
 }
 
 #[test]

@@ -120,6 +120,13 @@ fn a_backup_is_whole_private_and_made_beside_a_gateway() {
     assert_eq!(status(&gateway, &key), 200);
     let told = store(&site, &["backup", "-c", "keyward.toml", "backup.db"]).stdout;
     assert!(told.contains("at revision 2"), "{told}");
+    let told = store(&site, &["backup", "-c", "keyward.toml", "second.db", "--json"]).json();
+    assert_eq!(told, serde_json::json!({ "file": "second.db", "revision": 2 }));
+    let told = store(&site, &["restore", "-c", "keyward.toml", "second.db", "--json"]).json();
+    assert_eq!((&told["file"], told["revision"].is_u64()), (&"second.db".into(), true), "{told}");
+    let asked = format!("http://{}/readyz", gateway.listener("ops"));
+    let told = site.run(["health", "--url", &asked, "--json"]).json();
+    assert_eq!(told, serde_json::json!({ "url": asked, "status": 200 }));
     let mode = fs::metadata(site.path("backup.db")).expect("a file").permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     assert!(!site.path("backup.db.unfinished").exists());

@@ -80,6 +80,32 @@ fn other_changes_are_waited_for_too() {
 }
 
 #[test]
+fn what_is_made_is_waited_for_and_works_everywhere() {
+    let upstream = Upstream::start();
+    let fleet = Fleet::of(2, &Config::in_front_of(&upstream));
+    let create = ["create", "--project", "acme", "--name", "new", "--flag", "keyring.read", "--wait", "20s"];
+    let made = fleet.site.keys(&create);
+    let token = made.stdout.lines().last().expect("a token");
+    let status = |gateway: &crate::harness::Gateway, token: &str| {
+        gateway.send(crate::harness::get("/keyrings/a").bearer(token)).status
+    };
+    assert!(fleet.gateways.iter().all(|gateway| status(gateway, token) == 200), "{made:?}");
+    let imported = "an-imported-token-of-thirty-two-letters-or-more-0123456789";
+    std::fs::write(fleet.site.path("tokens"), imported).expect("a file");
+    let import = ["import", "--project", "acme", "--flag", "keyring.read", "--tokens", "tokens", "--wait", "20s"];
+    let taken = fleet.site.keys(&import);
+    assert!(taken.stdout.ends_with("in force on all 2 gateways\n"), "{taken:?}");
+    assert!(fleet.gateways.iter().all(|gateway| status(gateway, imported) == 200));
+    stop(fleet.gateways[1].process());
+    let late =
+        ["keys", "create", "-c", "keyward.toml", "--project", "acme", "--name", "late", "--wait", "300ms", "--json"];
+    let late = fleet.site.try_run(late);
+    go_on(fleet.gateways[1].process());
+    assert!(late.code == Some(1) && late.json()["key"].is_string(), "made, told and not confirmed: {late:?}");
+    assert!(late.stderr.contains("is not confirmed by 1 of 2 gateways"), "{late:?}");
+}
+
+#[test]
 fn with_no_gateway_there_is_nobody_to_wait_for() {
     let upstream = Upstream::start();
     let site = crate::harness::Site::new(&Config::in_front_of(&upstream));

@@ -97,7 +97,7 @@ fn a_gateway_takes_a_new_secret_over_while_it_serves_and_what_the_old_one_made_s
     assert!(refusal.stderr.contains("master secret 2 is in use"), "{refusal:?}");
     let mut gateway = site.start();
     let mark = gateway.log_mark();
-    secrets(&site, &["forget", "1"]);
+    assert_eq!(secrets(&site, &["forget", "1", "--json"]).json(), serde_json::json!({ "forgot": 1 }));
     assert_eq!(states(&site), [state(2, "in use")]);
     gateway.until_logged(mark, "master secrets taken over");
     assert_eq!(served(&gateway), 1);
