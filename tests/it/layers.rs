@@ -16,7 +16,7 @@ const FLOORS: &[(u8, &[&str])] = &[
     (1, &["key", "wire", "tls"]),
     (2, &["policy", "store", "table"]),
     (3, &["sync", "listen", "manage"]),
-    (4, &["proxy", "ops", "admin", "rotation", "console"]),
+    (4, &["proxy", "ops", "admin", "rotation"]),
     (5, &["config"]),
     (6, &["app"]),
     (7, &["cli"]),
