@@ -256,7 +256,7 @@ pub const KEYS: &[Key] = &[
         "gateway.connections_max",
         Kind::Count { min: 0, max: 10_000_000 },
         LeftOut::Is("0"),
-        "Connections at a time, over all workers; 0 is three quarters of the limit of open files.",
+        "Connections at a time, over all workers; 0 is half the limit of open files, for each request needs another one to its service.",
     ),
     key(
         "gateway.connections_per_client",

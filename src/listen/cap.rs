@@ -22,7 +22,7 @@ pub struct Connections {
 }
 
 impl Connections {
-    /// A count with this cap. 0: a quarter below the limit of open files.
+    /// A count with this cap. 0: half the limit of open files.
     #[must_use]
     pub fn new(max: usize) -> Arc<Self> {
         let (open, max) = (AtomicUsize::new(0), AtomicUsize::new(effective(max)));
@@ -56,7 +56,8 @@ fn effective(max: usize) -> usize {
         return max;
     }
     let files = getrlimit(Resource::Nofile).current.and_then(|files| usize::try_from(files).ok());
-    files.map_or(usize::MAX, |files| (files / 4 * 3).max(1))
+    // A request needs another file, to its service.
+    files.map_or(usize::MAX, |files| (files / 2).max(1))
 }
 
 /// The place of one open connection; given back when dropped.

@@ -40,7 +40,7 @@ impl Default for Timeouts {
 /// How much a listener takes on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections at a time, over all workers. 0: a quarter below the limit of open files.
+    /// Connections at a time, over all workers. 0: half the limit of open files.
     pub connections: usize,
     /// Streams of one HTTP/2 connection at a time.
     pub http2_streams: u32,

@@ -427,6 +427,7 @@ impl Sending {
         let (code, error) = match failure {
             Failure::NoTarget => (Code::NoTarget, UpstreamError::NoTarget),
             Failure::Unreachable(_) => (Code::UpstreamUnreachable, UpstreamError::Unreachable),
+            Failure::Exhausted(_) => (Code::Overloaded, UpstreamError::Exhausted),
             // gRPC tells apart whether the request can have been processed: here it cannot.
             Failure::ConnectTimeout if self.grpc => (Code::UpstreamUnreachable, UpstreamError::ConnectTimeout),
             Failure::ConnectTimeout => (Code::UpstreamTimeout, UpstreamError::ConnectTimeout),
@@ -435,7 +436,7 @@ impl Sending {
             Failure::Broken(_) => (Code::UpstreamBroken, UpstreamError::Broken),
         };
         account.upstream_error = Some(match failure {
-            Failure::Unreachable(cause) | Failure::Broken(cause) => told(&**cause).into(),
+            Failure::Unreachable(cause) | Failure::Exhausted(cause) | Failure::Broken(cause) => told(&**cause).into(),
             _ => error.as_str().into(),
         });
         cells.failed(error);

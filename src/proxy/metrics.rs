@@ -123,6 +123,8 @@ pub(super) enum UpstreamError {
     NoTarget,
     /// No connection.
     Unreachable,
+    /// The gateway had no file or memory left for a connection.
+    Exhausted,
     /// No connection in time.
     ConnectTimeout,
     /// No head of a response in time.
@@ -138,9 +140,10 @@ pub(super) enum UpstreamError {
 }
 
 impl UpstreamError {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::NoTarget,
         Self::Unreachable,
+        Self::Exhausted,
         Self::ConnectTimeout,
         Self::HeadTimeout,
         Self::Broken,
@@ -153,6 +156,7 @@ impl UpstreamError {
         match self {
             Self::NoTarget => "no_target",
             Self::Unreachable => "unreachable",
+            Self::Exhausted => "exhausted",
             Self::ConnectTimeout => "connect_timeout",
             Self::HeadTimeout => "head_timeout",
             Self::Broken => "broken",

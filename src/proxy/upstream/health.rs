@@ -10,7 +10,7 @@ use http::{HeaderValue, Method, Request};
 use http_body_util::{BodyExt, Limited};
 
 use super::link::{Asked, Dial, Link, Upload};
-use super::pool::Pool;
+use super::pool::{Pool, is_exhausted};
 use crate::proxy::settings::{HealthCheck, Probe, Upstream};
 
 /// More than any answer to a check needs.
@@ -18,19 +18,22 @@ const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
 type Fault = Box<dyn Error + Send + Sync>;
 
-/// Makes one check, in time or not.
-pub(super) async fn is_well<D: Dial>(pool: &Rc<Pool<D>>, upstream: &Upstream, rules: &HealthCheck) -> bool {
-    match tokio::time::timeout(rules.timeout, check(pool, upstream, rules)).await {
+/// Makes one check, in time or not; none where the gateway had nothing left to connect with.
+pub(super) async fn is_well<D: Dial>(pool: &Rc<Pool<D>>, upstream: &Upstream, rules: &HealthCheck) -> Option<bool> {
+    Some(match tokio::time::timeout(rules.timeout, check(pool, upstream, rules)).await {
         Ok(Ok(())) => true,
         Ok(Err(error)) => {
             tracing::debug!(target = %pool.target().authority, %error, "a health check failed");
+            if error.downcast_ref().is_some_and(is_exhausted) {
+                return None;
+            }
             false
         }
         Err(_elapsed) => {
             tracing::debug!(target = %pool.target().authority, "a health check took too long");
             false
         }
-    }
+    })
 }
 
 async fn check<D: Dial>(pool: &Rc<Pool<D>>, upstream: &Upstream, rules: &HealthCheck) -> Result<(), Fault> {

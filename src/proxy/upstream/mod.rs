@@ -72,6 +72,8 @@ pub(crate) enum Failure {
     NoTarget,
     /// No target could be connected to.
     Unreachable(Box<dyn Error + Send + Sync>),
+    /// The gateway has nothing left to connect with.
+    Exhausted(Box<dyn Error + Send + Sync>),
     /// No connection within the connect timeout.
     ConnectTimeout,
     /// The request was sent, and no head of a response came in time.
@@ -119,7 +121,7 @@ impl<D: Dial> Service<D> {
             let (standings, clock) = (Arc::clone(&self.standings), Arc::clone(&self.clock));
             pool.spawn(async move {
                 let Some(pool) = checked.upgrade() else { return };
-                let well = health::is_well(&pool, &upstream, &rules).await;
+                let Some(well) = health::is_well(&pool, &upstream, &rules).await else { return };
                 let now = standings.millis(clock.monotonic());
                 if pool.standing.checked(&rules, well, now) {
                     let target = pool.target().authority.as_str();
@@ -192,7 +194,7 @@ impl<D: Dial> Service<D> {
         let unconnected = match failure {
             Failure::Unreachable(_) | Failure::ConnectTimeout => true,
             Failure::HeadTimeout | Failure::Broken(_) => false,
-            Failure::NoTarget | Failure::TotalTimeout => return,
+            Failure::NoTarget | Failure::TotalTimeout | Failure::Exhausted(_) => return,
         };
         let rules = &self.upstream.ejection;
         if transfer.is_broken() || !pool.standing.failed(rules, unconnected) || self.pools.len() < 2 {
@@ -236,6 +238,8 @@ impl<D: Dial> Service<D> {
                     Err(DialFault::Refused(error)) => {
                         return Tried::Back(request, Failure::Unreachable(error.into()));
                     }
+                    // Another target could be connected to no better.
+                    Err(DialFault::Exhausted(error)) => return Tried::Failed(Failure::Exhausted(error.into())),
                     Err(DialFault::TimedOut) => return Tried::Back(request, Failure::ConnectTimeout),
                 },
             };

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -304,6 +305,7 @@ impl<D: Dial> Pool<D> {
         let link = match dialled.await {
             Ok(Ok(Ok(link))) => link,
             Ok(Ok(Err(lease))) => return Ok(Dialled { lease, anew: false }),
+            Ok(Err(error)) if is_exhausted(&error) => return Err(DialFault::Exhausted(error)),
             Ok(Err(error)) => return Err(DialFault::Refused(error)),
             Err(_elapsed) => return Err(DialFault::TimedOut),
         };
@@ -381,11 +383,19 @@ pub(super) struct Dialled<D: Dial> {
     pub(super) anew: bool,
 }
 
+/// Whether it is this machine that has nothing left to connect with.
+pub(super) fn is_exhausted(error: &io::Error) -> bool {
+    let Some(number) = Errno::from_io_error(error) else { return false };
+    [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM].contains(&number)
+}
+
 /// Why no fresh connection came to be.
 #[derive(Debug)]
 pub(crate) enum DialFault {
     /// The target or the resolver refused.
     Refused(io::Error),
+    /// The gateway has no file or memory left to connect with: says nothing about the target.
+    Exhausted(io::Error),
     /// Not within the connect timeout.
     TimedOut,
 }

@@ -70,6 +70,50 @@ fn without_file_descriptors_it_neither_ends_nor_spins_and_comes_back() {
 }
 
 #[test]
+fn a_lack_of_files_for_the_service_is_the_gateways_own_and_no_fault_of_a_target() {
+    let gate = Gate::closed();
+    let [upstream, other] =
+        [gate.clone(), gate.clone()].map(|gate| Upstream::answering(move |_request| Reply::text("late").behind(&gate)));
+    let targets = [&upstream, &other].map(|upstream| format!("'http://{}'", upstream.address())).join(", ");
+    let site = Site::new(&Config::towards(&format!("targets = [{targets}]")).gateway_workers(1));
+    let gateway = site.start();
+    let mut crowd: Vec<_> = (0..30).map(|_| connect(&gateway)).collect();
+    until("all are accepted", || metric(&gateway, "keyward_connections_open{listener=\"gateway\"}") == 30);
+    gateway.leave_files(4);
+    for stream in &mut crowd {
+        stream.write_all(b"GET /public/x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").expect("a socket");
+        stream.set_nonblocking(true).expect("a socket");
+    }
+    let is_told = |stream: &&TcpStream| stream.peek(&mut [0]).is_ok_and(|bytes| bytes > 0);
+    until("each is held or refused", || {
+        crowd.iter().filter(is_told).count() + upstream.begun() + other.begun() == crowd.len()
+    });
+    gate.open();
+    let answer_on = |stream: &mut TcpStream| {
+        stream.set_nonblocking(false).expect("a socket");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        answer
+    };
+    let answers: Vec<_> = crowd.iter_mut().map(answer_on).collect();
+    let refused: Vec<_> = answers.iter().filter(|answer| answer.starts_with("HTTP/1.1 503 ")).collect();
+    // One that is refused is closed, and its file serves the next.
+    assert!(refused.len() > 5, "{} were refused", refused.len());
+    for answer in &refused {
+        assert!(answer.contains("retry-after: 1") && answer.contains("\"overloaded\""), "{answer}");
+    }
+    assert!(answers.iter().all(|answer| answer.starts_with("HTTP/1.1 503 ") || answer.starts_with("HTTP/1.1 200 ")));
+    let page = gateway.metrics();
+    assert!(page.contains("keyward_upstream_errors_total{upstream=\"service\",kind=\"exhausted\"}"), "{page}");
+    assert!(!page.contains("kind=\"unreachable\"} 1") && !page.contains("reason=\"other_target\"} 1"), "{page}");
+    for upstream in [&upstream, &other] {
+        let name =
+            format!("keyward_upstream_ejections_total{{upstream=\"service\",target=\"{}\"}}", upstream.address());
+        assert_eq!(metric(&gateway, &name), 0);
+    }
+}
+
+#[test]
 fn slow_connections_cost_honest_ones_nothing_and_are_all_shed() {
     let upstream = Upstream::start();
     let site = Site::new(
