@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::harness::{Config, Http, Site, Upstream, get, until};
+use crate::harness::{Config, Http, Site, Upstream, get, post, until};
 
 /// Parts of a token that nobody may see: the secret behind the shown prefix; of a JWT what it says last, which
 /// nobody can guess, and its signature.
@@ -18,14 +18,23 @@ fn canaries(token: &str) -> Vec<&str> {
 fn a_token_is_in_no_log_no_metric_and_no_file() {
     let upstream = Upstream::start();
     let asserted = "name = 'asserted'\npath = '/asserted/{*rest}'\nany_key = true\nassertion = true";
-    let site = Site::new(&Config::in_front_of(&upstream).tls().sync("usage_flush = '1s'").route(asserted));
+    let site = Site::new(&Config::in_front_of(&upstream).tls().admin().sync("usage_flush = '1s'").route(asserted));
     let (good, revoked) = (site.key(&["keyring.read"]), site.key(&["keyring.read"]));
     let jwt = || site.key_with(&["--flag", "keyring.read", "--format", "jwt"]);
     let (good_jwt, revoked_jwt) = (jwt(), jwt());
     let keys = [&good, &revoked, &good_jwt, &revoked_jwt];
     site.revoke(&revoked);
     site.revoke(&revoked_jwt);
-    let mut gateway = site.start();
+    // Libraries tell most there.
+    let mut gateway = site.start_with(&[("KEYWARD_LOG", "trace")]);
+    for key in keys {
+        let asked = post("/v1/verify").json(&serde_json::json!({ "key": key.token, "flags": ["a"] }));
+        assert_eq!(gateway.api(asked.bearer(site.operator())).status, 200);
+        assert_eq!(gateway.api(get("/v1/api-keys").bearer(&key.token)).status / 100, 4);
+    }
+    let named = post("/v1/api-keys").json(&serde_json::json!({ "project_id": "acme", "name": "once" }));
+    let named = named.header("idempotency-key", "a-canary-among-the-idempotency-keys").bearer(site.operator());
+    let once = gateway.api(named).json()["key"].as_str().expect("a token").to_owned();
     for http in [Http::One, Http::Two] {
         let mut connection = gateway.connect(http);
         for key in keys {
@@ -68,7 +77,9 @@ fn a_token_is_in_no_log_no_metric_and_no_file() {
 
     let secret = fs::read_to_string(site.path("data/master.secret")).expect("the master secret");
     let tokens = keys.into_iter().chain(&successors).map(|key| key.token.as_str());
+    let managed = canaries(&once).into_iter().chain(canaries(site.operator()));
     let canaries = tokens.chain(assertions.iter().map(String::as_str)).flat_map(canaries);
+    let canaries = canaries.chain(managed).chain(["a-canary-among-the-idempotency-keys"]);
     for canary in canaries.chain([secret.trim()]) {
         for text in seen.iter().chain([&gateway.log(), &gateway.stdout()]) {
             let line = text.lines().find(|line| line.contains(canary));

@@ -12,7 +12,7 @@ use rustls::pki_types::ServerName;
 use super::Scene;
 use super::frames::{Came, Frames};
 use super::recorder::Recorder;
-use crate::harness::{Config, Gateway, Http, Site, Stopwatch, client_config};
+use crate::harness::{Config, Gateway, Http, Site, Stopwatch, client_config, get};
 
 /// For whom nothing may take longer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -188,6 +188,76 @@ fn frames_that_say_nothing_keep_no_connection_and_no_body_going() {
         assert_ne!(came, Came::Status(200), "{name}");
     }
     assert_eq!((scene.recorder.take().len(), scene.recorder.faults()), (0, vec![]));
+}
+
+#[test]
+fn floods_over_http_2_end_their_connection_and_cost_no_memory() {
+    const RST_STREAM: u8 = 3;
+    const WINDOW_UPDATE: u8 = 8;
+    const CONTINUATION: u8 = 9;
+    const HEAD: [(&[u8], &[u8]); 4] =
+        [(b":method", b"GET"), (b":scheme", b"http"), (b":authority", b"a"), (b":path", b"/public/x")];
+    const UPLOAD: [(&[u8], &[u8]); 4] =
+        [(b":method", b"POST"), (b":scheme", b"http"), (b":authority", b"a"), (b":path", b"/public/x")];
+    // A field of 4,000 bytes for the table (its name is the letter a), and 15,000 times that by its number.
+    let bomb = [&[0x40, 1, b'a', 0x7f, 0xa1, 0x1e][..], &[b'b'; 4_000], &[0xbe; 12_000]].concat();
+    // One piece of each; what begins them comes once.
+    type Piece = Box<dyn Fn(&mut Frames, u32)>;
+    let opened = |frames: &mut Frames| frames.head(&UPLOAD, 0);
+    let begun = |frames: &mut Frames| {
+        frames.frame(1, 0, 1, &[0x82]);
+        1
+    };
+    let nothing = |_: &mut Frames| 0;
+    let floods: [(&str, &dyn Fn(&mut Frames) -> u32, Piece); 6] = [
+        (
+            "rapid reset",
+            &nothing,
+            Box::new(|frames, _| {
+                let stream = frames.head(&HEAD, 1);
+                frames.frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes());
+            }),
+        ),
+        (
+            "made you reset",
+            &nothing,
+            Box::new(|frames, _| {
+                let stream = frames.head(&HEAD, 1);
+                frames.frame(WINDOW_UPDATE, 0, stream, &0_u32.to_be_bytes());
+            }),
+        ),
+        (
+            "continuation",
+            &begun,
+            Box::new(|frames, stream| {
+                let field = [&[0, 1, b'a', 100][..], &[b'b'; 100]].concat();
+                frames.frame(CONTINUATION, 0, stream, &field.repeat(100));
+            }),
+        ),
+        ("empty continuation", &begun, Box::new(|frames, stream| frames.frame(CONTINUATION, 0, stream, &[]))),
+        ("table bomb", &nothing, Box::new(move |frames, _| frames.block(&HEAD, &bomb))),
+        ("empty data", &opened, Box::new(|frames, stream| frames.data(stream, &[], 0))),
+    ];
+    let scene = Scene::new("");
+    assert_eq!(scene.gateway.send(get("/public/x")).status, 200);
+    let before = scene.gateway.resident_kib();
+    for (name, begin, piece) in floods {
+        let mut frames = Frames::connect(scene.gateway.address());
+        let stream = begin(&mut frames);
+        let watch = Stopwatch::start();
+        let mut pieces = 0;
+        while !frames.is_gone() {
+            assert!(watch.elapsed() < PATIENCE, "{name} goes on after {pieces} pieces");
+            for _ in 0..100 {
+                piece(&mut frames, stream);
+            }
+            pieces += 100;
+        }
+        assert_eq!(scene.gateway.send(get("/public/x")).status, 200, "behind {name}");
+    }
+    let more = scene.gateway.resident_kib().saturating_sub(before);
+    assert!(more < 8 * 1024, "{more} KiB more than before");
+    assert_eq!(scene.recorder.faults(), Vec::<String>::new());
 }
 
 #[test]

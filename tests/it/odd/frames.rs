@@ -66,6 +66,14 @@ impl Frames {
         stream
     }
 
+    /// Opens a stream with these fields and what follows them in the block.
+    pub(super) fn block(&mut self, fields: &[(&[u8], &[u8])], more: &[u8]) {
+        let stream = self.next;
+        self.next += 2;
+        let block: Vec<u8> = fields.iter().flat_map(|(name, value)| literal(name, value)).collect();
+        self.frame(HEADERS, END_HEADERS | END_STREAM, stream, &[block.as_slice(), more].concat());
+    }
+
     pub(super) fn data(&mut self, stream: u32, bytes: &[u8], flags: u8) {
         self.frame(DATA, flags, stream, bytes);
     }
