@@ -61,7 +61,6 @@ const LINES: &[Case] = &[
     ("G(T / HTTP/1.1", "400"),
     ("G\u{fc}T / HTTP/1.1", "400"),
     ("\u{feff}GET / HTTP/1.1", "400"),
-    ("GET /#a HTTP/1.1", "GET / ; kept"),
     ("GET \"/\" HTTP/1.1", "400"),
     ("GET http:// HTTP/1.1", "400"),
     ("\u{16}\u{3}\u{1}", "400"),
@@ -218,6 +217,8 @@ const OTHERWISE: &[(&str, &str, &str, &str)] = &[
         "PUT / hello; kept",
         "no size of 64 bits has more than 16 digits",
     ),
+    ("GET /#a HTTP/1.1|host: a||", "400", "GET / ; kept", "a target has no fragment"),
+    ("GET /a?b#c HTTP/1.1|host: a||", "400", "GET /a?b ; kept", "nor has its query"),
     ("PUT / HTTP/1.1|transfer-encoding: chunked||5\nhello|0||", "PUT / ; bad", "PUT / ; bad", "a line ends with CR LF"),
 ];
 

@@ -128,6 +128,10 @@ fn take(read: &mut BytesMut, line: &Line, places: &[FieldPlace], fields: &mut He
     if target.len() > TARGET_BYTES_MAX {
         return Err(Refusal::TargetTooLong);
     }
+    // No target has a fragment; `Uri` would leave it out, and who decides by the line would not.
+    if target.contains(&b'#') {
+        return Err(malformed);
+    }
     let mut request = Request::new(());
     *request.method_mut() = line.method.clone();
     *request.uri_mut() = Uri::from_maybe_shared(target).map_err(|_malformed| malformed)?;
