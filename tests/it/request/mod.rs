@@ -6,5 +6,6 @@ mod forwarding;
 mod framing;
 mod identity;
 mod quickstart;
+mod series;
 mod streaming;
 mod tls;
