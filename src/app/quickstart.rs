@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::error::AppError;
 use super::init::{Initialised, init, make_folder, write_secret};
 use crate::clock::Clock;
-use crate::config::{Config, Environment, quickstart_text};
+use crate::config::{Config, Environment, Fronted};
 use crate::key::{FlagSet, Grants, Key, KeyId, ProjectId, Status, Token};
 use crate::listen::bind;
 use crate::manage::{Caller, Manager, NewKey};
@@ -22,8 +22,6 @@ use crate::tls;
 /// How long the demo key of an earlier run goes on working.
 const GRACE: Duration = Duration::from_secs(3600);
 const DEMO: &str = "demo";
-/// What a service that was named is called in the configuration.
-const SERVICE: &str = "service";
 
 /// What was asked for.
 #[derive(Debug)]
@@ -80,7 +78,7 @@ pub async fn prepare(
     let store = config.store.open(Arc::clone(&clock))?;
     let manager = Manager::new(store, config.proxy.token_prefix.clone());
     let (key, token) = demo_key(&manager, &caller, clock.as_ref()).await?;
-    let echo = config.proxy.upstreams.get("echo").and_then(|echo| echo.targets.first()?.address);
+    let echo = config.proxy.upstreams.get(Fronted::Echo.name()).and_then(|echo| echo.targets.first()?.address);
     let path = demo_path(&config);
     Ok(Demo { config, made, key, token, certificate, echo, path })
 }
@@ -107,10 +105,10 @@ fn make_config(folder: &Path, upstream: Option<&str>) -> Result<Option<PathBuf>,
         return Ok(None);
     }
     let text = match upstream {
-        Some(url) => quickstart_text(SERVICE, url, false),
+        Some(url) => Fronted::Service.quickstart_text(url),
         None => {
             let address = free_address().map_err(AppError::runtime("no port for the echo upstream"))?;
-            quickstart_text("echo", &format!("http://{address}"), true)
+            Fronted::Echo.quickstart_text(&format!("http://{address}"))
         }
     };
     std::fs::write(&path, text).map_err(AppError::file("write", &path))?;
@@ -120,7 +118,7 @@ fn make_config(folder: &Path, upstream: Option<&str>) -> Result<Option<PathBuf>,
 /// Whether the folder's configuration is of the service that was asked for, where one was.
 fn check_same(config: &Config, folder: &Path, upstream: Option<Vec<Target>>) -> Result<(), AppError> {
     let Some(asked) = upstream else { return Ok(()) };
-    if config.proxy.upstreams.get(SERVICE).is_some_and(|service| service.targets == asked) {
+    if config.proxy.upstreams.get(Fronted::Service.name()).is_some_and(|service| service.targets == asked) {
         return Ok(());
     }
     Err(AppError::Occupied {
@@ -139,10 +137,14 @@ fn demo_path(config: &Config) -> String {
 /// Holds an upstream that was typed against what a configuration takes, before anything is made.
 fn read_upstream(url: &str) -> Result<Vec<Target>, AppError> {
     let is_text = !url.contains(['"', '\\', '\n']);
-    let text = quickstart_text(SERVICE, if is_text { url } else { "" }, false);
+    let text = Fronted::Service.quickstart_text(if is_text { url } else { "" });
     let cause = match Config::parse(Path::new("keyward.toml"), &text, &Environment::default()) {
         Ok(config) => {
-            return Ok(config.proxy.upstreams.get(SERVICE).map_or_else(Vec::new, |found| found.targets.clone()));
+            return Ok(config
+                .proxy
+                .upstreams
+                .get(Fronted::Service.name())
+                .map_or_else(Vec::new, |found| found.targets.clone()));
         }
         Err(faults) => faults.first().map(|fault| fault.what().to_owned()).unwrap_or_default(),
     };

@@ -49,15 +49,36 @@ use reader::{Section, set};
 /// The environment variable that takes the place of `[log] level`.
 pub const LOG_VARIABLE: &str = "KEYWARD_LOG";
 
-/// The configuration that `keyward quickstart` writes for the upstream `name` at `url`. A service that only
-/// echoes has its routes below `/demo`, and some more; any other is there as it is.
-#[must_use]
-pub fn quickstart_text(name: &str, url: &str, echoes: bool) -> String {
-    let template = include_str!("../../config/quickstart.toml");
-    let (of_all, of_echo) = template.split_once("# {echo}\n").unwrap_or((template, ""));
-    let text =
-        if echoes { format!("{of_all}{of_echo}") } else { of_all.replace("/demo/", "/").trim_end().to_owned() + "\n" };
-    text.replace("{name}", name).replace("{upstream}", url)
+/// What a quickstart stands in front of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fronted {
+    /// A service of its own, which echoes: below `/demo`, with some routes more.
+    Echo,
+    /// A service that was named, as it is.
+    Service,
+}
+
+impl Fronted {
+    /// What the upstream is called.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Echo => "echo",
+            Self::Service => "service",
+        }
+    }
+
+    /// The configuration that `keyward quickstart` writes, with the service at `url`.
+    #[must_use]
+    pub fn quickstart_text(self, url: &str) -> String {
+        let template = include_str!("../../config/quickstart.toml");
+        let (of_all, of_echo) = template.split_once("# {echo}\n").unwrap_or((template, ""));
+        let text = match self {
+            Self::Echo => format!("{of_all}{of_echo}"),
+            Self::Service => of_all.replace("/demo/", "/").trim_end().to_owned() + "\n",
+        };
+        text.replace("{name}", self.name()).replace("{upstream}", url)
+    }
 }
 
 /// Everything that a configuration file says, checked.

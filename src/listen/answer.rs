@@ -14,6 +14,7 @@ use pin_project_lite::pin_project;
 
 use super::metrics::ListenMetrics;
 use super::stream::OpenRequest;
+use crate::policy::Code;
 use crate::secret;
 use crate::wire::{IdSource, PROBLEM_JSON, Problem, RequestId};
 
@@ -114,37 +115,36 @@ pub(super) struct RawRefusal {
 }
 
 impl Refusal {
-    /// The status of its answer.
+    /// What it is called, and what is told of it, as of the refusals behind the listener.
     #[must_use]
-    pub const fn status(self) -> StatusCode {
+    pub const fn code(self) -> Code {
         match self {
-            Self::BadRequest => StatusCode::BAD_REQUEST,
-            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            Self::TargetTooLong => StatusCode::URI_TOO_LONG,
-            Self::HeadTooSlow => StatusCode::REQUEST_TIMEOUT,
-            Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::BadRequest => Code::BadRequest,
+            Self::HeadTooLarge => Code::HeadTooLarge,
+            Self::TargetTooLong => Code::TargetTooLong,
+            Self::HeadTooSlow => Code::RequestTimeout,
+            Self::Overloaded => Code::Overloaded,
+            Self::Internal => Code::Internal,
         }
     }
 
-    const fn code_and_detail(self) -> (&'static str, &'static str) {
-        match self {
-            Self::BadRequest => ("bad_request", "the request is not valid HTTP"),
-            Self::HeadTooLarge => ("head_too_large", "the request's head is larger, or has more fields, than allowed"),
-            Self::TargetTooLong => ("target_too_long", "the request's target is longer than allowed"),
-            Self::HeadTooSlow => ("request_timeout", "the request's head did not arrive in time"),
-            Self::Overloaded => ("overloaded", "too many connections are open"),
-            Self::Internal => ("internal", "the gateway failed to answer this request"),
-        }
+    /// The status of its answer.
+    #[must_use]
+    pub fn status(self) -> StatusCode {
+        StatusCode::from_u16(self.code().status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
 
     fn body(self) -> (Bytes, RequestId) {
         // These are rare: a source of its own for each costs less than keeping one.
         let id = RequestId::fresh(&IdSource::new(secret::random().unwrap_or_default()));
-        let (code, detail) = self.code_and_detail();
-        let status = self.status();
-        let title = status.canonical_reason().unwrap_or_default();
-        let problem = Problem { status: status.as_u16(), code, title, detail, request_id: id.as_str() };
+        let code = self.code();
+        let problem = Problem {
+            status: code.status(),
+            code: code.as_str(),
+            title: code.title(),
+            detail: code.detail(),
+            request_id: id.as_str(),
+        };
         (problem.to_json(), id)
     }
 
@@ -157,8 +157,8 @@ impl Refusal {
         fields.insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
         fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         fields.insert("x-request-id", id.value().clone());
-        if self == Self::Overloaded {
-            fields.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        if let Some(seconds) = self.code().retry_after_seconds() {
+            fields.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
         if http1 {
             fields.insert(CONNECTION, HeaderValue::from_static("close"));
@@ -171,7 +171,8 @@ impl Refusal {
         let (body, request_id) = self.body();
         let status = self.status();
         let reason = status.canonical_reason().unwrap_or_default();
-        let retry = if self == Self::Overloaded { "retry-after: 1\r\n" } else { "" };
+        let retry = self.code().retry_after_seconds();
+        let retry = retry.map_or_else(String::new, |seconds| format!("retry-after: {seconds}\r\n"));
         let head = format!(
             "HTTP/1.1 {} {reason}\r\ncontent-type: {PROBLEM_JSON}\r\ncache-control: no-store\r\nx-request-id: {}\r\n\
              {retry}connection: close\r\ncontent-length: {}\r\n\r\n",

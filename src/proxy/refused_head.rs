@@ -9,8 +9,8 @@ use super::account::Account;
 use super::metrics::Outcome;
 use super::refusal::is_grpc;
 use super::worker::Worker;
-use crate::listen::{Peer, Refusal, RefusedHead};
-use crate::policy::{Code, Denial};
+use crate::listen::{Peer, RefusedHead};
+use crate::policy::Denial;
 use crate::wire::{TraceParent, client_address};
 
 /// Counts it and writes its line. What could not be read is not guessed at.
@@ -51,21 +51,10 @@ pub(super) fn note(worker: &Worker, head: &RefusedHead<'_>, peer: &Peer) {
         sent: 0,
         view,
     };
-    account.refused(&Denial::from(code(head.refusal)), Outcome::Denied);
+    account.refused(&Denial::from(head.refusal.code()), Outcome::Denied);
 }
 
 /// As a log of nginx shows what it does not know.
 fn unknown_method() -> Method {
     Method::from_bytes(b"-").unwrap_or_default()
-}
-
-const fn code(refusal: Refusal) -> Code {
-    match refusal {
-        Refusal::BadRequest => Code::BadRequest,
-        Refusal::HeadTooLarge => Code::HeadTooLarge,
-        Refusal::TargetTooLong => Code::TargetTooLong,
-        Refusal::HeadTooSlow => Code::RequestTimeout,
-        Refusal::Overloaded => Code::Overloaded,
-        Refusal::Internal => Code::Internal,
-    }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{faults_of, lines, parse_well, repository};
 use crate::config::schema::{self, KEYS, Kind, LeftOut, SECTIONS};
-use crate::config::{Config, Environment, POSTGRES_URL_VARIABLE, Variables, format_duration, quickstart_text};
+use crate::config::{Config, Environment, Fronted, POSTGRES_URL_VARIABLE, Variables, format_duration};
 use crate::secret::Secret;
 
 fn route_of(config: &Config, method: &http::Method, path: &str) -> String {
@@ -17,7 +17,7 @@ fn route_of(config: &Config, method: &http::Method, path: &str) -> String {
 
 #[test]
 fn the_quickstart_has_a_route_for_each_answer() {
-    let config = parse_well(&quickstart_text("echo", "http://127.0.0.1:9000", true));
+    let config = parse_well(&Fronted::Echo.quickstart_text("http://127.0.0.1:9000"));
     assert!(config.gateway.tls.is_some() && config.ops.is_some());
     assert_eq!(route_of(&config, &http::Method::GET, "/demo/hello"), "demo-read");
     assert_eq!(route_of(&config, &http::Method::POST, "/demo/hello"), "demo-write");
@@ -27,7 +27,7 @@ fn the_quickstart_has_a_route_for_each_answer() {
 
 #[test]
 fn the_quickstart_of_another_service_has_no_route_that_is_open_or_elsewhere() {
-    let text = quickstart_text("service", "http://127.0.0.1:9000", false);
+    let text = Fronted::Service.quickstart_text("http://127.0.0.1:9000");
     assert!(["{name}", "{upstream}", "{echo}", "/demo/"].iter().all(|left| !text.contains(left)), "{text}");
     let config = parse_well(&text);
     for path in ["/", "/status", "/echo/a", "/demo/b"] {

@@ -202,14 +202,16 @@ fn floods_over_http_2_end_their_connection_and_cost_no_memory() {
     // A field of 4,000 bytes for the table (its name is the letter a), and 15,000 times that by its number.
     let bomb = [&[0x40, 1, b'a', 0x7f, 0xa1, 0x1e][..], &[b'b'; 4_000], &[0xbe; 12_000]].concat();
     // One piece of each; what begins them comes once.
+    type Beginning<'b> = &'b dyn Fn(&mut Frames) -> u32;
     type Piece = Box<dyn Fn(&mut Frames, u32)>;
+    type Flood<'b> = (&'static str, Beginning<'b>, Piece);
     let opened = |frames: &mut Frames| frames.head(&UPLOAD, 0);
     let begun = |frames: &mut Frames| {
         frames.frame(1, 0, 1, &[0x82]);
         1
     };
     let nothing = |_: &mut Frames| 0;
-    let floods: [(&str, &dyn Fn(&mut Frames) -> u32, Piece); 6] = [
+    let floods: [Flood<'_>; 6] = [
         (
             "rapid reset",
             &nothing,
