@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::error::AppError;
+use super::opening::remembers_a_store;
 use super::secrets::{fingerprints, given};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -33,7 +34,7 @@ pub struct Initialised {
 pub async fn init(config: &Config, caller: &Caller, clock: Arc<dyn Clock>) -> Result<Initialised, AppError> {
     let mut made = Vec::new();
     let state = &config.sync.state_dir;
-    if config.store.is_lacking_file() && fs::read_dir(state).is_ok_and(|mut files| files.next().is_some()) {
+    if config.store.is_lacking_file() && remembers_a_store(state) {
         return Err(AppError::StoreLost { store: config.store.name(), state: state.clone() });
     }
     if config.store.make(Arc::clone(&clock))? {

@@ -27,7 +27,7 @@ mod workers;
 pub use error::AppError;
 pub use init::{Initialised, init};
 pub use moving::{accept_restore, back_up, copy_store, restore, retold};
-pub use opening::{Opened, open_store};
+pub use opening::{Opened, open_store, remembers_a_store};
 pub use process::keep_memory_private;
 pub use quickstart::{Demo, Quickstart, prepare as prepare_quickstart};
 pub use rotation::manager;

@@ -17,6 +17,15 @@ use crate::store::{AwaitedStore, SharedStore, Store as _, StoreError, StoreId, c
 /// Where a gateway keeps the id of the store it follows, so that it knows it with the store away.
 const STORE_ID_FILE: &str = "store-id";
 
+/// Whether a gateway that kept its state in `folder` followed a store. A folder may hold other things: a volume has a
+/// `lost+found` from the beginning.
+#[must_use]
+pub fn remembers_a_store(folder: &Path) -> bool {
+    let is_of_a_store = |name: &str| name == STORE_ID_FILE || name.starts_with("snapshot");
+    let files = fs::read_dir(folder).into_iter().flatten().flatten();
+    files.map(|file| file.file_name()).any(|name| name.to_str().is_some_and(is_of_a_store))
+}
+
 /// A store that was opened, and what mints its keys in JWT form.
 #[derive(Debug)]
 pub struct Opened {

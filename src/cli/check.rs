@@ -12,6 +12,7 @@ use super::failure::Failure;
 use super::output::{self, Output};
 use super::place;
 use super::values::ConfigFile;
+use crate::app::remembers_a_store;
 use crate::config::{Config, master_secrets};
 use crate::policy::{Access, DenyList, Route};
 use crate::report::Chain;
@@ -285,7 +286,7 @@ impl Findings {
     /// A gateway that has followed a store remembers it: one that is missing now was not always.
     fn warn_of_lost_store(&mut self, config: &Config, store: &str) {
         let state = &config.sync.state_dir;
-        if std::fs::read_dir(state).is_ok_and(|mut files| files.next().is_some()) {
+        if remembers_a_store(state) {
             self.warnings.push(format!(
                 "no store at {store}, and {state} remembers one: put it back from a backup; to begin anew without its keys, \
                  move {state} away before `keyward init`",

@@ -11,16 +11,20 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use tokio::io::{AsyncRead, ReadBuf};
 
+use super::http1::EMPTY_BYTES_MAX;
+
 /// What has come so far.
 #[derive(Debug, Default)]
 pub(super) struct Beginning {
     bytes: Vec<u8>,
+    /// Bytes of empty lines that were passed over.
+    skipped: usize,
 }
 
 impl Beginning {
     /// Goes on from what was read before.
     pub(super) fn of(read: Bytes) -> Self {
-        Self { bytes: read.into() }
+        Self { bytes: read.into(), skipped: 0 }
     }
 
     /// Reads what there is; 0 where the other side has ended.
@@ -49,11 +53,14 @@ impl Beginning {
         (!PREFACE.starts_with(&self.bytes)).then_some(false)
     }
 
-    /// Passes over empty lines, if they are all there is. Whether there were any.
+    /// Passes over empty lines, if they are all there is and not too many: more are the parser's business. Whether
+    /// there were any.
     pub(super) fn skip_empty_lines(&mut self) -> bool {
-        let is_empty = self.bytes.ends_with(b"\n")
+        let is_empty = self.skipped <= EMPTY_BYTES_MAX
+            && self.bytes.ends_with(b"\n")
             && self.bytes.split_inclusive(|&byte| byte == b'\n').all(|line| matches!(line, b"\n" | b"\r\n"));
         if is_empty {
+            self.skipped += self.bytes.len();
             self.bytes = Vec::new();
         }
         is_empty

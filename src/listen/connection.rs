@@ -301,6 +301,8 @@ impl<H: Handler> HttpConnection<H> {
         loop {
             if head.skip_empty_lines() {
                 flow.begins_nothing();
+                // There is nothing here that could be given back.
+                flow.alarm.set(Slot::Rest, NEVER);
             }
             if head.is_for_parser() {
                 return Ok(head.into_bytes().into());

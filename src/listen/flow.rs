@@ -86,8 +86,9 @@ pub(super) struct Flow {
     eof: AtomicBool,
     /// Until when the other side may leave the connection without a request.
     idle_until: AtomicU64,
-    /// When the last wait for a further request ends; [`NEVER`] before the first.
+    /// When the last wait for a further request ends, and when buffers are given back; [`NEVER`] before the first.
     idle_ends: AtomicU64,
+    rest_begins: AtomicU64,
 }
 
 impl Flow {
@@ -111,6 +112,7 @@ impl Flow {
             eof: AtomicBool::new(false),
             idle_until: AtomicU64::new(NEVER),
             idle_ends: AtomicU64::new(NEVER),
+            rest_begins: AtomicU64::new(NEVER),
         };
         flow.enter(Phase::FirstByte);
         Arc::new(flow)
@@ -141,6 +143,7 @@ impl Flow {
         self.alarm.set(Slot::Phase, deadline);
         if phase == Phase::Idle {
             self.idle_ends.store(deadline, Ordering::Relaxed);
+            self.rest_begins.store(rest, Ordering::Relaxed);
         }
         if phase == Phase::Upgraded {
             self.alarm.set(Slot::Write, NEVER);
@@ -153,8 +156,11 @@ impl Flow {
     pub(super) fn begins_nothing(&self) {
         let ends = self.idle_ends.load(Ordering::Relaxed);
         if self.phase() == Phase::Head && ends != NEVER {
+            let rest = self.rest_begins.load(Ordering::Relaxed);
             self.enter(Phase::Idle);
             self.idle_ends.store(ends, Ordering::Relaxed);
+            self.rest_begins.store(rest, Ordering::Relaxed);
+            self.alarm.set(Slot::Rest, rest);
             self.alarm.set(Slot::Phase, ends.min(self.idle_until.load(Ordering::Relaxed)));
         }
     }

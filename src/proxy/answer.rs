@@ -15,6 +15,7 @@ use super::metrics::{Outcome, UpstreamCells, UpstreamError};
 use super::streams::{Held, OpenStream, Streams};
 use super::upstream::{AnyBody, BodyFault, Connector, Lease};
 use crate::policy::{Code, Denial};
+use crate::report::Chain;
 use crate::wire::{Transfer, strip_trailers};
 use bytes::{Buf, Bytes};
 use http::{HeaderMap, HeaderValue};
@@ -312,6 +313,7 @@ impl Relayed {
         }
         self.cells.failed(error);
         if let Some(account) = account {
+            account.upstream_error = Some(Chain(&fault).to_string().into());
             account.broke_off(match fault {
                 AnswerFault::Upstream(_) => Code::UpstreamBroken,
                 AnswerFault::Idle | AnswerFault::Total => Code::UpstreamTimeout,

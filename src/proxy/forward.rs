@@ -268,7 +268,9 @@ impl Sending {
         };
         cells.answered(took);
         let route = route.spec();
-        let admitted = self.relay(exchange, worker, (service, cells), route, account, now)?;
+        let admitted = self.relay(exchange, worker, (service, cells), route, account, now).inspect_err(|_broken| {
+            account.upstream_error = Some("what it answered cannot be passed on".into());
+        })?;
         account.outcome = self.outcome;
         if matches!(&admitted, Admitted::Answer(answer) if matches!(answer.body(), Content::Own(_))) {
             // The clock is not asked again for the moment that it takes to write what is here whole.
@@ -414,7 +416,7 @@ fn in_ascii(query: &str) -> Cow<'_, str> {
 /// Why an upstream did not answer, down to the first cause.
 fn told(error: &(dyn Error + 'static)) -> String {
     let known = error.downcast_ref().and_then(certificate_fault);
-    known.map_or_else(|| Chain(error).to_string(), str::to_owned)
+    known.unwrap_or_else(|| Chain(error).to_string())
 }
 
 impl Sending {

@@ -4,11 +4,12 @@ use std::io;
 
 use rustls::CertificateError;
 
-/// What is wrong with the certificate that a server showed; none where that is not the reason for `error`.
+/// What is wrong with the certificate that a server showed, and how the verifier puts it; none where that is not the
+/// reason for `error`.
 #[must_use]
-pub fn certificate_fault(error: &io::Error) -> Option<&'static str> {
+pub fn certificate_fault(error: &io::Error) -> Option<String> {
     let Some(rustls::Error::InvalidCertificate(fault)) = error.get_ref()?.downcast_ref() else { return None };
-    Some(match fault {
+    let words = match fault {
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
             "its certificate is for other names than this"
         }
@@ -23,7 +24,8 @@ pub fn certificate_fault(error: &io::Error) -> Option<&'static str> {
             "its certificate is an authority's own, and no server may show that: issue one with basicConstraints CA:FALSE"
         }
         _ => return None,
-    })
+    };
+    Some(format!("{words} ({fault})"))
 }
 
 #[cfg(test)]
@@ -33,7 +35,12 @@ mod tests {
     #[test]
     fn what_is_wrong_with_a_certificate_is_said_in_words() {
         let told = |fault| certificate_fault(&io::Error::other(rustls::Error::InvalidCertificate(fault)));
-        assert_eq!(told(CertificateError::Expired), Some("its certificate has expired"));
+        let expired = told(CertificateError::Expired).expect("words");
+        assert!(expired.starts_with("its certificate has expired ("), "{expired}");
+        let presented = vec!["DnsName(\"other.test\")".to_owned()];
+        let expected = rustls::pki_types::ServerName::try_from("localhost").expect("a name");
+        let named = told(CertificateError::NotValidForNameContext { expected, presented }).expect("words");
+        assert!(named.starts_with("its certificate is for other names") && named.contains("other.test"), "{named}");
         assert_eq!(told(CertificateError::BadSignature), None);
         assert_eq!(certificate_fault(&io::Error::other("else")), None);
         assert_eq!(certificate_fault(&io::ErrorKind::UnexpectedEof.into()), None);

@@ -235,7 +235,7 @@ impl Api {
                 "cannot connect to {url} ({address}: {error}); is the gateway running, and is this its [admin] listener?"
             ),
             Fault::Tls(error) => {
-                let what = certificate_fault(error).map_or_else(|| error.to_string(), str::to_owned);
+                let what = certificate_fault(error).unwrap_or_else(|| error.to_string());
                 let remedy = "name the authority of its certificate by --ca FILE, or use http:// where the listener \
                               speaks clear text on this machine";
                 format!("no TLS with {url}: {what}; {remedy}")

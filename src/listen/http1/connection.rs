@@ -286,6 +286,9 @@ where
                 this.flow.answered();
                 return Poll::Ready(Some(State::Settling));
             }
+            if waits && written.is_ready() {
+                this.outgoing.lighten();
+            }
             if waits || written.is_pending() {
                 // Who has gone is not waited for, nor written for.
                 return incoming.poll_gone(cx).map(|()| None);

@@ -31,6 +31,8 @@ pub(super) struct Incoming {
     step: usize,
     /// Bytes of a head that were parsed in vain.
     tried: usize,
+    /// Bytes of empty lines in front of the next head.
+    skipped: usize,
     coming: Coming,
     /// What is left to write of a 100; none once it has left.
     interim: Option<&'static [u8]>,
@@ -101,6 +103,7 @@ impl Incoming {
             read,
             step: READ_BYTES_MIN,
             tried: 0,
+            skipped: 0,
             coming: Coming::Head,
             interim: None,
             ended: false,
@@ -138,10 +141,15 @@ impl Incoming {
         limits: &Limits,
     ) -> Poll<Result<Head, NoHead>> {
         loop {
+            self.skip_empty_lines();
+            if self.skipped > EMPTY_BYTES_MAX {
+                return Poll::Ready(Err(NoHead::Refused(Refusal::BadRequest)));
+            }
             if !self.read.is_empty()
                 && let Some(head) =
                     head::read(&mut self.read, fields, limits, &mut self.tried).map_err(NoHead::Refused)?
             {
+                self.skipped = 0;
                 return Poll::Ready(Ok(head));
             }
             match ready!(self.poll_read(cx)) {
@@ -164,7 +172,12 @@ impl Incoming {
 
     /// Passes over empty lines in front of the next head.
     pub(super) fn skip_empty_lines(&mut self) {
-        head::skip_empty_lines(&mut self.read);
+        let length = self.read.len();
+        if head::skip_empty_lines(&mut self.read) {
+            // One that came in two pieces was taken for a head's beginning.
+            self.tried = 0;
+            self.skipped += length - self.read.len();
+        }
     }
 
     /// Looks whether the client has gone, unless somebody reads its body. What comes ahead is kept, up to a limit.
@@ -262,9 +275,12 @@ impl Incoming {
                 if !self.reader.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
                     self.reader = Some(cx.waker().clone());
                 }
+                // A body may be waited for as long as it takes to come, and what it was read into with it, were it
+                // for a part of a chunk's size.
                 if self.read.is_empty() {
-                    // A body may be waited for as long as it takes to come.
                     self.read = BytesMut::new();
+                } else if self.step > READ_BYTES_MIN && self.read.len() <= LEFT_BYTES_MAX {
+                    self.read = BytesMut::from(&*self.read);
                 }
             }
             Poll::Ready(Some(Err(_fault))) => self.coming = Coming::Broken,
@@ -406,6 +422,11 @@ impl Drop for Http1Body {
         self.let_go();
     }
 }
+
+/// Of empty lines in front of a head. One is for old clients, and any number of them would be read on and on.
+pub(in crate::listen) const EMPTY_BYTES_MAX: usize = 1024;
+/// More than the longest line of a chunk's size.
+const LEFT_BYTES_MAX: usize = 1024;
 
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// Most heads take a tenth of it, one after the other: a processor's cache holds that of hundreds of connections.

@@ -21,6 +21,6 @@ mod request;
 
 pub(super) use connection::Http1;
 pub(super) use date::Date;
-pub(super) use incoming::Http1Body;
 pub use incoming::Http1BodyFault;
+pub(super) use incoming::{EMPTY_BYTES_MAX, Http1Body};
 pub use request::{RequestRead, RequestsEnd, RequestsRead, read_requests};

@@ -231,6 +231,13 @@ impl Outgoing {
         Pin::new(io).poll_write_vectored(cx, all.get(..count).unwrap_or_default())
     }
 
+    /// Gives back what small pieces were gathered in, where all of them are written and more may be long in coming.
+    pub(super) fn lighten(&mut self) {
+        if self.small.is_empty() && self.small.capacity() > SMALL_KEPT_MAX {
+            self.small = Vec::new();
+        }
+    }
+
     fn advance(&mut self, count: usize) {
         let mut left = count;
         while left > 0
@@ -323,7 +330,25 @@ fn write_field(into: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     }
 }
 
+/// A larger buffer for small pieces is not kept while nothing is in it.
+const SMALL_KEPT_MAX: usize = 4 * 1024;
 /// A piece of a body up to this is copied behind the head: cheaper than a second piece for the kernel to gather.
 const COPIED_BYTES_MAX: usize = 4 * 1024;
 /// More pieces than this are not held.
 const PIECES_MAX: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_that_grew_is_given_back_once_it_is_empty() {
+        let mut outgoing = Outgoing::default();
+        outgoing.small.resize(SMALL_KEPT_MAX + 1, b'x');
+        outgoing.lighten();
+        assert!(!outgoing.small.is_empty(), "it is still to be written");
+        outgoing.advance(SMALL_KEPT_MAX + 1);
+        outgoing.lighten();
+        assert_eq!(outgoing.small.capacity(), 0);
+    }
+}

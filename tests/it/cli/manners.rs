@@ -87,6 +87,8 @@ fn a_store_that_is_gone_is_not_taken_for_one_that_never_was() {
     assert!(refused.stderr.contains("put it back from a backup"), "{refused:?}");
     assert!(!site.path("data/keyward.db").exists());
     std::fs::rename(&state, site.path("away")).expect("a folder");
+    // As any volume has it.
+    std::fs::create_dir_all(state.join("lost+found")).expect("a folder");
     assert!(site.run(["init", "-c", "keyward.toml"]).stdout.contains("data/keyward.db"));
 }
 

@@ -191,6 +191,38 @@ fn frames_that_say_nothing_keep_no_connection_and_no_body_going() {
 }
 
 #[test]
+fn empty_lines_in_front_of_a_request_are_passed_over_and_not_without_end() {
+    let scene = Scene::new("");
+    let refused = b"GET /any/x HTTP/1.1\r\nHost: a\r\n\r\n";
+    for (name, asks_first, line) in [("at first", false, "\r\n"), ("later", true, "\r\n"), ("bare", true, "\n")] {
+        let mut stream = connect(&scene.gateway);
+        if asks_first {
+            stream.write_all(refused).expect("a socket");
+            assert!(read_refusal(&mut stream).starts_with("HTTP/1.1 401 "));
+        }
+        // So many in front of each are no fault.
+        for _ in 0..3 {
+            stream.write_all(line.repeat(1_000 / line.len()).as_bytes()).expect("a socket");
+            stream.write_all(refused).expect("a socket");
+            assert!(read_refusal(&mut stream).starts_with("HTTP/1.1 401 "), "{name}");
+        }
+        let watch = Stopwatch::start();
+        let mut written = 0;
+        // One at a time, or as many as there is room for: for ever it is neither.
+        while stream.write_all(line.repeat(100).as_bytes()).is_ok() {
+            assert!(watch.elapsed() < PATIENCE, "{name}: {written} are read");
+            written += 100;
+            sleep(Duration::from_millis(1));
+        }
+        let mut answer = Vec::new();
+        let _reset = stream.read_to_end(&mut answer);
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400 "), "{name}: {answer}");
+    }
+    assert_eq!(scene.recorder.take().len(), 0);
+}
+
+#[test]
 fn floods_over_http_2_end_their_connection_and_cost_no_memory() {
     const RST_STREAM: u8 = 3;
     const WINDOW_UPDATE: u8 = 8;

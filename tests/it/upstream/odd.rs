@@ -122,6 +122,25 @@ fn what_is_no_answer_of_http_is_a_bad_gateway() {
 }
 
 #[test]
+fn the_log_says_what_was_wrong_with_an_answer() {
+    let peer = service(&[
+        text("HTTP/1.1 101 Switching Protocols\nconnection: upgrade\nupgrade: websocket\n\n"),
+        last("HTTP/1.1 200 OK\ncontent-length: 10\n\nabc"),
+    ]);
+    let site = site(&peer, "");
+    let gateway = site.start();
+    for (number, status, said) in [(0, 502, "what it answered cannot be passed on"), (1, 200, "broke off its answer")] {
+        let request = format!("GET /public/odd/{number} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        let answer = gateway.raw(request);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+        let id = answer.split_once("x-request-id: ").and_then(|(_, rest)| rest.get(..32)).expect("an id");
+        let line: serde_json::Value = serde_json::from_str(&gateway.until_logged(0, id)).expect("JSON");
+        assert_eq!((&line["outcome"], &line["code"]), (&"failed".into(), &"upstream_broken".into()), "{line}");
+        assert!(line["upstream_error"].as_str().is_some_and(|error| error.contains(said)), "{line}");
+    }
+}
+
+#[test]
 fn what_never_comes_to_an_answer_is_a_timeout() {
     let for_ever = |first: &str, rest: &str| Sends::ForEver(first.replace('\n', "\r\n"), rest.replace('\n', "\r\n"));
     let all = [

@@ -179,6 +179,10 @@ impl Outgoing {
         self.written += small;
         let large = (count - small).min(self.large.len());
         self.large.advance(large);
+        if self.large.is_empty() {
+            // With nothing in it, it would keep all that its client's connection was read into.
+            self.large = Bytes::new();
+        }
         self.after = self.after.get(count - small - large..).unwrap_or_default();
         if self.written == self.small.len() {
             self.small.clear();
@@ -467,6 +471,23 @@ mod tests {
         sent(&request(Upload::Own("abc".into()), &fields), &mut socket).expect("all is taken");
         let expected = "GET / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
         assert_eq!(String::from_utf8(socket.taken).expect("text"), expected);
+    }
+
+    #[test]
+    fn what_a_client_sent_is_let_go_of_once_it_is_written() {
+        let held = std::sync::Arc::new([7_u8; 100]);
+        struct Piece(std::sync::Arc<[u8; 100]>);
+        impl AsRef<[u8]> for Piece {
+            fn as_ref(&self) -> &[u8] {
+                &*self.0
+            }
+        }
+        let mut outgoing = Outgoing::nothing();
+        outgoing.large = Bytes::from_owner(Piece(std::sync::Arc::clone(&held)));
+        outgoing.advance(99);
+        assert_eq!(std::sync::Arc::strong_count(&held), 2);
+        outgoing.advance(1);
+        assert_eq!(std::sync::Arc::strong_count(&held), 1);
     }
 
     #[test]
