@@ -20,6 +20,8 @@ fn the_same_request_again_gets_the_same_answer_and_makes_nothing() {
     let again = place.asks(create());
     assert_eq!((again.status, again.text()), (201, first.text()));
     assert_eq!(again.header("keyward-revision"), first.header("keyward-revision"));
+    let place_of = format!("/v1/api-keys/{}", text(&first.json(), "id"));
+    assert_eq!([&first, &again].map(|answer| answer.header("location")), [Some(place_of.as_str()); 2]);
     assert_eq!(again.header("keyward-applied"), Some("true"));
     assert_eq!(place.asks(get("/v1/api-keys?project_id=acme")).json().as_array().map(Vec::len), Some(1));
 
