@@ -3,7 +3,6 @@
 //! It answers everybody who can reach it, tells nothing of single keys, and is bound to loopback
 //! unless the configuration says otherwise.
 
-use std::future::{Future, ready};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -38,8 +37,8 @@ pub struct Ops {
 impl Handler for Ops {
     type Body = Full<Bytes>;
 
-    fn handle(&self, request: Request<RequestBody>, _peer: &Rc<Peer>) -> impl Future<Output = Response<Self::Body>> {
-        let response = if matches!(*request.method(), Method::GET | Method::HEAD) {
+    async fn handle(self: Rc<Self>, request: Request<RequestBody>, _peer: Rc<Peer>) -> Response<Self::Body> {
+        if matches!(*request.method(), Method::GET | Method::HEAD) {
             match request.uri().path() {
                 "/metrics" => self.metrics(),
                 "/livez" => text(StatusCode::OK, "live"),
@@ -53,8 +52,7 @@ impl Handler for Ops {
             let mut refusal = text(StatusCode::METHOD_NOT_ALLOWED, "GET only");
             refusal.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
             refusal
-        };
-        ready(response)
+        }
     }
 }
 

@@ -93,7 +93,7 @@ impl Admin {
 impl Handler for Admin {
     type Body = Body;
 
-    fn handle(&self, request: Request<RequestBody>, peer: &Rc<Peer>) -> impl Future<Output = Response<Body>> {
+    async fn handle(self: Rc<Self>, request: Request<RequestBody>, peer: Rc<Peer>) -> Response<Body> {
         let context = Context { from: peer.address.ip(), surface: self.surface, noted: Arc::default() };
         let version = request.version();
         let mut account = Account {
@@ -110,24 +110,22 @@ impl Handler for Admin {
         let mut router = self.router.clone();
         let (mut head, body) = request.into_parts();
         head.extensions.insert(context);
-        async move {
-            let answer = if body.is_end_stream() {
-                router.call(Request::from_parts(head, Body::empty())).await
-            } else {
-                let (sender, sent) = Channel::new(1);
-                let called = router.call(Request::from_parts(head, Body::new(sent)));
-                let (mut called, mut read) = (pin!(called), pin!(read(body, sender)));
-                tokio::select! {
-                    biased;
-                    answer = &mut called => answer,
-                    () = &mut read => called.await,
-                }
-            };
-            let Ok(answer) = answer;
-            let answer = finished(answer, &mut account, version);
-            account.answered(answer.status());
-            answer
-        }
+        let answer = if body.is_end_stream() {
+            router.call(Request::from_parts(head, Body::empty())).await
+        } else {
+            let (sender, sent) = Channel::new(1);
+            let called = router.call(Request::from_parts(head, Body::new(sent)));
+            let (mut called, mut read) = (pin!(called), pin!(read(body, sender)));
+            tokio::select! {
+                biased;
+                answer = &mut called => answer,
+                () = &mut read => called.await,
+            }
+        };
+        let Ok(answer) = answer;
+        let answer = finished(answer, &mut account, version);
+        account.answered(answer.status());
+        answer
     }
 }
 

@@ -16,8 +16,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONNECTION, HeaderValue};
-use http::{Request, Response, StatusCode};
+use http::Request;
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::rt::{Sleep, Timer};
@@ -32,7 +31,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::accept::refuse;
-use super::answer::{Answer, RawRefusal, Refusal};
+use super::answer::{RawRefusal, Refusal};
 use super::beginning::Beginning;
 use super::cap::{ClientIsFull, Place};
 use super::flow::{Flow, Phase, Protocol};
@@ -41,7 +40,7 @@ use super::http1::Http1;
 use super::metrics::ListenMetrics;
 use super::peer::{Peer, TlsInfo, Worker};
 use super::request_body::RequestBody;
-use super::settings::{Limits, Settings};
+use super::settings::Settings;
 use super::stream::{Caught, OpenRequest, Panicked, Streams};
 use super::ticker::{CoarseClock, NEVER, Slot};
 use super::watched::Watched;
@@ -262,7 +261,7 @@ impl<H: Handler> HttpConnection<H> {
             };
             let serve = |request: Request<RequestBody>| {
                 let open = OpenRequest::on_connection(&flow, !request.body().is_end_stream());
-                Rc::clone(&this).answer(request, open, Protocol::Http1)
+                this.answer(request, open, Protocol::Http1)
             };
             let (worker, settings) = (Rc::clone(&this.worker), Arc::clone(&this.settings));
             let connection = Http1::new(io, head, Arc::clone(&flow), worker, settings, encrypted, serve);
@@ -357,9 +356,10 @@ impl<H: Handler> HttpConnection<H> {
             let (this, flow) = (Rc::clone(&this), Arc::clone(&flow));
             service_fn(move |request: Request<Incoming>| {
                 let open = OpenRequest::on_stream(&flow, &streams);
-                // In a box: hyper moves it from hand to hand, and it is 3 KiB.
-                let answer =
-                    Box::pin(Rc::clone(&this).answer(request.map(RequestBody::of_http2), open, Protocol::Http2));
+                // In a box, for hyper moves it from hand to hand. Room first: so it is written where it stays.
+                let request = request.map(RequestBody::of_http2);
+                let answer = Box::write(Box::new_uninit(), this.answer(request, open, Protocol::Http2));
+                let answer = Box::into_pin(answer);
                 async { Ok::<_, Infallible>(answer.await) }
             })
         };
@@ -386,36 +386,6 @@ impl<H: Handler> HttpConnection<H> {
         builder
     }
 
-    /// Hands one request to the handler. A panic of it is a 500.
-    async fn answer(
-        self: Rc<Self>,
-        request: Request<RequestBody>,
-        open: OpenRequest,
-        protocol: Protocol,
-    ) -> Response<Answer<H::Body>> {
-        let metrics = Rc::clone(&self.metrics);
-        let http1 = protocol == Protocol::Http1;
-        if let Some(refusal) = refusal(&request, &self.settings.limits) {
-            let (answer, request_id) = refusal.answer(http1);
-            self.tell_refused(refusal, &request_id, Some(&request));
-            return Answer::own(answer, open, metrics);
-        }
-        let handled = Caught::new(async { self.handler.handle(request, &self.peer).await }).await;
-        let mut answer = match handled {
-            Ok(answer) => Answer::of_handler(answer, open, metrics),
-            Err(Panicked) => {
-                metrics.panics.inc();
-                let (answer, _told_by_the_panic) = Refusal::Internal.answer(http1);
-                Answer::own(answer, open, metrics)
-            }
-        };
-        if http1 && self.worker.stopping.get() && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
-            // Said and not just done: a client that knows sends no request into a closing connection.
-            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-        }
-        answer
-    }
-
     /// Refuses where there is no request to answer, and closes.
     async fn refuse(&self, flow: &Flow, io: Watched, refusal: Refusal) {
         let RawRefusal { refusal, request_id, text } = refusal.raw();
@@ -423,7 +393,12 @@ impl<H: Handler> HttpConnection<H> {
         answer_and_linger(flow, &self.worker, io, &text).await;
     }
 
-    fn tell_refused(&self, refusal: Refusal, request_id: &RequestId, request: Option<&Request<RequestBody>>) {
+    pub(super) fn tell_refused(
+        &self,
+        refusal: Refusal,
+        request_id: &RequestId,
+        request: Option<&Request<RequestBody>>,
+    ) {
         self.handler.refused(&RefusedHead { refusal, request_id, request }, &self.peer);
     }
 
@@ -536,16 +511,6 @@ impl Drop for Resting<'_> {
     fn drop(&mut self) {
         self.0.dec();
     }
-}
-
-/// What is refused before the handler sees it.
-fn refusal(request: &Request<RequestBody>, limits: &Limits) -> Option<Refusal> {
-    let uri = request.uri();
-    let target = uri.path_and_query().map_or(0, |target| target.as_str().len());
-    if target > limits.target_bytes {
-        return Some(Refusal::TargetTooLong);
-    }
-    (request.headers().len() > limits.fields).then_some(Refusal::HeadTooLarge)
 }
 
 /// The other side took too long in this phase.

@@ -21,8 +21,13 @@ pub trait Handler: 'static {
     /// Answers one request.
     ///
     /// The future is dropped when the client goes away or its stream is reset, so what it holds open
-    /// upstream must end with it. A panic in it is answered with a 500 and ends the connection.
-    fn handle(&self, request: Request<RequestBody>, peer: &Rc<Peer>) -> impl Future<Output = Response<Self::Body>>;
+    /// upstream must end with it. A panic in it is answered with a 500 and ends the connection, so nothing is done
+    /// before it is polled.
+    fn handle(
+        self: Rc<Self>,
+        request: Request<RequestBody>,
+        peer: Rc<Peer>,
+    ) -> impl Future<Output = Response<Self::Body>>;
 
     /// Hears of a request that the listener refused by itself, to count it and to log it.
     fn refused(&self, _head: &RefusedHead<'_>, _peer: &Peer) {}

@@ -5,6 +5,7 @@
 
 mod accept;
 mod answer;
+mod answering;
 mod beginning;
 mod bind;
 mod cap;

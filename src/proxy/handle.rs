@@ -115,19 +115,23 @@ enum Step<'m> {
 impl Handler for Gateway {
     type Body = AnswerBody;
 
-    #[expect(clippy::manual_async_fn, reason = "an async fn would keep the request twice, and each is copied thrice")]
-    fn handle(&self, request: Request<RequestBody>, peer: &Rc<Peer>) -> impl Future<Output = Response<AnswerBody>> {
+    fn handle(
+        self: Rc<Self>,
+        request: Request<RequestBody>,
+        peer: Rc<Peer>,
+    ) -> impl Future<Output = Response<AnswerBody>> {
+        // Here, where they stay: an async fn would keep the request a second time.
+        let (mut parts, mut body) = request.into_parts();
         async move {
             let worker = &*self.worker;
             let view = worker.view();
             let in_flight = worker.ledger.begin();
-            let (mut parts, mut body) = request.into_parts();
             if parts.version == Version::HTTP_2 {
                 // The parser has done so for HTTP/1.
                 trim_values(&mut parts.headers);
             }
             let seen = Seen::of(&parts.headers);
-            let mut account = open_account(worker, &view, &parts, seen, !body.is_end_stream(), peer);
+            let mut account = open_account(worker, &view, &parts, seen, !body.is_end_stream(), &peer);
             let expects = seen.has(Seen::EXPECT);
             let too_many = in_flight > view.settings.requests_max;
             let mut told = None;
@@ -137,7 +141,7 @@ impl Handler for Gateway {
                 if too_many {
                     break Err(Refused::new(Code::Overloaded, None));
                 }
-                match walk(worker, &view, (&mut parts, seen), &mut body, peer, &mut account, told.take()) {
+                match walk(worker, &view, (&mut parts, seen), &mut body, &peer, &mut account, told.take()) {
                     Ok(Step::Missing(missing)) => {
                         told = Some(missing.told().await);
                         now = worker.shared.clock.monotonic();
@@ -147,13 +151,13 @@ impl Handler for Gateway {
             };
             let admitted = match step {
                 Ok(Step::Onward(outbound)) => {
-                    let mut sending = outbound.with(body, peer, &mut account);
+                    let mut sending = outbound.with(body, &peer, &mut account);
                     sending.send(worker, &view, &mut account, now).await
                 }
                 Ok(Step::Answer(response)) => Ok(Admitted::Answer(response)),
-                Ok(Step::Missing(_)) => Err(Refused::new(Code::Internal, unread(body, peer))),
+                Ok(Step::Missing(_)) => Err(Refused::new(Code::Internal, unread(body, &peer))),
                 Err(mut refused) => {
-                    refused.unread = unread(body, peer);
+                    refused.unread = unread(body, &peer);
                     Err(refused)
                 }
             };
@@ -164,10 +168,10 @@ impl Handler for Gateway {
                 }
                 Ok(Admitted::Tunnel(response, tunnel)) => {
                     account.status = response.status().as_u16();
-                    tunnel.run(peer, account);
+                    tunnel.run(&peer, account);
                     response.map(|()| AnswerBody::none())
                 }
-                Err(refused) => turn_away(*refused, account, peer, expects, parts.headers),
+                Err(refused) => turn_away(*refused, account, &peer, expects, parts.headers),
             }
         }
     }
@@ -241,37 +245,41 @@ fn open_account(
     let trace_continues = begun.is_some();
     let trace = begun.map_or_else(|| TraceParent::fresh(&worker.ids), |trace| trace.continued(&worker.ids));
     let client = client_address(peer.address.ip(), &parts.headers, &settings.trusted_proxies);
-    Box::new(Account {
-        ledger: Rc::clone(&worker.ledger),
-        view: Rc::clone(view),
-        started: worker.shared.clock.monotonic(),
-        ended: None,
-        request_id: request_id.unwrap_or_else(|| RequestId::fresh(&worker.ids)),
-        trace,
-        trace_continues,
-        method: parts.method.clone(),
-        version: parts.version,
-        client,
-        peer: (client != peer.address.ip()).then_some(peer.address),
-        tls: peer.tls.is_some(),
-        grpc: seen.has(Seen::CONTENT_TYPE) && is_grpc(&parts.headers),
-        authority: None,
-        target: parts.uri.path_and_query().map(|target| if has_body { apart(target) } else { target.clone() }),
-        route: None,
-        websocket: false,
-        key: None,
-        expiry: None,
-        decided: None,
-        denial: None,
-        cors: None,
-        outcome: Outcome::Abandoned,
-        // What nginx logs where the client went away before its answer.
-        status: 499,
-        upstream_took: None,
-        upstream_error: None,
-        received: None,
-        sent: 0,
-    })
+    // Room first: so it is written where it stays, and not copied there.
+    Box::write(
+        Box::new_uninit(),
+        Account {
+            ledger: Rc::clone(&worker.ledger),
+            view: Rc::clone(view),
+            started: worker.shared.clock.monotonic(),
+            ended: None,
+            request_id: request_id.unwrap_or_else(|| RequestId::fresh(&worker.ids)),
+            trace,
+            trace_continues,
+            method: parts.method.clone(),
+            version: parts.version,
+            client,
+            peer: (client != peer.address.ip()).then_some(peer.address),
+            tls: peer.tls.is_some(),
+            grpc: seen.has(Seen::CONTENT_TYPE) && is_grpc(&parts.headers),
+            authority: None,
+            target: parts.uri.path_and_query().map(|target| if has_body { apart(target) } else { target.clone() }),
+            route: None,
+            websocket: false,
+            key: None,
+            expiry: None,
+            decided: None,
+            denial: None,
+            cors: None,
+            outcome: Outcome::Abandoned,
+            // What nginx logs where the client went away before its answer.
+            status: 499,
+            upstream_took: None,
+            upstream_error: None,
+            received: None,
+            sent: 0,
+        },
+    )
 }
 
 /// The same target in memory of its own. As a part of the head it would keep the whole buffer of that for as

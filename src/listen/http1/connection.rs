@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
+use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use tokio::sync::oneshot;
@@ -51,8 +51,8 @@ pin_project! {
         leaving: bool,
         // Whom the connection goes to behind a 101.
         upgrade: Option<oneshot::Sender<Watched>>,
-        // A map that the next request is read into.
-        fields: HeaderMap,
+        // What the next request is read into; its map is empty.
+        request: Request<()>,
         refused: Option<(Refusal, RequestId)>,
     }
 
@@ -115,7 +115,7 @@ impl<S, F, B> Http1<S, F, B> {
             keep: true,
             leaving: false,
             upgrade: None,
-            fields: HeaderMap::new(),
+            request: Request::default(),
             refused: None,
         }
     }
@@ -198,7 +198,7 @@ where
         if *this.leaving && !incoming.has_begun() {
             return Poll::Ready(Some(State::Closing));
         }
-        let polled = incoming.poll_head(cx, this.fields, &this.settings.limits);
+        let polled = incoming.poll_head(cx, this.request, &this.settings.limits);
         if polled.is_pending() && !incoming.has_begun() {
             // Empty lines alone.
             this.flow.begins_nothing();
@@ -215,7 +215,8 @@ where
                 return Poll::Ready(Some(State::Last));
             }
         };
-        let Head { request, decoder, keep, expects, upgrades, trailers } = head;
+        let Head { decoder, keep, expects, upgrades, trailers } = head;
+        let request = std::mem::take(this.request);
         *this.keep = keep;
         *this.asked = Asked { version: request.version(), head_only: *request.method() == Method::HEAD, trailers };
         let body = if !decoder.is_over() {
@@ -257,9 +258,9 @@ where
         let Worker { date, ticker, .. } = &**this.worker;
         *this.framing = this.outgoing.add_head(&head, *this.asked, size, this.keep, (date, ticker));
         *this.delimited = !matches!(this.framing, Framing::UntilEnd);
-        *this.fields = std::mem::take(&mut head.headers);
         // Now, and not with the next request: they hold a part of the service's buffer.
-        this.fields.clear();
+        head.headers.clear();
+        *this.request.headers_mut() = std::mem::take(&mut head.headers);
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             *this.upgrade = upgrade;
             return Poll::Ready(Some(State::Switching));

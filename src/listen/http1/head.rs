@@ -7,16 +7,15 @@ use std::mem::MaybeUninit;
 
 use bytes::{Buf, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, TE, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version};
+use http::{HeaderValue, Method, Request, Uri, Version};
 
 use crate::listen::answer::Refusal;
 use crate::listen::settings::Limits;
 use crate::wire::{Decoder, FieldPlace, Place, number};
 
-/// The head of a request.
+/// What the head of a request says of the body and of the connection.
 #[derive(Debug)]
 pub(super) struct Head {
-    pub(super) request: Request<()>,
     /// How its body is delimited.
     pub(super) decoder: Decoder,
     /// Whether the connection may serve another request.
@@ -29,14 +28,15 @@ pub(super) struct Head {
     pub(super) trailers: bool,
 }
 
-/// Takes a head off the front of `read`; none where it is not whole. Its fields are put into the map of `fields`, which
-/// is empty: a map is 2 KiB to make anew. `tried` bytes of it were parsed in vain before.
+/// Takes a head off the front of `read`; none where it is not whole. It is put into `request`, whose map is empty: one
+/// is 2 KiB to make anew, and what is put where it belongs is not handed from function to function. `tried` bytes of it
+/// were parsed in vain before.
 ///
 /// # Errors
-/// What is refused.
+/// What is refused. There may be some of it in `request`.
 pub(super) fn read(
     read: &mut BytesMut,
-    fields: &mut HeaderMap,
+    request: &mut Request<()>,
     limits: &Limits,
     tried: &mut usize,
 ) -> Result<Option<Head>, Refusal> {
@@ -63,7 +63,7 @@ pub(super) fn read(
     if line.length > limits.head_bytes {
         return Err(Refusal::HeadTooLarge);
     }
-    take(read, &line, places, fields).map(Some)
+    take(read, &line, places, request).map(Some)
 }
 
 /// Passes over empty lines in front of a head (RFC 9112, 2.2). Returns whether there was one.
@@ -121,7 +121,7 @@ fn locate<'r>(
     }))
 }
 
-fn take(read: &mut BytesMut, line: &Line, places: &[FieldPlace], fields: &mut HeaderMap) -> Result<Head, Refusal> {
+fn take(read: &mut BytesMut, line: &Line, places: &[FieldPlace], request: &mut Request<()>) -> Result<Head, Refusal> {
     let malformed = Refusal::BadRequest;
     let whole = read.split_to(line.length).freeze();
     let target = line.target.part(&whole).ok_or(malformed)?;
@@ -132,12 +132,10 @@ fn take(read: &mut BytesMut, line: &Line, places: &[FieldPlace], fields: &mut He
     if target.contains(&b'#') {
         return Err(malformed);
     }
-    let mut request = Request::new(());
     *request.method_mut() = line.method.clone();
     *request.uri_mut() = Uri::from_maybe_shared(target).map_err(|_malformed| malformed)?;
     *request.version_mut() = line.version;
     let headers = request.headers_mut();
-    *headers = std::mem::take(fields);
     headers.reserve(line.fields);
     let mut framing = Framing::of(line.version);
     for place in places.iter().take(line.fields) {
@@ -216,7 +214,7 @@ impl Framing {
         self.keep = !self.closes && (self.keep || has_token(value, b"keep-alive"));
     }
 
-    fn finish(self, mut request: Request<()>) -> Result<Head, Refusal> {
+    fn finish(self, request: &mut Request<()>) -> Result<Head, Refusal> {
         let decoder = match (self.coding, self.length) {
             (Some(true), _) => Decoder::chunked(),
             (Some(false), _) => return Err(Refusal::BadRequest),
@@ -231,7 +229,7 @@ impl Framing {
         // What follows a request for a tunnel was meant for the tunnel.
         let follows = !both && *request.method() != Method::CONNECT;
         let Self { keep, upgrades, trailers, .. } = self;
-        Ok(Head { request, decoder, keep: keep && follows, expects, upgrades, trailers })
+        Ok(Head { decoder, keep: keep && follows, expects, upgrades, trailers })
     }
 }
 

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
-use http::HeaderMap;
+use http::Request;
 use http_body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 
@@ -133,11 +133,11 @@ impl Incoming {
         self.io.take().map(|io| (io, ahead))
     }
 
-    /// The next head. Its fields are put into the map of `fields`.
+    /// The next head. The request is put into `request`, whose map is empty.
     pub(super) fn poll_head(
         &mut self,
         cx: &mut Context<'_>,
-        fields: &mut HeaderMap,
+        request: &mut Request<()>,
         limits: &Limits,
     ) -> Poll<Result<Head, NoHead>> {
         loop {
@@ -147,7 +147,7 @@ impl Incoming {
             }
             if !self.read.is_empty()
                 && let Some(head) =
-                    head::read(&mut self.read, fields, limits, &mut self.tried).map_err(NoHead::Refused)?
+                    head::read(&mut self.read, request, limits, &mut self.tried).map_err(NoHead::Refused)?
             {
                 self.skipped = 0;
                 return Poll::Ready(Ok(head));

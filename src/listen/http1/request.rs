@@ -2,7 +2,7 @@
 //! and the fuzzer to try.
 
 use bytes::BytesMut;
-use http::HeaderMap;
+use http::{HeaderMap, Request};
 
 use super::head;
 use crate::listen::answer::Refusal;
@@ -73,10 +73,10 @@ fn read_one<'a>(
     pieces: &mut impl Iterator<Item = &'a [u8]>,
     requests: &mut Vec<RequestRead>,
 ) -> Option<RequestsEnd> {
-    let mut tried = 0;
+    let (mut tried, mut request) = (0, Request::default());
     let head = loop {
         if !read.is_empty() {
-            match head::read(read, &mut HeaderMap::new(), limits, &mut tried) {
+            match head::read(read, &mut request, limits, &mut tried) {
                 Ok(Some(head)) => break head,
                 Ok(None) => {}
                 Err(refusal) => return Some(RequestsEnd::Refused(refusal)),
@@ -88,7 +88,7 @@ fn read_one<'a>(
             None => return Some(RequestsEnd::InHead(read.len())),
         }
     };
-    let (parts, ()) = head.request.into_parts();
+    let (parts, ()) = request.into_parts();
     let line = format!("{} {}", parts.method, parts.uri);
     let (fields, expects) = (parts.headers, head.expects);
     requests.push(RequestRead { line, fields, body: Vec::new(), trailers: None, expects });

@@ -157,11 +157,11 @@ type Answered = Either<Full<Bytes>, Endless>;
 impl Handler for Script {
     type Body = Answered;
 
-    async fn handle(&self, request: Request<RequestBody>, peer: &Rc<Peer>) -> Response<Answered> {
+    async fn handle(self: Rc<Self>, request: Request<RequestBody>, peer: Rc<Peer>) -> Response<Answered> {
         self.begun.set(self.begun.get() + 1);
         self.began.notify_one();
         let mut guard = Unanswered(Some(Rc::clone(&self.dropped)));
-        let answer = self.answer(request, peer).await;
+        let answer = self.answer(request, &peer).await;
         guard.0 = None;
         answer
     }

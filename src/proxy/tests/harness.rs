@@ -252,7 +252,7 @@ impl House {
         self.peer.spawn(async move {
             let service = service_fn(move |request: Request<Incoming>| {
                 let (gateway, peer) = (Rc::clone(&gateway), Rc::clone(&peer));
-                async move { Ok::<_, std::convert::Infallible>(gateway.handle(request.map(http2_body), &peer).await) }
+                async move { Ok::<_, std::convert::Infallible>(gateway.handle(request.map(http2_body), peer).await) }
             });
             let connection =
                 hyper::server::conn::http2::Builder::new(Local).serve_connection(TokioIo::new(server), service);
