@@ -2,10 +2,12 @@
 //! finishes the answer.
 
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{self, Poll};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -14,7 +16,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue};
 use http::{Request, Response, Version};
-use http_body::Body as _;
+use http_body::{Body as _, Frame};
 use http_body_util::BodyExt as _;
 use http_body_util::channel::{Channel, Sender};
 use tower_service::Service;
@@ -114,8 +116,10 @@ impl Handler for Admin {
             router.call(Request::from_parts(head, Body::empty())).await
         } else {
             let (sender, sent) = Channel::new(1);
-            let called = router.call(Request::from_parts(head, Body::new(sent)));
-            let (mut called, mut read) = (pin!(called), pin!(read(body, sender)));
+            let wanted = Arc::new(AtomicBool::new(false));
+            let sent = Body::new(Sent { body: sent, wanted: Arc::clone(&wanted) });
+            let called = router.call(Request::from_parts(head, sent));
+            let (mut called, mut read) = (pin!(called), pin!(read(body, sender, &wanted)));
             tokio::select! {
                 biased;
                 answer = &mut called => answer,
@@ -129,8 +133,31 @@ impl Handler for Admin {
     }
 }
 
-/// Reads a body for the router, whose own could be sent to another thread: what is read of a connection could not.
-async fn read(body: RequestBody, mut sender: Sender<Bytes, RequestBodyFault>) {
+/// A body as the router gets it: its own could be sent to another thread, what is read of a connection could not.
+struct Sent {
+    body: Channel<Bytes, RequestBodyFault>,
+    /// Whether anybody has asked for it.
+    wanted: Arc<AtomicBool>,
+}
+
+impl http_body::Body for Sent {
+    type Data = Bytes;
+    type Error = RequestBodyFault;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut task::Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyFault>>> {
+        let this = self.get_mut();
+        this.wanted.store(true, Ordering::Relaxed);
+        Pin::new(&mut this.body).poll_frame(cx)
+    }
+}
+
+/// Reads a body for the router, from when it is `wanted`: a caller who is refused is not asked for it. Polled whenever
+/// the router was.
+async fn read(body: RequestBody, mut sender: Sender<Bytes, RequestBodyFault>, wanted: &AtomicBool) {
+    poll_fn(|_cx| if wanted.load(Ordering::Relaxed) { Poll::Ready(()) } else { Poll::Pending }).await;
     let mut body = pin!(body);
     while let Some(frame) = body.frame().await {
         match frame {

@@ -80,7 +80,8 @@ where
         let handled = match this.work.project() {
             WorkProjection::Handler { handled } => ready!(handled.poll(cx)).map_err(|Panicked| {
                 this.connection.metrics.panics.inc();
-                let (answer, _told_by_the_panic) = Refusal::Internal.answer(http1);
+                let (answer, request_id) = Refusal::Internal.answer(http1);
+                tracing::error!(request_id = request_id.as_str(), "a request ended by a panic");
                 answer
             }),
             WorkProjection::Refused { answer } => Err(std::mem::take(answer)),

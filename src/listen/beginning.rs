@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use super::http1::EMPTY_BYTES_MAX;
 
 /// What has come so far.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Beginning {
     bytes: Vec<u8>,
     /// Bytes of empty lines that were passed over.

@@ -13,6 +13,7 @@ use pin_project_lite::pin_project;
 
 use super::credit::Credit;
 use super::flow::Flow;
+use super::request_body::RequestBodyFault;
 use super::ticker::{Alarm, NEVER, Slot, Tick, Ticker};
 
 pin_project! {
@@ -118,6 +119,17 @@ pub enum BodyFault {
     TooSlow,
     /// The connection or its framing broke, or the client reset the stream.
     Broken(Box<dyn Error + Send + Sync>),
+}
+
+impl BodyFault {
+    /// Whether its sender went away, or gave the request up.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        match self {
+            Self::TooSlow => false,
+            Self::Broken(error) => error.downcast_ref().is_some_and(RequestBodyFault::is_gone),
+        }
+    }
 }
 
 impl fmt::Display for BodyFault {

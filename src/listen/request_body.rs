@@ -1,5 +1,6 @@
 //! The body of a request, whatever protocol it comes by.
 
+use std::error::Error as _;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -60,6 +61,20 @@ pub enum RequestBodyFault {
     Http1(#[from] Http1BodyFault),
     /// Over HTTP/2.
     Http2(#[from] hyper::Error),
+}
+
+impl RequestBodyFault {
+    /// Whether its sender went away, or gave the request up.
+    pub(super) fn is_gone(&self) -> bool {
+        match self {
+            Self::Http1(Http1BodyFault::Malformed(_)) => false,
+            Self::Http1(_) => true,
+            Self::Http2(error) => {
+                let of_stream = error.source().and_then(|source| source.downcast_ref::<h2::Error>());
+                of_stream.is_some_and(|error| error.is_io() || error.is_remote())
+            }
+        }
+    }
 }
 
 impl Body for RequestBody {

@@ -1,5 +1,6 @@
 //! The I/O of a connection, watched: every read and write moves the connection's deadlines.
 
+use std::fmt;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::pin::Pin;
@@ -14,7 +15,6 @@ use super::flow::Flow;
 use super::upgrade::Stream;
 
 /// A stream, and before it what was already read from it.
-#[derive(Debug)]
 pub(super) struct Watched {
     stream: Box<dyn Stream>,
     /// What was read already and is yet to be handed on.
@@ -45,6 +45,13 @@ impl Watched {
     /// Whether bytes were put back and not handed on yet.
     pub(super) const fn has_replay(&self) -> bool {
         !self.replay.is_empty()
+    }
+}
+
+/// Without what was read: that may be a head with a token in it.
+impl fmt::Debug for Watched {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watched").finish_non_exhaustive()
     }
 }
 

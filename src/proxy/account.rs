@@ -126,6 +126,11 @@ impl Account {
 
 impl Drop for Account {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            // The listener answers in place of who was at work on it.
+            self.refused(&Code::Internal.into(), Outcome::Failed);
+            self.status = Code::Internal.status();
+        }
         let ended = self.ended.unwrap_or_else(|| self.ledger.clock.monotonic());
         let took = ended.saturating_duration_since(self.started);
         let cells = self.route_view().map_or(&self.ledger.unrouted, |route| &route.cells);

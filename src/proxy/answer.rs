@@ -306,8 +306,8 @@ impl Relayed {
         self.break_off();
         // A body that broke off breaks the exchange too, and then is the reason for it.
         if let Some(of_request) = self.upload.take_fault() {
-            if let Some(account) = account {
-                account.refused(&code_of(&of_request).into(), Outcome::Denied);
+            if let (Some(account), Some(code)) = (account, code_of(&of_request)) {
+                account.refused(&code.into(), Outcome::Denied);
             }
             return fault;
         }

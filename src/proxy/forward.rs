@@ -424,7 +424,7 @@ impl Sending {
     fn failed(&mut self, failure: &Failure, cells: &UpstreamCells, account: &mut Account) -> Box<Refused> {
         // A body that broke off breaks the exchange too, and then is the reason for it.
         if let Some(fault) = self.transfer.take_fault() {
-            return Refused::new(code_of(&fault), None);
+            return code_of(&fault).map_or_else(Refused::abandoned, |code| Refused::new(code, None));
         }
         let (code, error) = match failure {
             Failure::NoTarget => (Code::NoTarget, UpstreamError::NoTarget),
@@ -585,13 +585,14 @@ fn is_number(text: &[u8], number: u64) -> bool {
     }
 }
 
-/// What a request is refused with whose body broke off.
-pub(super) fn code_of(fault: &InboundFault) -> Code {
+/// What a request is refused with whose body broke off; none where its client has gone, which refuses nothing.
+pub(super) fn code_of(fault: &InboundFault) -> Option<Code> {
     match fault {
-        InboundFault::TooLarge { .. } => Code::BodyTooLarge,
+        InboundFault::TooLarge { .. } => Some(Code::BodyTooLarge),
         InboundFault::Sender(error) => match error.downcast_ref::<BodyFault>() {
-            Some(BodyFault::TooSlow) => Code::RequestTimeout,
-            Some(BodyFault::Broken(_)) | None => Code::BadRequest,
+            Some(fault) if fault.is_gone() => None,
+            Some(BodyFault::TooSlow) => Some(Code::RequestTimeout),
+            Some(BodyFault::Broken(_)) | None => Some(Code::BadRequest),
         },
     }
 }

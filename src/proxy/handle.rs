@@ -68,7 +68,7 @@ const USUAL_METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PU
 pub(super) struct Refused {
     /// What the client is told.
     pub(super) denial: Denial,
-    /// Whether the gateway refused it, at once or later, or the upstream failed.
+    /// Whether the gateway refused it, at once or later, the upstream failed, or the client went away.
     pub(super) outcome: Outcome,
     /// The methods of a 405.
     pub(super) allow: Option<HeaderValue>,
@@ -85,6 +85,11 @@ impl Refused {
     /// Let through, and no longer permitted before there was an answer.
     pub(super) fn cut(denial: Denial, unread: Option<ClientBody>) -> Box<Self> {
         Box::new(Self { denial, outcome: Outcome::Cut, allow: None, unread })
+    }
+
+    /// Given up by its client, in the middle of its body. Nobody reads the answer.
+    pub(super) fn abandoned() -> Box<Self> {
+        Box::new(Self { denial: Code::BadRequest.into(), outcome: Outcome::Abandoned, allow: None, unread: None })
     }
 
     /// Not answered by the upstream.
@@ -189,7 +194,10 @@ fn turn_away(
     expects: bool,
     map: HeaderMap,
 ) -> Response<AnswerBody> {
-    account.refused(&refused.denial, refused.outcome);
+    let is_abandoned = refused.outcome == Outcome::Abandoned;
+    if !is_abandoned {
+        account.refused(&refused.denial, refused.outcome);
+    }
     let close = settle_unread(&refused, account.version, expects);
     let was_cut = refused.outcome == Outcome::Cut;
     let status = |denial: &Denial| if was_cut { denial.grpc_status_of_cut() } else { denial.grpc_status() };
@@ -208,7 +216,9 @@ fn turn_away(
     if let Some(cors) = &account.cors {
         cors.write(response.headers_mut());
     }
-    account.status = response.status().as_u16();
+    if !is_abandoned {
+        account.status = response.status().as_u16();
+    }
     if let Some(body) = refused.unread
         && !expects
         && account.version != Version::HTTP_2

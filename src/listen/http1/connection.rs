@@ -44,7 +44,7 @@ pin_project! {
         state: State,
         asked: Asked,
         framing: Framing,
-        // Whether the answer says where it ends.
+        // Whether the answer says where it ends, and does not just end with the connection.
         delimited: bool,
         // Whether another request may follow the present one.
         keep: bool,
@@ -58,10 +58,7 @@ pin_project! {
 
     impl<S, F, B> PinnedDrop for Http1<S, F, B> {
         fn drop(this: Pin<&mut Self>) {
-            // Whoever still reads a body learns that there is no more of it.
-            if let Ok(mut incoming) = this.project().incoming.try_borrow_mut() {
-                drop(incoming.take());
-            }
+            this.into_parts();
         }
     }
 }
@@ -130,9 +127,17 @@ impl<S, F, B> Http1<S, F, B> {
         self.project().refused.take()
     }
 
-    /// The connection and what was read ahead; none where it was handed over.
+    /// The connection and what was read ahead; none where it was handed over. Whoever still reads a body learns that
+    /// there is no more of it.
     pub(in crate::listen) fn into_parts(self: Pin<&mut Self>) -> Option<(Watched, Bytes)> {
-        self.project().incoming.borrow_mut().take()
+        let this = self.project();
+        let mut incoming = this.incoming.try_borrow_mut().ok()?;
+        // What an answer's length or its chunks show, the connection has to where it alone delimits one.
+        if !*this.delimited && matches!(this.state, State::Answering | State::Broken) {
+            incoming.break_on_close();
+            this.flow.leave_at_once();
+        }
+        incoming.take()
     }
 }
 
@@ -171,7 +176,10 @@ where
                     None
                 }
                 State::Last => ready!(this.as_mut().poll_write(cx)).then_some(State::Closing),
-                State::Broken => ready!(this.as_mut().poll_write(cx)).then(|| this.as_mut().break_off()).flatten(),
+                State::Broken => {
+                    let is_written = ready!(this.as_mut().poll_write(cx));
+                    (is_written && this.delimited).then_some(State::Closing)
+                }
                 State::Closing => {
                     ready!(this.as_mut().poll_close(cx));
                     None
@@ -370,17 +378,6 @@ where
             io.put_back(ahead);
             drop(waiting.send(io));
         }
-    }
-
-    /// Closes behind an answer that broke off. Its length or its chunks show that, and where nothing does the
-    /// connection has to.
-    fn break_off(self: Pin<&mut Self>) -> Option<State> {
-        let this = self.project();
-        if !*this.delimited {
-            this.incoming.borrow().break_on_close();
-            this.flow.leave_at_once();
-        }
-        this.delimited.then_some(State::Closing)
     }
 
     fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {

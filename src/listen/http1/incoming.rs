@@ -1,6 +1,7 @@
 //! What comes from a client: heads, and the bodies behind them.
 
 use std::cell::RefCell;
+use std::fmt;
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
@@ -22,7 +23,6 @@ use crate::wire::{BadBody, Decoded, Decoder};
 
 /// The connection, what was read of it, and what is expected next. Whoever has the body of the present request
 /// reads it from here; between bodies the connection reads.
-#[derive(Debug)]
 pub(super) struct Incoming {
     /// None once it is closed or in the hands of an upgrade.
     io: Option<Watched>,
@@ -371,7 +371,6 @@ impl Incoming {
 }
 
 /// The body of a request over HTTP/1, read from the connection by whoever polls it.
-#[derive(Debug)]
 pub(in crate::listen) struct Http1Body {
     /// None once it is over: what comes then is the next request's.
     incoming: Option<Rc<RefCell<Incoming>>>,
@@ -414,6 +413,13 @@ impl Http1Body {
         if let Some(shared) = self.incoming.take() {
             shared.borrow_mut().wake_connection();
         }
+    }
+}
+
+/// Without what was read: that may be a body, or a head with a token in it.
+impl fmt::Debug for Http1Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Http1Body").finish_non_exhaustive()
     }
 }
 

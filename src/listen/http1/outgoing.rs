@@ -18,7 +18,7 @@ use crate::listen::ticker::Ticker;
 use crate::wire::number;
 
 /// What is still to be written: large pieces in their turn, then what is small.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Outgoing {
     pieces: VecDeque<Bytes>,
     /// Bytes of all pieces.

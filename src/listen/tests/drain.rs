@@ -83,6 +83,21 @@ fn an_endless_stream_is_cut_at_the_deadline() {
 }
 
 #[test]
+fn an_answer_that_ends_with_the_connection_does_not_look_whole_when_it_is_cut_at_the_deadline() {
+    run(async {
+        let house = House::open(drains_in(SHORT));
+        let mut stream = house.connect().await;
+        stream.write_all(b"GET /pauses HTTP/1.0\r\n\r\n").await.expect("taken");
+        let mut read = [0; 12];
+        stream.read_exact(&mut read).await.expect("answered");
+        house.stop();
+        house.closed().await;
+        let end = stream.read_to_end(&mut Vec::new()).await;
+        assert_eq!(end.expect_err("no end").kind(), std::io::ErrorKind::ConnectionReset);
+    });
+}
+
+#[test]
 fn a_tunnel_is_cut_at_the_deadline() {
     run(async {
         let house = House::open(drains_in(SHORT));

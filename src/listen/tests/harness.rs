@@ -174,6 +174,7 @@ impl Script {
         match path.as_str() {
             "/panic" => panic!("as the path says"),
             "/broken" => Response::new(Either::Right(Endless::Panics)),
+            "/shown" => text(&format!("{:?}", request.body())),
             "/bare" => {
                 let mut answer = text("");
                 *answer.status_mut() = StatusCode::BAD_REQUEST;

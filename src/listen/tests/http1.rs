@@ -114,6 +114,17 @@ fn what_comes_ahead_of_a_tunnel_goes_into_it() {
 }
 
 #[test]
+fn nothing_that_was_read_is_shown_for_debugging() {
+    run(async {
+        let house = House::open(Plan::default());
+        let requests = "POST /shown HTTP/1.1\r\nhost: a\r\ncontent-length: 6\r\n\r\nsecret\
+                        GET / HTTP/1.1\r\nauthorization: Bearer secret\r\nhost: a\r\nconnection: close\r\n\r\n";
+        let answers = exchange(house.connect().await, requests).await;
+        assert!(answers.contains("Http1Body") && !answers.contains("secret"), "{answers}");
+    });
+}
+
+#[test]
 fn an_answer_that_ends_with_the_connection_does_not_look_whole_when_it_breaks_off() {
     run(async {
         let house = House::open(Plan::default());
@@ -122,6 +133,19 @@ fn an_answer_that_ends_with_the_connection_does_not_look_whole_when_it_breaks_of
         let mut read = Vec::new();
         let end = stream.read_to_end(&mut read).await;
         assert_eq!(end.expect_err("no end").kind(), ErrorKind::ConnectionReset, "{}", String::from_utf8_lossy(&read));
+    });
+}
+
+#[test]
+fn nor_does_it_where_its_client_has_ended_its_side() {
+    run(async {
+        let house = House::open(Plan::default());
+        let mut stream = house.connect().await;
+        stream.write_all(b"GET /pauses HTTP/1.0\r\n\r\n").await.expect("taken");
+        read_until(&mut stream, "\r\n\r\nhello").await;
+        stream.shutdown().await.expect("ended");
+        let end = stream.read_to_end(&mut Vec::new()).await;
+        assert_eq!(end.expect_err("no end").kind(), ErrorKind::ConnectionReset);
     });
 }
 

@@ -125,6 +125,27 @@ fn a_bad_chunk_ends_the_upstream_connection_without_a_last_chunk() {
 }
 
 #[test]
+fn a_client_that_goes_away_in_the_middle_of_its_upload_was_refused_nothing() {
+    in_house(Plan::default(), async |house| {
+        let counted = r#"keyward_requests_total{route="any",outcome="abandoned",status_class="4xx"}"#;
+        let (client, mut upstream) = house.ask("POST", "/any/x", "Content-Length: 100\r\n", "abc").await;
+        drop(client);
+        assert_eq!(upstream.rest().await, "");
+        house.until_counted(&format!("{counted} 1")).await;
+        let mut upload = house.connect_http2().await;
+        let (sender, body) = http_body_util::channel::Channel::<Bytes>::new(1);
+        let request = Request::post("http://a/any/x").header("authorization", format!("Bearer {}", token(1)));
+        let answer = tokio::task::spawn_local(upload.send_request(request.body(body).expect("a request")));
+        let mut upstream = house.accept().await;
+        upstream.head().await;
+        drop((sender, answer.abort()));
+        house.until_counted(&format!("{counted} 2")).await;
+        let text = house.metrics();
+        assert!(text.contains(r#"keyward_denials_total{code="bad_request",reason="bad_request"} 0"#), "{text}");
+    });
+}
+
+#[test]
 fn an_upload_that_breaks_off_beside_its_answer_is_no_fault_of_the_upstream() {
     in_house(Plan::default(), async |house| {
         let (mut client, mut upstream) =

@@ -1,6 +1,6 @@
 //! Requests that go no further.
 
-use super::harness::{Plan, in_house, token};
+use super::harness::{OF_A_PANIC, Plan, in_house, token};
 
 /// Sends `request` and tells status and code of the answer, and whether the connection stays.
 fn refused(request: &str, status: u16, code: &str, stays: bool) {
@@ -150,5 +150,24 @@ fn a_refusal_is_counted_with_its_true_reason() {
         let text = house.metrics();
         let counted = r#"keyward_requests_total{route="any",outcome="denied",status_class="4xx"} 1"#;
         assert!(text.contains(counted), "{text}");
+    });
+}
+
+#[test]
+fn a_request_that_ends_by_a_panic_is_counted_as_what_its_client_is_told() {
+    in_house(Plan::default(), async |house| {
+        let mut client = house.connect();
+        let bearer = format!("Authorization: Bearer {}", token(OF_A_PANIC));
+        client.send(&format!("GET /any/x HTTP/1.1\r\nHost: a\r\n{bearer}\r\n\r\n")).await;
+        let (head, body) = client.answer().await;
+        assert_eq!((head.status(), head.field("connection")), (500, Some("close")), "{body}");
+        let text = house.metrics();
+        for line in [
+            r#"keyward_requests_total{route="any",outcome="failed",status_class="5xx"} 1"#,
+            r#"keyward_denials_total{code="internal",reason="internal"} 1"#,
+            "keyward_requests_in_flight 0",
+        ] {
+            assert!(text.contains(line), "{text}");
+        }
     });
 }

@@ -2,7 +2,10 @@
 
 use super::{Place, acme, text};
 use crate::harness::{Connection, Http, get, post, until};
+use keyward::key::{EnvironmentId, Token, TokenPrefix};
 use serde_json::Value;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 
 #[test]
 fn the_gateway_knows_nothing_of_the_management_paths() {
@@ -72,4 +75,22 @@ fn a_key_that_is_on_the_deny_list_manages_nothing() {
     place.gateway.until_logged(mark, "configuration reloaded");
     place.gateway.hang_up();
     until("the deny list", || place.gateway.api(get("/v1/api-keys").bearer(operator)).code() == "invalid_key");
+}
+
+#[test]
+fn a_refused_caller_is_not_asked_for_its_body() {
+    let place = Place::new();
+    let address = place.gateway.listener("admin");
+    let first_bytes = |token: &str| {
+        let mut stream = TcpStream::connect(address).expect("a listener");
+        let expects = "Expect: 100-continue\r\nContent-Type: application/json\r\nContent-Length: 60000";
+        write!(stream, "POST /v1/api-keys HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\n{expects}\r\n\r\n")
+            .expect("taken");
+        let mut first = [0; 12];
+        stream.read_exact(&mut first).expect("an answer");
+        String::from_utf8_lossy(&first).into_owned()
+    };
+    let unknown = Token::mint(&TokenPrefix::default(), &EnvironmentId::live(), [7; 32]);
+    assert_eq!(first_bytes(unknown.expose()), "HTTP/1.1 401");
+    assert_eq!(first_bytes(place.site.operator()), "HTTP/1.1 100");
 }

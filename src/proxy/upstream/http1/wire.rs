@@ -16,7 +16,6 @@ use crate::proxy::upstream::link::{Asked, LinkState};
 use crate::wire::{BadBody, Decoded, Decoder};
 
 /// One connection.
-#[derive(Debug)]
 pub(super) struct Wire {
     /// None once it is closed, or another protocol's.
     socket: Option<Socket>,
