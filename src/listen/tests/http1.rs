@@ -1,6 +1,7 @@
 //! HTTP/1 byte by byte: what follows what on one connection, and how it ends.
 
 use std::io::ErrorKind;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -191,6 +192,25 @@ fn the_last_answer_arrives_whole_whatever_lies_unread_behind_its_request() {
         let mut body = Vec::new();
         stream.read_to_end(&mut body).await.expect("an end in order");
         assert_eq!(body.len(), LARGE);
+    });
+}
+
+#[test]
+fn behind_a_body_that_was_read_to_its_end_nobody_lingers() {
+    run(async {
+        let house = House::open(Plan::default());
+        let mut stream = house.connect().await;
+        let request = "POST /upload HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 5\r\n\r\nhello";
+        stream.write_all(request.as_bytes()).await.expect("taken");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("an end in order");
+        assert!(answer.ends_with("5 bytes"), "{answer}");
+        let closed = async {
+            while house.metrics.open.get() > 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(4), closed).await.expect("long before a lingering close is over");
     });
 }
 
