@@ -23,6 +23,8 @@ RUN if [ "$PGO" = yes ]; then \
     fi
 
 FROM debian:bookworm-slim
+# The authorities by which a database and services over TLS are verified where no `ca` is named.
+RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates && rm -rf /var/lib/apt/lists/*
 RUN groupadd --gid 10001 keyward \
     && useradd --uid 10001 --gid keyward --no-create-home --home-dir /var/lib/keyward --shell /usr/sbin/nologin keyward \
     && install -d -o keyward -g keyward -m 0700 /var/lib/keyward \

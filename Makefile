@@ -173,7 +173,7 @@ HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 LLVM_PROFDATA ?= $(shell rustc --print sysroot)/lib/rustlib/$(HOST)/bin/llvm-profdata
 release: $(PGO_FOLDER)/keyward
 
-$(PGO_FOLDER)/keyward: $(shell find src benches/loopback/load -type f) benches/loopback/train.py Cargo.toml Cargo.lock
+$(PGO_FOLDER)/keyward: $(shell find src config benches/loopback/load -type f) benches/loopback/train.py Cargo.toml Cargo.lock
 	@command -v h2load python3 openssl taskset >/dev/null || { echo "needs h2load (nghttp2-client), python3, openssl and taskset" >&2; exit 1; }
 	@test -x $(LLVM_PROFDATA) || rustup component add llvm-tools || \
 		{ echo "needs the compiler's own llvm-profdata: rustup component add llvm-tools; make bench PGO=no does without" >&2; exit 1; }

@@ -71,6 +71,7 @@ pub(super) async fn open_followed(config: &Config, clock: Arc<dyn Clock>) -> Res
         Followed { store, secrets: secrets.clone(), derived }
     };
     let remembered = config.sync.state_dir.join(STORE_ID_FILE);
+    let mut is_another = false;
     if let Some(id) = recall(&remembered) {
         let store = awaited(config, id, &secrets, Arc::clone(&clock));
         match tokio::time::timeout(PATIENCE, store.ready()).await {
@@ -85,15 +86,18 @@ pub(super) async fn open_followed(config: &Config, clock: Arc<dyn Clock>) -> Res
                 tracing::error!(%error, "the store is away; starting from what is remembered of it");
                 return Ok(followed(Arc::new(store), id));
             }
-            Ok(Err(StoreError::OtherStore { .. })) => tracing::warn!(
-                store = store.name(),
-                "this is another store than the one that was followed: from now on it is, and its keys alone are served"
-            ),
+            Ok(Err(StoreError::OtherStore { .. })) => is_another = true,
             Ok(Err(error)) => return Err(error.into()),
         }
     }
     let store = open(config, clock)?;
     check_secrets(&*store, &fingerprints(&secrets)).await?;
+    if is_another {
+        tracing::warn!(
+            store = store.name(),
+            "this is another store than the one that was followed: from now on it is, and its keys alone are served"
+        );
+    }
     let id = store.id();
     remember(&remembered, id)?;
     Ok(followed(store, id))

@@ -12,7 +12,7 @@ use super::failure::Failure;
 use super::output::{self, Output};
 use super::place;
 use super::values::ConfigFile;
-use crate::app::remembers_a_store;
+use crate::app::{AppError, remembers_a_store};
 use crate::config::{Config, master_secrets};
 use crate::policy::{Access, DenyList, Route};
 use crate::report::Chain;
@@ -287,11 +287,7 @@ impl Findings {
     fn warn_of_lost_store(&mut self, config: &Config, store: &str) {
         let state = &config.sync.state_dir;
         if remembers_a_store(state) {
-            self.warnings.push(format!(
-                "no store at {store}, and {state} remembers one: put it back from a backup; to begin anew without its keys, \
-                 move {state} away before `keyward init`",
-                state = state.display()
-            ));
+            self.warnings.push(AppError::StoreLost { store: store.to_owned(), state: state.clone() }.to_string());
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Which store, and where.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -43,11 +44,13 @@ impl Settings {
     }
 
     /// Whether it is a file, and that is not there. An empty file is one that was made ready for the store, by whoever
-    /// mounts or owns the folder.
+    /// mounts or owns the folder. One that cannot be looked at is not lacking.
     #[must_use]
     pub fn is_lacking_file(&self) -> bool {
         match self {
-            Self::Sqlite { path } => fs::metadata(path).map_or(true, |file| file.len() == 0),
+            Self::Sqlite { path } => {
+                fs::metadata(path).map_or_else(|error| error.kind() == ErrorKind::NotFound, |file| file.len() == 0)
+            }
             Self::Postgres(_) => false,
         }
     }

@@ -79,7 +79,7 @@ enum Stuck {
     /// Not every gateway reads everything at the same moment.
     #[error("the store's history is another: everything is read anew in {} ms", .left.as_millis())]
     NotYet { left: Duration },
-    #[error("the store {store} is another one than was followed: start with another [sync] state_dir if that is meant")]
+    #[error("the store {store} is another one than was followed: restart if that is meant")]
     OtherStore { store: String },
     #[error(
         "the store {store} was replaced by one with too few keys ({lost}): nothing was taken over; start with another \
@@ -241,11 +241,7 @@ impl Follower {
         }
         self.metrics.lag.set(shown(poll.newest.revision.saturating_sub(self.at.revision)));
         if self.following.is_some_and(|following| following != poll.store) {
-            self.alarm(
-                Alarm::OtherStore,
-                "the store is another one than was followed: put that back, or start anew with another state_dir",
-            );
-            return Err(Stuck::OtherStore { store: self.store_name() });
+            return Err(self.is_another_store());
         }
         if self.following.is_none() {
             return self.reload().await;
@@ -428,6 +424,14 @@ impl Follower {
         }
     }
 
+    fn is_another_store(&mut self) -> Stuck {
+        self.alarm(
+            Alarm::OtherStore,
+            "the store is another one than was followed: put that back, or restart to follow this one, without the keys of that",
+        );
+        Stuck::OtherStore { store: self.store_name() }
+    }
+
     /// Builds the whole key set beside the one in use and swaps it in.
     async fn reload(&mut self) -> Result<(), Stuck> {
         let mut acceptances = self.acceptances().await?;
@@ -444,11 +448,7 @@ impl Follower {
         };
         let is_meant = self.following.is_some() && self.memory.lacks_newest(&acceptances);
         if self.following.is_some_and(|following| following != end.store) {
-            self.alarm(
-                Alarm::OtherStore,
-                "the store is another one than was followed: put that back, or start anew with another state_dir",
-            );
-            return Err(Stuck::OtherStore { store: self.store_name() });
+            return Err(self.is_another_store());
         }
         self.tell_damaged(&staged.damaged);
         let keys = load.keys();

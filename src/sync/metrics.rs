@@ -125,7 +125,7 @@ impl SyncMetrics {
             lag: gauge("keyward_sync_lag_revisions", "Revisions that the store has and the table has not."),
             last_contact: gauge(
                 "keyward_sync_last_contact_timestamp_seconds",
-                "When the table was last known to be like the store.",
+                "When the table was last known to be like the store; 0 before the first load is over.",
             ),
             in_contact: gauge("keyward_sync_in_contact", "1 while the store can be asked, else 0."),
             ahead_of_store: Gauge::new(

@@ -8,7 +8,7 @@ use rustls::CertificateError;
 /// reason for `error`.
 #[must_use]
 pub fn certificate_fault(error: &io::Error) -> Option<String> {
-    let Some(rustls::Error::InvalidCertificate(fault)) = error.get_ref()?.downcast_ref() else { return None };
+    let fault = of_certificate(error)?;
     let words = match fault {
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
             "its certificate is for other names than this"
@@ -26,6 +26,19 @@ pub fn certificate_fault(error: &io::Error) -> Option<String> {
         _ => return None,
     };
     Some(format!("{words} ({fault})"))
+}
+
+/// Whether all that is wrong with it is that nobody who is trusted here has signed it.
+#[must_use]
+pub fn is_of_unknown_authority(error: &io::Error) -> bool {
+    of_certificate(error) == Some(&CertificateError::UnknownIssuer)
+}
+
+fn of_certificate(error: &io::Error) -> Option<&CertificateError> {
+    match error.get_ref()?.downcast_ref() {
+        Some(rustls::Error::InvalidCertificate(fault)) => Some(fault),
+        _ => None,
+    }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ mod server;
 mod settings;
 
 pub use client::Client;
-pub use fault::certificate_fault;
+pub use fault::{certificate_fault, is_of_unknown_authority};
 pub use files::{CertificateFault, CertificateInfo, CertificateProblem, CertificateWarning, subject};
 pub use generate::{CannotGenerate, Generated, generate};
 pub use metrics::CertificateMetrics;

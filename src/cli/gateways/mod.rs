@@ -64,18 +64,19 @@ impl WaitOption {
     /// # Errors
     /// Naming each gateway that has not confirmed `revision`.
     pub(super) fn tell(self, asked: &dyn Operations, revision: u64, output: &mut Output) -> Result<(), Failure> {
-        output.flush()?;
-        let Some(confirmation) = self.confirmation(asked, revision)? else { return Ok(()) };
-        if confirmation.confirmed {
-            output.line(format_args!("in force{}", counted(gateways(&confirmation.applied))))?;
-        }
-        unconfirmed(&confirmation)
+        // Whoever reads it or not: the change is waited for.
+        let read = output.flush();
+        let Some(confirmation) = self.confirmation(asked, revision)? else { return read };
+        unconfirmed(&confirmation)?;
+        read?;
+        output.line(format_args!("in force{}", counted(gateways(&confirmation.applied))))
     }
 
     /// The same where the output is not for people.
     pub(super) fn check(self, asked: &dyn Operations, revision: u64, output: &mut Output) -> Result<(), Failure> {
-        output.flush()?;
-        self.confirmation(asked, revision)?.as_ref().map_or(Ok(()), unconfirmed)
+        let read = output.flush();
+        self.confirmation(asked, revision)?.as_ref().map_or(Ok(()), unconfirmed)?;
+        read
     }
 }
 

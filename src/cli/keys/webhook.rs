@@ -1,5 +1,6 @@
 //! `keyward keys rotate-webhook-secret`: changes the secret that a webhook's receiver verifies with.
 
+use crate::cli::documents::NewWebhookSecret;
 use crate::cli::failure::Failure;
 use crate::cli::gateways::WaitOption;
 use crate::cli::output::Output;
@@ -25,14 +26,24 @@ pub(in crate::cli) struct Args {
 pub(super) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
     let asked = place::open(&args.whom)?;
     let changed = asked.rotate_webhook_secret(args.id)?;
-    if args.json {
-        output.json(&changed)?;
-        return args.wait.check(&*asked, changed.revision, output);
+    print(&changed, args.json, output).map_err(|_unprinted| {
+        let id = changed.id;
+        Failure::failed(format_args!(
+            "the webhook secret of {id} was changed, but could not be printed: change it again"
+        ))
+    })?;
+    args.wait.check(&*asked, changed.revision, output)
+}
+
+fn print(changed: &NewWebhookSecret, json: bool, output: &mut Output) -> Result<(), Failure> {
+    if json {
+        output.json(changed)?;
+        return output.flush();
     }
     let (id, revision) = (changed.id, changed.revision);
     output.line(format_args!("changed the webhook secret of {id} and its lineage, revision {revision}"))?;
     output.line(format_args!("  the old secret is signed with, too, until {}", changed.old_secret_valid_until))?;
     output.line("The secret that the receiver verifies with from now on:")?;
     output.line(changed.rotation_webhook_secret.expose())?;
-    args.wait.check(&*asked, changed.revision, output)
+    output.flush()
 }

@@ -30,7 +30,7 @@ use crate::cli::failure::Failure;
 use crate::cli::place;
 use crate::key::Token;
 use crate::report::Chain;
-use crate::tls::{Client as Tls, ClientSettings, certificate_fault};
+use crate::tls::{Client as Tls, ClientSettings, certificate_fault, is_of_unknown_authority};
 
 /// How long one address may take to answer a connection, and how many are tried.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
@@ -235,10 +235,13 @@ impl Api {
                 "cannot connect to {url} ({address}: {error}); is the gateway running, and is this its [admin] listener?"
             ),
             Fault::Tls(error) => {
+                let remedy = match certificate_fault(error) {
+                    Some(_) if is_of_unknown_authority(error) => "; name the authority of its certificate by --ca FILE",
+                    Some(_) => "",
+                    None => "; use http:// where the listener speaks clear text on this machine",
+                };
                 let what = certificate_fault(error).unwrap_or_else(|| error.to_string());
-                let remedy = "name the authority of its certificate by --ca FILE, or use http:// where the listener \
-                              speaks clear text on this machine";
-                format!("no TLS with {url}: {what}; {remedy}")
+                format!("no TLS with {url}: {what}{remedy}")
             }
             Fault::Lost(cause) => {
                 let unknown = match ask.again {

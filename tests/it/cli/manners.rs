@@ -123,19 +123,24 @@ fn a_reader_that_goes_away_is_no_failure() {
 }
 
 #[test]
-fn a_token_that_nobody_could_read_is_told_of() {
+fn a_secret_that_nobody_could_read_is_told_of() {
     let site = site();
-    let (reader, writer) = std::io::pipe().expect("a pipe");
-    drop(reader);
-    let output = site
-        .command(["keys", "create", "-c", "keyward.toml", "--project", "acme", "--name", "lost"])
-        .stdout(writer)
-        .stderr(Stdio::piped())
-        .output()
-        .expect("the program starts");
-    let said = String::from_utf8(output.stderr).expect("text");
-    assert_eq!(output.status.code(), Some(1));
-    assert!(said.contains("could not be printed"), "{said}");
+    let made = site.key_with(&["--rotate-every", "30d", "--webhook", "https://hooks.example.com/"]);
+    let create = ["keys", "create", "-c", "keyward.toml", "--project", "acme", "--name", "lost"];
+    let change = ["keys", "rotate-webhook-secret", "-c", "keyward.toml", &made.id];
+    for command in [&create[..], &change] {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let output = site
+            .command(command.iter().copied())
+            .stdout(writer)
+            .stderr(Stdio::piped())
+            .output()
+            .expect("the program starts");
+        let said = String::from_utf8(output.stderr).expect("text");
+        assert_eq!(output.status.code(), Some(1), "{command:?}: {said}");
+        assert!(said.contains("could not be printed"), "{command:?}: {said}");
+    }
 }
 
 #[test]

@@ -60,6 +60,11 @@ fn a_gateway_that_stands_still_is_named_until_it_goes_on() {
     assert_eq!(fleet.listed_as(process)["lag_revisions"], 1);
     let told = fleet.site.try_run(["keys", "revoke", "-c", "keyward.toml", &key.id, "--wait", "0s", "--json"]);
     assert_eq!((told.code, &told.json()["confirmation"]["unconfirmed"][0]["id"]), (Some(1), &id.as_str().into()));
+    // Also where nobody reads what it prints.
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let mut unread = fleet.site.command(["keys", "revoke", "-c", "keyward.toml", &key.id, "--wait", "0s"]);
+    assert_eq!(unread.stdout(writer).output().expect("the program starts").status.code(), Some(1));
     go_on(process);
     let again = fleet.revoke(&key, "20s");
     assert_eq!((again.code, status(&fleet.gateways[1], &key)), (Some(0), 401), "{again:?}");
