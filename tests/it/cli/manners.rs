@@ -124,7 +124,8 @@ fn a_reader_that_goes_away_is_no_failure() {
 
 #[test]
 fn a_secret_that_nobody_could_read_is_told_of() {
-    let site = site();
+    let site =
+        Site::new(&Config::in_front_of(&Upstream::start()).admin_line("public_url = 'https://keys.example.com/'"));
     let made = site.key_with(&["--rotate-every", "30d", "--webhook", "https://hooks.example.com/"]);
     let create = ["keys", "create", "-c", "keyward.toml", "--project", "acme", "--name", "lost"];
     let change = ["keys", "rotate-webhook-secret", "-c", "keyward.toml", &made.id];
