@@ -17,9 +17,7 @@ pub fn certificate_fault(error: &io::Error) -> Option<String> {
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
             "its certificate is not valid yet, or the clock here is wrong"
         }
-        CertificateError::UnknownIssuer | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
-            "its certificate is not signed by an authority that is trusted here"
-        }
+        fault if is_unknown_authority(fault) => "its certificate is not signed by an authority that is trusted here",
         CertificateError::Other(other) if other.to_string() == "CaUsedAsEndEntity" => {
             "its certificate is an authority's own, and no server may show that: issue one with basicConstraints CA:FALSE"
         }
@@ -31,7 +29,14 @@ pub fn certificate_fault(error: &io::Error) -> Option<String> {
 /// Whether all that is wrong with it is that nobody who is trusted here has signed it.
 #[must_use]
 pub fn is_of_unknown_authority(error: &io::Error) -> bool {
-    of_certificate(error) == Some(&CertificateError::UnknownIssuer)
+    of_certificate(error).is_some_and(is_unknown_authority)
+}
+
+const fn is_unknown_authority(fault: &CertificateError) -> bool {
+    matches!(
+        fault,
+        CertificateError::UnknownIssuer | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. }
+    )
 }
 
 fn of_certificate(error: &io::Error) -> Option<&CertificateError> {
@@ -55,6 +60,8 @@ mod tests {
         let named = told(CertificateError::NotValidForNameContext { expected, presented }).expect("words");
         assert!(named.starts_with("its certificate is for other names") && named.contains("other.test"), "{named}");
         assert_eq!(told(CertificateError::BadSignature), None);
+        let is_unknown = |fault| is_of_unknown_authority(&io::Error::other(rustls::Error::InvalidCertificate(fault)));
+        assert_eq!([CertificateError::UnknownIssuer, CertificateError::Expired].map(is_unknown), [true, false]);
         assert_eq!(certificate_fault(&io::Error::other("else")), None);
         assert_eq!(certificate_fault(&io::ErrorKind::UnexpectedEof.into()), None);
     }

@@ -169,6 +169,16 @@ fn no_page_names_a_metric_that_there_is_not() {
 }
 
 #[test]
+fn of_each_alarm_it_is_said_what_to_do() {
+    let (alarms, said) = (page("deploy/alerts.yml"), page("docs/OPERATIONS.md"));
+    let names: Vec<_> = alarms.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    assert!(names.len() > 15);
+    for name in names {
+        assert!(said.contains(&format!("\n| `{name}` | ")), "{name}");
+    }
+}
+
+#[test]
 fn the_dashboard_is_json_with_a_query_in_each_panel() {
     let board: serde_json::Value = serde_json::from_str(&page("deploy/dashboard.json")).expect("JSON");
     let panels = board["panels"].as_array().expect("panels");
