@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use divan::Bencher;
 use keyward::clock::Timestamp;
-use keyward::key::{EnvironmentId, FlagSet, KeyId, Record, RecordFlags, Signers, Standing, States, UserStanding};
+use keyward::key::{EnvironmentId, FlagSet, KeyId, Label, Record, Signers, Standing, States, UserCore, UserStanding};
 use keyward::secret::{MasterSecret, MasterSecrets};
 
 #[global_allocator]
@@ -23,7 +23,10 @@ fn signers() -> Signers {
 
 fn record() -> Record {
     let id = KeyId::from_bits(7);
-    let flags = FlagSet::parse(["keyring.read", "keyring.comms.write", "jobs:write"]).expect("flags");
+    let flags = Arc::new(FlagSet::parse(["keyring.read", "keyring.comms.write", "jobs:write"]).expect("flags"));
+    let user = UserCore { flags: Arc::clone(&flags), ..UserCore::unknown("ann@example.com".parse().expect("a user")) };
+    let project = Some("acme".parse().expect("a project"));
+    let label = Label { project, environment: EnvironmentId::live(), flags: Some(flags) };
     Record {
         id,
         lineage: id.lineage(),
@@ -34,10 +37,8 @@ fn record() -> Record {
             expires_at: None,
             grace_expires_at: None,
         },
-        project: Some("acme".parse().expect("a project")),
-        environment: EnvironmentId::live(),
-        user: Some("ann@example.com".parse().expect("a user")),
-        flags: RecordFlags::Own(Arc::new(flags)),
+        label: label.into(),
+        user: Some(user.into()),
         slot: 0,
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use divan::{AllocProfiler, Bencher, black_box};
 use http::Method;
 use keyward::clock::Timestamp;
-use keyward::key::{EnvironmentId, FlagSet, KeyId, Record, RecordFlags, Standing, States, UserStanding};
+use keyward::key::{EnvironmentId, FlagSet, KeyId, Label, Record, Standing, States, UserStanding};
 use keyward::policy::{
     Access, CanonicalPath, DenyList, FlagTemplate, Forward, Found, HostPattern, PathOptions, Permit, Presented,
     RouteMatch, RouteSpec, RouteTable, canonicalize, decide,
@@ -43,6 +43,11 @@ fn table(hosts: usize) -> RouteTable {
 
 fn record() -> Record {
     let flags = ["jobs:read", "jobs:write", "keyring.comms.read", "keyring.other.read", "x.**"];
+    let label = Label {
+        project: Some("acme".parse().expect("a project")),
+        environment: EnvironmentId::live(),
+        flags: Some(Arc::new(FlagSet::parse(flags).expect("flags"))),
+    };
     Record {
         id: KeyId::from_bits(7),
         lineage: KeyId::from_bits(7).lineage(),
@@ -53,10 +58,8 @@ fn record() -> Record {
             expires_at: Some(Timestamp::MAX),
             grace_expires_at: None,
         },
-        project: Some("acme".parse().expect("a project")),
-        environment: EnvironmentId::live(),
+        label: label.into(),
         user: None,
-        flags: RecordFlags::Own(Arc::new(FlagSet::parse(flags).expect("flags"))),
         slot: 0,
     }
 }

@@ -62,7 +62,7 @@ fn main() -> Outcome<()> {
 }
 
 /// What is measured: a name, and what it should be.
-const FIGURES: [(&str, &str); 9] = [
+const FIGURES: [(&str, &str); 10] = [
     ("loaded, s", "10 for 10⁶ (SQLite), 60 for 10⁷"),
     ("bytes resident a key, loaded", "200"),
     ("bytes resident a key, snapshot written", "200"),
@@ -72,6 +72,7 @@ const FIGURES: [(&str, &str); 9] = [
     ("look-up, ns: unknown", ""),
     ("a change, ns", "the same for all"),
     ("whole process, MiB", ""),
+    ("look-up, ns: two threads, one of 1,000", "as one thread"),
 ];
 
 /// Measures one after the other, each in a process of its own, and prints the figures side by side.
@@ -197,6 +198,11 @@ fn measure(size: u32, store: &SharedStore, revision: u64, folder: &Path) -> Outc
     figure(4, &format!("{:.0}", lookups(&table, 0, size)));
     figure(5, &format!("{:.0}", lookups(&table, 0, HOT)));
     figure(6, &format!("{:.0}", lookups(&table, size, size)));
+    let both = std::thread::scope(|scope| {
+        let threads = [(); 2].map(|()| scope.spawn(|| lookups(&table, 0, HOT)));
+        threads.into_iter().map(std::thread::ScopedJoinHandle::join).sum::<Result<f64, _>>()
+    });
+    figure(9, &format!("{:.0}", both.map_err(|_panicked| "a thread of look-ups panicked")? / 2.0));
     stop.send_replace(true);
     runtime.block_on(running)?;
     figure(7, &format!("{:.0}", changes(&table, size)?));
@@ -321,13 +327,13 @@ fn key(number: u32, projects: &[ProjectId], environments: &[EnvironmentId], flag
 /// How often something is measured. Of ten million keys, so many are asked for that no cache holds them.
 const TIMES: u32 = 1_000_000;
 
-/// Nanoseconds of one look-up, in an order that no cache foresees.
+/// Nanoseconds of one look-up, with what else a request asks the table, in an order that no cache foresees.
 fn lookups(table: &Table, first: u32, size: u32) -> f64 {
     let hashes: Vec<TokenHash> = (0..TIMES).map(|step| hash(first + at_random(step, size))).collect();
     let begun = Instant::now();
     let mut found = 0_u32;
     for hash in &hashes {
-        found += u32::from(std::hint::black_box(table.lookup(hash)).is_some());
+        found += u32::from(std::hint::black_box((table.version(), table.lookup(hash))).1.is_some());
     }
     let each = begun.elapsed().as_secs_f64() * 1e9 / f64::from(TIMES);
     std::hint::black_box(found);

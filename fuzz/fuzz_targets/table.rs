@@ -123,8 +123,8 @@ fn agree(table: &Table, model: &Model) {
             continue;
         };
         assert_eq!((record.id, record.lineage, record.hash_head), (row.id, row.lineage, hash(number).head()));
-        assert_eq!((record.standing.states, &record.project), (row.states, &row.project));
-        assert_eq!((&record.environment, &record.user), (&row.environment, &row.user));
+        assert_eq!((record.standing.states, record.project()), (row.states, row.project.as_ref()));
+        assert_eq!((record.environment(), record.user_id()), (&row.environment, row.user.as_ref()));
         assert_eq!(record.standing.expires_at, row.expires_at);
         assert_eq!(record.standing.grace_expires_at, row.grace_expires_at);
         let user = row.user.as_ref().map(|id| model.users.values().find(|user| user.id == *id));
@@ -145,7 +145,7 @@ fn agree(table: &Table, model: &Model) {
                 Grants::Inherit => usable.is_some(),
             };
             let theirs = usable.flatten().is_none_or(|user| user.flags.grants(&name));
-            let met = match &record.flags {
+            let met = match record.flags() {
                 RecordFlags::Own(flags) | RecordFlags::Inherited(flags) => flags.grants(&name),
                 RecordFlags::Both { key, user } => key.grants(&name) && user.grants(&name),
             };

@@ -273,7 +273,6 @@ impl Running {
             deny: Arc::clone(&deny),
             clock: Arc::clone(&shared_clock),
             metrics: metrics.proxy.clone(),
-            in_flight: Arc::default(),
             signers: Arc::clone(&held.signers),
         };
         let in_clear = Listening { tls: None, ..listening.clone() };

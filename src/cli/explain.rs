@@ -267,7 +267,7 @@ impl ToldFlag {
 impl ToldKey {
     fn of(record: &Record, deny: &DenyList, now: Timestamp) -> Self {
         use crate::key::RecordFlags::{Both, Inherited, Own};
-        let flags = match &record.flags {
+        let flags = match record.flags() {
             Own(flags) => flags.to_string(),
             Inherited(flags) => format!("{flags} (its user's)"),
             Both { key, user } => format!("{key} (as far as its user holds them: {user})"),
@@ -275,8 +275,8 @@ impl ToldKey {
         Self {
             id: record.id,
             status: record.standing.status(deny.names(record), now),
-            project: record.project.as_ref().map(ToString::to_string),
-            environment: record.environment.to_string(),
+            project: record.project().map(ToString::to_string),
+            environment: record.environment().to_string(),
             flags,
         }
     }

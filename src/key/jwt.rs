@@ -88,19 +88,19 @@ impl Signers {
     /// [`ASSERTION_SECONDS`], and not past the end of the key.
     #[must_use]
     pub fn assert(&self, record: &Record, audience: &str, now: Timestamp) -> String {
-        let (flags, is_whole) = flags_of(&record.flags);
+        let (flags, is_whole) = flags_of(record.flags());
         let end = now.seconds().saturating_add(ASSERTION_SECONDS);
         let key_id = record.id;
         let claims = AssertionClaims {
             iss: &self.issuer,
-            sub: record.user.as_ref().map_or_else(|| key_id.to_string(), ToString::to_string),
+            sub: record.user_id().map_or_else(|| key_id.to_string(), ToString::to_string),
             aud: audience,
             iat: now.seconds(),
             exp: record.standing.ends_at().map_or(end, |ends_at| ends_at.seconds().min(end)),
             key_id,
-            project: record.project.as_ref(),
-            environment: &record.environment,
-            user: record.user.as_ref(),
+            project: record.project(),
+            environment: record.environment(),
+            user: record.user_id(),
             flags,
             flags_in_part: !is_whole,
         };
@@ -184,7 +184,7 @@ struct AssertionClaims<'a> {
 }
 
 /// The flags of an assertion, and whether they are all.
-fn flags_of(flags: &RecordFlags) -> (Vec<&str>, bool) {
+fn flags_of(flags: RecordFlags<'_>) -> (Vec<&str>, bool) {
     let (mut told, mut bytes, mut is_whole) = (Vec::new(), 0, true);
     for flag in flags.effective() {
         bytes += flag.as_str().len() + 3;
@@ -354,7 +354,6 @@ impl fmt::Debug for JwtParts<'_> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-    use std::sync::Arc;
 
     use super::*;
     use crate::key::{
@@ -410,9 +409,12 @@ mod tests {
         }
     }
 
+    fn record_with(flags: FlagSet) -> Record {
+        Record::of(&Key { grants: Grants::Only(flags), ..key() }, None)
+    }
+
     fn record() -> Record {
-        let flags = FlagSet::parse(["keyring.read", "jobs:write"]).expect("flags");
-        Record { flags: RecordFlags::Own(Arc::new(flags)), ..Record::of(&key(), None) }
+        record_with(FlagSet::parse(["keyring.read", "jobs:write"]).expect("flags"))
     }
 
     fn parts(text: &str) -> JwtParts<'_> {
@@ -501,8 +503,7 @@ mod tests {
     fn an_assertion_fits_a_field_whatever_the_key_may_do() {
         let many = (0..256).map(|number| format!("{}.{number}", "f".repeat(60)));
         let many = FlagSet::parse(many).expect("flags");
-        let text =
-            signers().assert(&Record { flags: RecordFlags::Own(Arc::new(many)), ..record() }, &"u".repeat(64), NOW);
+        let text = signers().assert(&record_with(many), &"u".repeat(64), NOW);
         assert!(text.len() < 6 * 1024, "{}", text.len());
         assert_eq!(parts(&text).claims["flags_in_part"], json!(true));
     }

@@ -3,11 +3,11 @@
 //!
 //! Names, props and history stay in the store.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use super::{
-    EnvironmentId, FlagSet, Grant, Grants, Key, KeyId, LineageId, ProjectId, Stamp, Standing, States, TokenHash, User,
-    UserId,
+    EnvironmentId, FlagSet, Grant, Grants, Held, Key, KeyId, LineageId, ProjectId, Stamp, Standing, States, TokenHash,
+    User, UserId,
 };
 use crate::clock::Timestamp;
 
@@ -66,7 +66,36 @@ impl From<Key> for KeyCore {
     }
 }
 
-/// A key as the table hands it out: cheap to clone, consistent in itself.
+/// The part of a user that requests of its keys are decided on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UserCore {
+    /// Its id.
+    pub id: UserId,
+    /// What its keys may do at most.
+    pub flags: Arc<FlagSet>,
+    /// Whether its keys work.
+    pub active: bool,
+    /// It is gone for good.
+    pub deleted: bool,
+    /// The change that last wrote it.
+    pub stamp: Stamp,
+}
+
+impl UserCore {
+    /// Whether its keys may work.
+    #[must_use]
+    pub const fn is_usable(&self) -> bool {
+        self.active && !self.deleted
+    }
+
+    /// A user of whom nothing is known but that keys are its own: they are refused.
+    #[must_use]
+    pub fn unknown(id: UserId) -> Self {
+        Self { id, flags: Arc::default(), active: false, deleted: false, stamp: Stamp::default() }
+    }
+}
+
+/// A key as the table hands it out: consistent in itself.
 #[derive(Debug, Clone)]
 pub struct Record {
     /// Its id.
@@ -77,14 +106,10 @@ pub struct Record {
     pub hash_head: [u8; 32],
     /// All that its status follows from, its user's standing included.
     pub standing: Standing,
-    /// Its project; none for operators of all projects.
-    pub project: Option<ProjectId>,
-    /// Its environment.
-    pub environment: EnvironmentId,
+    /// Its project, environment and own flags.
+    pub label: Held<Label>,
     /// Its user.
-    pub user: Option<UserId>,
-    /// What it may do.
-    pub flags: RecordFlags,
+    pub user: Option<Held<UserCore>>,
     /// The table's own handle, for usage counters.
     pub slot: u32,
 }
@@ -93,47 +118,85 @@ impl Record {
     /// The record of `key`, given its user as read with it: for a decision outside the table.
     #[must_use]
     pub fn of(key: &Key, user: Option<&User>) -> Self {
-        let user_flags = || Arc::new(user.map(|user| user.flags.clone()).unwrap_or_default());
-        let flags = match (&key.grants, &key.user) {
-            (Grants::Only(flags), None) => RecordFlags::Own(Arc::new(flags.clone())),
-            (Grants::Only(flags), Some(_)) => RecordFlags::Both { key: Arc::new(flags.clone()), user: user_flags() },
-            (Grants::Inherit, None) => RecordFlags::Own(Arc::default()),
-            (Grants::Inherit, Some(_)) => RecordFlags::Inherited(user_flags()),
+        let flags = match &key.grants {
+            Grants::Only(flags) => Some(Arc::new(flags.clone())),
+            Grants::Inherit => None,
+        };
+        let label = Label { project: key.project.clone(), environment: key.environment.clone(), flags };
+        let of_user = |id: &UserId| match user {
+            Some(User { flags, active, deleted, stamp, .. }) => UserCore {
+                id: id.clone(),
+                flags: Arc::new(flags.clone()),
+                active: *active,
+                deleted: *deleted,
+                stamp: *stamp,
+            },
+            None => UserCore::unknown(id.clone()),
         };
         Self {
             id: key.id,
             lineage: key.lineage,
             hash_head: key.hash.head(),
             standing: key.standing(user),
-            project: key.project.clone(),
-            environment: key.environment.clone(),
-            user: key.user.clone(),
-            flags,
+            label: label.into(),
+            user: key.user.as_ref().map(|id| of_user(id).into()),
             slot: u32::MAX,
+        }
+    }
+
+    /// Its project; none for operators of all projects.
+    #[must_use]
+    pub fn project(&self) -> Option<&ProjectId> {
+        self.label.project.as_ref()
+    }
+
+    /// Its environment.
+    #[must_use]
+    pub fn environment(&self) -> &EnvironmentId {
+        &self.label.environment
+    }
+
+    /// Whose it is.
+    #[must_use]
+    pub fn user_id(&self) -> Option<&UserId> {
+        self.user.as_ref().map(|user| &user.id)
+    }
+
+    /// What it may do.
+    #[must_use]
+    pub fn flags(&self) -> RecordFlags<'_> {
+        match (&self.label.flags, &self.user) {
+            (Some(own), None) => RecordFlags::Own(own),
+            (Some(own), Some(user)) => RecordFlags::Both { key: own, user: &user.flags },
+            (None, None) => RecordFlags::Own(&NOTHING),
+            (None, Some(user)) => RecordFlags::Inherited(&user.flags),
         }
     }
 }
 
+/// What a key may do that inherits from nobody.
+static NOTHING: LazyLock<FlagSet> = LazyLock::new(FlagSet::default);
+
 /// What a key may do, with its user's flags beside it.
-#[derive(Debug, Clone)]
-pub enum RecordFlags {
-    /// A key without a user, or whose user caps nothing: its own flags.
-    Own(Arc<FlagSet>),
+#[derive(Debug, Clone, Copy)]
+pub enum RecordFlags<'r> {
+    /// A key without a user: its own flags.
+    Own(&'r FlagSet),
     /// A key with a user: a requirement is met where both grant it.
     Both {
         /// The key's own flags.
-        key: Arc<FlagSet>,
+        key: &'r FlagSet,
         /// Its user's flags.
-        user: Arc<FlagSet>,
+        user: &'r FlagSet,
     },
     /// A key that inherits: its user's flags.
-    Inherited(Arc<FlagSet>),
+    Inherited(&'r FlagSet),
 }
 
-impl RecordFlags {
+impl<'r> RecordFlags<'r> {
     /// Whether the requirement, given as concrete segments, is met.
     #[must_use]
-    pub fn meets<'a>(&self, required: &(impl Iterator<Item = &'a str> + Clone)) -> bool {
+    pub fn meets<'a>(self, required: &(impl Iterator<Item = &'a str> + Clone)) -> bool {
         match self {
             Self::Own(flags) | Self::Inherited(flags) => flags.meets(required),
             Self::Both { key, user } => key.meets(required) && user.meets(required),
@@ -143,7 +206,7 @@ impl RecordFlags {
     /// What the key grants in the end. Of a key with a user: what either grants and the other covers, so that
     /// never more is said than holds.
     #[must_use]
-    pub fn effective(&self) -> Vec<&Grant> {
+    pub fn effective(self) -> Vec<&'r Grant> {
         match self {
             Self::Own(flags) | Self::Inherited(flags) => flags.iter().collect(),
             Self::Both { key, user } => {
@@ -156,7 +219,7 @@ impl RecordFlags {
 
     /// Whether the key is an operator's.
     #[must_use]
-    pub fn holds_reserved(&self) -> bool {
+    pub fn holds_reserved(self) -> bool {
         match self {
             Self::Own(flags) | Self::Inherited(flags) | Self::Both { key: flags, .. } => flags.holds_reserved(),
         }

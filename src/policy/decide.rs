@@ -107,7 +107,7 @@ fn judge<'r>(
 fn authorize(found: &RouteMatch<'_, '_>, record: &Record) -> Result<(), Denial> {
     let spec = &found.route.spec;
     let denied = |reason: Reason| Denial { denied_status: spec.denied_status, ..reason.into() };
-    if record.flags.holds_reserved() {
+    if record.flags().holds_reserved() {
         return Err(denied(Reason::OperatorKey));
     }
     if !allows_project(found.route, record) {
@@ -118,10 +118,10 @@ fn authorize(found: &RouteMatch<'_, '_>, record: &Record) -> Result<(), Denial> 
     }
     match &spec.access {
         Access::Public | Access::AnyKey => Ok(()),
-        Access::Flags { .. } if found.route.requirement.is_met_as_written(&record.flags) => Ok(()),
+        Access::Flags { .. } if found.route.requirement.is_met_as_written(record.flags()) => Ok(()),
         Access::Flags { .. } => Filling::with(&found.captures, |filling| {
             let requirement = &found.route.requirement;
-            if requirement.is_met(filling, &record.flags) {
+            if requirement.is_met(filling, record.flags()) {
                 return Ok(());
             }
             Err(Denial { scope: requirement.enough(filling), ..denied(Reason::LacksFlags) })
@@ -133,20 +133,20 @@ fn authorize(found: &RouteMatch<'_, '_>, record: &Record) -> Result<(), Denial> 
 /// listed.
 pub(super) fn allows_project(route: &Route, record: &Record) -> bool {
     let projects = &route.spec.projects;
-    projects.is_empty() || record.project.as_ref().is_some_and(|project| projects.contains(project))
+    projects.is_empty() || record.project().is_some_and(|project| projects.contains(project))
 }
 
 /// Whether the key is of an environment that may use the route.
 pub(super) fn allows_environment(route: &Route, record: &Record) -> bool {
     let environments = &route.spec.environments;
-    environments.is_empty() || environments.contains(&record.environment)
+    environments.is_empty() || environments.contains(record.environment())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::key::{RecordFlags, States, UserStanding};
-    use crate::policy::testing::{any_of, at, record, route, set, table, template};
+    use crate::key::{States, UserCore, UserStanding};
+    use crate::policy::testing::{any_of, at, label, record, route, set, table, template};
     use crate::policy::{DeniedStatus, Found, RouteSpec, Shadow, canonicalize, explain};
     use http::Method;
     use proptest::prelude::*;
@@ -313,10 +313,12 @@ mod tests {
 
     #[test]
     fn a_user_caps_its_keys() {
-        let mut key = record(1, &[]);
-        key.flags = RecordFlags::Both { key: set(&["ring.**"]), user: set(&["jobs.**"]) };
+        let user =
+            |flags| UserCore { flags: set(flags), active: true, ..UserCore::unknown("u".parse().expect("a user")) };
+        let mut key = record(1, &["ring.**"]);
+        key.user = Some(user(&["jobs.**"]).into());
         assert_eq!(refused(guarded(), Presented::Record(&key)).1, Reason::LacksFlags);
-        key.flags = RecordFlags::Both { key: set(&["ring.**"]), user: set(&["ring.read"]) };
+        key.user = Some(user(&["ring.read"]).into());
         assert!(decided(guarded(), Presented::Record(&key)).is_ok());
     }
 
@@ -348,7 +350,7 @@ mod tests {
         assert!(decided(narrowed(&["other", "acme"], &["live"]), Presented::Record(&key)).is_ok());
         let denied = (Code::InsufficientScope, Reason::WrongProject);
         assert_eq!(refused(narrowed(&["other"], &[]), Presented::Record(&key)), denied);
-        let nobodys = Record { project: None, ..key.clone() };
+        let nobodys = Record { label: label(None, &["**"]).into(), ..key.clone() };
         assert_eq!(refused(narrowed(&["acme"], &[]), Presented::Record(&nobodys)), denied);
         assert!(decided(narrowed(&[], &[]), Presented::Record(&nobodys)).is_ok());
         let denied = (Code::InsufficientScope, Reason::WrongEnvironment);

@@ -70,7 +70,7 @@ pub fn explain(found: &RouteMatch<'_, '_>, record: &Record) -> Explanation {
         all: alternatives(all, &requirement.all, filling, record),
         project: allows_project(route, record),
         environment: allows_environment(route, record),
-        operator: record.flags.holds_reserved(),
+        operator: record.flags().holds_reserved(),
     })
 }
 
@@ -84,7 +84,7 @@ fn alternatives(
         let flag = required.fill(filling).map(|flag| flag.to_string());
         let outcome = match &flag {
             None => Outcome::NoFlag,
-            Some(_) if required.is_met(filling, &record.flags) => Outcome::Met,
+            Some(_) if required.is_met(filling, record.flags()) => Outcome::Met,
             Some(_) => Outcome::Unmet,
         };
         Alternative { template: template.to_string(), flag, outcome }

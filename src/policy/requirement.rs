@@ -170,12 +170,12 @@ impl Required {
         (bytes <= FLAG_BYTES_MAX + 1 && !reserved).then_some(concrete)
     }
 
-    pub(super) fn is_met(&self, filling: &Filling<'_>, flags: &RecordFlags) -> bool {
+    pub(super) fn is_met(&self, filling: &Filling<'_>, flags: RecordFlags<'_>) -> bool {
         self.fill(filling).is_some_and(|flag| flags.meets(&flag.segments()))
     }
 
     /// Whether it has no captures, and `flags` meet it. What `fill` looks at was looked at when it was parsed.
-    fn is_met_as_written(&self, flags: &RecordFlags) -> bool {
+    fn is_met_as_written(&self, flags: RecordFlags<'_>) -> bool {
         self.segments.iter().all(|part| matches!(part, Part::Literal(_)))
             && flags.meets(&self.segments.iter().map(|part| match part {
                 Part::Literal(text) => &**text,
@@ -187,14 +187,14 @@ impl Required {
 impl Requirement {
     /// Whether `flags` meet it whatever the path is, because nothing of the path goes into it. Most requirements are
     /// of this kind, and cost less for being told apart.
-    pub(super) fn is_met_as_written(&self, flags: &RecordFlags) -> bool {
+    pub(super) fn is_met_as_written(&self, flags: RecordFlags<'_>) -> bool {
         (self.any.is_empty() || self.any.iter().any(|flag| flag.is_met_as_written(flags)))
             && self.all.iter().all(|flag| flag.is_met_as_written(flags))
             && !(self.any.is_empty() && self.all.is_empty())
     }
 
     /// Whether `flags` meet it: some of `any`, and each of `all`.
-    pub(super) fn is_met(&self, filling: &Filling<'_>, flags: &RecordFlags) -> bool {
+    pub(super) fn is_met(&self, filling: &Filling<'_>, flags: RecordFlags<'_>) -> bool {
         (self.any.is_empty() || self.any.iter().any(|flag| flag.is_met(filling, flags)))
             && self.all.iter().all(|flag| flag.is_met(filling, flags))
             // A requirement of nothing is never built; were there one, nobody would meet it.
@@ -306,7 +306,7 @@ mod tests {
         let template = template(required);
         let required = Required::resolve(&template, &names).expect("the capture is known");
         let captures = Captures::from_values(&[capture]);
-        Filling::with(&captures, |filling| required.is_met(filling, &RecordFlags::Own(set(granted))))
+        Filling::with(&captures, |filling| required.is_met(filling, RecordFlags::Own(&set(granted))))
     }
 
     #[test]
@@ -353,8 +353,8 @@ mod tests {
         let requirement = Requirement { any: any.into(), all: [].into() };
         let captures = Captures::from_values(&["a.b"]);
         Filling::with(&captures, |filling| {
-            assert!(requirement.is_met(filling, &RecordFlags::Own(set(&["keyring.**"]))));
-            assert!(!requirement.is_met(filling, &RecordFlags::Own(set(&["keyring.*.read"]))));
+            assert!(requirement.is_met(filling, RecordFlags::Own(&set(&["keyring.**"]))));
+            assert!(!requirement.is_met(filling, RecordFlags::Own(&set(&["keyring.*.read"]))));
             assert_eq!(requirement.enough(filling).as_deref(), Some("keyring.read"));
         });
     }
@@ -363,7 +363,7 @@ mod tests {
     fn a_requirement_of_nothing_is_met_by_nobody() {
         let captures = Captures::from_values(&[]);
         let nothing = Requirement::default();
-        assert!(!Filling::with(&captures, |filling| nothing.is_met(filling, &RecordFlags::Own(set(&["**"])))));
+        assert!(!Filling::with(&captures, |filling| nothing.is_met(filling, RecordFlags::Own(&set(&["**"])))));
     }
 
     #[test]

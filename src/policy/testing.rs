@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::clock::Timestamp;
-use crate::key::{EnvironmentId, FlagSet, KeyId, Record, RecordFlags, Standing, States, UserStanding};
+use crate::key::{EnvironmentId, FlagSet, KeyId, Label, Record, Standing, States, UserStanding};
 
 /// A live key of project `acme`, environment `live`, without a user.
 pub(super) fn record(number: u8, flags: &[&str]) -> Record {
@@ -19,11 +19,18 @@ pub(super) fn record(number: u8, flags: &[&str]) -> Record {
             expires_at: None,
             grace_expires_at: None,
         },
-        project: Some("acme".parse().expect("a project")),
-        environment: EnvironmentId::live(),
+        label: label(Some("acme"), flags).into(),
         user: None,
-        flags: RecordFlags::Own(set(flags)),
         slot: 0,
+    }
+}
+
+/// Of environment `live`.
+pub(super) fn label(project: Option<&str>, flags: &[&str]) -> Label {
+    Label {
+        project: project.map(|id| id.parse().expect("a project")),
+        environment: EnvironmentId::live(),
+        flags: Some(set(flags)),
     }
 }
 

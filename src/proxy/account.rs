@@ -5,7 +5,6 @@
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use http::uri::{Authority, PathAndQuery};
@@ -13,6 +12,8 @@ use http::{Method, Version};
 
 use super::authenticate::SentToken;
 use super::cors::CorsFields;
+use super::headers::SharedIdentity;
+use super::in_flight::OwnInFlight;
 use super::metrics::{Outcome, RouteCells, WorkerCells};
 use super::worker::{RouteView, View};
 use crate::clock::{Clock, Timestamp};
@@ -51,7 +52,7 @@ pub(super) struct Account {
     /// Whether it is to become a WebSocket.
     pub(super) websocket: bool,
     /// Whose it is, where that is logged.
-    pub(super) key: Option<(KeyId, Option<ProjectId>)>,
+    pub(super) key: Option<(KeyId, Rc<SharedIdentity>)>,
     /// How the key stands and when it ends, where its holder should know.
     pub(super) expiry: Option<(Status, Timestamp)>,
     /// What was decided, for as long as the answer lasts.
@@ -84,18 +85,9 @@ pub(super) struct Decided {
 pub(super) struct Ledger {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) cells: Arc<WorkerCells>,
-    /// Requests in flight over all workers.
-    pub(super) in_flight: Arc<AtomicUsize>,
+    pub(super) in_flight: OwnInFlight,
     /// The cells of requests that no route matched.
     pub(super) unrouted: Arc<RouteCells>,
-}
-
-impl Ledger {
-    /// One more request in flight; how many that makes over all workers.
-    pub(super) fn begin(&self) -> usize {
-        self.cells.in_flight.add(1);
-        self.in_flight.fetch_add(1, Ordering::Relaxed) + 1
-    }
 }
 
 impl Account {
@@ -135,8 +127,7 @@ impl Drop for Account {
         let took = ended.saturating_duration_since(self.started);
         let cells = self.route_view().map_or(&self.ledger.unrouted, |route| &route.cells);
         cells.answered(self.outcome, self.status, took);
-        self.ledger.cells.in_flight.subtract(1);
-        self.ledger.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.ledger.in_flight.end(self.view.settings.requests_max);
         if self.view.settings.access_log {
             self.log(took);
         }
@@ -162,7 +153,7 @@ impl Account {
             peer = self.peer.map(tracing::field::display),
             route = self.route_view().map(|route| &*route.name),
             key = self.key.as_ref().map(|(id, _)| tracing::field::display(id)),
-            project = self.key.as_ref().and_then(|(_, project)| project.as_ref()).map(ProjectId::as_str),
+            project = self.key.as_ref().and_then(|(_, shared)| shared.project.as_ref()).map(ProjectId::as_str),
             outcome = self.outcome.as_str(),
             code = denial.map(|denial| denial.code.as_str()),
             reason = denial.map(|denial| denial.reason.as_str()),

@@ -54,7 +54,7 @@ impl Assertions {
         let key = (record.id, Rc::clone(upstream));
         if let Some(known) = made.get(&key)
             && Rc::ptr_eq(&known.identity, identity)
-            && known.user == record.user
+            && known.user.as_ref() == record.user_id()
             && Arc::ptr_eq(&known.signers, signers)
             && known.ends_at == ends_at
             && known.at <= now
@@ -69,7 +69,7 @@ impl Assertions {
         let mut value = HeaderValue::from_maybe_shared(text).expect("a JWT is ASCII without spaces");
         value.set_sensitive(true);
         let (identity, signers) = (Rc::clone(identity), Arc::clone(signers));
-        let user = record.user.clone();
+        let user = record.user_id().cloned();
         made.insert(key, Made { value: value.clone(), identity, user, signers, ends_at, at: now });
         value
     }

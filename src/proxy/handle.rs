@@ -130,7 +130,7 @@ impl Handler for Gateway {
         async move {
             let worker = &*self.worker;
             let view = worker.view();
-            let in_flight = worker.ledger.begin();
+            let too_many = !worker.ledger.in_flight.begin(view.settings.requests_max);
             if parts.version == Version::HTTP_2 {
                 // The parser has done so for HTTP/1.
                 trim_values(&mut parts.headers);
@@ -138,7 +138,6 @@ impl Handler for Gateway {
             let seen = Seen::of(&parts.headers);
             let mut account = open_account(worker, &view, &parts, seen, !body.is_end_stream(), &peer);
             let expects = seen.has(Seen::EXPECT);
-            let too_many = in_flight > view.settings.requests_max;
             let mut told = None;
             // Where nothing was waited for it is as late as it was.
             let mut now = account.started;
@@ -401,7 +400,7 @@ fn walk_on<'m>(
     if settings.access_log
         && let Presented::Record(record) = authenticated.presented()
     {
-        account.key = Some((record.id, record.project.clone()));
+        account.key = Some((record.id, worker.identities.of(record)));
     }
     let decision = decide(&found, authenticated.presented(), &deny, now);
     drop(deny);

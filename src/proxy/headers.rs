@@ -22,7 +22,7 @@ use http::uri::Authority;
 
 use super::upstream::Added;
 use crate::clock::Timestamp;
-use crate::key::{FlagSet, Record, RecordFlags, Status};
+use crate::key::{FlagSet, Held, Label, ProjectId, Record, RecordFlags, Status};
 use crate::policy::{
     Code, CredentialSource, FieldRules, Forward, HostForward, Permit, PermitKind, mark_credential, strip_credential,
 };
@@ -377,6 +377,7 @@ fn varies_on(headers: &HeaderMap, name: &HeaderName) -> bool {
 /// The fields that tell an upstream of a key what it has in common with many others.
 #[derive(Debug)]
 pub(super) struct SharedIdentity {
+    pub(super) project: Option<ProjectId>,
     fields: Added,
 }
 
@@ -384,26 +385,26 @@ impl SharedIdentity {
     /// Ids hold printable ASCII only; what does not is left out rather than forged.
     fn of(record: &Record) -> Self {
         let mut fields = Added::nothing();
-        if let Some(project) = &record.project {
+        if let Some(project) = record.project() {
             fields.add_text(&PROJECT, project.as_str().as_bytes());
         }
-        fields.add_text(&ENVIRONMENT, record.environment.as_str().as_bytes());
-        fields.add_text(&FLAGS, flags_text(&record.flags).as_bytes());
-        Self { fields }
+        fields.add_text(&ENVIRONMENT, record.environment().as_str().as_bytes());
+        fields.add_text(&FLAGS, flags_text(record.flags()).as_bytes());
+        Self { project: record.project().cloned(), fields }
     }
 
     /// Adds all that tells an upstream who the caller is.
     fn write(&self, record: &Record, added: &mut Added) {
         added.add_text(&KEY_ID, record.id.write_into(&mut [0; 36]));
         added.add_all(&self.fields);
-        if let Some(user) = &record.user {
+        if let Some(user) = record.user_id() {
             added.add_text(&USER, user.as_str().as_bytes());
         }
     }
 }
 
 /// What a key may do, space-separated.
-fn flags_text(flags: &RecordFlags) -> String {
+fn flags_text(flags: RecordFlags<'_>) -> String {
     let mut text = String::new();
     for flag in flags.effective() {
         if text.len() + flag.as_str().len() < FLAGS_BYTES_MAX {
@@ -424,9 +425,9 @@ pub(super) struct Identities {
     known: RefCell<HashMap<Places, Known, BuildHasherDefault<OfPlaces>>>,
 }
 
-/// Where project, environment and sets of flags lie. They are shared by all keys that have the same, and never
-/// change in place.
-type Places = [usize; 4];
+/// Where the label and the user's flags lie. They are shared by all keys that have the same, and never change in
+/// place.
+type Places = [usize; 2];
 
 /// A hash of places, which nobody outside chooses.
 #[derive(Debug, Default)]
@@ -437,7 +438,7 @@ impl Hasher for OfPlaces {
         self.0
     }
 
-    /// Places come as the bytes of all four at once.
+    /// Places come as the bytes of all at once.
     fn write(&mut self, bytes: &[u8]) {
         let (words, rest) = bytes.as_chunks::<8>();
         words.iter().for_each(|word| self.write_u64(u64::from_ne_bytes(*word)));
@@ -459,9 +460,8 @@ impl Hasher for OfPlaces {
 #[derive(Debug)]
 struct Known {
     shared: Rc<SharedIdentity>,
-    _flags: RecordFlags,
-    _project: Option<crate::key::ProjectId>,
-    _environment: crate::key::EnvironmentId,
+    _label: Arc<Label>,
+    _user_flags: Option<Arc<FlagSet>>,
 }
 
 impl Identities {
@@ -481,9 +481,8 @@ impl Identities {
         let shared = Rc::new(SharedIdentity::of(record));
         let entry = Known {
             shared: Rc::clone(&shared),
-            _flags: record.flags.clone(),
-            _project: record.project.clone(),
-            _environment: record.environment.clone(),
+            _label: Held::kept(&record.label),
+            _user_flags: record.user.as_ref().map(|user| Arc::clone(&user.flags)),
         };
         known.insert(places, entry);
         shared
@@ -491,14 +490,8 @@ impl Identities {
 }
 
 fn places(record: &Record) -> Places {
-    let of_text = |text: &str| text.as_ptr().addr();
-    let of_flags = |flags: &Arc<FlagSet>| Arc::as_ptr(flags).addr();
-    let (flags, more) = match &record.flags {
-        RecordFlags::Own(flags) | RecordFlags::Inherited(flags) => (of_flags(flags), 0),
-        RecordFlags::Both { key, user } => (of_flags(key), of_flags(user)),
-    };
-    let project = record.project.as_ref().map_or(0, |project| of_text(project.as_str()));
-    [project, of_text(record.environment.as_str()), flags, more]
+    let of_user = record.user.as_ref().map_or(0, |user| Arc::as_ptr(&user.flags).addr());
+    [std::ptr::from_ref::<Label>(&record.label).addr(), of_user]
 }
 
 /// A peer's address as a field's value, kept for the next request from the same one.
@@ -532,7 +525,7 @@ mod tests {
 
     #[test]
     fn places_are_hashed_word_by_word() {
-        let places: Places = [1, usize::MAX, 0, 0x0102_0304];
+        let places: Places = [usize::MAX, 0x0102_0304];
         let mut word_by_word = OfPlaces::default();
         // How many there are comes first.
         [places.len()].iter().chain(&places).for_each(|word| word_by_word.write_usize(*word));

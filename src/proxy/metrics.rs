@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 
+use super::in_flight::InFlight;
 use super::upstream::{Standings, Told};
 use crate::policy::{Code, Denial, Reason};
 
@@ -318,8 +319,6 @@ pub(super) struct WorkerCells {
     upstreams: ByName<UpstreamCells>,
     pools: Mutex<BTreeMap<TargetName, Arc<PoolCells>>>,
     denials: Box<[Cell]>,
-    /// Requests in flight.
-    pub(super) in_flight: Cell,
     streams_cut: Box<[Cell]>,
 }
 
@@ -330,7 +329,6 @@ impl WorkerCells {
             upstreams: Mutex::default(),
             pools: Mutex::default(),
             denials: by_reason(),
-            in_flight: Cell::default(),
             streams_cut: by_reason(),
         }
     }
@@ -404,6 +402,7 @@ pub struct Metrics {
     descriptions: Arc<Vec<Desc>>,
     /// How the targets of upstreams stand, which all workers and whoever scrapes ask for.
     pub(super) standings: Arc<Standings>,
+    pub(super) in_flight: Arc<InFlight>,
 }
 
 impl Metrics {
@@ -417,7 +416,12 @@ impl Metrics {
             Desc::new(family.name.to_owned(), family.help.trim().to_owned(), labels, Default::default())
         };
         let descriptions = FAMILIES.iter().map(describe).collect::<prometheus::Result<Vec<_>>>()?;
-        Ok(Self { workers: Arc::default(), descriptions: Arc::new(descriptions), standings: Arc::default() })
+        Ok(Self {
+            workers: Arc::default(),
+            descriptions: Arc::new(descriptions),
+            standings: Arc::default(),
+            in_flight: Arc::default(),
+        })
     }
 
     /// Adds these to what is scraped.
@@ -448,7 +452,7 @@ impl Collector for Metrics {
 
     fn collect(&self) -> Vec<MetricFamily> {
         let workers = self.workers.lock().clone();
-        let mut sums = Sums { targets: self.standings.told(), ..Sums::default() };
+        let mut sums = Sums { targets: self.standings.told(), in_flight: self.in_flight.total(), ..Sums::default() };
         for worker in &workers {
             sums.add(worker);
         }
@@ -495,7 +499,7 @@ impl PoolSum {
 struct Sums {
     requests: BTreeMap<(Arc<str>, &'static str, &'static str), u64>,
     durations: BTreeMap<Arc<str>, DurationSum>,
-    in_flight: u64,
+    in_flight: usize,
     denials: BTreeMap<(&'static str, &'static str), u64>,
     upstream_durations: BTreeMap<Arc<str>, DurationSum>,
     upstream_errors: BTreeMap<(Arc<str>, &'static str), u64>,
@@ -540,7 +544,6 @@ impl Sums {
                 *self.streams_cut.entry(reason.as_str()).or_default() += count(&worker.streams_cut, *reason);
             }
         }
-        self.in_flight += worker.in_flight.read();
     }
 
     fn families(&self) -> Vec<MetricFamily> {
@@ -553,7 +556,11 @@ impl Sums {
                     .map(|((route, outcome, class), value)| counter(REQUESTS, &[route, outcome, class], *value)),
             ),
             family(DURATION, MetricType::HISTOGRAM, histograms(DURATION, &self.durations)),
-            family(IN_FLIGHT, MetricType::GAUGE, [gauge(IN_FLIGHT, &[], self.in_flight)]),
+            family(
+                IN_FLIGHT,
+                MetricType::GAUGE,
+                [gauge(IN_FLIGHT, &[], u64::try_from(self.in_flight).unwrap_or(u64::MAX))],
+            ),
             family(
                 DENIALS,
                 MetricType::COUNTER,
@@ -707,8 +714,9 @@ mod tests {
             worker.upstream("rings").failed(UpstreamError::Broken);
             worker.pool("rings", "127.0.0.1:9000").idle.set(4);
             worker.pool("rings", "127.0.0.1:9000").open.set(5);
-            worker.in_flight.add(3);
-            worker.in_flight.subtract(1);
+            let own = metrics.in_flight.join();
+            assert!(own.begin(9) && own.begin(9) && own.begin(9));
+            own.end(9);
         }
         let text = prometheus::TextEncoder::new().encode_to_string(&registry.gather())?;
         for line in [

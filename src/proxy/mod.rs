@@ -18,6 +18,7 @@ mod handle;
 mod handshake;
 mod headers;
 mod idle;
+mod in_flight;
 mod jwks;
 mod metrics;
 mod refusal;

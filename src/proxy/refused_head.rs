@@ -15,8 +15,9 @@ use crate::wire::{TraceParent, client_address};
 
 /// Counts it and writes its line. What could not be read is not guessed at.
 pub(super) fn note(worker: &Worker, head: &RefusedHead<'_>, peer: &Peer) {
-    worker.ledger.begin();
     let view = worker.view();
+    // One of these is answered already.
+    let _is_within = worker.ledger.in_flight.begin(view.settings.requests_max);
     let now = worker.shared.clock.monotonic();
     let none = HeaderMap::new();
     let headers = head.request.map_or(&none, |request| request.headers());

@@ -5,7 +5,6 @@ use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -49,8 +48,6 @@ pub struct Shared {
     pub clock: Arc<dyn Clock>,
     /// What is counted.
     pub metrics: Metrics,
-    /// Requests in flight over all workers.
-    pub in_flight: Arc<AtomicUsize>,
     /// What signs assertions, swapped whole.
     pub signers: Arc<ArcSwap<Signers>>,
 }
@@ -140,7 +137,7 @@ impl Worker {
         let ledger = Rc::new(Ledger {
             clock: Arc::clone(&shared.clock),
             cells: Arc::clone(&cells),
-            in_flight: Arc::clone(&shared.in_flight),
+            in_flight: shared.metrics.in_flight.join(),
             unrouted: cells.route("none"),
         });
         Ok(Rc::new(Self {
@@ -269,7 +266,7 @@ impl Worker {
 
     /// Whether no request is on its way, on any worker, and no stream is open on this one.
     fn holds_nothing(&self) -> bool {
-        self.shared.in_flight.load(Ordering::Relaxed) == 0 && self.streams.is_empty()
+        self.shared.metrics.in_flight.is_none() && self.streams.is_empty()
     }
 
     fn sweep(&self) {

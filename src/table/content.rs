@@ -1,9 +1,9 @@
 //! One whole key set: the map, the slots, and the values they share.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
-use arc_swap::ArcSwapOption;
+use arc_swap::ArcSwap;
 
 use super::head::Head;
 use super::intern::{Counted, Interner};
@@ -14,8 +14,8 @@ use super::slot::{Fields, Rest, Slot};
 use super::usage::Usage;
 use crate::clock::Timestamp;
 use crate::key::{
-    EnvironmentId, FlagSet, KeyId, Label, LineageId, ProjectId, Record, RecordFlags, Stamp, Standing, States, UserId,
-    UserStanding,
+    EnvironmentId, FlagSet, Held, KeyId, Label, LineageId, ProjectId, Record, Stamp, Standing, States, UserCore,
+    UserId, UserStanding,
 };
 
 /// More keys than fit in memory.
@@ -34,7 +34,7 @@ struct LabelParts {
 #[derive(Debug)]
 pub(super) struct Labels {
     numbers: Counted<LabelParts>,
-    values: Slab<ArcSwapOption<Label>>,
+    values: Slab<OnceLock<ArcSwap<Label>>>,
     projects: Counted<ProjectId>,
     environments: Counted<EnvironmentId>,
     /// Those of users too.
@@ -54,8 +54,8 @@ impl Labels {
 
     /// The label of this number. To be asked while the key that has it cannot change, for then the
     /// number may be another's; the label itself stays what it is.
-    fn get(&self, number: u32) -> Option<arc_swap::Guard<Option<Arc<Label>>>> {
-        self.values.get(number).map(ArcSwapOption::load)
+    fn get(&self, number: u32) -> Option<Held<Label>> {
+        Some(self.values.get(number)?.get()?.load().into())
     }
 
     /// One more use of the label of `key`: its number.
@@ -81,7 +81,7 @@ impl Labels {
                 flags: flags.map(|(_, flags)| flags),
             };
             if let Some(place) = self.values.make(number) {
-                place.store(Some(Arc::new(label)));
+                put(place, label);
             }
             is_new = true;
         };
@@ -106,7 +106,7 @@ impl Labels {
     pub(super) fn give_all_back(&self, number: u32, uses: u32) {
         let end = || {
             if let Some(place) = self.values.get(number) {
-                place.store(None);
+                put(place, nowhere());
             }
         };
         if let Some(parts) = self.numbers.give_back(number, uses, end) {
@@ -133,23 +133,31 @@ impl Labels {
     }
 }
 
-/// What is known of one user, by the number of its id. One change of it changes all its keys.
-#[derive(Debug, Default)]
-struct UserSlot(ArcSwapOption<UserState>);
-
-#[derive(Debug)]
-struct UserState {
-    active: bool,
-    deleted: bool,
-    flags: Arc<FlagSet>,
-    /// The number of the flags.
-    flag_set: u32,
-    stamp: Stamp,
+/// The stand-in of a label for which there was no room, and of one that nobody has any more.
+fn nowhere() -> Label {
+    Label { project: None, environment: EnvironmentId::live(), flags: Some(Arc::default()) }
 }
 
-impl UserState {
-    const fn is_usable(&self) -> bool {
-        self.active && !self.deleted
+/// What is known of one user, by the number of its id. One change of it changes all its keys.
+#[derive(Debug, Default)]
+struct UserSlot {
+    core: OnceLock<ArcSwap<UserCore>>,
+    /// The number of its flags. Who changes it takes turns.
+    flag_set: AtomicU32,
+}
+
+impl UserSlot {
+    fn read(&self) -> Option<Held<UserCore>> {
+        Some(self.core.get()?.load().into())
+    }
+}
+
+fn put<T>(place: &OnceLock<ArcSwap<T>>, value: T) {
+    let value = Arc::new(value);
+    let first = Arc::clone(&value);
+    let place = place.get_or_init(|| ArcSwap::new(first));
+    if !Arc::ptr_eq(&place.load(), &value) {
+        place.store(value);
     }
 }
 
@@ -205,14 +213,10 @@ pub(super) struct Content {
     user_ids: Interner<UserId>,
     users: Slab<UserSlot>,
     keys: AtomicUsize,
-    nothing: Arc<FlagSet>,
-    /// The stand-in of a label for which there was no room; its keys are switched off.
-    nowhere: Arc<Label>,
 }
 
 impl Content {
     pub(super) fn new() -> Self {
-        let nothing = Arc::new(FlagSet::default());
         Self {
             map: Map::with_room_for(KEYS_MAX),
             rests: Slab::with_room_for(KEYS_MAX),
@@ -221,12 +225,6 @@ impl Content {
             user_ids: Interner::with_room_for(KEYS_MAX),
             users: Slab::with_room_for(KEYS_MAX),
             keys: AtomicUsize::new(0),
-            nowhere: Arc::new(Label {
-                project: None,
-                environment: EnvironmentId::live(),
-                flags: Some(Arc::clone(&nothing)),
-            }),
-            nothing,
         }
     }
 
@@ -253,21 +251,14 @@ impl Content {
             let fields = slot.read(|| self.rests.get(number))?;
             Some((number, fields, self.labels.get(fields.label)))
         })??;
-        let label = label.as_ref().and_then(|label| label.as_ref()).unwrap_or(&self.nowhere);
-        let state = fields.user.and_then(|user| self.users.get(user)).map(|slot| slot.0.load());
-        let state = state.as_ref().and_then(|state| state.as_ref());
-        let user = fields.user.and_then(|user| self.user_ids.value(user)).cloned();
-        let standing = match (fields.user, state) {
-            (None, _) => UserStanding::None,
-            (Some(_), Some(state)) if state.is_usable() => UserStanding::Active,
-            (Some(_), Some(_) | None) => UserStanding::Disabled,
+        let user = match fields.user {
+            Some(number) => Some(self.numbered_user(number)?),
+            None => None,
         };
-        let user_flags = || Arc::clone(state.map_or(&self.nothing, |state| &state.flags));
-        let flags = match (&label.flags, fields.user) {
-            (Some(own), None) => RecordFlags::Own(Arc::clone(own)),
-            (Some(own), Some(_)) => RecordFlags::Both { key: Arc::clone(own), user: user_flags() },
-            (None, None) => RecordFlags::Own(Arc::clone(&self.nothing)),
-            (None, Some(_)) => RecordFlags::Inherited(user_flags()),
+        let standing = match &user {
+            None => UserStanding::None,
+            Some(user) if user.is_usable() => UserStanding::Active,
+            Some(_) => UserStanding::Disabled,
         };
         Some(Record {
             id: fields.id,
@@ -279,10 +270,8 @@ impl Content {
                 expires_at: fields.expires_at,
                 grace_expires_at: fields.grace_expires_at,
             },
-            project: label.project.clone(),
-            environment: label.environment.clone(),
+            label: label.unwrap_or_else(|| nowhere().into()),
             user,
-            flags,
             slot: number,
         })
     }
@@ -390,39 +379,40 @@ impl Content {
         let Some(slot) = self.user_number(&user.id).and_then(|number| self.users.get(number)) else {
             return Fate::Full;
         };
-        let known = slot.0.load_full();
+        let known = slot.read();
         if known.as_ref().is_some_and(|known| user.stamp <= known.stamp) {
             return Fate::Unchanged;
         }
         let Some((flag_set, flags)) = self.labels.take_flags(&user.flags) else { return Fate::Full };
         let was_deleted = known.as_ref().is_some_and(|known| known.deleted);
         let deleted = user.deleted || was_deleted;
-        slot.0.store(Some(Arc::new(UserState { active: user.active, deleted, flags, flag_set, stamp: user.stamp })));
-        let Some(known) = known else { return Fate::New };
-        self.labels.give_flags_back(known.flag_set);
+        put(&slot.core, UserCore { id: user.id.clone(), flags, active: user.active, deleted, stamp: user.stamp });
+        let flag_set_before = slot.flag_set.swap(flag_set, Ordering::Relaxed);
+        if known.is_none() {
+            return Fate::New;
+        }
+        self.labels.give_flags_back(flag_set_before);
         if was_deleted && !user.deleted { Fate::Conflict } else { Fate::Changed }
     }
 
     /// Makes the deletion of `user` true here too. Whether anything had to change. Callers take turns.
     pub(super) fn keep_deleted(&self, user: &UserRow) -> bool {
         let slot = self.user_number(&user.id).and_then(|number| self.users.get(number));
-        let Some((slot, known)) = slot.and_then(|slot| Some((slot, slot.0.load_full()?))) else {
+        let Some((slot, known)) = slot.and_then(|slot| Some((slot, slot.read()?))) else {
             self.apply_user(user);
             return true;
         };
         if known.deleted {
             return false;
         }
-        let UserState { active, deleted: _, ref flags, flag_set, stamp } = *known;
-        let flags = Arc::clone(flags);
-        slot.0.store(Some(Arc::new(UserState { active, deleted: true, flags, flag_set, stamp })));
+        put(&slot.core, UserCore { deleted: true, ..UserCore::clone(&known) });
         true
     }
 
     /// The newest change known of a user; none if it is not known.
     pub(super) fn user_stamp(&self, user: &UserId) -> Option<Stamp> {
         let slot = self.users.get(self.user_ids.known(user)?)?;
-        slot.0.load().as_ref().map(|state| state.stamp)
+        slot.read().map(|core| core.stamp)
     }
 
     /// Walks over all keys. Each is read whole, all of them not of one moment; no guard is held
@@ -441,7 +431,7 @@ impl Content {
     /// Walks over all users.
     pub(super) fn for_each_user(&self, mut each: impl FnMut(UserRow)) {
         for number in 0..u32::try_from(self.user_ids.len()).unwrap_or(u32::MAX) {
-            if let Some(user) = self.numbered_user(number) {
+            if let Some(user) = self.user_row(number) {
                 each(user);
             }
         }
@@ -449,12 +439,13 @@ impl Content {
 
     /// What is known of a user.
     pub(super) fn user(&self, id: &UserId) -> Option<UserRow> {
-        self.numbered_user(self.user_ids.known(id)?)
+        self.user_row(self.user_ids.known(id)?)
     }
 
-    fn numbered_user(&self, number: u32) -> Option<UserRow> {
-        let (id, state) = (self.user_ids.value(number)?, self.users.get(number)?.0.load());
-        let UserState { active, deleted, flags, stamp, .. } = &**state.as_ref()?;
+    /// None where the feed has not brought it yet.
+    fn user_row(&self, number: u32) -> Option<UserRow> {
+        let core = self.users.get(number)?.read()?;
+        let UserCore { id, flags, active, deleted, stamp } = &*core;
         Some(UserRow {
             id: id.clone(),
             flags: flags.as_ref().clone(),
@@ -464,6 +455,12 @@ impl Content {
         })
     }
 
+    /// The user of this number, known or not; none where there is no such number.
+    fn numbered_user(&self, number: u32) -> Option<Held<UserCore>> {
+        let known = self.users.get(number).and_then(UserSlot::read);
+        known.or_else(|| Some(UserCore::unknown(self.user_ids.value(number)?.clone()).into()))
+    }
+
     /// Hands over what is known of a key with the number of its slot. No guard is held meanwhile.
     pub(super) fn with_key<T>(&self, head: Head, hand: impl FnOnce(u32, &KeyRef<'_>) -> T) -> Option<T> {
         let (number, fields, stamp, label) = self.map.read(&head, |number, slot| {
@@ -471,7 +468,7 @@ impl Content {
             let fields = slot.read(|| Some(rest))?;
             Some((number, fields, rest.stamp(), self.labels.get(fields.label)))
         })??;
-        let label = label.as_ref().and_then(|label| label.as_ref()).unwrap_or(&self.nowhere);
+        let label = label.unwrap_or_else(|| nowhere().into());
         let key = KeyRef {
             head,
             id: fields.id,

@@ -28,7 +28,7 @@ pub struct Table {
     writing: Mutex<Ahead>,
     applied: watch::Sender<u64>,
     turns: Turns,
-    changes: watch::Sender<u64>,
+    changes: Changes,
     readied: watch::Sender<bool>,
     reviews: Arc<Reviews>,
     generation: AtomicU64,
@@ -41,6 +41,23 @@ struct Turns {
     begun: AtomicU64,
     /// The newest that found all it had to follow, and reported it.
     whole: watch::Sender<u64>,
+}
+
+/// How often what is known has changed. Every request asks for the number, so that must take no lock; who waits for
+/// the next change is told of it then.
+#[derive(Debug, Default)]
+struct Changes {
+    version: AtomicU64,
+    told: watch::Sender<u64>,
+}
+
+impl Changes {
+    /// What is known has changed. Callers take turns.
+    fn one_more(&self) {
+        let version = self.version.load(Ordering::Relaxed) + 1;
+        self.version.store(version, Ordering::Release);
+        self.told.send_replace(version);
+    }
 }
 
 /// How far the feed has brought the content, and what is ahead of it.
@@ -112,7 +129,7 @@ impl Table {
             writing: Mutex::default(),
             applied: watch::Sender::new(0),
             turns: Turns::default(),
-            changes: watch::Sender::new(0),
+            changes: Changes::default(),
             readied: watch::Sender::new(false),
             reviews: Arc::default(),
             generation: AtomicU64::new(0),
@@ -144,13 +161,13 @@ impl Table {
     /// Moves on every change of what is known: whoever holds a stream open then decides again.
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<u64> {
-        self.changes.subscribe()
+        self.changes.told.subscribe()
     }
 
     /// How often what is known has changed.
     #[must_use]
     pub fn version(&self) -> u64 {
-        *self.changes.borrow()
+        self.changes.version.load(Ordering::Acquire)
     }
 
     /// One more who holds streams open, and decides on them again whenever what is known has changed. It
@@ -248,7 +265,7 @@ impl Table {
             applied.changed.push(row);
         }
         if moved {
-            self.changes.send_modify(|version| *version += 1);
+            self.changes.one_more();
         }
         applied
     }
@@ -311,7 +328,7 @@ impl Table {
         self.content.store(load.content);
         *ahead = Ahead::default();
         self.generation.fetch_add(1, Ordering::AcqRel);
-        self.changes.send_modify(|version| *version += 1);
+        self.changes.one_more();
         Ok(merged)
     }
 
@@ -323,7 +340,7 @@ impl Table {
         // Found in another history than this, which will not bring it.
         ahead.found.clear();
         self.generation.fetch_add(1, Ordering::AcqRel);
-        self.changes.send_modify(|version| *version += 1);
+        self.changes.one_more();
     }
 
     /// Which key set is in use: moves on every swap.

@@ -8,8 +8,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::clock::Timestamp;
 use crate::key::{
-    EnvironmentId, FlagSet, Grants, KeyId, Record, RecordFlags, Stamp, Standing, States, Status, TokenHash, UserId,
-    UserStanding,
+    EnvironmentId, FlagSet, Grants, KeyId, Label, Record, RecordFlags, Stamp, Standing, States, Status, TokenHash,
+    UserId, UserStanding,
 };
 
 fn hash(number: u8) -> TokenHash {
@@ -93,7 +93,7 @@ fn a_key_whose_user_is_not_known_yet_is_refused() {
     owned.user = Some("ann".parse().expect("an id"));
     apply(&table, owned);
     assert_eq!(status(&table, 1), Some(Status::UserDisabled));
-    assert!(!table.lookup(&hash(1)).expect("a key").flags.meets(&"a.b".split('.')));
+    assert!(!table.lookup(&hash(1)).expect("a key").flags().meets(&"a.b".split('.')));
 }
 
 #[test]
@@ -147,10 +147,8 @@ fn found(table: &Table, generation: u64, revision: u64, row: &KeyRow) -> Record 
             expires_at: row.expires_at,
             grace_expires_at: row.grace_expires_at,
         },
-        project: row.project.clone(),
-        environment: row.environment.clone(),
+        label: Label { project: row.project.clone(), environment: row.environment.clone(), flags: None }.into(),
         user: None,
-        flags: RecordFlags::Own(Arc::default()),
         slot: u32::MAX,
     };
     table.insert_found(generation, revision, row, None, record)
@@ -373,16 +371,16 @@ impl Model {
             assert_eq!(found.standing.user, standing);
             assert_eq!(found.standing.expires_at, known.expires_at);
             assert_eq!(found.standing.grace_expires_at, known.grace_expires_at);
-            assert_eq!((found.id, &found.project, &found.environment), (known.id, &known.project, &known.environment));
-            assert_eq!(found.user, known.user);
+            assert_eq!((found.id, found.project()), (known.id, known.project.as_ref()));
+            assert_eq!((found.environment(), found.user_id()), (&known.environment, known.user.as_ref()));
             let of_user = user.map(|user| user.flags.clone()).unwrap_or_default();
-            match (&found.flags, &known.grants, &known.user) {
-                (RecordFlags::Own(own), Grants::Only(flags), None) => assert_eq!(**own, *flags),
+            match (found.flags(), &known.grants, &known.user) {
+                (RecordFlags::Own(own), Grants::Only(flags), None) => assert_eq!(own, flags),
                 (RecordFlags::Own(own), Grants::Inherit, None) => assert!(own.is_empty()),
                 (RecordFlags::Both { key, user }, Grants::Only(flags), Some(_)) => {
-                    assert_eq!((&**key, &**user), (flags, &of_user));
+                    assert_eq!((key, user), (flags, &of_user));
                 }
-                (RecordFlags::Inherited(user), Grants::Inherit, Some(_)) => assert_eq!(**user, of_user),
+                (RecordFlags::Inherited(user), Grants::Inherit, Some(_)) => assert_eq!(user, &of_user),
                 (found, known, _) => panic!("{found:?} of {known:?}"),
             }
         }
@@ -471,10 +469,10 @@ fn what_nobody_has_any_more_takes_no_room() {
     let places = table.content().shared_places();
     assert!(places.iter().all(|places| *places <= 5), "{places:?}");
     let record = table.lookup(&hash(1)).expect("a known key");
-    assert_eq!(record.project.as_ref().map(ToString::to_string).as_deref(), Some("project-19999"));
-    assert!(record.flags.meets(&"jobs:19999".split('.')));
-    assert!(!record.flags.meets(&"jobs:19998".split('.')));
-    assert!(table.lookup(&hash(2)).is_some_and(|record| record.project.is_some()), "what others have stays");
+    assert_eq!(record.project().map(ToString::to_string).as_deref(), Some("project-19999"));
+    assert!(record.flags().meets(&"jobs:19999".split('.')));
+    assert!(!record.flags().meets(&"jobs:19998".split('.')));
+    assert!(table.lookup(&hash(2)).is_some_and(|record| record.project().is_some()), "what others have stays");
 }
 
 #[test]
@@ -495,9 +493,9 @@ fn a_look_up_sees_whole_labels_while_they_take_each_others_places() {
             let mut seen = 0;
             while !done.load(std::sync::atomic::Ordering::Relaxed) {
                 let record = table.lookup(&hash(1)).expect("a known key");
-                let project = record.project.expect("a project").to_string();
+                let project = record.project().expect("a project").to_string();
                 let of = project.strip_prefix("project-").expect("the number of one label").to_owned();
-                assert!(record.flags.meets(&format!("jobs:{of}").split('.')), "{project}");
+                assert!(record.flags().meets(&format!("jobs:{of}").split('.')), "{project}");
                 assert_eq!(of.parse::<u64>().expect("a number") % 2, 1, "a label of another key: {project}");
                 seen += 1;
             }

@@ -184,8 +184,8 @@ fn on_flags(required: &[String], presented: Presented<'_>, now: Timestamp) -> De
     };
     match Reason::of_status(record.standing.status(false, now)) {
         Some(reason) => told(reason),
-        None if record.flags.holds_reserved() => told(Reason::OperatorKey),
-        None if required.iter().all(|flag| record.flags.meets(&flag.split('.'))) => Ok(()),
+        None if record.flags().holds_reserved() => told(Reason::OperatorKey),
+        None if required.iter().all(|flag| record.flags().meets(&flag.split('.'))) => Ok(()),
         None => told(Reason::LacksFlags),
     }
 }

@@ -178,7 +178,6 @@ impl House {
             deny: Arc::new(ArcSwap::from_pointee(DenyList::default())),
             clock: Arc::clone(&clock) as Arc<dyn Clock>,
             metrics,
-            in_flight: Arc::default(),
             signers: Arc::new(ArcSwap::from_pointee(signers())),
         };
         let peer = Peer::detached(SocketAddr::from(([127, 0, 0, 1], 4711)), None, Arc::clone(&shared.clock));

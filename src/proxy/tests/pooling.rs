@@ -1,6 +1,5 @@
 //! Connections to upstreams: kept, found dead, replaced; and requests that are sent once.
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -160,7 +159,7 @@ fn a_connection_is_as_old_as_it_is_once_a_body_was_proved_empty() {
             .body(EndsWhenTold(told))
             .expect("a request");
         let answer = tokio::task::spawn_local(sender.send_request(request));
-        while house.shared.in_flight.load(Ordering::Relaxed) == 0 {
+        while house.shared.metrics.in_flight.is_none() {
             tokio::task::yield_now().await;
         }
         house.clock.pass(Duration::from_secs(60));

@@ -619,5 +619,5 @@ fn record_of(key: &Key, user: Option<&User>) -> Record {
 }
 
 fn is_allowed(record: &Record, now: Timestamp) -> bool {
-    record.standing.status(false, now).is_usable() && record.flags.meets(&"jobs:read".split('.'))
+    record.standing.status(false, now).is_usable() && record.flags().meets(&"jobs:read".split('.'))
 }

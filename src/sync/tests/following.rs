@@ -41,8 +41,9 @@ async fn one_change_of_a_user_changes_all_its_keys() {
     })));
     house.store.commit(rows);
     let mut run = house.follower().await;
-    let meets =
-        |run: &Run, number| run.table.lookup(&hash(number)).expect("a known key").flags.meets(&"jobs:read".split('.'));
+    let meets = |run: &Run, number| {
+        run.table.lookup(&hash(number)).expect("a known key").flags().meets(&"jobs:read".split('.'))
+    };
     assert!(meets(&run, 0) && meets(&run, 1));
     house.store.commit(vec![Row::User(user("ann", &[]))]);
     run.turn().await;
