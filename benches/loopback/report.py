@@ -56,7 +56,7 @@ class Results:
             notes.append(f"{sum(row['broken'] for row in rows)} broken connections")
         if scenario == "counts":
             notes.append(f"{rows[0]['calls']:.2f} system calls and {rows[0]['sleeps']:.3f} sleeps a request")
-        if scenario not in MEMORY | {"rate", "two", "h2", "counts"}:
+        if scenario not in MEMORY | {"rate", "two", "counts"}:
             proxy = statistics.median(row["proxy_busy"] for row in rows)
             load = statistics.median(row["load_busy"] for row in rows)
             if proxy < BUSY:

@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import re
+import resource
 import shlex
 import signal
 import subprocess
@@ -36,7 +37,9 @@ SCENARIOS = {
     "tls1m": ("TLS, 1 MiB answers, 16 connections", "load", ["--tls", "--body", "1048576", "--connections", "16"]),
     "up10k": ("TLS, 10 KiB uploads", "load", ["--tls", "--upload", "10240"]),
     "up1m": ("TLS, 1 MiB uploads, 16 connections", "load", ["--tls", "--upload", "1048576", "--connections", "16"]),
-    "h2": ("HTTP/2 over TLS, 64 connections of 10 streams", "h2load", []),
+    "h2": ("HTTP/2 over TLS, 64 connections of 10 streams", "h2load", ["--tls", "-m10"]),
+    "clear64_h2load": ("HTTP/1.1, 100 B, 64 connections, by h2load", "h2load", ["--h1"]),
+    "tls64_h2load": ("TLS, 100 B, 64 connections, by h2load", "h2load", ["--tls", "--h1"]),
     "denied": ("Denied: unknown tokens", "load", ["--denied", "--status", "4"]),
     "handshake": ("A full TLS handshake for each request", "load", ["--tls", "--close"]),
     "resumed": ("A resumed TLS handshake for each request", "load", ["--tls", "--close", "--resume"]),
@@ -91,11 +94,11 @@ class Run:
         if "--denied" in words:
             words.remove("--denied")
             keys = self.inputs.unknown
-        port = self.peer.tls if "--tls" in words or kind == "h2load" else self.peer.clear
+        port = self.peer.tls if "--tls" in words else self.peer.clear
+        if kind == "h2load":
+            return self.h2load(port, words)
         words += ["--target", f"127.0.0.1:{port}", "--keys", str(keys)]
         seconds = ["--seconds", str(self.options.seconds)]
-        if kind == "h2load":
-            return self.h2load(port)
         if kind == "rate":
             return self.measured(*words, "--rate", str(self.options.rate), "--seconds", str(self.options.seconds * 2))
         if kind == "idle":
@@ -154,20 +157,23 @@ class Run:
         load.join()
         return data
 
-    def h2load(self, port):
+    def h2load(self, port, words):
         """By nghttp2's own load generator, beside the service. Its 64 handshakes are in the figure."""
         service = subprocess.Popen(self.load("--connections", "0", "--warm", "0", "--seconds", "60"), stdout=subprocess.DEVNULL)
         try:
             time.sleep(0.2)
             token = self.inputs.keys.open().readline().strip()
             nice = ["nice", "-n", "-5"] if os.geteuid() == 0 else []
-            command = nice + ["taskset", "-c", "1", "h2load", "-t1", "-c64", "-m10", "-H", f"authorization: Bearer {token}"]
-            url = f"https://localhost:{port}/s100"
+            client = ["h2load", "-t1", "-c64", "-H", f"authorization: Bearer {token}"]
+            command = nice + ["taskset", "-c", "1", *client, *(word for word in words if word != "--tls")]
+            url = f"{'https' if '--tls' in words else 'http'}://localhost:{port}/s100"
             subprocess.run(command + ["-n", "5000", url], capture_output=True, check=True)
             count = int(40_000 * self.options.seconds)
             before, began = self.processor(), time.monotonic()
+            load_before = children_seconds() + processor_of(service.pid) / 1e9
             told = subprocess.run(command + ["-n", str(count), url], capture_output=True, text=True, check=True).stdout
             took, used = time.monotonic() - began, self.processor() - before
+            load_used = children_seconds() + processor_of(service.pid) / 1e9 - load_before
             good = int(re.search(r"(\d+) 2xx", told)[1])
             return {
                 "rate": round(good / took),
@@ -175,7 +181,7 @@ class Run:
                 "wrong": count - good,
                 "micros": used / 1e3 / max(good, 1),
                 "proxy_busy": used / 1e9 / took,
-                "load_busy": 0,
+                "load_busy": load_used / took,
             }
         finally:
             service.terminate()
@@ -191,8 +197,7 @@ class Run:
 
     def processor(self):
         """Nanoseconds that they have been on a processor."""
-        tasks = (task for process in self.family() for task in Path(f"/proc/{process}/task").iterdir())
-        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks)
+        return sum(map(processor_of, self.family()))
 
     def again(self, workers=1, cores="0"):
         self.peer.stop()
@@ -258,6 +263,17 @@ class Run:
         for number in range(1, self.options.rounds + 1):
             self.round(number, chosen)
         return chosen
+
+
+def processor_of(process):
+    """Nanoseconds that it has been on a processor."""
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in Path(f"/proc/{process}/task").iterdir())
+
+
+def children_seconds():
+    """What the children that were waited for have been on a processor."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def stopped(_signal, _frame):
