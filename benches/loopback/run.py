@@ -277,7 +277,9 @@ def children_seconds():
 
 
 def stopped(_signal, _frame):
-    # Through the `finally` of whatever runs, which stops the proxy.
+    # Through the `finally` of whatever runs, which stops the proxy; a second signal shall not break that off.
+    for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(kind, signal.SIG_IGN)
     sys.exit(130)
 
 

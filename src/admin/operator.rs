@@ -12,7 +12,7 @@ use super::account::Context;
 use super::handler::Parts;
 use super::problem::{Code, Refusal, without_tokens};
 use super::settings::Surface;
-use crate::key::{Form, Key, KeyId, Record, Token};
+use crate::key::{Key, KeyId, Record, Shape, Token};
 use crate::manage::{Authenticated, Caller, KeyView, Manager, Once};
 use crate::policy::{Credential, CredentialSource, find_credential};
 
@@ -128,7 +128,7 @@ fn token(headers: &HeaderMap, parts: &Parts) -> Result<Token, Refusal> {
         Credential::One(token) => {
             let text = std::str::from_utf8(token).map_err(|_no_text| invalid())?;
             // A typo is refused without a look-up.
-            if Form::is_malformed(token, &parts.prefix) { Err(invalid()) } else { Ok(Token::from_text(text)) }
+            if Shape::of(token, &parts.prefix) == Shape::NoKey { Err(invalid()) } else { Ok(Token::from_text(text)) }
         }
     }
 }

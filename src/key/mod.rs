@@ -30,5 +30,5 @@ pub use row::{
     User, check_key_name,
 };
 pub use status::{Standing, States, Status, UserStanding};
-pub use token::{Form, PrefixFault, TOKEN_BYTES_MAX, Token, TokenPrefix};
+pub use token::{Form, PrefixFault, Shape, TOKEN_BYTES_MAX, Token, TokenPrefix};
 pub use webhook::{WebhookSecret, WebhookSecrets};

@@ -72,6 +72,30 @@ pub enum Form {
     Foreign,
 }
 
+/// What can be said of a text before any look-up, whatever keys there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// One of ours, with a right checksum: known by its SHA-512 alone.
+    Own,
+    /// No key: like one of ours with a wrong checksum, or an assertion.
+    NoKey,
+    /// Anything else. Where it was imported it may be known by its SHA-256.
+    Foreign,
+}
+
+impl Shape {
+    /// The shape of `text` where tokens begin with `prefix`. Allocates nothing.
+    #[must_use]
+    pub fn of(text: &[u8], prefix: &TokenPrefix) -> Self {
+        match Form::environment_and_checked(text, prefix) {
+            Some((_, true)) => Self::Own,
+            Some((_, false)) => Self::NoKey,
+            None if is_assertion(text) => Self::NoKey,
+            None => Self::Foreign,
+        }
+    }
+}
+
 impl Token {
     /// A new token of `environment` from 32 random bytes.
     #[must_use]
@@ -138,16 +162,6 @@ impl Form {
             None => Self::Foreign,
             Some((_, false)) => Self::Malformed,
             Some((environment, true)) => environment.parse().map_or(Self::Foreign, Self::Own),
-        }
-    }
-
-    /// Whether `text` is no key, whatever keys there are: shaped like one of ours with a wrong checksum, or an
-    /// assertion. Allocates nothing.
-    #[must_use]
-    pub fn is_malformed(text: &[u8], prefix: &TokenPrefix) -> bool {
-        match Self::environment_and_checked(text, prefix) {
-            Some((_, is_checked)) => !is_checked,
-            None => is_assertion(text),
         }
     }
 
@@ -242,7 +256,7 @@ mod tests {
             let mut text = token.expose().as_bytes().to_vec();
             let changed = text[at] != digit_of(digit);
             text[at] = digit_of(digit);
-            prop_assert_eq!(Form::is_malformed(&text, &kw()), changed);
+            prop_assert_eq!(Shape::of(&text, &kw()), if changed { Shape::NoKey } else { Shape::Own });
         }
 
         #[test]
@@ -253,8 +267,8 @@ mod tests {
 
         #[test]
         fn any_bytes_have_a_form(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let form = Form::of(&bytes, &kw());
-            prop_assert_eq!(matches!(form, Form::Malformed | Form::Assertion), Form::is_malformed(&bytes, &kw()));
+            let no_key = matches!(Form::of(&bytes, &kw()), Form::Malformed | Form::Assertion);
+            prop_assert_eq!(no_key, Shape::of(&bytes, &kw()) == Shape::NoKey);
         }
     }
 }

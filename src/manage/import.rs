@@ -16,7 +16,7 @@ use super::plan::Plan;
 use super::{Caller, ImportOptions, ImportedKey, ImportedSecret, ManageError, RowCause, RowFault, check, told};
 use crate::clock::Timestamp;
 use crate::key::{
-    EventKind, FlagSet, Form, Format, Key, KeyId, Rotation, Stamp, States, TOKEN_BYTES_MAX, Token, TokenHash,
+    EventKind, FlagSet, Form, Format, Key, KeyId, Rotation, Shape, Stamp, States, TOKEN_BYTES_MAX, Token, TokenHash,
     TokenPrefix, User, UserId, is_assertion,
 };
 use crate::secret;
@@ -123,7 +123,7 @@ fn well_formed(token: &Token, prefix: &TokenPrefix) -> Result<(), RowCause> {
     if is_assertion(text.as_bytes()) {
         return wrong("it is an assertion, which is for a service behind a gateway and never a key");
     }
-    if Form::is_malformed(text.as_bytes(), prefix) {
+    if Shape::of(text.as_bytes(), prefix) == Shape::NoKey {
         return wrong("it looks like one minted here and its checksum is wrong, so it would never be looked up");
     }
     Ok(())

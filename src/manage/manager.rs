@@ -21,7 +21,7 @@ use super::{
     KeyView, ManageError, NewKey, RevokeScope, Rotated, UserDeleted, UserPatch, UserSet, Webhooks, import,
 };
 use crate::clock::Timestamp;
-use crate::key::{Event, Key, KeyId, MintJwt, Stamp, Subject, Token, TokenHash, TokenPrefix, User, UserId};
+use crate::key::{Event, Key, KeyId, MintJwt, Shape, Stamp, Subject, Token, TokenHash, TokenPrefix, User, UserId};
 use crate::store::{
     Changes, Committed, Cursor, EventQuery, Keep, KeyQuery, KeyUsage, OnceKey, Planned, ReadRequest, Reading,
     RefusalQuery, RefusalTally, SharedStore, StoreError, UsageUpdate, UserQuery,
@@ -528,8 +528,12 @@ impl Manager {
 
     /// The key of a token, and the store's clock.
     async fn of_token(&self, token: &Token) -> Result<Option<(KeyView, Timestamp)>, ManageError> {
-        let hashes = [token.hash(), TokenHash::sha256_of(token.expose().as_bytes())];
-        let reading = self.store.read(ReadRequest { hashes: hashes.to_vec(), ..ReadRequest::default() }).await?;
+        let text = token.expose().as_bytes();
+        let mut hashes = vec![token.hash()];
+        if Shape::of(text, &self.minter.prefix) == Shape::Foreign {
+            hashes.push(TokenHash::sha256_of(text));
+        }
+        let reading = self.store.read(ReadRequest { hashes: hashes.clone(), ..ReadRequest::default() }).await?;
         let found = hashes.iter().find_map(|hash| reading.keys.iter().find(|key| key.hash == *hash));
         Ok(found.map(|key| {
             let user = reading.user_of(key).cloned();

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use http::HeaderMap;
 
 use crate::clock::Timestamp;
-use crate::key::{Form, Record, TokenHash, TokenPrefix};
+use crate::key::{Record, Shape, TokenHash, TokenPrefix};
 use crate::policy::{Credential, DenyList, Presented, RouteSpec, StaleRule, find_credential};
 use crate::table::{BoxFuture, Freshness, MissAnswer, MissResolver, OnStale, Resolving, Table};
 
@@ -116,18 +116,23 @@ pub(super) fn authenticate<'m>(
         Credential::None => return plain(Presented::Missing),
         Credential::Repeated => return plain(Presented::Repeated),
         Credential::Malformed => return plain(Presented::Malformed),
-        Credential::One(token) if Form::is_malformed(token, registry.prefix) => return plain(Presented::Malformed),
         Credential::One(token) => token,
     };
+    let shape = Shape::of(token, registry.prefix);
+    if shape == Shape::NoKey {
+        return plain(Presented::Malformed);
+    }
     let hash = TokenHash::of(token);
     let sent = SentToken { known_as: hash, alias: None };
     if let Some(answer) = sent.known(registry, route, now) {
         return Ok(Authenticated { sent: Some(sent), version, answer });
     }
-    // A key that was imported by its SHA-256 is known by that alone.
-    let imported = SentToken { known_as: TokenHash::sha256_of(token), alias: Some(hash) };
-    if let Some(answer) = imported.known(registry, route, now) {
-        return Ok(Authenticated { sent: Some(imported), version, answer });
+    if shape == Shape::Foreign {
+        // A key that was imported by its SHA-256 is known by that alone.
+        let imported = SentToken { known_as: TokenHash::sha256_of(token), alias: Some(hash) };
+        if let Some(answer) = imported.known(registry, route, now) {
+            return Ok(Authenticated { sent: Some(imported), version, answer });
+        }
     }
     let answer = match told.filter(|told| told.hash == hash) {
         Some(told) => told.answer,

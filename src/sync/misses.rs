@@ -1,8 +1,7 @@
 //! The bounded miss path: what is done about a token that the table does not know.
 //!
-//! Table again, then the failure limiter of the client, then the cache of tokens that were looked
-//! for in vain, then one read of the store for all who ask for the same token, within a budget for
-//! all misses together. A flood of junk costs one read a token, 500 a second, and cannot stand
+//! The failure limiter of the client, then the cache of tokens that were looked for in vain, then one
+//! read of the store for all who ask for the same token, within a budget for all misses together. A flood of junk costs one read a token, 500 a second, and cannot stand
 //! before a known key, for which nothing here is asked.
 
 use std::future::Future;
@@ -74,10 +73,6 @@ impl Misses {
 
     /// What can be said without asking the store.
     fn at_once(&self, hash: &TokenHash, client: IpAddr, now: Timestamp) -> Option<MissAnswer> {
-        // The feed may have brought it since the caller looked, and a revoked key is no junk.
-        if let Some(record) = self.table.lookup(hash) {
-            return Some(MissAnswer::Found(record));
-        }
         if let Err(retry_after) = self.failures.take(client, now) {
             return Some(MissAnswer::TooManyFailures { retry_after });
         }

@@ -12,7 +12,7 @@ use crate::admin::input::{Flags, Json, Nothing, Query, SingleFlags, given};
 use crate::admin::operator::Call;
 use crate::admin::problem::{Code, Refusal};
 use crate::clock::Timestamp;
-use crate::key::{EnvironmentId, Form, KeyId, ProjectId, Record, Status, TOKEN_BYTES_MAX, Token, UserId};
+use crate::key::{EnvironmentId, KeyId, ProjectId, Record, Shape, Status, TOKEN_BYTES_MAX, Token, UserId};
 use crate::manage::KeyView;
 use crate::policy::{
     Access, Denial, DenyList, Found, HostPattern, PermitKind, Presented, Reason, Route, RouteTable, canonicalize,
@@ -115,7 +115,7 @@ pub(in crate::admin) async fn verify(
     let presented = match &record {
         Some(_) if is_listed => Presented::Listed,
         Some(record) => Presented::Record(record),
-        None if Form::is_malformed(token.expose().as_bytes(), &parts.prefix) => Presented::Malformed,
+        None if Shape::of(token.expose().as_bytes(), &parts.prefix) == Shape::NoKey => Presented::Malformed,
         None => Presented::Unknown,
     };
     let (found, decided) = match (route, flags) {

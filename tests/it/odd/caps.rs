@@ -51,6 +51,25 @@ fn past_the_cap_of_open_requests_the_answer_is_503_and_comes_at_once() {
 }
 
 #[test]
+fn whoever_used_up_its_share_of_unknown_tokens_is_told_so_of_those_alone() {
+    let upstream = Upstream::start();
+    let site = Site::new(&Config::in_front_of(&upstream).gateway("failure_limit = { per_second = 1, burst = 5 }"));
+    let (works, revoked) = (site.key(&[]), site.key(&[]));
+    site.revoke(&revoked);
+    let gateway = site.start();
+    let ask = |token: &str| gateway.send(get("/any/x").bearer(token));
+    for number in 0..19 {
+        ask(&format!("unknown-{number}"));
+    }
+    let last = ask("unknown-19");
+    assert_eq!((last.status, last.code().as_str()), (429, "too_many_failures"));
+    assert_eq!(last.header("retry-after"), Some("1"));
+    let known = |wanted: u16, token: &str| (0..20).all(|_| ask(token).status == wanted);
+    assert!(known(200, &works.token) && known(401, &revoked.token));
+    assert_eq!(ask("unknown-20").status, 429, "and nothing was given back");
+}
+
+#[test]
 fn without_file_descriptors_it_neither_ends_nor_spins_and_comes_back() {
     let upstream = Upstream::start();
     let site = Site::new(&Config::in_front_of(&upstream).gateway("connections_max = 10000"));
