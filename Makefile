@@ -110,8 +110,12 @@ soak-postgres: tools
 		fi; \
 	done <$(POSTGRES_VERSIONS)
 
+# The crates beside the gateway: fuzz targets, the load side of the benchmark and one of its peers.
+BESIDE := fuzz benches/loopback/load benches/loopback/pingora
+
 lint:
 	cargo fmt --check
+	for crate in $(BESIDE); do cargo fmt --check --manifest-path $$crate/Cargo.toml || exit 1; done
 	cargo clippy --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --locked
 

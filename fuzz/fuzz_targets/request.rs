@@ -80,8 +80,7 @@ async fn by_hyper(bytes: &[u8]) -> Vec<RequestRead> {
                 let (head, mut body) = request.into_parts();
                 let line = format!("{} {}", head.method, head.uri);
                 let expects = head.version == Version::HTTP_11 && head.headers.contains_key("expect");
-                let mut read =
-                    RequestRead { line, fields: head.headers, body: Vec::new(), trailers: None, expects };
+                let mut read = RequestRead { line, fields: head.headers, body: Vec::new(), trailers: None, expects };
                 while let Some(frame) = body.frame().await {
                     match frame.map(http_body::Frame::into_data) {
                         Ok(Ok(data)) => read.body.extend_from_slice(&data),

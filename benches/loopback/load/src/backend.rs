@@ -65,7 +65,15 @@ impl Backend {
             });
             let events = EventFlags::IN | EventFlags::OUT | EventFlags::ET;
             epoll::add(poll, &socket, EventData::new_u64(BACKEND | at as u64), events)?;
-            let link = Link { socket, head: Vec::new(), missing: 0, wanted: 0, is_upgrade: false, sending: VecDeque::new(), sent: 0 };
+            let link = Link {
+                socket,
+                head: Vec::new(),
+                missing: 0,
+                wanted: 0,
+                is_upgrade: false,
+                sending: VecDeque::new(),
+                sent: 0,
+            };
             self.links[at] = Some(link);
         }
     }
